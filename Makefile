@@ -1,0 +1,32 @@
+# The project's commands. `make` lists them. Each creates the virtual environment that it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help run test lint bench
+
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/.runtime  ## raw text to an aligned, registered model on the CPU (deployments/recipes/quickstart.yaml)
+	$(BIN)/posttrain run deployments/recipes/quickstart.yaml
+
+test: .venv/.dev  ## tests without those marked slow
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev  ## style, types and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: .venv/.runtime  ## a benchmark: make bench NAME=...; without a name, lists them
+	$(BIN)/python -m bench $(NAME)
+
+.venv/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.dev: .venv/.runtime
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@

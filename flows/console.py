@@ -1,0 +1,90 @@
+"""What a person sees in a terminal: progress while stages run, then tables. Everything goes to stderr but the final result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from schemas.results import RunReport
+
+SHOWN = ("loss", "validation_loss", "accuracy", "margin")
+
+
+class TerminalProgress:
+    """One bar per piece of work; a plain line at its end where stderr is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[numbers]}"), console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.bar: TaskID | None = None
+        self.what, self.total = "", 0
+
+    def __enter__(self) -> TerminalProgress:
+        """Start drawing."""
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop drawing."""
+        self.bars.stop()
+
+    def start(self, what: str, total: int) -> None:
+        """A new bar; 0 is an unknown total."""
+        self.what, self.total = what, total
+        self.bar = self.bars.add_task(what, total=total or None, numbers="")
+
+    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Move the bar and show the latest numbers."""
+        numbers = "  ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics)
+        if self.bar is not None:
+            self.bars.update(self.bar, completed=done, numbers=numbers)
+        if not self.console.is_terminal and done == self.total:
+            self.console.print(f"{self.what}: {done} of {self.total} {numbers}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self.console.print(text, highlight=False, style="dim")
+
+
+def show_report(report: RunReport, console: Console) -> None:
+    """Stages, gates, and where to go next."""
+    stages = Table("stage", "seconds", "", "what came out", title=f"run {report.run_id[:8]}", title_justify="left")
+    for stage in report.stages:
+        stages.add_row(
+            stage.name, f"{stage.seconds:.1f}", "reused" if stage.reused else "built", _headline(stage.metrics, stage.outputs)
+        )
+    console.print(stages)
+    if report.gates:
+        gates = Table("gate", "measured", "95% interval", "asked", "", title="gates", title_justify="left")
+        for gate in report.gates:
+            interval = f"{gate.interval[0]:.3f} to {gate.interval[1]:.3f}" if gate.interval else "-"
+            asked = ", ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in gate.limit.items())
+            gates.add_row(gate.name, f"{gate.value:.3f}", interval, asked, "[green]passed" if gate.passed else "[red]failed")
+        console.print(gates)
+    console.print(report.promotion, highlight=False, soft_wrap=True)
+    console.print(f"report: {report.report}", highlight=False, soft_wrap=True)
+    if report.model:
+        console.print(
+            f"model:  {report.model.uri}   (MLFLOW_TRACKING_URI={report.model.tracking_uri})", highlight=False, soft_wrap=True
+        )
+
+
+# The numbers that say most about a stage, by name; the first ones that it has are shown.
+HEADLINES = (
+    "preferences_kept", "preferences_quarantined", "instructions_kept", "instructions_quarantined", "documents_kept",
+    "documents_rejected", "loss", "validation_loss", "accuracy", "tokens_per_second", "win_rate_vs_sft", "win_rate_vs_base",
+    "preference_accuracy", "kl_per_token",
+)  # fmt: skip
+
+
+def _headline(metrics: Mapping[str, float], outputs: Mapping[str, str]) -> str:
+    numbers = [f"{name.replace('_', ' ')} {metrics[name]:,.4g}" for name in HEADLINES if name in metrics]
+    if "version" in outputs:
+        numbers.append(f"version {outputs['version']}, {outputs['alias']}")
+    return ", ".join(numbers[:4])

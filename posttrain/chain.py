@@ -1,0 +1,128 @@
+"""The chain of stages of one recipe: what each stage reads, and therefore its key in the store.
+
+A stage's key needs the digests of its inputs, so it is known as soon as the stages before it are finished. Nothing is passed between
+stages but the recipe and the store: every process finds the same results.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.sources import SourceFile, resolve, source_digest
+from posttrain.policy import Policy, policy_after, source_origin
+from posttrain.store import StageKey, Store, Stored
+from schemas.recipe import Recipe, policies
+from schemas.results import Origin
+
+# Raise a stage's number when its code changes the bytes that it writes.
+VERSIONS = {"validate": 1, "filter": 1, "pretrain": 1, "sft": 1, "align": 1, "evaluate": 1, "register": 1}
+TRAINING = ("pretrain", "sft", "align")
+
+
+class Chain:
+    """One recipe on one store."""
+
+    def __init__(self, recipe: Recipe, store: Store) -> None:
+        self.recipe, self.store = recipe, store
+
+    def files(self, source: str) -> list[SourceFile]:
+        """The files of `data.<source>`."""
+        return resolve(getattr(self.recipe.data, source), f"data.{source}", self.store.root / "cache")
+
+    @functools.cached_property
+    def sources(self) -> dict[str, list[SourceFile]]:
+        """Files of every data source that a stage of this recipe reads."""
+        wanted = {"corpus": "filter" in self.recipe.stages, "instructions": True, "preferences": True}
+        return {name: self.files(name) for name, used in wanted.items() if used and getattr(self.recipe.data, name) is not None}
+
+    @functools.cache  # noqa: B019  # a chain lives as long as its run
+    def source_origin(self, source: str) -> Origin:
+        """A data source by content."""
+        return Origin(
+            name=f"data.{source}", digest=source_digest(self.sources[source]), location=getattr(self.recipe.data, source)
+        )
+
+    def identity(self, stage: str) -> StageKey:
+        """Everything that decides the bytes of a stage. The stages before it must be finished."""
+        return StageKey(stage, VERSIONS[stage], _FIELDS[stage](self.recipe), _INPUTS[stage](self))
+
+    def stored(self, stage: str) -> Stored:
+        """The finished result of a stage of this recipe.
+
+        Raises:
+            LookupError: when the stage has not run on this store.
+        """
+        result = self.store.finished(self.identity(stage))
+        if result is None:
+            raise LookupError(f"stage {stage} of recipe {self.recipe.name} is not finished in {self.store.root}: run it first")
+        return result
+
+    def trained_before(self, stage: str) -> list[Stored]:
+        """Results of the training stages before `stage`."""
+        done = TRAINING[: TRAINING.index(stage)] if stage in TRAINING else TRAINING
+        return [self.stored(name) for name in done if name in self.recipe.stages]
+
+    def policy_before(self, stage: str) -> Policy:
+        """The policy from which `stage` starts."""
+        return policy_after(self.recipe.model, self.trained_before(stage))
+
+    def policy_origins(self, stage: str) -> tuple[Origin, ...]:
+        """The weights from which `stage` starts, by content."""
+        return (*source_origin(self.recipe.model), *(stored.origin() for stored in self.trained_before(stage)))
+
+    def policies(self) -> dict[str, Policy]:
+        """The policies that evaluation compares, the candidate last."""
+        after = {"base": "sft", "sft": "align", "aligned": "evaluate"}
+        return {name: self.policy_before(after[name]) for name in policies(self.recipe)}
+
+    def output(self, stage: str, output: str) -> Path:
+        """A named output of a finished stage."""
+        return self.stored(stage).path(output)
+
+
+_FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
+    "validate": lambda r: {"checks": r.data.checks.model_dump(mode="json"), "holdout": r.data.holdout},
+    "filter": lambda r: {
+        "rules": r.filtering.resolved().model_dump(mode="json"),
+        "dedup": r.filtering.dedup.model_dump(mode="json"),
+        "holdout": r.data.holdout,
+    },
+    "pretrain": lambda r: {**_training(r, "pretrain"), "model": r.model.model_dump(mode="json")},
+    "sft": lambda r: _training(r, "sft"),
+    "align": lambda r: _training(r, "alignment"),
+    "evaluate": lambda r: {
+        "seed": r.seed,
+        "dtype": r.compute.dtype,
+        "evaluation": r.evaluation.model_dump(mode="json", exclude={"gates"}),
+        "beta": getattr(r.alignment, "beta", None),
+    },
+    "register": lambda r: {
+        "registry": r.registry.model_dump(mode="json") if r.registry else None,
+        "gates": r.evaluation.gates.model_dump(mode="json"),
+        "tracking": r.tracking.uri,
+    },
+}
+
+
+def _training(recipe: Recipe, section: str) -> dict[str, Any]:
+    return {"seed": recipe.seed, "dtype": recipe.compute.dtype, section: getattr(recipe, section).model_dump(mode="json")}
+
+
+def _held_out_origins(chain: Chain) -> tuple[Origin, ...]:
+    tables = [name for name in ("instructions", "preferences") if name in chain.sources]
+    kept = (chain.stored("filter").origin("kept"),) if "filter" in chain.recipe.stages else ()
+    return (*kept, *(chain.stored("validate").origin(name) for name in tables))
+
+
+_INPUTS: dict[str, Callable[[Chain], tuple[Origin, ...]]] = {
+    "validate": lambda c: tuple(c.source_origin(name) for name in ("instructions", "preferences") if name in c.sources),
+    "filter": lambda c: (c.source_origin("corpus"),),
+    "pretrain": lambda c: (*c.policy_origins("pretrain"), c.stored("filter").origin("kept")),
+    "sft": lambda c: (*c.policy_origins("sft"), c.stored("validate").origin("instructions")),
+    "align": lambda c: (*c.policy_origins("align"), c.stored("validate").origin("preferences")),
+    "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c)),
+    "register": lambda c: (*c.policy_origins("register"), c.stored("evaluate").origin()),
+}

@@ -1,0 +1,77 @@
+"""Which prompts and documents no training stage sees: decided by their text alone, so alike in every data set and every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import polars as pl
+import xxhash
+
+DECLARED: Final = {
+    **dict.fromkeys(("train", "training", "train_prefs", "train_sft"), "train"),
+    **dict.fromkeys(("holdout", "test", "eval", "evaluation", "validation", "valid", "val", "dev"), "holdout"),
+    **dict.fromkeys(("test_prefs", "test_sft"), "holdout"),
+}
+# NFC leaves every character below U+0300 as it is, and of general punctuation changes two blanks, which folding replaces anyway.
+MAY_CHANGE: Final = r"[^\x00-\u02ff\u2000-\u206f]"
+# Not `\s+`: that would stop at every single blank, and they are nearly all there is.
+ODD_SPACE: Final = r"[\s--\x20]\s*|\x20\s+"
+
+
+def folded(texts: pl.Series) -> pl.Series:
+    """Text after Unicode NFC, lower-casing, and with runs of white space as one blank and none at the ends; null as empty.
+
+    Args:
+        texts: strings, shape (rows,).
+
+    Returns:
+        Strings, shape (rows,), that are equal where the texts differ in nothing else.
+    """
+    plain = texts.fill_null("").str.to_lowercase()
+    composed = _where(plain, plain.str.len_bytes() > plain.str.len_chars(), _composed)
+    spaced = _where(composed, composed.str.contains(ODD_SPACE), lambda some: some.str.replace_all(ODD_SPACE, " "))
+    return spaced.str.strip_chars(" ")
+
+
+def _composed(texts: pl.Series) -> pl.Series:
+    return _where(texts, texts.str.contains(MAY_CHANGE), lambda some: some.str.normalize("NFC"))
+
+
+def _where(texts: pl.Series, rows: pl.Series, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """The texts with `change` applied to some rows: finding those that need it is many times as fast as changing all."""
+    return texts.scatter(rows.arg_true(), change(texts.filter(rows))) if rows.any() else texts
+
+
+def holdout_mask(texts: pl.Series, share: float) -> pl.Series:
+    """Which texts are held out: those whose 64-bit xxh3 hash, after folding, is below `share` of its range.
+
+    Texts that differ only in case, white space or Unicode composition fall on the same side; so does the same text in another
+    data set, process, machine or version. A larger share holds out the same texts and more.
+
+    Args:
+        texts: strings, shape (rows,); null counts as empty.
+        share: part of all possible hashes, from 0 to 1.
+
+    Returns:
+        Booleans, shape (rows,).
+    """
+    return _below(folded(texts), share)
+
+
+def assign(declared: pl.Series, keys: pl.Series, share: float) -> pl.Series:
+    """`train` or `holdout` per row: as declared where the name is known, else as `holdout_mask` says.
+
+    Args:
+        declared: names of splits or null, shape (rows,); any case.
+        keys: prompts that are folded already, shape (rows,).
+        share: part to hold out of the rows that declare nothing.
+    """
+    known = declared.str.strip_chars().str.to_lowercase().replace_strict(DECLARED, default=None, return_dtype=pl.String)
+    hashed = _below(keys, share).replace_strict({True: "holdout", False: "train"}, return_dtype=pl.String)
+    return known.zip_with(known.is_not_null(), hashed).rename("split")
+
+
+def _below(keys: pl.Series, share: float) -> pl.Series:
+    limit = int(share * 2**64)
+    return pl.Series("holdout", [xxhash.xxh3_64_intdigest(key) < limit for key in keys.cast(pl.Binary)], dtype=pl.Boolean)

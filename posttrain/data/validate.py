@@ -1,0 +1,221 @@
+"""Inputs → clean tables, a quarantine and a summary: reading, normal form, contract, and the refusal of what is too bad."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import pandera.polars as pa
+import polars as pl
+import pyarrow
+
+from posttrain.data import contract, conversations, preferences
+from posttrain.data.contract import EXAMPLES, Finding, RowCheck, Verdict
+from posttrain.data.readers import BadRow, OnBad, Row, read_rows
+from posttrain.data.sources import SourceFile
+from posttrain.store import write_atomically
+from schemas.conversations import Conversations
+from schemas.data import Checks
+from schemas.errors import Refusal
+from schemas.preferences import Preferences
+
+CHUNK: Final = 20_000  # rows that are held as Python objects at a time
+QUARANTINE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    "source": pl.String,
+    "file": pl.String,
+    "row": pl.Int64,
+    "reasons": pl.List(pl.String),
+    "values": pl.String,
+}
+FAULTS: Final = {
+    "prompt_mismatch": "pairs whose two sides answer different prompts",
+    "conflict": "pairs that contradict another pair (A>B and B>A)",
+    "reversed_scores": "pairs whose scores contradict the label",
+    "length_bias": "of pairs with the longer answer chosen (ties count half)",
+    "max_drop_rate": "rows dropped",
+}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of data set: its normal form, its contract, and the schema of what is left."""
+
+    normalise: Callable[[Iterable[Row], str, OnBad], Iterator[dict[str, Any]]]
+    columns: dict[str, pl.DataType | type[pl.DataType]]
+    checks: tuple[RowCheck, ...]
+    clean: type[pa.DataFrameModel]
+
+
+KINDS: Final = {
+    "preferences": Kind(preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, Preferences),
+    "instructions": Kind(conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, Conversations),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One validated data set."""
+
+    clean: pl.DataFrame
+    quarantine: pl.DataFrame
+    summary: dict[str, Any]
+    failures: tuple[Finding, ...]
+
+
+def validate(
+    preferences: list[SourceFile] | None, instructions: list[SourceFile] | None, checks: Checks, holdout: float, out: Path
+) -> dict[str, float]:
+    """Check the data sets that are given and write `NAME.parquet` for each, `quarantine.parquet` and `summary.json` into `out`.
+
+    Args:
+        preferences: files with preference pairs, or None.
+        instructions: files with conversations, or None.
+        checks: thresholds of the recipe.
+        holdout: part of the prompts, by hash, that goes to the split `holdout`.
+        out: folder to write into; made when absent.
+
+    Returns:
+        Counts such as `preferences_kept`.
+
+    Raises:
+        Refusal: when a file cannot be read as what it should be; or, after everything was written, for all data sets that break
+            a threshold or have no row left, in one.
+    """
+    given = {name: files for name, files in (("preferences", preferences), ("instructions", instructions)) if files is not None}
+    outcomes = {name: examine(name, files, checks, holdout) for name, files in given.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, outcome in outcomes.items():
+        outcome.clean.write_parquet(out / f"{name}.parquet")
+    empty = pl.DataFrame(schema=QUARANTINE)
+    pl.concat([empty, *(outcome.quarantine for outcome in outcomes.values())]).write_parquet(out / "quarantine.parquet")
+    write_atomically(out / "summary.json", json.dumps({name: outcome.summary for name, outcome in outcomes.items()}, indent=1))
+    _refuse_failures(outcomes, out)
+    counts = ("rows_in", "kept", "quarantined", "train", "holdout", "chosen_longer")
+    return {f"{n}_{c}": float(o.summary[c]) for n, o in outcomes.items() for c in counts if c in o.summary}
+
+
+def examine(name: str, files: list[SourceFile], limits: Checks, holdout: float) -> Outcome:
+    """Read one data set and judge it; nothing is written.
+
+    Raises:
+        Refusal: when a file cannot be read as what it should be.
+    """
+    kind = KINDS[name]
+    table, bad, rows_in = collect(kind, files)
+    verdict = contract.judge(table, kind.checks, limits, holdout, rows_in)
+    clean = kind.clean.to_schema().validate(verdict.clean, lazy=True)
+    dropped = verdict.dropped.with_columns(source=pl.lit(name))
+    quarantine = pl.concat([_unreadable(name, bad), dropped.select(list(QUARANTINE))])
+    # Nothing vanishes: what was read is either kept or quarantined.
+    assert rows_in == clean.height + quarantine.height, f"{name}: {rows_in} != {clean.height} + {quarantine.height}"
+    findings = [*_bad_findings(bad, rows_in), *verdict.findings, _drop_rate(quarantine, limits, rows_in)]
+    findings += [contract.length_bias(verdict.lengths, limits)] if "chosen" in verdict.lengths.columns else []
+    _warn_waived(name, findings, limits)
+    summary = _summary(rows_in, clean, quarantine, verdict, findings)
+    return Outcome(clean, quarantine, summary, tuple(finding for finding in findings if finding.failed))
+
+
+def collect(kind: Kind, files: list[SourceFile]) -> tuple[pl.DataFrame, list[BadRow], int]:
+    """All rows in normal form, the rows that could not be read or normalised, and how many there were of both.
+
+    Raises:
+        Refusal: when a file cannot be read as what it should be.
+    """
+    bad: list[BadRow] = []
+    unread: list[BadRow] = []  # refused by the reader, before they were counted
+    read = 0
+
+    def rows(file: SourceFile) -> Iterator[Row]:
+        nonlocal read
+        for row in read_rows(file, unread.append):
+            read += 1
+            yield row
+
+    empty = pl.DataFrame(schema=kind.columns)
+    schema = empty.to_arrow().schema
+    frames = [empty]
+    for file in files:
+        records = kind.normalise(rows(file), file.name, bad.append)
+        while chunk := list(islice(records, CHUNK)):
+            # Through Arrow: three times as fast as polars with nested Python objects.
+            frames.append(pl.DataFrame(pyarrow.Table.from_pylist(chunk, schema)))
+    return pl.concat(frames), unread + bad, read + len(unread)
+
+
+def _unreadable(name: str, bad: list[BadRow]) -> pl.DataFrame:
+    rows = [{"source": name, "file": b.file, "row": b.row, "reasons": [b.reason], "values": b.value} for b in bad]
+    return pl.DataFrame(rows, schema=QUARANTINE)
+
+
+def _bad_findings(bad: list[BadRow], rows_in: int) -> list[Finding]:
+    """One finding per code of the reader and the normal form."""
+    shown = {code: tuple(f"{b.file}:{b.row}" for b in bad if b.code == code)[:EXAMPLES] for code in {b.code for b in bad}}
+    return [
+        Finding(code, "drop", count, count / rows_in, examples=shown[code])
+        for code, count in Counter(b.code for b in bad).items()
+    ]
+
+
+def _drop_rate(quarantine: pl.DataFrame, limits: Checks, rows_in: int) -> Finding:
+    share = quarantine.height / max(rows_in, 1)
+    failed = share > limits.max_drop_rate and "max_drop_rate" not in limits.waive
+    severity: contract.Severity = "warn" if "max_drop_rate" in limits.waive else "fail"
+    places = contract.examples(quarantine, "file")
+    return Finding("max_drop_rate", severity, quarantine.height, share, limits.max_drop_rate, failed, places)
+
+
+def _summary(
+    rows_in: int, clean: pl.DataFrame, quarantine: pl.DataFrame, verdict: Verdict, findings: list[Finding]
+) -> dict[str, Any]:
+    held = int((clean["split"] == "holdout").sum())
+    longer = {f.check: f.share for f in findings}.get("length_bias")
+    return {
+        "rows_in": rows_in,
+        "kept": clean.height,
+        "quarantined": quarantine.height,
+        "train": clean.height - held,
+        "holdout": held,
+        **({} if longer is None else {"chosen_longer": longer}),
+        "checks": [finding.as_row() for finding in findings],
+        "length_histogram": contract.length_histogram(verdict.lengths),
+    }
+
+
+def _warn_waived(name: str, findings: list[Finding], limits: Checks) -> None:
+    for finding in findings:
+        if finding.check in limits.waive and finding.limit is not None and finding.share > finding.limit:
+            log.warning("%s: %s is %.2f%%, waived by the recipe", name, finding.check, 100 * finding.share)
+
+
+def _refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
+    """One refusal for all data sets that are empty or break a threshold."""
+    empty = [name for name, outcome in outcomes.items() if not outcome.clean.height]
+    failures = [(name, f) for name, outcome in outcomes.items() for f in outcome.failures]
+    if not empty and not failures:
+        return
+    found = [f"no rows left of {outcomes[name].summary['rows_in']} in data.{name}" for name in empty]
+    found += [_described(name, finding) for name, finding in failures]
+    allowed = [f"at least one clean row in data.{name}" for name in empty]
+    allowed += [f"data.checks.{_field(f)} = {f.limit:g}" for _, f in failures]
+    waivable = ", ".join(dict.fromkeys(f.check for _, f in failures))
+    remedy = f"see {out / 'quarantine.parquet'} and correct the rows" + (
+        f"; or set data.checks.waive: [{waivable}]" if waivable and not empty else ""
+    )
+    where = ", ".join(dict.fromkeys(f"data.{name}" for name in [*empty, *(name for name, _ in failures)]))
+    raise Refusal(where, "; ".join(found), "; ".join(dict.fromkeys(allowed)), remedy)
+
+
+def _field(finding: Finding) -> str:
+    return finding.check if finding.check == "max_drop_rate" else f"{finding.check}_fail"
+
+
+def _described(name: str, finding: Finding) -> str:
+    examples = f" (such as {', '.join(finding.examples)})" if finding.examples else ""
+    return f"{finding.share:.2%} {FAULTS[finding.check]} in data.{name}{examples}"

@@ -1,0 +1,222 @@
+"""Held-out evaluation: the candidate against its ancestors, with the same prompts and seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.models import load_model, load_tokenizer, resolve_device, resolve_dtype
+from posttrain.packing import Example, Tokens
+from posttrain.policy import Policy
+from posttrain.progress import Progress
+from posttrain.reference import score_branches
+from posttrain.rewards import load_judge
+from posttrain.rollouts import sample
+from posttrain.scoring import Scorer, choose_layout
+from posttrain.statistics import Interval, ratio_interval, win_rate
+from posttrain.store import Built
+from posttrain.trainers.loop import mean_loss, token_budget
+from posttrain.trainers.objectives import LanguageModelling
+from schemas.errors import Refusal
+from schemas.recipe import Recipe
+
+Conversations = list[list[dict[str, Any]]]
+PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows that no training stage saw; None where the recipe has no such data."""
+
+    documents: pl.DataFrame | None
+    instructions: pl.DataFrame | None
+    preferences: pl.DataFrame | None
+
+
+@dataclass(frozen=True)
+class Responses:
+    """One policy's answers to the held-out prompts."""
+
+    texts: list[str]
+    rewards: list[float]
+    ended: list[bool]  # whether the response ends in EOS
+    examples: list[Example]  # prompt and own response as tokens
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One policy on the held-out rows."""
+
+    responses: Responses
+    perplexity: float
+    logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs
+
+
+def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress) -> Built:
+    """Measure every policy (the candidate is the last) and compare; writes `evaluation.json` and `samples.parquet`.
+
+    Raises:
+        Refusal: when there is no held-out prompt, or the judge misbehaves.
+    """
+    prompts = held_out_prompts(held_out, recipe.evaluation.prompts)
+    measured = {}
+    own_kl: tuple[float, Interval] | None = None
+    for name, policy in policies.items():
+        scorer, tokenizer = open_policy(recipe, policy)
+        responses = respond(recipe, name, scorer, tokenizer, prompts, progress)
+        choose_layout(scorer, responses.examples[:2])
+        perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(scorer, tokenizer, held_out)
+        measured[name] = Measured(responses, perplexity, logprobs)
+    candidate = list(policies)[-1]
+    if len(policies) > 1 and recipe.alignment.algorithm != "none":
+        own_kl = _kl(recipe, policies, measured[candidate].responses.examples)
+    numbers = _compare(recipe, measured, own_kl)
+    _write(out, prompts, measured, numbers, own_kl)
+    return Built(numbers, {"evaluation": "evaluation.json", "samples": "samples.parquet"})
+
+
+def held_out_prompts(held_out: HeldOut, limit: int) -> Conversations:
+    """The first `limit` distinct held-out prompts: of the preferences where there are some, else of the instructions."""
+    table = held_out.preferences if held_out.preferences is not None else held_out.instructions
+    prompts: Conversations = [] if table is None else table["prompt"].to_list()
+    distinct = list({json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}.values())[:limit]
+    if not distinct:
+        raise Refusal("data.holdout", "no held-out prompt", "at least one", "raise data.holdout, or give more rows")
+    return distinct
+
+
+def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:
+    """A policy ready to score and sample."""
+    device = resolve_device(recipe.compute)
+    return Scorer(load_model(policy, device), device, resolve_dtype(recipe.compute, device)).eval(), load_tokenizer(policy)
+
+
+def respond(
+    recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress
+) -> Responses:
+    """Sample one answer per prompt and have it judged."""
+    ids = prompt_tokens(tokenizer, prompts)
+    spec, done = recipe.evaluation, 0
+    progress.start(f"evaluate {name}", len(prompts))
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress.advance(done, {})
+
+    generated = sample(scorer.model, tokenizer, ids, spec.max_new_tokens, spec.temperature, recipe.seed, count)
+    texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
+    questions = [str(prompt[-1]["content"]) for prompt in prompts]
+    return Responses(
+        texts=texts,
+        rewards=list(load_judge(spec.judge)(questions, texts)),
+        ended=[bool(tokens[-1] == tokenizer.eos_token_id) for tokens in generated],
+        examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
+    )
+
+
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Conversations) -> list[Tokens]:
+    """Prompts through the chat template, ready for an answer."""
+    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
+    return [np.asarray(ids, np.int32) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> float:
+    """Per token, on held-out documents where there are some, else on held-out answers."""
+    if held_out.documents is not None and len(held_out.documents):
+        examples: Sequence[Example] = encode_documents(held_out.documents["text"].to_list(), tokenizer, 256)
+    else:
+        table = held_out.instructions if held_out.instructions is not None else held_out.preferences
+        if table is None:
+            return math.nan
+        answers = table.drop("rejected", strict=False)
+        examples = encode_conversations(answers, tokenizer, 1024, "data").examples
+    objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
+    return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else math.nan
+
+
+def _pair_logprobs(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> torch.Tensor | None:
+    if held_out.preferences is None:
+        return None
+    pairs = encode_conversations(held_out.preferences, tokenizer, 1024, "data.preferences").examples
+    return score_branches(scorer, pairs, token_budget(scorer.device)) if pairs else None
+
+
+def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) -> tuple[float, Interval]:
+    """KL(candidate || reference) per token in nats, on the candidate's own samples (k1 estimator)."""
+    *_, reference, candidate = policies.values()
+    scores = []
+    for policy in (candidate, reference):
+        scorer, _ = open_policy(recipe, policy)
+        choose_layout(scorer, samples[:2])
+        scores.append(score_branches(scorer, samples, token_budget(scorer.device))[:, 0])
+    return ratio_interval((scores[0] - scores[1]).tolist(), [example.targets for example in samples])
+
+
+def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, Interval] | None) -> dict[str, float]:
+    """Flat numbers: rewards, win rates, preference accuracy, perplexities, KL; intervals as `_low` and `_high`."""
+    (*opponents, candidate), numbers = measured, {}
+    for name, m in measured.items():
+        numbers |= _with_interval(f"reward_{name}", *ratio_interval(m.responses.rewards))
+        numbers[f"perplexity_{name}"] = m.perplexity
+        numbers[f"eos_share_{name}"] = float(np.mean(m.responses.ended))
+        numbers[f"response_tokens_{name}"] = float(np.mean([example.targets for example in m.responses.examples]))
+    for name in opponents:
+        numbers |= _with_interval(
+            f"win_rate_vs_{name}", *win_rate(measured[candidate].responses.rewards, measured[name].responses.rewards)
+        )
+    if opponents:
+        numbers["perplexity_ratio_vs_base"] = measured[candidate].perplexity / measured["base"].perplexity
+    policy, reference = measured[candidate].logprobs, measured[opponents[-1]].logprobs if opponents else None
+    if kl is not None:
+        numbers |= _with_interval("kl_per_token", *kl)
+    if recipe.alignment.algorithm != "none" and policy is not None and reference is not None:
+        ratios = (policy - reference).double()
+        margins = recipe.alignment.beta * (ratios[:, 0] - ratios[:, 1])
+        numbers |= _with_interval("preference_accuracy", *ratio_interval(((margins > 0) + 0.5 * (margins == 0)).tolist()))
+        numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))
+    return numbers
+
+
+def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
+    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+
+
+def _write(
+    out: Path, prompts: Conversations, measured: Mapping[str, Measured], numbers: Mapping[str, float],
+    kl: tuple[float, Interval] | None,
+) -> None:  # fmt: skip
+    def entry(name: str) -> dict[str, Any]:
+        interval = [numbers[f"{name}_low"], numbers[f"{name}_high"]] if f"{name}_low" in numbers else None
+        return {"value": numbers[name], "interval": interval}
+
+    plain = [name for name in numbers if not name.endswith(("_low", "_high"))]
+    wins = [{"opponent": n.removeprefix("win_rate_vs_"), **entry(n)} for n in plain if n.startswith("win_rate_vs_")]
+    policies = [
+        {
+            "policy": name,
+            "reward": numbers[f"reward_{name}"],
+            "reward_interval": entry(f"reward_{name}")["interval"],
+            "kl_per_token": kl[0] if kl and index == len(measured) - 1 else 0.0 if index == len(measured) - 2 else None,
+            "length": numbers[f"response_tokens_{name}"],
+            "eos_share": numbers[f"eos_share_{name}"],
+            "perplexity": numbers[f"perplexity_{name}"],
+        }
+        for index, name in enumerate(measured)
+    ]
+    others = [{"name": n, "unit": "", **entry(n)} for n in plain if not n.startswith("win_rate_vs_")]
+    (out / "evaluation.json").write_text(json.dumps({"win_rates": wins, "metrics": others, "policies": policies}, indent=1))
+    columns: dict[str, list[Any]] = {"prompt": [prompt[-1]["content"] for prompt in prompts]}
+    for name, m in measured.items():
+        columns |= {f"response_{name}": m.responses.texts, f"reward_{name}": m.responses.rewards}
+    pl.DataFrame(columns).write_parquet(out / "samples.parquet")

@@ -1,0 +1,70 @@
+"""What consumers load: a merged checkpoint, and the adapter with its base, proven equal in a fresh process.
+
+checkpoint/   merged safetensors, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained`
+adapter/      where PEFT was used: `PeftModel.from_pretrained(base, adapter)`
+base/         the adapter's base, unless it is a hub id, which `adapter_config.json` then names
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from posttrain.models import load_model, load_tokenizer
+from posttrain.policy import Policy
+
+FIXED_PROMPTS = ("Write a review of the Old Mill, a hotel.", "Hello! What can you do?", "1, 2, 3,")
+TOLERANCE = 1e-4  # largest logit difference; fp32 arithmetic in another order
+
+
+class RoundTripFailed(RuntimeError):
+    """The exported model does not compute what the trained one does."""
+
+
+def export(policy: Policy, out: Path) -> dict[str, str]:
+    """Write the folders above and verify them; returns their names.
+
+    Raises:
+        RoundTripFailed: when logits on fixed prompts differ after reloading in a fresh process.
+    """
+    for folder in ("checkpoint", "adapter", "base"):
+        shutil.rmtree(out / folder, ignore_errors=True)  # an interrupted export starts over
+    tokenizer = load_tokenizer(policy)
+    model = load_model(policy, torch.device("cpu")).eval()
+    model.save_pretrained(out / "checkpoint")  # type: ignore[operator]
+    tokenizer.save_pretrained(out / "checkpoint")
+    folders = {"checkpoint": "checkpoint"}
+    if policy.adapters:
+        folders |= _export_adapter(policy, out)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in FIXED_PROMPTS]
+    with torch.no_grad():
+        logits = {str(i): model(torch.tensor([row])).logits.contiguous() for i, row in enumerate(ids)}
+    save_file(logits, out / "logits.safetensors")
+    (out / "prompts.json").write_text(json.dumps({"texts": FIXED_PROMPTS, "ids": ids}))
+    verify(out)
+    return folders
+
+
+def _export_adapter(policy: Policy, out: Path) -> dict[str, str]:
+    """The last adapter, and the policy below it where that is not simply a hub model."""
+    adapter, below = policy.adapters[-1], replace(policy, adapters=policy.adapters[:-1])
+    shutil.copytree(adapter, out / "adapter")
+    if not below.adapters and not Path(below.base).is_dir():
+        return {"adapter": "adapter"}
+    load_model(below, torch.device("cpu")).save_pretrained(out / "base")  # type: ignore[operator]
+    load_tokenizer(below).save_pretrained(out / "base")
+    return {"adapter": "adapter", "base": "base"}
+
+
+def verify(folder: Path) -> None:
+    """Reload an exported folder in a fresh process and compare logits there."""
+    done = subprocess.run([sys.executable, "-m", "posttrain.round_trip", str(folder)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RoundTripFailed(f"{folder}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")

@@ -1,0 +1,1 @@
+"""Corpus filtering: every filter computes metric columns, one declarative policy decides."""

@@ -1,0 +1,44 @@
+"""The one place that decides: metrics against the rules of the recipe, with every reason kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from schemas.data import Bounds, FilterRules
+
+
+def reasons(metrics: pl.DataFrame, rules: FilterRules) -> pl.Series:
+    """Every rule that each document breaks, such as ``words < 50``; an empty list where it breaks none.
+
+    A rule or side that is None is off; 0 is a limit like any other. Limits are inclusive.
+
+    Args:
+        metrics: shape (documents, metrics), as `posttrain.filters.metrics.annotate` returns them.
+
+    Returns:
+        Series of list[str], shape (documents,), reasons in the order of the rules.
+    """
+    broken = [
+        pl.when(beyond).then(pl.lit(f"{name} {sign} {shown(limit)}"))
+        for name, bounds in rules
+        if bounds is not None
+        for sign, limit, beyond in _sides(name, bounds)
+    ]
+    if not broken:
+        return pl.Series("reasons", [[]] * metrics.height, dtype=pl.List(pl.String))
+    return metrics.select(reasons=pl.concat_list(broken).list.drop_nulls()).to_series()
+
+
+def _sides(name: str, bounds: Bounds) -> Iterator[tuple[str, float, pl.Expr]]:
+    """Sign, limit and test of each side that is on."""
+    if bounds.min is not None:
+        yield "<", bounds.min, pl.col(name) < bounds.min
+    if bounds.max is not None:
+        yield ">", bounds.max, pl.col(name) > bounds.max
+
+
+def shown(limit: float) -> str:
+    """A limit as a person would write it: 50, not 50.0."""
+    return str(int(limit)) if limit.is_integer() else repr(limit)

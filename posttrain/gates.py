@@ -1,0 +1,22 @@
+"""Gates: the recipe's limits on what evaluation measured."""
+
+from __future__ import annotations
+
+from schemas.evaluation import Gate, Gates
+from schemas.results import GateReport, Metrics
+
+
+def check_gates(gates: Gates, metrics: Metrics) -> tuple[GateReport, ...]:
+    """Every gate of the recipe with its measured value; intervals are the metrics `<name>_low` and `<name>_high`."""
+    return tuple(_check(name, gate, metrics) for name, gate in gates.given().items())
+
+
+def _check(name: str, gate: Gate, metrics: Metrics) -> GateReport:
+    value = metrics[name]
+    interval = (metrics[f"{name}_low"], metrics[f"{name}_high"]) if f"{name}_low" in metrics else None
+    held = (
+        gate.min is None or value >= gate.min,
+        gate.max is None or value <= gate.max,
+        gate.lower_bound_above is None or (interval or (value, value))[0] > gate.lower_bound_above,
+    )
+    return GateReport(name=name, value=value, interval=interval, limit=gate.model_dump(exclude_none=True), passed=all(held))

@@ -1,0 +1,108 @@
+"""Models and tokenizers in memory: new from a config, or loaded from a policy with its adapters merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from posttrain.policy import Policy
+from posttrain.tokenizer import prepare_tokenizer
+from schemas.errors import Refusal
+from schemas.model import ScratchModel
+from schemas.recipe import Compute
+
+
+def scratch_config(spec: ScratchModel, vocab_size: int) -> LlamaConfig:
+    """A Llama-3-shaped config."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.intermediate_size or -(-spec.hidden_size * 8 // 3 // 32) * 32,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads,
+        max_position_embeddings=spec.max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
+        tie_word_embeddings=spec.tie_embeddings,
+    )
+
+
+def scratch_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
+    """A randomly initialised Llama-3-shaped decoder for this tokenizer; the seed fixes every weight."""
+    torch.manual_seed(seed)
+    config = scratch_config(spec, len(tokenizer))
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = None, tokenizer.eos_token_id, tokenizer.pad_token_id
+    return LlamaForCausalLM(config)
+
+
+def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer with EOS, padding and chat template in place."""
+    return prepare_tokenizer(_loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **_where(policy))))
+
+
+def load_model(policy: Policy, device: torch.device) -> nn.Module:
+    """The policy's weights in fp32 with its adapters merged.
+
+    Raises:
+        Refusal: when the checkpoint cannot be read, or lacks or has weights that the architecture does not expect.
+    """
+    model, info = _loading(
+        policy,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            policy.base, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **_where(policy)
+        ),
+    )
+    wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(kind)}
+    if wrong:
+        raise Refusal(
+            f"model ({policy.base})",
+            f"weights that do not fit the architecture: {wrong}",
+            "exactly its weights",
+            "mend the checkpoint",
+        )
+    for adapter in policy.adapters:
+        model = merge_adapter(model, adapter)
+    return model.to(device)  # type: ignore[no-any-return]
+
+
+def merge_adapter(model: nn.Module, adapter: Path) -> Any:
+    """The model with an adapter folder merged into its weights."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)  # type: ignore[arg-type]
+
+
+def _where(policy: Policy) -> dict[str, Any]:
+    return {"revision": policy.revision, "trust_remote_code": policy.trust_remote_code}
+
+
+def _loading(policy: Policy, load: Any) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise Refusal(
+            f"model ({policy.base})",
+            f"a checkpoint that cannot be loaded: {first_line}",
+            "a folder of save_pretrained with safetensors and tokenizer, or a hub id that is reachable or cached",
+            "check the path or name; offline, download it first and use model.source local",
+        ) from error
+
+
+def resolve_device(compute: Compute) -> torch.device:
+    """The device that `compute.device` means here."""
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise Refusal("compute.device", "cuda, and no CUDA device is visible", "auto or cpu", "set compute.device=auto")
+    wants_cuda = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if wants_cuda else "cpu")
+
+
+def resolve_dtype(compute: Compute, device: torch.device) -> torch.dtype:
+    """The arithmetic that `compute.dtype` means on this device."""
+    if compute.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.float32 if compute.dtype == "float32" else torch.bfloat16

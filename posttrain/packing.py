@@ -1,0 +1,131 @@
+"""Exact packing: many sequences in one row, isolated by a block mask, with a preference pair sharing its prompt.
+
+An example is `prompt · branch 1 · branch 2 …`. Every branch continues the prompt: its positions restart where the prompt ends, and it
+sees the prompt and itself, never another branch (prefix sharing, arXiv 2410.20305). Examples are laid into rows first-fit decreasing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int32]
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt of at least one token, and the completions that are scored after it."""
+
+    prompt: Tokens
+    branches: tuple[Tokens, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens in the packed layout."""
+        return len(self.prompt) + sum(map(len, self.branches))
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are scored."""
+        return sum(map(len, self.branches))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch in the packed layout: R rows of C tokens, N scored tokens, B branches in the order of the examples."""
+
+    input_ids: torch.Tensor  # [R, C]
+    position_ids: torch.Tensor  # [R, C]
+    mask: torch.Tensor  # [R, 1, C, C], true where a query (row) may see a key (column)
+    at: torch.Tensor  # [N], index into R*C of the hidden state that predicts each target
+    targets: torch.Tensor  # [N]
+    branch: torch.Tensor  # [N], branch that each target belongs to, 0 … B-1
+    branches: int
+
+    def to(self, device: torch.device) -> Packed:
+        """The same batch on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return Packed(**moved, branches=self.branches)
+
+
+def pack(examples: Sequence[Example], pad: int = 0) -> Packed:
+    """Lay examples into rows as long as the longest of them."""
+    width = max(example.length for example in examples)
+    width += -width % 8  # vector units like multiples of 8
+    rows, starts = _first_fit([example.length for example in examples], width)
+    shape = (max(rows) + 1, width)
+    ids = np.full(shape, pad, np.int64)
+    positions = np.zeros(shape, np.int64)
+    owner = np.full(shape, PADDING, np.int64)
+    part = np.zeros(shape, np.int64)  # 0 in the prompt, 1 … in its branches
+    at, targets, branch = [], [], []
+    count = 0
+    for index, (example, row, start) in enumerate(zip(examples, rows, starts, strict=True)):
+        p, end = len(example.prompt), start + len(example.prompt)
+        ids[row, start:end] = example.prompt
+        positions[row, start:end] = np.arange(p)
+        owner[row, start : start + example.length] = index
+        for number, tokens in enumerate(example.branches, 1):
+            n = len(tokens)
+            ids[row, end : end + n] = tokens
+            positions[row, end : end + n] = np.arange(p, p + n)
+            part[row, end : end + n] = number
+            at.append(row * width + np.r_[start + p - 1, np.arange(end, end + n - 1)][:n])
+            targets.append(tokens)
+            branch.append(np.full(n, count))
+            count, end = count + 1, end + n
+    return Packed(
+        input_ids=torch.from_numpy(ids),
+        position_ids=torch.from_numpy(positions),
+        mask=_block_mask(torch.from_numpy(owner), torch.from_numpy(part)),
+        at=torch.from_numpy(np.concatenate(at)),
+        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        branch=torch.from_numpy(np.concatenate(branch)),
+        branches=count,
+    )
+
+
+def _first_fit(lengths: Sequence[int], width: int) -> tuple[list[int], list[int]]:
+    """Row and start of every example, placing the longest first into the first row with room."""
+    rows, starts = [0] * len(lengths), [0] * len(lengths)
+    filled: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, used in enumerate(filled) if used + lengths[index] <= width), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        rows[index], starts[index] = row, filled[row]
+        filled[row] += lengths[index]
+    return rows, starts
+
+
+def _block_mask(owner: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """[R, 1, C, C]: causal, within one example, and from a branch only to the prompt or the same branch.
+
+    Padding sees itself, so that no softmax is over nothing.
+    """
+    causal = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool).tril()
+    same = owner[:, :, None] == owner[:, None, :]
+    visible = (part[:, None, :] == 0) | (part[:, :, None] == part[:, None, :])
+    return (causal & same & visible)[:, None]
+
+
+def micro_batches(rows: Sequence[int], lengths: NDArray[np.int64], budget: int) -> list[list[int]]:
+    """Split the rows of an optimizer step into groups of at most `budget` tokens (a longer row stands alone), longest first.
+
+    Grouping by length keeps padding small; the order depends on nothing but the rows, so a resumed run repeats it.
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for row in sorted(rows, key=lambda r: (-int(lengths[r]), r)):
+        need = int(lengths[row])
+        if not groups or need > room:
+            groups.append([])
+            room = budget
+        groups[-1].append(row)
+        room -= need
+    return groups

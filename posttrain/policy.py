@@ -1,0 +1,59 @@
+"""Policies by reference: a checkpoint and the adapters that earlier stages trained on it. Loading them is in `posttrain/models.py`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from posttrain.store import Stored, file_digest
+from schemas.model import HubModel, LocalModel, Model, ScratchModel
+from schemas.results import Origin
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A checkpoint, and adapters that are merged into it in this order."""
+
+    base: str
+    """Folder or hub id; empty for a scratch model that is not trained yet."""
+    revision: str = "main"
+    trust_remote_code: bool = False
+    adapters: tuple[Path, ...] = ()
+
+
+def policy_after(model: Model, stages: Iterable[Stored]) -> Policy:
+    """The policy that stands after the given training stages: a full checkpoint replaces it, an adapter is stacked on it."""
+    policy = source_policy(model)
+    for stored in stages:
+        if "model" in stored.result.outputs:
+            policy = Policy(str(stored.path("model")))
+        elif "adapter" in stored.result.outputs:
+            policy = replace(policy, adapters=(*policy.adapters, stored.path("adapter")))
+    return policy
+
+
+def source_policy(model: Model) -> Policy:
+    """Where `recipe.model` points."""
+    match model:
+        case HubModel():
+            return Policy(model.name, model.revision, model.trust_remote_code)
+        case LocalModel():
+            return Policy(str(Path(model.path).expanduser().resolve()))
+        case ScratchModel():
+            return Policy("")
+
+
+def source_origin(model: Model) -> tuple[Origin, ...]:
+    """The model as an input of a stage: the content of a folder, the revision of a hub model, nothing for scratch."""
+    match model:
+        case HubModel():
+            return (Origin(name="model", digest=f"{model.name}@{model.revision}", location=model.name),)
+        case LocalModel():
+            folder = Path(model.path).expanduser()
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            content = ",".join(f"{path.relative_to(folder)}:{file_digest(path)}" for path in files)
+            return (Origin(name="model", digest=hashlib.sha256(content.encode()).hexdigest(), location=model.path),)
+        case ScratchModel():
+            return ()

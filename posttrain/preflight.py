@@ -1,0 +1,85 @@
+"""What can be refused before anything runs: the user's own data, the judge, the device, the model folder. Writes nothing but quarantine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from posttrain.chain import Chain
+from posttrain.data.sources import SAMPLE_SCHEME, SourceFile
+from posttrain.rewards import load_judge
+from schemas.errors import Refusal
+from schemas.model import LocalModel
+from schemas.recipe import Recipe
+
+
+def preflight(chain: Chain) -> dict[str, float]:
+    """Check everything that a recipe names; returns the counts of the data contract for sources that were read here.
+
+    Raises:
+        Refusal: for the first thing that cannot work. Rows that failed a contract lie in `quarantine/` of the store then.
+    """
+    recipe = chain.recipe
+    check_model_folder(recipe)
+    load_judge(recipe.evaluation.judge)
+    own = {name: files for name, files in _own_sources(chain).items() if files}
+    if "corpus" in own:
+        from posttrain.filters.corpus import check_text
+
+        check_text(own["corpus"])
+    return _contract(chain, own)
+
+
+def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
+    """Sources that are the user's: the project's samples are known to be good, and are made only when a run starts."""
+    data = chain.recipe.data
+    given = {"preferences": data.preferences, "instructions": data.instructions}
+    given |= {"corpus": data.corpus} if "filter" in chain.recipe.stages else {}
+    return {name: chain.files(name) for name, source in given.items() if source and not source.startswith(SAMPLE_SCHEME)}
+
+
+def _contract(chain: Chain, own: dict[str, list[SourceFile]]) -> dict[str, float]:
+    """Run the data contract on the user's rows, unless this store holds its result."""
+    from posttrain.data.validate import validate
+
+    if not {"preferences", "instructions"} & own.keys() or _validated(chain):
+        return {}
+    data = chain.recipe.data
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch)
+        try:
+            return validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)
+        except Refusal as refusal:
+            kept = _keep_quarantine(chain, out)
+            remedy = refusal.remedy.replace(str(out), str(kept))
+            raise Refusal(refusal.where, refusal.found, refusal.allowed, remedy) from None
+
+
+def _validated(chain: Chain) -> bool:
+    return (chain.store.root / "validate").is_dir() and chain.store.finished(chain.identity("validate")) is not None
+
+
+def _keep_quarantine(chain: Chain, out: Path) -> Path | None:
+    """Copy the quarantine of a refused data set into the store and return its folder."""
+    if not (out / "quarantine.parquet").exists():
+        return None
+    folder = chain.store.root / "quarantine" / chain.recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("quarantine.parquet", "summary.json"):
+        shutil.copy(out / name, folder / name)
+    return folder
+
+
+def check_model_folder(recipe: Recipe) -> None:
+    """Refuse a local model whose folder cannot be one."""
+    if not isinstance(recipe.model, LocalModel):
+        return
+    folder = Path(recipe.model.path).expanduser()
+    lacking = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
+    if lacking:
+        found = f"{folder}, which lacks {', '.join(lacking)}" if folder.is_dir() else f"{folder}, which is no folder"
+        raise Refusal("model.path", found, "a folder written by save_pretrained, tokenizer included", "check the path")
+
+
+_PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", "a tokenizer": "tokenizer*"}

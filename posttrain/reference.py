@@ -1,0 +1,90 @@
+"""The reference policy for free: it is the policy at step 0.
+
+The initial *trainable* tensors are cloned and swapped in when the reference is asked for; this is exact for every PEFT method and for
+full fine-tuning, where disabling an adapter would be neither. Its log-probabilities are computed once and cached by content, so that
+a sweep over β or the learning rate never computes them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from posttrain.packing import Example, micro_batches
+from posttrain.peft.wrap import trainable_state
+from posttrain.scoring import Scorer
+
+
+class Reference:
+    """A copy of the trainable tensors, taken when this is made."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.initial = {name: tensor.detach().clone() for name, tensor in trainable_state(model).items()}
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Inside, the model computes what it computed when this was made."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange storage by pointer: no tensor is copied."""
+        for name, parameter in trainable_state(self.model).items():
+            parameter.data, self.initial[name] = self.initial[name], parameter.data
+
+    def digest(self) -> str:
+        """SHA-256 of the cloned tensors; the frozen ones are covered by the digest of the checkpoint."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.initial.items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+@torch.no_grad()
+def score_branches(
+    scorer: Scorer, examples: Sequence[Example], budget: int, on_rows: Callable[[int], None] = lambda n: None
+) -> Tensor:
+    """Summed log-probability of every branch: [examples, branches per example] in fp32 on the CPU, in batches of `budget` tokens."""
+    lengths = np.array([example.length for example in examples])
+    scores = torch.empty(len(examples), len(examples[0].branches))
+    for group in micro_batches(range(len(examples)), lengths, budget):
+        scores[group] = scorer([examples[i] for i in group]).per_branch().view(len(group), -1).cpu()
+        on_rows(len(group))
+    return scores
+
+
+def cache_key(weights: Sequence[str], examples: Sequence[Example], scorer: Scorer, budget: int) -> str:
+    """Identity of a set of reference scores: weights, token ids, arithmetic and batching (which moves the last bits)."""
+    digest = hashlib.sha256(repr((tuple(weights), str(scorer.dtype), scorer.device.type, scorer.packed, budget)).encode())
+    for example in examples:
+        for part in (example.prompt, *example.branches):
+            digest.update(len(part).to_bytes(4, "little"))
+            digest.update(part.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def cached_scores(folder: Path, key: str, compute: Callable[[], Tensor]) -> tuple[Tensor, bool]:
+    """The scores of `key` and whether they were found; what is computed is written whole or not at all."""
+    path = folder / f"{key}.safetensors"
+    if path.exists():
+        return load_file(path)["scores"], True
+    scores = compute()
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"scores": scores}, scratch)
+    os.replace(scratch, path)
+    return scores, False

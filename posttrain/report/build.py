@@ -1,0 +1,158 @@
+"""Writes report.html: reads the stages' folders, draws the figures, fills the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from posttrain.report import read, samples, text
+from posttrain.report.read import Folders, Json
+from posttrain.store import read_result, write_atomically
+from schemas.recipe import Recipe
+from schemas.results import RunReport, StageReport, StageResult
+
+TEMPLATE = "report.html.j2"
+TRAINING = ("pretrain", "sft", "align")
+CONTRACTS = ("preferences", "instructions")
+# Columns of the tables; a number that a stage did not measure is a dash, not a crash after hours of training.
+POLICY = ("reward", "reward_interval", "kl_per_token", "length", "eos_share", "perplexity")
+METRIC = ("value", "interval", "unit")
+CHECK = ("severity", "count", "share", "limit", "failed", "examples")
+PER_POLICY = ("reward", "perplexity", "eos_share", "response_tokens")
+
+
+def write_report(
+    recipe: Recipe, run: RunReport, folders: Mapping[str, Path], out: Path, *, written: datetime | None = None
+) -> Path:
+    """Write the report of a run as one HTML file without scripts, external files or network addresses.
+
+    Args:
+        recipe: what was asked for.
+        run: what the run printed.
+        folders: finished store folder by stage; a stage, or a file in its folder, may be absent, and so is its section then.
+        out: the file to write, or an existing folder for `report.html`. Replaced atomically.
+        written: date in the header; None is now. Everything else depends on the other arguments alone.
+
+    Returns:
+        Path of the written file.
+    """
+    target = out / "report.html" if out.is_dir() else out
+    target.parent.mkdir(parents=True, exist_ok=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=text.number,
+        share=text.share,
+        duration=text.duration,
+        interval=text.interval,
+        limits=text.limits,
+        safe_address=text.without_credentials,
+    )
+    page = environment.get_template(TEMPLATE).render(_content(recipe, run, folders), written=written or datetime.now(UTC))
+    write_atomically(target, page)
+    return target
+
+
+def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]:
+    """Everything that the template names."""
+    evaluation = read.document(folders, "evaluate", "evaluation.json")
+    validation = read.document(folders, "validate", "summary.json")
+    filtering = read.document(folders, "filter", "summary.json")
+    frame = read.samples(folders)
+    names = samples.policies(frame, [policy["policy"] for policy in evaluation.get("policies", [])])
+    curves = {stage: read.curve(folders, stage) for stage in TRAINING}
+    results = {name: result for name, folder in folders.items() if (result := read_result(folder))}
+    asked = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return {
+        "recipe": recipe,
+        "recipe_yaml": text.without_credentials(asked),
+        "run": run,
+        "verdict": verdict(recipe, run),
+        "policies": _rows(evaluation.get("policies", []), POLICY),
+        "metrics": _rows(_beyond_policies(evaluation), METRIC),
+        "checks": {kind: _rows(validation[kind]["checks"], CHECK) for kind in CONTRACTS if validation.get(kind)},
+        "chosen_longer": (validation.get("preferences") or {}).get("chosen_longer"),
+        "filtering": filtering,
+        "skipped": [stage for stage in recipe.stages if stage not in {ran.name for ran in run.stages}],
+        "groups": samples.groups(frame, names, recipe.seed),
+        "costs": [_cost(stage, results.get(stage.name), curves.get(stage.name, [])) for stage in run.stages],
+        "lineage": [results[stage.name] for stage in run.stages if stage.name in results],
+        "built_with": _built_with(results),
+        **_charts(evaluation, validation, filtering, curves, length=(frame, names)),
+    }
+
+
+def _rows(found: list[Json], columns: tuple[str, ...]) -> list[Json]:
+    return [dict.fromkeys(columns) | row for row in found]
+
+
+def _beyond_policies(evaluation: Json) -> list[Json]:
+    """Metrics that the table of policies does not show already."""
+    shown = {f"{metric}_{policy['policy']}" for policy in evaluation.get("policies", []) for metric in PER_POLICY}
+    return [metric for metric in evaluation.get("metrics", []) if metric["name"] not in shown]
+
+
+def _built_with(results: dict[str, StageResult]) -> dict[str, str]:
+    """Stages by the versions that built them; reused stages may be older than the rest."""
+    stages: dict[str, list[str]] = {}
+    for name, result in results.items():
+        versions = ", ".join(f"{package} {version}" for package, version in sorted(result.environment.items()))
+        stages.setdefault(versions, []).append(name)
+    return {", ".join(names): versions for versions, names in stages.items()}
+
+
+def verdict(recipe: Recipe, run: RunReport) -> str:
+    """`passed`: every gate held and the model is champion, or none was to be registered. `refused`: a gate failed, or nothing was
+    registered although the recipe asks for it. `held`: registered without the alias `champion`, or nothing to decide."""
+    if not all(gate.passed for gate in run.gates) or (recipe.registry and run.model is None):
+        return "refused"
+    champion = run.model.alias == "champion" if run.model else bool(run.gates)
+    return "passed" if champion else "held"
+
+
+def _charts(
+    evaluation: Json, validation: Json, filtering: Json, curves: dict[str, list[Json]], length: tuple[Any, list[str]]
+) -> dict[str, Any]:
+    """Figures by section. matplotlib is imported here, so that nothing else pays for it."""
+    from posttrain.report import curves as drawn
+    from posttrain.report import figures, funnel
+
+    preferences = validation.get("preferences") or {}
+    return {
+        "win_rates": figures.win_rates(evaluation.get("win_rates", [])),
+        "frontier": figures.frontier(evaluation.get("policies", [])),
+        "funnels": [
+            *funnel.documents(filtering),
+            *funnel.rows("instructions", validation.get("instructions") or {}),
+            *funnel.rows("preferences", preferences),
+            *figures.length_histogram(preferences.get("length_histogram") or {}),
+        ],
+        "histograms": drawn.filter_histograms(filtering.get("metrics", {})),
+        "curves": {stage: drawn.stage_curves(stage, points) for stage, points in curves.items() if points},
+        "length": figures.length_against_reward(*length),
+    }
+
+
+def _cost(stage: StageReport, result: StageResult | None, curve: list[Json]) -> Json:
+    """What a stage cost: seconds now and when it was built, and the throughput over its whole curve."""
+    last: Json = curve[-1] if curve else {}
+    tokens, seconds = last.get("tokens"), last.get("seconds")
+    return {
+        "stage": stage.name,
+        "seconds": stage.seconds,
+        "built": result.seconds if result else None,
+        "steps": last.get("step"),
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds if tokens and seconds else None,
+        "memory": stage.metrics.get("peak_memory_gb"),
+    }

@@ -1,0 +1,92 @@
+"""Training curves as small multiples, and the histograms of the corpus filter."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from posttrain.report.read import Json
+from posttrain.report.svg import ACCENT, ANCESTORS, BAD, MUTED, Chart, chart
+from posttrain.report.text import number
+
+POINTS = 300
+# Title of a panel, and the metrics drawn in it.
+PANELS: dict[str, tuple[str, ...]] = {
+    "loss": ("loss", "validation_loss"),
+    "reward margin": ("margin",),
+    "preference accuracy": ("accuracy",),
+    "implicit reward": ("reward_chosen", "reward_rejected"),
+    "log-probability": ("logprob_chosen", "logprob_rejected"),
+    "learning rate": ("learning_rate",),
+}
+_COLOURS = (ACCENT, ANCESTORS[1])
+
+
+def stage_curves(stage: str, points: list[Json]) -> list[Chart]:
+    """One figure per panel of which the stage logged a metric."""
+    drawn = {panel: [m for m in metrics if any(p.get(m) is not None for p in points)] for panel, metrics in PANELS.items()}
+    return [_panel(stage, panel, metrics, points) for panel, metrics in drawn.items() if metrics]
+
+
+def _panel(stage: str, panel: str, metrics: list[str], points: list[Json]) -> Chart:
+    series = {metric: [(p["step"], p[metric]) for p in points if p.get(metric) is not None] for metric in metrics}
+
+    def draw(axes: Axes) -> None:
+        for (metric, values), colour in zip(series.items(), _COLOURS, strict=False):
+            xy = thinned(np.array(values, dtype=float))
+            marker = "o" if len(xy) <= 30 else ""
+            axes.plot(xy[:, 0], xy[:, 1], color=colour, marker=marker, markersize=3, label=metric)
+        axes.set_xlabel("step")
+        axes.margins(x=0.02)
+        if len(series) > 1:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, borderaxespad=0.2)
+        if panel == "preference accuracy":
+            axes.axhline(0.5, color=MUTED, linestyle="--", linewidth=1)
+
+    ends = "; ".join(f"{metric} {number(_rounded(v[0][1]))} → {number(_rounded(v[-1][1]))}" for metric, v in series.items())
+    return chart(panel, ends, draw, (3.6, 2.2), group=stage)
+
+
+def thinned(xy: np.ndarray) -> np.ndarray:
+    """At most 300 of the points (n, 2): the lowest and the highest of each of 150 neighbourhoods, so that a spike survives."""
+    if len(xy) <= POINTS:
+        return xy
+    pieces = np.array_split(np.arange(len(xy)), POINTS // 2)
+    kept = {int(piece[pick(xy[piece, 1])]) for piece in pieces for pick in (np.argmin, np.argmax)}
+    return xy[sorted(kept)]
+
+
+def filter_histograms(metrics: dict[str, Json]) -> list[Chart]:
+    """One histogram per metric of a document, with its thresholds drawn in and the rejected side shaded."""
+    return [_histogram(name, metric) for name, metric in metrics.items() if sum(metric["counts"])]
+
+
+def _histogram(name: str, metric: Json) -> Chart:
+    edges, given = metric["edges"], [limit for limit in (metric["min"], metric["max"]) if limit is not None]
+    filled = np.flatnonzero(metric["counts"])
+    # From the first filled bin to the last, and as far as a threshold; one beyond every bin would only squash the picture.
+    inside = [limit for limit in given if edges[0] <= limit <= edges[-1]]
+    first, last = min(edges[filled[0]], *inside, edges[-1]), max(edges[filled[-1] + 1], *inside, edges[0])
+    widths = np.diff(edges)
+
+    def draw(axes: Axes) -> None:
+        axes.stairs(metric["counts"], edges, fill=True, color=ACCENT, alpha=0.75)
+        axes.set_yscale("log")  # the tail beyond a threshold is what matters, and it is thin
+        if widths.max() > 100 * widths.min():  # bins that grow by factors
+            axes.set_xscale("symlog", linthresh=float(widths.min()))
+        axes.set(xlim=(first, last), ylim=(0.7, None), ylabel="documents")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: number(value))
+        axes.minorticks_off()
+        for limit, outer in ((metric["min"], first), (metric["max"], last)):
+            if limit in inside:
+                axes.axvline(limit, color=BAD, linewidth=1.4, clip_on=False)
+                axes.axvspan(limit, outer, color=BAD, alpha=0.1, linewidth=0)
+
+    limits = {"at least": metric["min"], "at most": metric["max"]}
+    kept = " and ".join(f"{word} {number(limit)}" for word, limit in limits.items() if limit is not None)
+    return chart(name, f"kept: {kept}" if kept else "no threshold", draw, (3.6, 2.0), group="filter")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,0 +1,51 @@
+"""`python -m posttrain.round_trip FOLDER`: reload an exported model as a consumer would and compare logits on the fixed prompts.
+
+Run in a fresh process by `posttrain/export.py`, so that nothing in memory can make a broken export look right.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from posttrain.export import TOLERANCE
+
+
+def reloaded(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Every way in which a consumer can load the folder."""
+    yield "checkpoint", AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float32)
+    if not (folder / "adapter").is_dir():
+        return
+    named = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = AutoModelForCausalLM.from_pretrained(folder / "base" if (folder / "base").is_dir() else named, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, str(folder / "adapter"))
+    yield "adapter on its base", adapted
+    yield "adapter merged again", adapted.merge_and_unload(safe_merge=True)
+
+
+@torch.no_grad()
+def largest_difference(folder: Path) -> tuple[float, str]:
+    """The largest logit difference to `logits.safetensors` and the way of loading that shows it."""
+    expected = load_file(folder / "logits.safetensors")
+    ids = json.loads((folder / "prompts.json").read_text())["ids"]
+    worst = (0.0, "nothing")
+    for way, model in reloaded(folder):
+        model.eval()
+        for index, row in enumerate(ids):
+            difference = float((model(torch.tensor([row])).logits - expected[str(index)]).abs().max())
+            worst = max(worst, (difference, way))
+    return worst
+
+
+if __name__ == "__main__":
+    difference, way = largest_difference(Path(sys.argv[1]))
+    if not difference <= TOLERANCE:
+        sys.exit(f"logits differ by {difference:.2e} (allowed {TOLERANCE:.0e}) when loaded as: {way}")

@@ -1,0 +1,52 @@
+"""How large a recipe's model is, without loading weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.model import HubModel, LocalModel, ScratchModel
+from schemas.recipe import Recipe
+
+
+def size_of(recipe: Recipe) -> dict[str, Any]:
+    """Parameters, trainable share per stage, and key-value cache per token with and without grouped-query attention (bytes, fp32).
+
+    The model is built on the meta device, which holds no numbers.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from posttrain.peft.wrap import wrap
+
+    config = _config(recipe)
+    sizes: dict[str, Any] = {}
+    for stage, spec in (("sft", recipe.sft), ("align", recipe.alignment)):
+        if spec is None or not hasattr(spec, "peft"):
+            continue
+        with torch.device("meta"):
+            model = wrap(AutoModelForCausalLM.from_config(config), spec.peft, recipe.seed, f"{stage}.peft")
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        sizes[f"trainable_parameters_{stage}"] = trained
+    with torch.device("meta"):
+        sizes["parameters"] = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    head = config.hidden_size // config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    per_head = 2 * 4 * config.num_hidden_layers * head
+    return sizes | {
+        "kv_cache_bytes_per_token": per_head * kv_heads,
+        "kv_cache_without_gqa": per_head * config.num_attention_heads,
+    }
+
+
+def _config(recipe: Recipe) -> Any:
+    from transformers import AutoConfig
+
+    from posttrain.models import scratch_config
+
+    match recipe.model:
+        case ScratchModel():
+            return scratch_config(recipe.model, recipe.model.vocab_size)
+        case HubModel(name=name, revision=revision, trust_remote_code=trust):
+            return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust)
+        case LocalModel(path=path):
+            return AutoConfig.from_pretrained(path)

@@ -1,0 +1,29 @@
+"""Bootstrap intervals, seeded, so that the same numbers give the same interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 0.95
+Interval = tuple[float, float]
+
+
+def ratio_interval(numerators: Sequence[float], denominators: Sequence[float] | None = None) -> tuple[float, Interval]:
+    """sum(numerators) / sum(denominators) and its 95% percentile-bootstrap interval over the n units (prompts, pairs).
+
+    Without denominators this is a mean. Numerators that are differences between two policies on one prompt make the interval paired.
+    """
+    top = np.asarray(numerators, np.float64)
+    bottom = np.ones_like(top) if denominators is None else np.asarray(denominators, np.float64)
+    drawn = np.random.default_rng(0).integers(0, len(top), (RESAMPLES, len(top)))
+    low, high = np.quantile(top[drawn].sum(1) / bottom[drawn].sum(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(top.sum() / bottom.sum()), (float(low), float(high))
+
+
+def win_rate(candidate: Sequence[float], opponent: Sequence[float]) -> tuple[float, Interval]:
+    """Share of prompts on which the candidate's reward is higher, ties counting half, with its interval."""
+    difference = np.asarray(candidate) - np.asarray(opponent)
+    return ratio_interval(list((difference > 0) + 0.5 * (difference == 0)))

@@ -1,0 +1,1 @@
+"""One training loop, and the objectives and stages that use it."""

@@ -1,0 +1,182 @@
+"""Pretraining, SFT and DPO: each prepares examples and an objective, runs the one loop, and saves what was trained."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.losses.preference import at_start
+from posttrain.models import load_model, load_tokenizer, resolve_device, resolve_dtype, scratch_model
+from posttrain.packing import Example
+from posttrain.peft.wrap import save_trained, wrap
+from posttrain.policy import Policy
+from posttrain.progress import Progress
+from posttrain.reference import Reference, cache_key, cached_scores, score_branches
+from posttrain.scoring import Scorer, choose_layout
+from posttrain.store import Built
+from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
+from posttrain.trainers.loop import Job, mean_loss, token_budget, train
+from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
+from posttrain.trainers.plan import Plan, by_rows, by_tokens
+from schemas.errors import Refusal
+from schemas.model import ScratchModel
+from schemas.recipe import Recipe
+from schemas.training import DPO, SFT, Full, Optimization, Peft, Pretrain
+
+CHECKED_EXAMPLES = 2  # scored packed and separately before training
+STEP_0_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every training stage needs beside its own section."""
+
+    recipe: Recipe
+    policy: Policy
+    policy_digest: str
+    out: Path
+    progress: Progress
+
+    def scorer(self, model: nn.Module) -> Scorer:
+        """A scorer on the recipe's device and arithmetic."""
+        device = resolve_device(self.recipe.compute)
+        return Scorer(model, device, resolve_dtype(self.recipe.compute, device))
+
+
+def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built:
+    """Next-token prediction on the kept documents, from new weights or from a checkpoint; saves `model/`."""
+    train_texts = documents.filter(split="train")["text"].to_list()
+    source = setting.recipe.model
+    device = resolve_device(setting.recipe.compute)
+    if isinstance(source, ScratchModel):
+        setting.progress.note(f"training a tokenizer of {source.vocab_size:,} tokens on {len(train_texts):,} documents")
+        tokenizer = prepare_tokenizer(train_tokenizer(train_texts, source.vocab_size))
+        model: nn.Module = scratch_model(source, tokenizer, setting.recipe.seed).to(device)
+    else:
+        tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
+    examples = encode_documents(train_texts, tokenizer, spec.context)
+    held_out = encode_documents(documents.filter(split="holdout")["text"].to_list(), tokenizer, spec.context)
+    plan = by_tokens([e.length for e in examples], spec.batch_tokens, spec.tokens, setting.recipe.seed)
+    return _run(
+        setting, "pretrain", spec, Full(method="full"), model, tokenizer, LanguageModelling(examples), _validation(held_out), plan
+    )
+
+
+def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
+    """Cross-entropy on the last assistant turn; saves `model/` or `adapter/`."""
+    tokenizer = load_tokenizer(setting.policy)
+    examples = _encode_train(setting, conversations, tokenizer, spec.max_length, "data.instructions")
+    held_out = _encode_held_out(conversations, tokenizer, spec.max_length, "data.instructions")
+    model = load_model(setting.policy, resolve_device(setting.recipe.compute))
+    plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
+    return _run(setting, "sft", spec, spec.peft, model, tokenizer, LanguageModelling(examples), _validation(held_out), plan)
+
+
+def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Built:
+    """DPO against the policy at step 0; saves `model/` or `adapter/`. `cache` keeps reference scores across runs."""
+    tokenizer = load_tokenizer(setting.policy)
+    examples = _encode_train(setting, pairs, tokenizer, spec.max_length, "data.preferences")
+    held_out = _encode_held_out(pairs, tokenizer, spec.max_length, "data.preferences")
+    base = load_model(setting.policy, resolve_device(setting.recipe.compute))
+    model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft")
+    scorer = setting.scorer(model).eval()
+    layout = choose_layout(scorer, examples[:CHECKED_EXAMPLES])
+    scores = _reference_scores(setting, scorer, [*examples, *held_out], cache)
+    kind = {"beta": spec.beta, "kind": spec.loss, "smoothing": spec.label_smoothing}
+    objective = Preference(examples, scores[: len(examples)], **kind)  # type: ignore[arg-type]
+    validation = Preference(held_out, scores[len(examples) :], **kind) if held_out else None  # type: ignore[arg-type]
+    _step_0_gate(scorer, objective)
+    plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
+    return _fit(setting, "align", spec, spec.peft, scorer, layout, tokenizer, objective, validation, plan)
+
+
+def _encode_train(
+    setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field: str
+) -> Sequence[Example]:
+    """Training examples; the rows that do not fit are written to quarantine.parquet."""
+    encoded = encode_conversations(table.filter(split="train"), tokenizer, max_length, field)
+    encoded.quarantine().write_parquet(setting.out / "quarantine.parquet")
+    if not encoded.examples:
+        reasons = "; ".join(sorted({reason for _, reason in encoded.left_out})) or "no training rows at all"
+        raise Refusal(field, f"no row to train on ({reasons})", "at least one", "raise max_length, or shorten the data")
+    return encoded.examples
+
+
+def _encode_held_out(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field: str) -> Sequence[Example]:
+    return encode_conversations(table.filter(split="holdout"), tokenizer, max_length, field).examples
+
+
+def _validation(held_out: Sequence[Example]) -> LanguageModelling | None:
+    return LanguageModelling(held_out) if held_out else None
+
+
+def _reference_scores(setting: Setting, scorer: Scorer, examples: Sequence[Example], cache: Path) -> torch.Tensor:
+    """[examples, 2] log-probabilities under the initial policy, from the cache when these weights scored these rows before."""
+    budget = 4 * token_budget(scorer.device)  # no gradients are kept, so batches may be larger
+    key = cache_key([setting.policy_digest, Reference(scorer.model).digest()], examples, scorer, budget)
+
+    def compute() -> torch.Tensor:
+        done = 0
+
+        def count(rows: int) -> None:
+            nonlocal done
+            done += rows
+            setting.progress.advance(done, {})
+
+        setting.progress.start("reference", len(examples))
+        return score_branches(scorer, examples, budget, count)
+
+    scores, found = cached_scores(cache, key, compute)
+    setting.progress.note(f"reference log-probabilities of {len(examples):,} pairs: {'from the cache' if found else 'computed'}")
+    return scores
+
+
+def _step_0_gate(scorer: Scorer, objective: Preference) -> None:
+    """Policy and reference are equal before the first step, so the loss is known; anything else is a defect."""
+    few = Preference(objective.examples[:8], objective.reference[:8], objective.beta, objective.kind, objective.smoothing)
+    measured, expected = mean_loss(scorer, few, token_budget(scorer.device)), at_start(objective.kind, objective.beta)
+    tolerance = STEP_0_TOLERANCE if scorer.dtype == torch.float32 else 100 * STEP_0_TOLERANCE
+    if abs(measured - expected) > tolerance * max(1.0, expected):
+        raise RuntimeError(
+            f"step-0 gate: loss {measured:.6f} before training, expected {expected:.6f}: policy and reference differ"
+        )
+
+
+def _run(
+    setting: Setting, name: str, spec: Optimization, peft: Peft, model: nn.Module, tokenizer: PreTrainedTokenizerBase,
+    objective: Objective, validation: Objective | None, plan: Plan,
+) -> Built:  # fmt: skip
+    """Wrap, check the layout and fit."""
+    scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft")).eval()
+    layout = choose_layout(scorer, objective.examples[:CHECKED_EXAMPLES])
+    return _fit(setting, name, spec, peft, scorer, layout, tokenizer, objective, validation, plan)
+
+
+def _fit(
+    setting: Setting, name: str, spec: Optimization, peft: Peft, scorer: Scorer, layout: str, tokenizer: PreTrainedTokenizerBase,
+    objective: Objective, validation: Objective | None, plan: Plan,
+) -> Built:  # fmt: skip
+    setting.progress.note(f"{name}: {layout}")
+    job = Job(name, scorer, objective, plan, spec, setting.recipe.compute, setting.out, setting.progress, validation)
+    metrics = train(job)
+    (setting.out / "layout.txt").write_text(layout + "\n")
+    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy.base, setting.out)
+    parameters = list(scorer.model.parameters())
+    trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
+    size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}
+    return Built({**metrics, **size, "peak_memory_gb": peak_memory_gb()}, outputs)
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process so far; on CUDA the largest allocation of the device."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3)

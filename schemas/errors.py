@@ -1,0 +1,37 @@
+"""The one exception for "your input is wrong": caught at the edge, printed without a traceback, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Refusal(Exception):
+    """An input that posttrain will not work with.
+
+    Args:
+        where: the recipe field (``alignment.beta``) or the place in a file (``pairs.jsonl:17``).
+        found: what stands there.
+        allowed: what may stand there.
+        remedy: what the reader should do now.
+    """
+
+    def __init__(self, where: str, found: str, allowed: str, remedy: str) -> None:
+        self.where, self.found, self.allowed, self.remedy = where, found, allowed, remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        return f"{self.where}: found {self.found}\n  allowed: {self.allowed}\n  remedy:  {self.remedy}"
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+        """Keep the four parts when the exception crosses a process border."""
+        return type(self), (self.where, self.found, self.allowed, self.remedy)
+
+
+class GateRefused(Exception):
+    """A finished candidate that may not be promoted. The command line turns it into exit code 3."""
+
+
+def closest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that `word` was most likely meant to be, or None."""
+    return next(iter(difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)), None)

@@ -1,0 +1,74 @@
+"""Held-out evaluation, the gates in front of the registry, and the registered model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+
+GateName = Literal["win_rate_vs_sft", "win_rate_vs_base", "preference_accuracy", "perplexity_ratio_vs_base", "kl_per_token"]
+
+
+class FunctionJudge(Frozen):
+    """A Python function of (prompts, responses) that returns one reward per response."""
+
+    source: Literal["function"] = "function"
+    """A Python function."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "posttrain.data.samples:sentiment"
+    """`module:function`."""
+
+
+class Gate(Frozen):
+    """Limits on one metric; all that are given must hold."""
+
+    min: float | None = None
+    """Smallest allowed value."""
+    max: float | None = None
+    """Largest allowed value."""
+    lower_bound_above: float | None = None
+    """The lower end of the 95% interval must lie above this."""
+
+
+class Gates(Frozen):
+    """Limits that a candidate must keep to reach the registry."""
+
+    win_rate_vs_sft: Gate | None = None
+    """Share of held-out prompts on which the candidate's reward beats its SFT parent's; ties count half."""
+    win_rate_vs_base: Gate | None = None
+    """The same against the model before SFT."""
+    preference_accuracy: Gate | None = None
+    """Share of held-out pairs whose implicit reward is higher for the chosen response."""
+    perplexity_ratio_vs_base: Gate | None = None
+    """Perplexity of held-out text, divided by the base model's."""
+    kl_per_token: Gate | None = None
+    """KL(policy || reference) per token on the policy's own samples, in nats."""
+
+    def given(self) -> dict[str, Gate]:
+        """Gates that this recipe sets, by metric."""
+        return {name: gate for name in type(self).model_fields if (gate := getattr(self, name)) is not None}
+
+
+class Evaluation(Frozen):
+    """Candidate against its ancestors on held-out prompts, with the same prompts and seeds."""
+
+    prompts: Annotated[int, Field(ge=8)] = 256
+    """Held-out prompts to sample responses for."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    """Longest sampled response in tokens."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampling temperature."""
+    judge: FunctionJudge = FunctionJudge()
+    """Who scores responses."""
+    gates: Gates = Gates()
+    """Limits before the registry."""
+
+
+class Registry(Frozen):
+    """The registered model in MLflow."""
+
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")]
+    """Name of the registered model."""
+    promote_on: Literal["win_rate_vs_sft", "win_rate_vs_base"] | None = None
+    """Where a champion exists, the candidate must beat it head to head in this kind of win rate; null: passing the gates is enough."""

@@ -1,0 +1,148 @@
+"""Read a recipe and turn every mistake in it into one clear refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from schemas.errors import Refusal, closest
+from schemas.recipe import Recipe
+
+REMEDIES = {
+    "missing": "add the field",
+    "extra_forbidden": "remove it",
+    "union_tag_invalid": "choose one of these",
+    "union_tag_not_found": "name the kind in this field",
+}
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `a.b=value` overrides.
+
+    Raises:
+        Refusal: naming the field, what was found, what is allowed and what to do.
+    """
+    return validate_recipe(apply_overrides(_read_yaml(Path(path)), overrides), str(path))
+
+
+def validate_recipe(document: Mapping[str, Any], name: str) -> Recipe:
+    """Validate a recipe document; `name` says where it came from."""
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)[0], document, name) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise Refusal(str(path), "no such file", "a recipe in YAML", "check the path; recipes are in deployments/recipes")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path}: byte {error.start}", "bytes that are not UTF-8", "UTF-8 text", "save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise Refusal(f"{path}{line}", getattr(error, "problem", None) or "broken YAML", "valid YAML", "mend this line") from None
+    if not isinstance(document, dict):
+        raise Refusal(
+            str(path), type(document).__name__, "a mapping of recipe fields", "start from deployments/recipes/quickstart.yaml"
+        )
+    return document
+
+
+def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Set dotted fields from `a.b=value` words; values are read as YAML."""
+    for word in overrides:
+        dotted, equals, value = word.partition("=")
+        if not equals or not all(dotted.split(".")):
+            raise Refusal(
+                f"--set {word}", "no field=value", "a dotted field, '=', a value", "for example --set alignment.beta=0.3"
+            )
+        _set(document, dotted, _value(word, value))
+    return document
+
+
+def _value(word: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        found = getattr(error, "problem", None) or "broken YAML"
+        raise Refusal(f"--set {word}", found, "a value in YAML", "close brackets and quotes, or quote the value") from None
+
+
+def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    place = document
+    for depth, name in enumerate(parents):
+        if place.get(name) is None:
+            place[name] = {}
+        place = place[name]
+        if not isinstance(place, dict):
+            where = ".".join(parents[: depth + 1])
+            raise Refusal(f"--set {dotted}", f"{where} holds {place!r}", "a section", f"set {where} itself")
+    place[last] = value
+
+
+def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str) -> Refusal:
+    context = error.get("ctx", {})
+    if error["type"] == "refused":
+        return Refusal(context["where"], context["found"], context["allowed"], context["remedy"])
+    path, siblings = _walk(error["loc"], document)
+    where = ".".join(path) or name
+    found = "nothing" if error["type"] == "missing" else repr(error["input"])
+    allowed, remedy = error["msg"], REMEDIES.get(error["type"], "correct the value")
+    if error["type"] == "extra_forbidden":
+        found = f"an unknown field ({found})"
+        allowed = f"fields: {', '.join(siblings)}"
+        if guess := closest(path[-1], siblings):
+            remedy = f"did you mean {guess}?"
+    if error["type"].startswith("union_tag"):
+        tag = str(context["discriminator"]).strip("'")
+        where = f"{where}.{tag}"
+        found = repr(context["tag"]) if "tag" in context else "nothing"
+        allowed = context.get("expected_tags") or "the kind"
+    return Refusal(where, found, allowed, remedy)
+
+
+def _walk(location: tuple[int | str, ...], document: Any) -> tuple[list[str], list[str]]:
+    """The location without union tags, and the fields that the section at its end knows."""
+    path: list[str] = []
+    model: Any = Recipe
+    for step in location:
+        choices = _models(model)
+        named = next((m for m in choices if isinstance(step, str) and step in m.model_fields), None)
+        if named is None and _is_tag(step, choices, document):
+            model = next(m for m in choices if step in _tags(m))
+            continue
+        if isinstance(step, str) and not isinstance(document, Mapping):
+            continue  # the name of a union's member, such as literal['all-linear']: no field
+        path.append(str(step))
+        document = document.get(step) if isinstance(document, Mapping) else None
+        parent, model = choices, named.model_fields[str(step)].annotation if named else None
+    fields = [name for choice in parent for name in choice.model_fields] if path else []
+    return path, list(dict.fromkeys(fields))
+
+
+def _is_tag(step: int | str, choices: list[type[BaseModel]], section: Any) -> bool:
+    return isinstance(section, Mapping) and step in section.values() and any(step in _tags(m) for m in choices)
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """Literal values by which a union recognises this model."""
+    return {value for field in model.model_fields.values() for value in get_args(field.annotation) if isinstance(value, str)}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside an annotation: itself, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType) or get_args(annotation):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return []

@@ -1,0 +1,45 @@
+"""The clean table of preference pairs: what `posttrain validate` promises the trainers."""
+
+from __future__ import annotations
+
+import pandera.polars as pa
+import polars as pl
+
+from schemas.conversations import MESSAGE, SPLITS, one_answer
+
+
+class Preferences(pa.DataFrameModel):
+    """One pair a row: a prompt that both sides share, and one assistant message on each side.
+
+    Validate a collected DataFrame with ``lazy=True``: on a LazyFrame pandera would silently skip the checks of values.
+    """
+
+    prompt: pl.List = pa.Field(dtype_kwargs={"inner": MESSAGE})
+    chosen: pl.List = pa.Field(dtype_kwargs={"inner": MESSAGE})
+    rejected: pl.List = pa.Field(dtype_kwargs={"inner": MESSAGE})
+    source: pl.String = pa.Field()
+    row: pl.Int64 = pa.Field(ge=1)
+    score_chosen: pl.Float64 = pa.Field(nullable=True)
+    score_rejected: pl.Float64 = pa.Field(nullable=True)
+    split: pl.String = pa.Field(isin=SPLITS)
+
+    class Config:
+        strict = "filter"
+        ordered = True
+        unique = ["source", "row"]  # noqa: RUF012 - pandera reads a plain list
+
+    @pa.dataframe_check(name="prompt_not_empty")
+    def _prompt(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col("prompt").list.len() > 0)
+
+    @pa.dataframe_check(name="one_answer")
+    def _answers(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(one_answer("chosen") & one_answer("rejected"))
+
+    @pa.dataframe_check(name="sides_differ")
+    def _sides(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col("chosen") != pl.col("rejected"))
+
+    @pa.dataframe_check(name="scores_agree")
+    def _scores(cls, data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select((pl.col("score_chosen") > pl.col("score_rejected")).fill_null(True))

@@ -1,0 +1,162 @@
+"""The recipe: everything that a run does follows from this document and the content of its inputs.
+
+The stages' own sections live in `schemas/training.py`, `schemas/data.py` and `schemas/evaluation.py`; this file joins them and
+holds the rules that reach across sections.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from schemas.base import Frozen
+from schemas.data import Data, Filtering
+from schemas.evaluation import Evaluation, Registry
+from schemas.model import Model
+from schemas.training import SFT, Alignment, NoAlignment, Pretrain
+
+STAGES = ("validate", "filter", "pretrain", "sft", "align", "evaluate", "register")
+
+
+class Compute(Frozen):
+    """Where and how often; nothing here but `dtype` can change the bytes of a result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device that trains and evaluates; `auto` takes CUDA when present."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; `auto` is bfloat16 on CUDA and float32 elsewhere. Trained weights stay float32."""
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds between training checkpoints."""
+    log_every: Annotated[int, Field(ge=1)] = 10
+    """Optimizer steps between two points of a training curve."""
+
+
+class Tracking(Frozen):
+    """Where MLflow keeps runs and registered models."""
+
+    uri: str | None = None
+    """MLflow tracking URI; null is an SQLite file in the store."""
+    experiment: Annotated[str, Field(min_length=1)] = "posttrain"
+    """MLflow experiment name."""
+
+
+class Recipe(Frozen):
+    """One declarative run from raw text and preference pairs to a registered model."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    """Name of the run: letters, digits, dot, dash, underscore."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of every random choice: initialisation, order, sampling."""
+    model: Model
+    """Where the weights start."""
+    data: Data
+    """Inputs and their contracts."""
+    filtering: Filtering = Filtering()
+    """Rules for the pretraining corpus."""
+    pretrain: Pretrain | None = None
+    """Language modelling on the filtered corpus; null = none."""
+    sft: SFT | None = None
+    """Supervised fine-tuning on the instructions; null = none."""
+    alignment: Alignment = NoAlignment()
+    """Preference alignment."""
+    evaluation: Evaluation = Evaluation()
+    """Held-out evaluation and the gates before the registry."""
+    registry: Registry | None = None
+    """Registered model; null = metrics are logged and nothing is registered."""
+    compute: Compute = Compute()
+    """Device, arithmetic and cadence."""
+    placement: Literal["inline"] = "inline"
+    """Where stages run: `inline` is this process."""
+    tracking: Tracking = Tracking()
+    """MLflow."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages this recipe asks for, in order."""
+        asked = {
+            "filter": self.pretrain is not None,
+            "pretrain": self.pretrain is not None,
+            "sft": self.sft is not None,
+            "align": self.alignment.algorithm != "none",
+            "register": self.registry is not None,
+        }
+        return tuple(stage for stage in STAGES if asked.get(stage, True))
+
+    @model_validator(mode="after")
+    def _every_consumer_is_fed(self) -> Recipe:
+        for problem in (*_missing_inputs(self), *_impossible_gates(self)):
+            raise problem
+        return self
+
+
+def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
+    """Stages that are asked for without what they read."""
+    needs = {
+        "data.corpus": ("pretrain", recipe.data.corpus),
+        "data.instructions": ("sft", recipe.data.instructions),
+        "data.preferences": ("align", recipe.data.preferences),
+    }
+    problems = [
+        _refuse(where, "null", f"a source, since the stage {stage} reads it", f"set {where}, or remove the stage")
+        for where, (stage, given) in needs.items()
+        if stage in recipe.stages and given is None
+    ]
+    if recipe.model.source == "scratch" and recipe.pretrain is None:
+        problems.append(
+            _refuse(
+                "pretrain",
+                "null with model.source scratch",
+                "a pretrain section",
+                "add pretrain, or start from model.source hub or local",
+            )
+        )
+    if not {"pretrain", "sft", "align"} & set(recipe.stages):
+        problems.append(
+            _refuse(
+                "sft", "a recipe that trains nothing", "at least one of pretrain, sft, alignment", "add the stage that you want"
+            )
+        )
+    if recipe.data.instructions is None and recipe.data.preferences is None:
+        problems.append(
+            _refuse(
+                "data.instructions",
+                "null, and data.preferences null",
+                "one of the two",
+                "evaluation needs held-out prompts: give instructions or preferences",
+            )
+        )
+    return problems
+
+
+def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
+    """Gates and promotion metrics on numbers that this recipe never measures."""
+    opponents = policies(recipe)[:-1]
+    measured = {f"win_rate_vs_{name}" for name in opponents}
+    measured |= {"perplexity_ratio_vs_base"} if opponents else set()
+    measured |= {"preference_accuracy", "kl_per_token"} if "align" in recipe.stages else set()
+    wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
+    if recipe.registry and recipe.registry.promote_on:
+        wanted["registry.promote_on"] = recipe.registry.promote_on
+    return [
+        _refuse(
+            where,
+            name,
+            f"metrics that this recipe measures: {', '.join(sorted(measured)) or 'none'}",
+            "remove it, or add the stage that it compares with",
+        )
+        for where, name in wanted.items()
+        if name not in measured
+    ]
+
+
+def policies(recipe: Recipe) -> tuple[str, ...]:
+    """Policies that evaluation compares, the candidate last: `base` stands before SFT, after pretraining."""
+    later = {"sft": "sft", "align": "aligned"}
+    return ("base", *(name for stage, name in later.items() if stage in recipe.stages))
+
+
+def _refuse(where: str, found: str, allowed: str, remedy: str) -> PydanticCustomError:
+    context: dict[str, Any] = {"where": where, "found": found, "allowed": allowed, "remedy": remedy}
+    return PydanticCustomError("refused", "{where}: found {found}", context)

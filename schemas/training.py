@@ -1,0 +1,121 @@
+"""The training stages' sections: pretrain, SFT and alignment, and the PEFT method that each may use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Full(Frozen):
+    """Train every weight."""
+
+    method: Literal["full"]
+    """Every weight."""
+
+
+class LoRA(Frozen):
+    """Low-rank adaptation (arXiv 2106.09685), through Hugging Face peft."""
+
+    method: Literal["lora"]
+    """Low-rank adaptation."""
+    r: Positive = 16
+    """Rank."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale; the update is multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the first low-rank matrix."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the linear layers; `all-linear` is all but the output head."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(r) (arXiv 2312.03732)."""
+    use_dora: bool = False
+    """Decompose into magnitude and direction (arXiv 2402.09353)."""
+
+
+Peft = Annotated[Full | LoRA, Field(discriminator="method")]
+
+
+class Optimization(Frozen):
+    """AdamW and its schedule."""
+
+    learning_rate: Rate
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after warm-up; cosine and linear end at 0."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps in which the learning rate rises linearly."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay on matrices; vectors (norms, biases) are not decayed."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this global norm."""
+
+
+class Pretrain(Optimization):
+    """Next-token prediction on the kept documents."""
+
+    tokens: Positive
+    """Tokens to train on in all; the corpus is repeated as needed."""
+    context: Annotated[int, Field(ge=8)] = 256
+    """Tokens per row; a longer document is cut into pieces of this length."""
+    batch_tokens: Positive = 4096
+    """Tokens per optimizer step."""
+    learning_rate: Rate = 3e-3
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.1
+    """Decoupled weight decay on matrices."""
+
+
+class SFT(Optimization):
+    """Cross-entropy on the last assistant turn of each conversation."""
+
+    epochs: Positive = 2
+    """Passes over the training conversations."""
+    batch_size: Positive = 32
+    """Conversations per optimizer step."""
+    learning_rate: Rate = 1e-3
+    """Peak learning rate."""
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Longest sequence in tokens; prompts are cut from the left, a longer completion is quarantined."""
+    peft: Peft = Full(method="full")
+    """What is trained."""
+
+
+class DPO(Optimization):
+    """Direct preference optimisation (arXiv 2305.18290)."""
+
+    algorithm: Literal["dpo"]
+    """Direct preference optimisation."""
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    """Shape of the loss on the margin."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed share of flipped labels (conservative DPO); sigmoid only."""
+    epochs: Positive = 1
+    """Passes over the training pairs."""
+    batch_size: Positive = 32
+    """Pairs per optimizer step."""
+    learning_rate: Rate = 5e-4
+    """Peak learning rate."""
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Longest prompt with one response in tokens; prompts are cut from the left, a longer response is quarantined."""
+    peft: Peft = LoRA(method="lora")
+    """What is trained."""
+
+
+class NoAlignment(Frozen):
+    """Stop after SFT."""
+
+    algorithm: Literal["none"] = "none"
+    """No alignment."""
+
+
+Alignment = Annotated[DPO | NoAlignment, Field(discriminator="algorithm")]

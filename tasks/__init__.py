@@ -1,0 +1,1 @@
+"""One Prefect task per stage, and everything that talks to MLflow."""

@@ -1,0 +1,66 @@
+"""The registered model's code (MLflow "models from code"): chat messages in, text out. Needs mlflow, torch and transformers alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import torch
+from mlflow.models import set_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+class ChatModel(mlflow.pyfunc.PythonModel):
+    """`predict` takes one conversation, a list of them, plain prompts, or a DataFrame with a `messages` or `prompt` column."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the merged checkpoint that was registered."""
+        folder = context.artifacts["checkpoint"]
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
+        """One answer per conversation; greedy unless `temperature` is above 0."""
+        params = {"max_new_tokens": 128, "temperature": 0.0, "seed": 0, **(params or {})}
+        torch.manual_seed(params["seed"])
+        sampling = (
+            {"do_sample": True, "temperature": params["temperature"], "top_k": 0}
+            if params["temperature"] > 0
+            else {"do_sample": False}
+        )
+        return [self._answer(messages, params["max_new_tokens"], sampling) for messages in conversations(model_input)]
+
+    @torch.no_grad()
+    def _answer(self, messages: list[dict[str, str]], max_new_tokens: int, sampling: dict[str, Any]) -> str:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        out = self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            **sampling,
+        )
+        return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def conversations(model_input: Any) -> list[list[dict[str, str]]]:
+    """Every accepted input as a list of conversations."""
+    if hasattr(model_input, "columns"):
+        column = next((name for name in ("messages", "prompt") if name in model_input.columns), model_input.columns[0])
+        model_input = model_input[column].tolist()
+    if isinstance(model_input, str | dict):
+        model_input = [model_input]
+    if model_input and isinstance(model_input[0], dict) and "role" in model_input[0]:
+        model_input = [model_input]
+    return [_conversation(item) for item in model_input]
+
+
+def _conversation(item: Any) -> list[dict[str, str]]:
+    if isinstance(item, str):
+        return [{"role": "user", "content": item}]
+    return list(item["messages"] if isinstance(item, dict) else item)
+
+
+set_model(ChatModel())

@@ -1,0 +1,38 @@
+"""The tasks that prepare data: validate and filter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from posttrain import progress
+from posttrain.chain import Chain
+from posttrain.store import Built
+from tasks.stage import stage_task
+
+
+@stage_task
+def validate(chain: Chain, out: Path) -> Built:
+    """Check preference pairs and conversations against their contracts; rows that fail are quarantined."""
+    from posttrain.data.validate import validate as check
+
+    data = chain.recipe.data
+    tables = [name for name in ("preferences", "instructions") if name in chain.sources]
+    metrics = check(chain.sources.get("preferences"), chain.sources.get("instructions"), data.checks, data.holdout, out)
+    return Built(metrics, {name: f"{name}.parquet" for name in (*tables, "quarantine")} | {"summary": "summary.json"})
+
+
+@stage_task
+def filter(chain: Chain, out: Path) -> Built:
+    """Decide about every document of the corpus; rejected documents keep their reasons."""
+    from posttrain.filters.corpus import filter_corpus
+
+    reporter = progress.current()
+    reporter.start("filter", 0)
+    metrics = filter_corpus(
+        chain.sources["corpus"],
+        chain.recipe.filtering,
+        chain.recipe.data.holdout,
+        out,
+        on_progress=lambda documents: reporter.advance(documents, {}),
+    )
+    return Built(metrics, {name: f"{name}.parquet" for name in ("kept", "rejected", "quarantine")} | {"summary": "summary.json"})

@@ -1,0 +1,90 @@
+"""The task that registers: gates, export with a round trip in a fresh process, a version in MLflow, promotion."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import polars as pl
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+from prefect.tasks import task
+
+from posttrain import progress
+from posttrain.chain import Chain
+from posttrain.gates import check_gates
+from posttrain.store import Built, Store
+from schemas.errors import GateRefused
+from schemas.recipe import Recipe
+from schemas.results import GateReport, StageReport
+from tasks import registry, tracking
+from tasks.stage import stage_report
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def register(recipe: Recipe, store: str, run_id: str) -> State[StageReport] | StageReport:
+    """Register the candidate when it passes every gate, and move the alias when it beats the champion."""
+    started = time.monotonic()
+    chain = Chain(recipe, Store(store))
+    gates = check_gates(recipe.evaluation.gates, chain.stored("evaluate").result.metrics)
+    if failed := [gate for gate in gates if not gate.passed]:
+        raise GateRefused("; ".join(map(describe, failed)))
+    identity = chain.identity("register")
+    _forget_unless_registered(chain)
+    stored = chain.store.build(
+        identity, lambda out: tracking.tracked(chain, run_id, "register", lambda: _build(chain, run_id, out, identity.key, gates))
+    )
+    if not stored.reused:
+        tracking.log_stage(chain, run_id, stored)
+    report = stage_report(stored, time.monotonic() - started)
+    return Completed(name="Reused", data=report) if stored.reused else report
+
+
+def describe(gate: GateReport) -> str:
+    """One sentence: what was measured and what was asked."""
+    interval = f" (95% interval {gate.interval[0]:.4g} to {gate.interval[1]:.4g})" if gate.interval else ""
+    wanted = ", ".join(f"{limit.replace('_', ' ')} {value:g}" for limit, value in gate.limit.items())
+    return f"gate {gate.name}: measured {gate.value:.4g}{interval}, asked {wanted}"
+
+
+def _forget_unless_registered(chain: Chain) -> None:
+    """The registry is outside the store: a result whose version was deleted there is built again."""
+    assert chain.recipe.registry
+    identity = chain.identity("register")
+    hit = chain.store.finished(identity)
+    if hit and registry.find_version(registry.client_of(chain), chain.recipe.registry.model, hit.result.key) is None:
+        chain.store.discard(identity)
+
+
+def _build(chain: Chain, run_id: str, out: Path, key: str, gates: tuple[GateReport, ...]) -> Built:
+    from posttrain.export import export
+
+    progress.current().note("register: exporting, and comparing logits in a fresh process")
+    folders = export(chain.policy_before("register"), out)
+    version = registry.log_version(chain, run_id, out, folders, key, gates)
+    promotion = registry.promote(chain, version, lambda champion: _head_to_head(chain, champion))
+    return Built({}, {**folders, "version": str(version.version), "alias": promotion.alias, "promotion": promotion.sentence})
+
+
+def _head_to_head(chain: Chain, champion: registry.ModelVersion) -> tuple[float, tuple[float, float]]:
+    """The candidate's win rate against the champion, on the prompts and with the seed of this evaluation."""
+    import mlflow
+
+    from posttrain.evaluation import HeldOut, held_out_prompts, open_policy, respond
+    from posttrain.policy import Policy
+    from posttrain.statistics import win_rate
+    from schemas.recipe import policies
+
+    progress.current().note(f"register: comparing with champion version {champion.version}")
+    uri = tracking.tracking_uri(chain.recipe, chain.store.root)
+    folder = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}", tracking_uri=uri)
+    rows = chain.stored("evaluate").path("samples")
+    candidate = pl.read_parquet(rows)[f"reward_{policies(chain.recipe)[-1]}"].to_list()
+    held_out = chain.stored("validate")
+    table = "preferences" if "preferences" in held_out.result.outputs else "instructions"
+    prompts = held_out_prompts(
+        HeldOut(None, None, pl.read_parquet(held_out.path(table)).filter(split="holdout")), chain.recipe.evaluation.prompts
+    )
+    scorer, tokenizer = open_policy(chain.recipe, Policy(str(Path(folder) / "artifacts" / "checkpoint")))
+    rewards = respond(chain.recipe, "champion", scorer, tokenizer, prompts, progress.current()).rewards
+    return win_rate(candidate, rewards)

@@ -1,0 +1,158 @@
+"""Registered models in MLflow: versions, tags, and the alias that moves only when a candidate earns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from posttrain.chain import Chain
+from posttrain.environment import environment
+from schemas.results import GateReport, ModelReport
+from tasks.tracking import connect, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+CONSUMER = Path(__file__).with_name("consumer.py")
+REQUIREMENTS = ["mlflow", "torch", "transformers", "peft", "safetensors"]
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """Whether a version became champion, and why."""
+
+    alias: str
+    sentence: str
+
+
+def client_of(chain: Chain) -> MlflowClient:
+    """The MLflow client of a chain's recipe."""
+    return connect(tracking_uri(chain.recipe, chain.store.root), chain.store.root)
+
+
+def log_version(
+    chain: Chain, run_id: str, folder: Path, folders: dict[str, str], key: str, gates: tuple[GateReport, ...]
+) -> ModelVersion:
+    """Log the exported folders as a pyfunc model and register a version; an interrupted attempt's version is taken up."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec
+
+    assert chain.recipe.registry
+    name = chain.recipe.registry.model
+    client = client_of(chain)
+    if found := find_version(client, name, key):
+        return found
+    params = ParamSchema(
+        [
+            ParamSpec("max_new_tokens", DataType.long, 128),
+            ParamSpec("temperature", DataType.double, 0.0),
+            ParamSpec("seed", DataType.long, 0),
+        ]
+    )
+    mlflow.set_tracking_uri(tracking_uri(chain.recipe, chain.store.root))
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(CONSUMER),
+            artifacts={part: str(folder / path) for part, path in folders.items()},
+            pip_requirements=_pinned(),
+            signature=ModelSignature(params=params),
+        )
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    tags = version_tags(chain, key, gates) | {"model_id": str(logged.model_id)}
+    return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
+
+
+def _pinned() -> list[str]:
+    """The consumer's requirements at the versions that were verified."""
+    from importlib.metadata import version
+
+    return [f"{package}=={version(package).partition('+')[0]}" for package in REQUIREMENTS]
+
+
+def version_tags(chain: Chain, key: str, gates: tuple[GateReport, ...]) -> dict[str, str]:
+    """What made this version, so that it can be walked back without the store."""
+    recipe = chain.recipe
+    spec = recipe.alignment if recipe.alignment.algorithm != "none" else recipe.sft
+    origins = chain.policy_origins("register")
+    tags = {
+        "posttrain.key": key,
+        "posttrain.store": str(chain.store.root),
+        "recipe": recipe.name,
+        "base_model": getattr(recipe.model, "name", getattr(recipe.model, "path", "scratch")),
+        "algorithm": recipe.alignment.algorithm,
+        "method": spec.peft.method if spec else "full",
+        "git_commit": environment().get("git_commit", "unknown"),
+    }
+    tags |= {f"digest.{origin.name}": origin.digest for origin in origins}
+    tags |= {f"digest.data.{name}": chain.source_origin(name).digest for name in chain.sources}
+    return tags | {f"gate.{gate.name}": f"{gate.value:.4f} ({'passed' if gate.passed else 'failed'})" for gate in gates}
+
+
+def find_version(client: MlflowClient, name: str, key: str) -> ModelVersion | None:
+    """The version that a register stage with this key made, or None."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`posttrain.key` = '{key}'", max_results=1)
+    return client.get_model_version(name, found[0].version) if found else None
+
+
+def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
+    """The version behind the alias `champion`, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+
+
+def promote(chain: Chain, version: ModelVersion, compare: Any) -> Promotion:
+    """Make the version challenger, and champion where it beats the current one.
+
+    The comparison and the move happen under one lock, so that two runs at once cannot both promote.
+    `compare(champion version)` returns the candidate's head-to-head win rate and its interval.
+    """
+    client, name = client_of(chain), version.name
+    with FileLock(chain.store.root / "tracking" / f"{name}.promotion.lock"):
+        champion = champion_of(client, name)
+        if champion is not None and champion.version == version.version:
+            return Promotion(CHAMPION, f"{name} version {version.version} is champion")
+        refusal = None if champion is None else _refusal(chain, version, champion, compare)
+        if refusal:
+            client.set_registered_model_alias(name, CHALLENGER, version.version)
+            return Promotion(CHALLENGER, refusal)
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+        before = f" in place of version {champion.version}" if champion else ": the first version that passed the gates"
+        return Promotion(CHAMPION, f"promoted: {name} version {version.version} is champion{before}")
+
+
+def _refusal(chain: Chain, version: ModelVersion, champion: ModelVersion, compare: Any) -> str | None:
+    """Why the version may not replace the champion, or None."""
+    assert chain.recipe.registry
+    if chain.recipe.registry.promote_on is None:
+        return None
+    value, (low, high) = compare(champion)
+    if low > 0.5:
+        return None
+    return (
+        f"promotion refused: version {version.version} wins {value:.1%} of held-out prompts against champion version {champion.version} "
+        f"(95% interval {low:.1%} to {high:.1%}); the lower end must be above 50%, it is {0.5 - low:.1%} short"
+    )
+
+
+def model_report(chain: Chain, version: str) -> ModelReport:
+    """Where consumers find a version now."""
+    assert chain.recipe.registry
+    name, client = chain.recipe.registry.model, client_of(chain)
+    aliases = client.get_model_version(name, version).aliases
+    alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
+    uri = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+    return ModelReport(
+        name=name, version=str(version), alias=alias, uri=uri, tracking_uri=tracking_uri(chain.recipe, chain.store.root)
+    )

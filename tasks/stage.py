@@ -1,0 +1,55 @@
+"""What every stage's task does around its one call into `posttrain`: find or build the result, track it, report it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+from prefect.tasks import Task, task
+
+from posttrain.chain import Chain
+from posttrain.store import Built, Store, Stored
+from schemas.recipe import Recipe
+from schemas.results import StageReport
+from tasks import tracking
+
+Build = Callable[[Chain, Path], Built]
+
+
+def stage_task(build: Build) -> Task[[Recipe, str, str], StageReport]:
+    """A Prefect task named after `build` that returns the stored result of that stage, building it when there is none.
+
+    Prefect's own cache is off: its keys miss changed inputs and it trusts deleted files. A reused result is the state `Reused`.
+    """
+    stage = build.__name__
+
+    def run(recipe: Recipe, store: str, run_id: str) -> State[StageReport] | StageReport:
+        started = time.monotonic()
+        chain = Chain(recipe, Store(store))
+        stored = chain.store.build(
+            chain.identity(stage), lambda out: tracking.tracked(chain, run_id, stage, lambda: build(chain, out))
+        )
+        if not stored.reused:
+            tracking.log_stage(chain, run_id, stored)
+        report = stage_report(stored, time.monotonic() - started)
+        return Completed(name="Reused", data=report) if stored.reused else report
+
+    run.__doc__ = build.__doc__
+    return task(run, name=stage, task_run_name=stage, description=build.__doc__, cache_policy=NO_CACHE, persist_result=False)
+
+
+def stage_report(stored: Stored, seconds: float) -> StageReport:
+    """The result of a stage as this run saw it; outputs that are files become absolute paths."""
+    result = stored.result
+    outputs = {name: str(path) if (path := stored.folder / value).exists() else value for name, value in result.outputs.items()}
+    return StageReport(
+        name=result.stage,
+        key=result.key,
+        reused=stored.reused,
+        seconds=round(seconds, 2),
+        metrics=result.metrics,
+        outputs=outputs,
+    )

@@ -1,0 +1,193 @@
+"""MLflow runs: one parent per recipe run, one nested run per built stage. A tracking failure is a warning, never the end of a run."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from filelock import FileLock
+
+from posttrain.chain import Chain
+from posttrain.environment import environment
+from posttrain.store import Built, Stored, write_atomically
+from schemas.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PARAM_LENGTH = 6000  # MLflow's limit of a parameter's value
+BATCH = 1000  # MLflow's limit of metrics in one call
+SMALL_FILES = ("summary.json", "quarantine.parquet", "curve.jsonl", "evaluation.json", "samples.parquet", "layout.txt")
+
+
+def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:
+    """Turn any failure of a logging call into a warning: hours of training must not die of a full tracking disk."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            log.warning("MLflow: %s failed and is left out: %s", function.__name__, error)
+            return None
+
+    return guarded
+
+
+def tracking_uri(recipe: Recipe, root: Path) -> str:
+    """The recipe's tracking server, or an SQLite file in the store."""
+    return recipe.tracking.uri or f"sqlite:///{root / 'tracking' / 'mlflow.db'}"
+
+
+@functools.cache
+def connect(uri: str, root: Path) -> MlflowClient:
+    """A client. The tables of a new SQLite file are made under a lock: several processes that do it at once break the file."""
+    from mlflow import MlflowClient
+
+    for noisy in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    folder = root / "tracking"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "initialise.lock"):
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def start_run(recipe: Recipe, root: Path) -> str:
+    """The parent run of this recipe run: a new one, or the one that an interrupted run of the same recipe left open."""
+    from mlflow.entities import Param, RunTag
+
+    uri = tracking_uri(recipe, root)
+    client = connect(uri, root)
+    marker = _marker(recipe, root)
+    if marker.exists():
+        run_id = marker.read_text()
+        client.update_run(run_id, status="RUNNING")
+        return run_id
+    run = client.create_run(_experiment(client, recipe, root), run_name=recipe.name)
+    params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(recipe.model_dump(mode="json")).items()]
+    client.log_batch(run.info.run_id, params=params, tags=[RunTag(name, value) for name, value in environment().items()])
+    client.log_text(run.info.run_id, recipe.model_dump_json(indent=1), "recipe.json")
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(marker, run.info.run_id)
+    return run.info.run_id
+
+
+@never_fatal
+def finish_run(recipe: Recipe, root: Path, run_id: str, status: str, numbers: dict[str, float], report: Path) -> None:
+    """Log the final numbers and the report, and close the parent run."""
+    from mlflow.entities import Metric
+
+    client = connect(tracking_uri(recipe, root), root)
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()])
+    client.log_artifact(run_id, str(report))
+    client.set_terminated(run_id, status)
+    _marker(recipe, root).unlink(missing_ok=True)
+
+
+def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[], Built]) -> Built:
+    """Build a stage inside its nested run; a stage that resumes takes up the nested run that it had."""
+    nested = open_stage(chain, run_id, stage)
+    try:
+        return build()
+    except BaseException:
+        if nested:
+            close_stage(chain, nested, "FAILED")
+        raise
+
+
+@never_fatal
+def open_stage(chain: Chain, run_id: str, stage: str) -> str:
+    """The id of the stage's nested run, made when it is not there."""
+    client = connect(tracking_uri(chain.recipe, chain.store.root), chain.store.root)
+    parent = client.get_run(run_id)
+    found = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}' and tags.stage = '{stage}'", max_results=1
+    )
+    if found:
+        client.update_run(found[0].info.run_id, status="RUNNING")
+        return found[0].info.run_id
+    tags = {"mlflow.parentRunId": run_id, "stage": stage, "key": chain.identity(stage).key}
+    return client.create_run(parent.info.experiment_id, tags=tags, run_name=stage).info.run_id
+
+
+@never_fatal
+def close_stage(chain: Chain, nested: str, status: str) -> None:
+    """Set the final status of a nested run."""
+    connect(tracking_uri(chain.recipe, chain.store.root), chain.store.root).set_terminated(nested, status)
+
+
+@never_fatal
+def log_stage(chain: Chain, run_id: str, stored: Stored) -> None:
+    """Log a finished stage: fields, inputs by digest, numbers, curve, small files, and the adapter."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    client = connect(tracking_uri(chain.recipe, chain.store.root), chain.store.root)
+    result = stored.result
+    nested = open_stage(chain, run_id, result.stage)
+    if nested is None:
+        return
+    now = int(time.time() * 1000)
+    params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(result.fields).items()]
+    tags = [RunTag(f"input.{origin.name}", origin.digest) for origin in result.inputs]
+    client.log_batch(nested, metrics=[Metric(k, v, now, 0) for k, v in result.metrics.items()], params=params, tags=tags)
+    points = _curve(stored.folder / "curve.jsonl", now)
+    for start in range(0, len(points), BATCH):
+        client.log_batch(nested, metrics=points[start : start + BATCH])
+    for name in SMALL_FILES:
+        if (stored.folder / name).exists():
+            client.log_artifact(nested, str(stored.folder / name))
+    if "adapter" in result.outputs and result.stage != "register":
+        client.log_artifacts(nested, str(stored.path("adapter")), "adapter")
+    client.set_terminated(nested, "FINISHED")
+
+
+def _curve(path: Path, now: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    points = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [
+        Metric(f"curve/{name}", value, now, point["step"])
+        for point in points
+        for name, value in point.items()
+        if name != "step"
+    ]  # fmt: skip
+
+
+def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested fields as dotted names with text values."""
+    flat: dict[str, str] = {}
+    for name, value in document.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat
+
+
+def _experiment(client: MlflowClient, recipe: Recipe, root: Path) -> str:
+    """The recipe's experiment; in the store's own SQLite its artifacts lie in the store too."""
+    name = recipe.tracking.experiment
+    with FileLock(root / "tracking" / "initialise.lock"):
+        if found := client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        location = None if recipe.tracking.uri else (root / "tracking" / "artifacts").as_uri()
+        return str(client.create_experiment(name, artifact_location=location))
+
+
+def _marker(recipe: Recipe, root: Path) -> Path:
+    """Names the open parent run of this recipe until it is finished."""
+    import hashlib
+
+    return root / "runs" / f"{hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:16]}.open"

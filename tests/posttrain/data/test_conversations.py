@@ -1,0 +1,106 @@
+"""Shapes of conversations, and what a row that fits none of them becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from posttrain.data.conversations import normalise, transcript
+from posttrain.data.readers import BadRow
+from schemas.errors import Refusal
+
+
+def user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> dict[str, str]:
+    return {"role": "assistant", "content": content}
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def one(row: dict[str, Any]) -> tuple[dict[str, Any] | None, list[BadRow]]:
+    bad: list[BadRow] = []
+    return next(normalise([(7, row)], "f.jsonl", bad.append), None), bad
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "completion"),
+    [
+        ({"messages": [user("q"), assistant("a")]}, [user("q")], [assistant("a")]),
+        (
+            {"messages": [SYSTEM, user("q"), assistant("a"), user("r"), assistant("b")]},
+            [SYSTEM, user("q"), assistant("a"), user("r")],
+            [assistant("b")],
+        ),
+        ({"messages": [{"role": "system", "content": " "}, user("q"), assistant("a")]}, [user("q")], [assistant("a")]),
+        ({"prompt": "q", "completion": "a"}, [user("q")], [assistant("a")]),
+        ({"prompt": [SYSTEM, user("q")], "completion": [assistant("a")]}, [SYSTEM, user("q")], [assistant("a")]),
+        ({"prompt": "q", "response": "a"}, [user("q")], [assistant("a")]),
+        ({"prompt": "\n\nHuman: q\n\nAssistant:", "response": " a"}, [user("q")], [assistant(" a")]),
+        ({"instruction": "Add.", "input": "1+1", "output": "2"}, [user("Add.\n\n1+1")], [assistant("2")]),
+        ({"instruction": "Hi.", "input": "", "output": "Ho."}, [user("Hi.")], [assistant("Ho.")]),
+        ({"instruction": "Hi.", "output": "Ho."}, [user("Hi.")], [assistant("Ho.")]),
+        ({"messages": [user("q")]}, [], [user("q")]),
+        ({"prompt": "q", "completion": None}, [user("q")], []),
+        ({"messages": None}, [], []),
+    ],
+)
+def test_shapes(row: dict[str, Any], prompt: object, completion: object) -> None:
+    expected = {"prompt": prompt, "completion": completion, "source": "f.jsonl", "row": 7, "split": None}
+    assert one(row) == (expected, [])
+
+
+def test_a_declared_split_is_kept() -> None:
+    record, _ = one({"prompt": "q", "completion": "a", "split": "test"})
+    assert record is not None
+    assert record["split"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": 3, "completion": "a"}, "wrong_type: `prompt` is a number, not text or a list of messages"),
+        ({"prompt": "q", "completion": {"a": 1}}, "wrong_type: `completion` is an object, not text or a list of messages"),
+        ({"messages": ["q"]}, "wrong_type: `messages[0]` is text, not a message with `role` and `content`"),
+        ({"messages": [{"content": "q"}]}, "wrong_type: `messages[0].role` is null, not text"),
+        (
+            {"messages": [user("q"), {"role": "assistant", "content": []}]},
+            "wrong_type: `messages[1].content` is a list, not text",
+        ),
+        ({"instruction": True, "output": "a"}, "wrong_type: `instruction` is true or false, not text"),
+        ({"prompt": "q", "completion": "a", "split": 1}, "wrong_type: `split` is a number, not text"),
+    ],
+)
+def test_a_wrong_type_costs_its_row(row: dict[str, Any], reason: str) -> None:
+    record, bad = one(row)
+    assert record is None
+    assert [(b.file, b.row, b.reason) for b in bad] == [("f.jsonl", 7, reason)]
+
+
+def test_a_row_without_the_columns_among_others_is_quarantined() -> None:
+    bad: list[BadRow] = []
+    rows: list[tuple[int, dict[str, Any]]] = [(1, {"text": "x"}), (2, {"prompt": "q", "completion": "a"})]
+    assert [record["row"] for record in normalise(rows, "f", bad.append)] == [2]
+    assert [(b.row, b.reason, b.value) for b in bad] == [(1, "missing_columns: found text", '{"text":"x"}')]
+
+
+def test_a_file_without_the_columns_is_refused_with_a_rename() -> None:
+    with pytest.raises(Refusal) as refusal:
+        list(normalise([(1, {"prompt": "q", "completions": "a"})], "f", lambda _: None))
+    assert (refusal.value.where, refusal.value.found) == ("f", "columns prompt, completions")
+    assert refusal.value.remedy == "rename `completions` to `completion`"
+    assert "messages; or prompt + completion; or" in refusal.value.allowed
+
+
+def test_no_rows_are_no_refusal_here() -> None:
+    assert list(normalise([], "f", lambda _: None)) == []
+
+
+def test_a_transcript_splits_at_turns_alone() -> None:
+    """`Human:` within a line is content; a turn needs two newlines before it."""
+    text = "\n\nHuman: say Human: hi\nAssistant: no\n\nAssistant: ok \n\nHuman:"
+    assert transcript(text) == [user("say Human: hi\nAssistant: no"), assistant("ok"), user("")]

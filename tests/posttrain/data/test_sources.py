@@ -1,0 +1,131 @@
+"""What a recipe may name as an input, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from posttrain.data.sources import SourceFile, resolve, source_digest, suffix
+from schemas.errors import Refusal
+
+FIELD = "data.preferences"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.jsonl", "a.parquet", "deep/c.jsonl.gz", "notes.txt", "dataset_info.json"):
+        path = tmp_path / "rows" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(name.encode())
+    return tmp_path / "rows"
+
+
+def names(source: object, cache: Path) -> list[str]:
+    return [file.name for file in resolve(str(source), FIELD, cache)]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("x.JSONL", ".jsonl"),
+        ("x.jsonl.gz", ".jsonl.gz"),
+        ("https://hub/x.parquet?download=true", ".parquet"),
+        ("x.gz", None),
+        ("x.csv", None),
+    ],
+)
+def test_suffix(url: str, expected: str | None) -> None:
+    assert suffix(url) == expected
+
+
+def test_a_path_is_named_by_its_last_part(folder: Path) -> None:
+    [file] = resolve(str(folder / "b.jsonl"), FIELD, folder)
+    assert file == SourceFile("b.jsonl", str(folder / "b.jsonl"))
+
+
+def test_a_folder_means_every_supported_file_in_order(folder: Path) -> None:
+    assert names(folder, folder) == ["a.parquet", "b.jsonl", "deep/c.jsonl.gz"]
+
+
+def test_a_glob(folder: Path) -> None:
+    assert names(folder / "*.jsonl", folder) == ["b.jsonl"]
+    assert names(folder / "**/*.jsonl*", folder) == ["b.jsonl", "deep/c.jsonl.gz"]
+
+
+def test_a_name_with_brackets_is_a_name(folder: Path) -> None:
+    (folder / "x[1].jsonl").write_text("{}")
+    assert names(folder / "x[1].jsonl", folder) == ["x[1].jsonl"]
+
+
+def test_an_fsspec_url(folder: Path) -> None:
+    assert names(f"file://{folder}/b.jsonl", folder) == ["b.jsonl"]
+
+
+def test_memory_urls_can_be_opened_again(folder: Path) -> None:
+    """The address of a file found on another file system carries its protocol: the digest of `xy` is read through it."""
+    import fsspec
+
+    with fsspec.open("memory://pairs/m.jsonl", "wb") as stream:
+        stream.write(b"xy")
+    files = resolve("memory://pairs", FIELD, folder)
+    assert source_digest(files) == hashlib.sha256(hashlib.sha256(b"xy").digest()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("missing.jsonl", "nothing at"),
+        ("*.nothing", "nothing at"),
+        ("notes.txt", "unknown kind"),
+        ("*", "unknown kind"),
+    ],
+)
+def test_refusals_name_the_field(folder: Path, source: str, expected: str) -> None:
+    with pytest.raises(Refusal, match=expected) as refusal:
+        resolve(str(folder / source), FIELD, folder)
+    assert refusal.value.where == FIELD
+
+
+def test_a_misspelled_path_is_corrected(folder: Path) -> None:
+    with pytest.raises(Refusal, match=r"did you mean .*b\.jsonl\?"):
+        resolve(str(folder / "b.json"), FIELD, folder)
+
+
+def test_an_empty_file_is_refused(folder: Path) -> None:
+    (folder / "empty.jsonl").touch()
+    with pytest.raises(Refusal, match=r"empty\.jsonl, an empty file"):
+        resolve(str(folder), FIELD, folder)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="nothing at"):
+        resolve(str(tmp_path), FIELD, tmp_path)
+
+
+def test_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="cannot be opened"):
+        resolve("nosuch://x/y.jsonl", FIELD, tmp_path)
+
+
+def test_an_unknown_sample_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="did you mean sample://preferences") as refusal:
+        resolve("sample://preference", FIELD, tmp_path)
+    assert refusal.value.allowed == "sample://corpus, sample://instructions, sample://preferences"
+
+
+def test_a_sample_is_written_once(tmp_path: Path) -> None:
+    samples = pytest.importorskip("posttrain.data.samples", reason="the sample generator is not in this checkout")
+    [first] = resolve("sample://preferences", FIELD, tmp_path)
+    written = Path(first.url).stat().st_mtime_ns
+    assert resolve("sample://preferences", FIELD, tmp_path) == [first]
+    assert Path(first.url).stat().st_mtime_ns == written
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == [f"preferences-v{samples.VERSION}.jsonl"]
+
+
+def test_the_digest_is_of_contents_in_order(folder: Path) -> None:
+    a, b, _ = resolve(str(folder), FIELD, folder)
+    renamed = SourceFile("other", b.url)
+    assert source_digest([a, b]) == source_digest([a, renamed])
+    assert source_digest([a, b]) != source_digest([b, a])

@@ -1,0 +1,81 @@
+"""The holdout is decided by the text alone."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import xxhash
+
+from posttrain.data.split import assign, folded, holdout_mask
+
+TEXTS = pl.Series([f"question {number}?" for number in range(2000)])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  A\t b\r\n\n c ", "a b c"),
+        ("a \u00a0\u2003b", "a b"),
+        ("CAFE\u0301", "caf\u00e9"),
+        ("Caf\u00e9", "caf\u00e9"),
+        ("\u212b", "\u00e5"),  # the Angstrom sign is the letter
+        ("it\u2019s", "it\u2019s"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_folding(text: str | None, expected: str) -> None:
+    """Alone and among others, because only the rows that need it are normalised."""
+    assert folded(pl.Series([text], dtype=pl.String)).to_list() == [expected]
+    assert folded(pl.Series(["x", text, "e\u0301"], dtype=pl.String)).to_list() == ["x", expected, "\u00e9"]
+
+
+def test_a_text_is_held_out_where_its_hash_is_in_the_lowest_share() -> None:
+    """xxh3 of the folded text, as another implementation of the rule: hash / 2^64 < share."""
+    expected = [xxhash.xxh3_64_intdigest(text.encode()) / 2**64 < 0.1 for text in TEXTS]
+    assert holdout_mask(TEXTS, 0.1).to_list() == expected
+
+
+def test_the_rule_never_changes() -> None:
+    """Pinned: another hash would let rows that a stored model was trained on into its evaluation."""
+    held = holdout_mask(TEXTS, 0.1)
+    assert TEXTS.filter(held).head(5).to_list() == [
+        "question 31?",
+        "question 33?",
+        "question 38?",
+        "question 44?",
+        "question 46?",
+    ]
+    assert 150 < held.sum() < 250
+
+
+def test_a_larger_share_holds_out_the_same_and_more() -> None:
+    small, large = holdout_mask(TEXTS, 0.1), holdout_mask(TEXTS, 0.3)
+    assert (large | ~small).all()
+    assert large.sum() > small.sum()
+
+
+def test_the_ends_of_the_range() -> None:
+    assert not holdout_mask(TEXTS, 0.0).any()
+    assert holdout_mask(TEXTS, 1.0).all()
+
+
+def test_spelling_variants_fall_on_one_side() -> None:
+    variants = pl.Series([f"  QUESTION\n {number}? " for number in range(2000)])
+    assert holdout_mask(variants, 0.1).to_list() == holdout_mask(TEXTS, 0.1).to_list()
+
+
+def test_order_and_neighbours_do_not_matter() -> None:
+    assert holdout_mask(TEXTS.reverse(), 0.1).reverse().to_list() == holdout_mask(TEXTS, 0.1).to_list()
+
+
+def test_no_rows() -> None:
+    assert holdout_mask(pl.Series([], dtype=pl.String), 0.1).to_list() == []
+
+
+def test_declared_splits_win_and_unknown_names_are_hashed() -> None:
+    """Share 0 holds out nothing and share 1 everything, so that what the hash decides is visible."""
+    declared = pl.Series(["train", "Test", " validation ", "train_prefs", "odd", None])
+    keys = pl.Series(["a"] * 6)
+    assert assign(declared, keys, 0.0).to_list() == ["train", "holdout", "holdout", "train", "train", "train"]
+    assert assign(declared, keys, 1.0).to_list() == ["train", "holdout", "holdout", "train", "holdout", "holdout"]
