@@ -1,4 +1,4 @@
-"""Where stages run. A dispatcher takes a stage's name and returns its report; nothing else of a run differs between placements."""
+"""Where stages run. Nothing else of a run differs between placements."""
 
 from __future__ import annotations
 

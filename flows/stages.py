@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from prefect.flows import Flow, flow
-from prefect.tasks import Task
 
 from schemas.recipe import Recipe
-from schemas.results import StageReport
 from tasks import data, evaluation, register, training
+from tasks.stage import Returned, StageTask
 
-StageTask = Task[[Recipe, str, str], StageReport]
 
-
-def stage_flow(stage: StageTask) -> Flow[[Recipe, str, str], StageReport]:
+def stage_flow(stage: StageTask) -> Flow[[Recipe, str, str], Returned]:
     """A flow around one stage's task. `run_id` is the MLflow parent run."""
 
-    def run(recipe: Recipe, store: str, run_id: str) -> StageReport:
+    def run(recipe: Recipe, store: str, run_id: str) -> Returned:
         return stage(recipe, store, run_id)
 
-    return flow(run, name=stage.name, flow_run_name=stage.name, description=stage.description, persist_result=False)
+    decorate = flow(name=stage.name, flow_run_name=stage.name, description=stage.description, persist_result=False)
+    return decorate(run)
 
 
 validate = stage_flow(data.validate)

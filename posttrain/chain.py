@@ -1,7 +1,7 @@
 """The chain of stages of one recipe: what each stage reads, and therefore its key in the store.
 
-A stage's key needs the digests of its inputs, so it is known as soon as the stages before it are finished. Nothing is passed between
-stages but the recipe and the store: every process finds the same results.
+A stage's key needs the digests of its inputs, so it is known as soon as the stages before it are finished. Nothing is passed
+between stages but the recipe and the store: every process finds the same results.
 """
 
 from __future__ import annotations

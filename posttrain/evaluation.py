@@ -165,7 +165,8 @@ def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) 
 
 def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, Interval] | None) -> dict[str, float]:
     """Flat numbers: rewards, win rates, preference accuracy, perplexities, KL; intervals as `_low` and `_high`."""
-    (*opponents, candidate), numbers = measured, {}
+    *opponents, candidate = measured
+    numbers: dict[str, float] = {}
     for name, m in measured.items():
         numbers |= _with_interval(f"reward_{name}", *ratio_interval(m.responses.rewards))
         numbers[f"perplexity_{name}"] = m.perplexity

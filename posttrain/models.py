@@ -66,14 +66,15 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
         )
     for adapter in policy.adapters:
         model = merge_adapter(model, adapter)
-    return model.to(device)  # type: ignore[no-any-return]
+    loaded: nn.Module = model.to(device)
+    return loaded
 
 
 def merge_adapter(model: nn.Module, adapter: Path) -> Any:
     """The model with an adapter folder merged into its weights."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)  # type: ignore[arg-type]
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
 
 
 def _where(policy: Policy) -> dict[str, Any]:

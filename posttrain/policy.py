@@ -1,4 +1,4 @@
-"""Policies by reference: a checkpoint and the adapters that earlier stages trained on it. Loading them is in `posttrain/models.py`."""
+"""Policies by reference: a checkpoint and the adapters that earlier stages trained on it; `models.py` loads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be refused before anything runs: the user's own data, the judge, the device, the model folder. Writes nothing but quarantine."""
+"""What can be refused before anything runs: the user's own data, the judge, the model folder. Writes nothing but quarantine."""
 
 from __future__ import annotations
 

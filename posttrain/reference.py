@@ -1,8 +1,8 @@
 """The reference policy for free: it is the policy at step 0.
 
-The initial *trainable* tensors are cloned and swapped in when the reference is asked for; this is exact for every PEFT method and for
-full fine-tuning, where disabling an adapter would be neither. Its log-probabilities are computed once and cached by content, so that
-a sweep over β or the learning rate never computes them again.
+The initial *trainable* tensors are cloned and swapped in when the reference is asked for; this is exact for every PEFT method and
+for full fine-tuning, where disabling an adapter would be neither. Its log-probabilities are computed once and cached by content,
+so that a sweep over β or the learning rate never computes them again.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reference:
 def score_branches(
     scorer: Scorer, examples: Sequence[Example], budget: int, on_rows: Callable[[int], None] = lambda n: None
 ) -> Tensor:
-    """Summed log-probability of every branch: [examples, branches per example] in fp32 on the CPU, in batches of `budget` tokens."""
+    """Summed log-probability of every branch, [examples, branches per example] fp32 on the CPU; `budget` tokens at a time."""
     lengths = np.array([example.length for example in examples])
     scores = torch.empty(len(examples), len(examples[0].branches))
     for group in micro_batches(range(len(examples)), lengths, budget):

@@ -16,7 +16,8 @@ def load_judge(judge: FunctionJudge) -> Reward:
     """The function that `evaluation.judge.name` means, checked on every call.
 
     Raises:
-        Refusal: when the module or function does not exist, or a call returns the wrong number of rewards or one that is not finite.
+        Refusal: when the module or function does not exist; from the returned function, when a call gives the wrong number of
+            rewards or one that is not finite.
     """
     module_name, _, function_name = judge.name.partition(":")
     try:

@@ -25,7 +25,7 @@ def sample(
     seed: int,
     on_rows: Callable[[int], None] = lambda n: None,
 ) -> list[Tokens]:
-    """One response per prompt, sampled from the full distribution; it ends with the EOS token unless it was cut at `max_new_tokens`.
+    """One response per prompt, sampled from the full distribution; it ends with EOS unless cut at `max_new_tokens`.
 
     The seed fixes the responses of a given policy to a given list of prompts.
     """

@@ -1,7 +1,7 @@
 """Log-probabilities of the trained-on tokens alone: the output head never sees a position that has no target.
 
-The `[N, V]` logits exist one chunk at a time. With a frozen head the forward pass keeps d logp / d hidden (two matrix products per
-token in all); with a trainable head the backward pass recomputes each chunk and accumulates the head's gradient.
+The `[N, V]` logits exist one chunk at a time. With a frozen head the forward pass keeps d logp / d hidden (two matrix products
+per token in all); with a trainable head the backward pass recomputes each chunk and accumulates the head's gradient.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _chunks(rows: int, vocabulary: int) -> Iterator[slice]:
 
 def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """log p(target | hidden) for hidden [N, H] and targets [N]: [N] in fp32, differentiable in hidden, head weight and bias."""
-    return _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, head)  # type: ignore[no-any-return]
+    return _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, head)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from schemas.recipe import Recipe
 
 
 def size_of(recipe: Recipe) -> dict[str, Any]:
-    """Parameters, trainable share per stage, and key-value cache per token with and without grouped-query attention (bytes, fp32).
+    """Parameters, trainable ones per stage, and key-value cache per token with and without grouped-query attention (bytes, fp32).
 
     The model is built on the meta device, which holds no numbers.
     """

@@ -14,7 +14,7 @@ Interval = tuple[float, float]
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float] | None = None) -> tuple[float, Interval]:
     """sum(numerators) / sum(denominators) and its 95% percentile-bootstrap interval over the n units (prompts, pairs).
 
-    Without denominators this is a mean. Numerators that are differences between two policies on one prompt make the interval paired.
+    Without denominators this is a mean. Units that compare two policies on one prompt make the interval paired.
     """
     top = np.asarray(numerators, np.float64)
     bottom = np.ones_like(top) if denominators is None else np.asarray(denominators, np.float64)

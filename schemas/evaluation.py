@@ -71,4 +71,4 @@ class Registry(Frozen):
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")]
     """Name of the registered model."""
     promote_on: Literal["win_rate_vs_sft", "win_rate_vs_base"] | None = None
-    """Where a champion exists, the candidate must beat it head to head in this kind of win rate; null: passing the gates is enough."""
+    """The win rate that decides: a champion must be beaten head to head; null: passing the gates is enough."""

@@ -1,16 +1,16 @@
-"""The registered model's code (MLflow "models from code"): chat messages in, text out. Needs mlflow, torch and transformers alone."""
+"""The registered model's code (MLflow "models from code"): chat messages in, text out. Needs mlflow, torch, transformers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import mlflow
 import torch
 from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-class ChatModel(mlflow.pyfunc.PythonModel):
+class ChatModel(PythonModel):
     """`predict` takes one conversation, a list of them, plain prompts, or a DataFrame with a `messages` or `prompt` column."""
 
     def load_context(self, context: Any) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, State
+from prefect.states import Completed
 from prefect.tasks import task
 
 from posttrain import progress
@@ -16,13 +17,16 @@ from posttrain.gates import check_gates
 from posttrain.store import Built, Store
 from schemas.errors import GateRefused
 from schemas.recipe import Recipe
-from schemas.results import GateReport, StageReport
+from schemas.results import GateReport
 from tasks import registry, tracking
-from tasks.stage import stage_report
+from tasks.stage import Returned, stage_report
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def register(recipe: Recipe, store: str, run_id: str) -> State[StageReport] | StageReport:
+def register(recipe: Recipe, store: str, run_id: str) -> Returned:
     """Register the candidate when it passes every gate, and move the alias when it beats the champion."""
     started = time.monotonic()
     chain = Chain(recipe, Store(store))
@@ -66,7 +70,7 @@ def _build(chain: Chain, run_id: str, out: Path, key: str, gates: tuple[GateRepo
     return Built({}, {**folders, "version": str(version.version), "alias": promotion.alias, "promotion": promotion.sentence})
 
 
-def _head_to_head(chain: Chain, champion: registry.ModelVersion) -> tuple[float, tuple[float, float]]:
+def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[float, float]]:
     """The candidate's win rate against the champion, on the prompts and with the seed of this evaluation."""
     import mlflow
 

@@ -141,8 +141,8 @@ def _refusal(chain: Chain, version: ModelVersion, champion: ModelVersion, compar
     if low > 0.5:
         return None
     return (
-        f"promotion refused: version {version.version} wins {value:.1%} of held-out prompts against champion version {champion.version} "
-        f"(95% interval {low:.1%} to {high:.1%}); the lower end must be above 50%, it is {0.5 - low:.1%} short"
+        f"promotion refused: version {version.version} wins {value:.1%} of held-out prompts "
+        f"against champion version {champion.version} (95% interval {low:.1%} to {high:.1%}); the lower end must be above 50%, it is {0.5 - low:.1%} short"
     )
 
 

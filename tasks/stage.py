@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from prefect.tasks import Task, task
 
 from posttrain.chain import Chain
@@ -17,16 +19,18 @@ from schemas.results import StageReport
 from tasks import tracking
 
 Build = Callable[[Chain, Path], Built]
+Returned = StageReport | State[StageReport]
+StageTask = Task[[Recipe, str, str], Returned]
 
 
-def stage_task(build: Build) -> Task[[Recipe, str, str], StageReport]:
+def stage_task(build: Build) -> StageTask:
     """A Prefect task named after `build` that returns the stored result of that stage, building it when there is none.
 
     Prefect's own cache is off: its keys miss changed inputs and it trusts deleted files. A reused result is the state `Reused`.
     """
     stage = build.__name__
 
-    def run(recipe: Recipe, store: str, run_id: str) -> State[StageReport] | StageReport:
+    def run(recipe: Recipe, store: str, run_id: str) -> Returned:
         started = time.monotonic()
         chain = Chain(recipe, Store(store))
         stored = chain.store.build(
@@ -37,8 +41,10 @@ def stage_task(build: Build) -> Task[[Recipe, str, str], StageReport]:
         report = stage_report(stored, time.monotonic() - started)
         return Completed(name="Reused", data=report) if stored.reused else report
 
-    run.__doc__ = build.__doc__
-    return task(run, name=stage, task_run_name=stage, description=build.__doc__, cache_policy=NO_CACHE, persist_result=False)
+    decorate = task(
+        name=stage, task_run_name=stage, description=inspect.getdoc(build), cache_policy=NO_CACHE, persist_result=False
+    )
+    return decorate(run)
 
 
 def stage_report(stored: Stored, seconds: float) -> StageReport:

@@ -1,4 +1,4 @@
-"""MLflow runs: one parent per recipe run, one nested run per built stage. A tracking failure is a warning, never the end of a run."""
+"""MLflow runs: one parent per recipe run, one nested run per built stage. A failure here is a warning, never the end of a run."""
 
 from __future__ import annotations
 

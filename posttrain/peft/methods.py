@@ -37,7 +37,7 @@ def _lora(model: nn.Module, spec: LoRA) -> nn.Module:
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
     )
-    return get_peft_model(model, config)  # type: ignore[arg-type]
+    return get_peft_model(model, config)
 
 
 METHODS: dict[str, Method] = {

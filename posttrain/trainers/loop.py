@@ -131,8 +131,8 @@ def _step(job: Job, optimizer: torch.optim.Optimizer, rows: Sequence[int], lengt
 def _stop_if_diverged(in_a_row: int, step: int, rows: Sequence[int]) -> None:
     if in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise TrainingDiverged(
-            f"loss or gradient was not finite in {in_a_row} steps in a row, the last at step {step + 1} on training rows {list(rows)}; "
-            "lower learning_rate, or look at these rows"
+            f"loss or gradient was not finite in {in_a_row} steps in a row, the last at step {step + 1} "
+            f"on training rows {list(rows)}; lower learning_rate, or look at these rows"
         )
 
 

@@ -1,6 +1,6 @@
-"""What a step minimises. An objective turns scored tokens into a loss summed over its units; the loop divides by the units of the whole step.
+"""What a step minimises. An objective turns scored tokens into a loss summed over its units.
 
-The sum-then-divide order makes a mean over tokens (or pairs) exact across micro-batches.
+The loop divides by the units of the whole step: this order makes a mean over tokens (or pairs) exact across micro-batches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Sums = Mapping[str, Tensor]
 class Objective(Protocol):
     """A training objective over a fixed set of examples."""
 
-    examples: Sequence[Example]
+    @property
+    def examples(self) -> Sequence[Example]:
+        """What is trained on."""
 
     def units(self, rows: Sequence[int]) -> int:
         """How many units (tokens, pairs) the loss of these rows is a mean over."""

@@ -59,7 +59,8 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
     if isinstance(source, ScratchModel):
         setting.progress.note(f"training a tokenizer of {source.vocab_size:,} tokens on {len(train_texts):,} documents")
         tokenizer = prepare_tokenizer(train_tokenizer(train_texts, source.vocab_size))
-        model: nn.Module = scratch_model(source, tokenizer, setting.recipe.seed).to(device)
+        model: nn.Module = scratch_model(source, tokenizer, setting.recipe.seed)
+        model.to(device)
     else:
         tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
     examples = encode_documents(train_texts, tokenizer, spec.context)
