@@ -1,7 +1,7 @@
 """Exact packing: many sequences in one row, isolated by a block mask, with a preference pair sharing its prompt.
 
-An example is `prompt · branch 1 · branch 2 …`. Every branch continues the prompt: its positions restart where the prompt ends, and
-it sees the prompt and itself, never another branch (prefix sharing, arXiv 2410.20305). Examples are laid into rows first-fit
+An example is `prompt · branch 1 · branch 2 …`. Every branch continues the prompt: its positions restart where the prompt ends,
+and it sees the prompt and itself, never another branch (prefix sharing, arXiv 2410.20305). Examples are laid into rows first-fit
 decreasing.
 """
 

@@ -142,7 +142,8 @@ def _refusal(chain: Chain, version: ModelVersion, champion: ModelVersion, compar
         return None
     return (
         f"promotion refused: version {version.version} wins {value:.1%} of held-out prompts "
-        f"against champion version {champion.version} (95% interval {low:.1%} to {high:.1%}); the lower end must be above 50%, it is {0.5 - low:.1%} short"
+        f"against champion version {champion.version} (95% interval {low:.1%} "
+        f"to {high:.1%}); the lower end must be above 50%, it is {0.5 - low:.1%} short"
     )
 
 

@@ -30,7 +30,7 @@ class Encoded:
 
 
 def encode_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
-    """Documents with an EOS, cut into pieces of at most `context` tokens; pieces overlap by one, so each token is a target once."""
+    """Documents with an EOS, cut into pieces of at most `context` tokens; pieces overlap by one, so each is a target once."""
     examples = []
     for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
         tokens = np.asarray([*ids, tokenizer.eos_token_id], np.int32)
