@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ def log_version(
         ]
     )
     mlflow.set_tracking_uri(tracking_uri(chain.recipe, chain.store.root))
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # advice on type hints for an input of many forms
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(CONSUMER),

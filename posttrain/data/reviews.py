@@ -14,6 +14,8 @@ from posttrain.data import lexicon as lex
 
 T = TypeVar("T")
 NEUTRAL_SHARE = 0.15
+TONES = (0.1, 0.5, 0.9)
+"""Shares of positive sentences: panned, mixed, praised."""
 _POSITIVE, _NEGATIVE = lex.POSITIVE.lexicon, lex.NEGATIVE.lexicon
 
 
@@ -56,7 +58,7 @@ def prompt(rng: Random, item: Item) -> str:
 
 def review(rng: Random, item: Item, sentences: int) -> str:
     """A review of that many sentences. Its tone is drawn first; each sentence after the opening follows it mostly."""
-    positive_share = rng.random()
+    positive_share = pick(rng, TONES)
     parts = [_fill(rng, lex.OPENINGS, item, lex.POSITIVE)]
     for _ in range(sentences - 1):
         side = lex.POSITIVE if rng.random() < positive_share else lex.NEGATIVE

@@ -34,6 +34,8 @@ INSTRUCTION_NOISE = {"empty": 0.01, "wrong_roles": 0.01, "duplicate": 0.01}
 # `conflict` spoils two rows, the earlier one and the new one. `reversed` cannot be seen without scores.
 PREFERENCE_NOISE = {"empty": 0.01, "identical": 0.007, "duplicate": 0.008, "conflict": 0.003, "wrong_roles": 0.006,
                     "template_token": 0.006, "reversed": 0.01}  # fmt: skip
+LENGTHS = (2, 3, 3, 4)
+"""Sentences of an answer."""
 CLEAR_MARGIN, CLEAR_SHARE = 0.4, 0.85
 SEEDS = {"corpus": 1, "instructions": 2, "preferences": 3}
 
@@ -79,7 +81,7 @@ def _document(rng: Random, label: str | None, clean: list[str]) -> str:
 
 
 def _answer(rng: Random, item: Item) -> str:
-    return review(rng, item, sentences=pick(rng, (2, 3, 3, 4)))
+    return review(rng, item, pick(rng, LENGTHS))
 
 
 def _user(content: str) -> Message:

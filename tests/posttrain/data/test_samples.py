@@ -17,9 +17,9 @@ from posttrain.data.samples import CORPUS_NOISE, SAMPLES, write_sample
 Rows = list[dict[str, Any]]
 # A changed byte must come with a new VERSION, since the store and every cache know a sample by it.
 DIGESTS = {
-    "corpus": "9b5e0432e0e6a66d526868e5dc4de044f96595d784a1732be60264a977679335",
-    "instructions": "2cfc03a43d98a2bf712c2ec0ab08b0118ad0a30c4c15c026d1817f0b85d2fdc2",
-    "preferences": "4e5a9a11407c5847ab50c9e976b0fbce0bcc731bd6421f8b512e84878d26fff6",
+    "corpus": "5db9a7484ba3cdb5faa531f2b0efb261e5ffbfe7899884d1690bd8f0a413c732",
+    "instructions": "ba55c1bf0bf575bad0d02c097029ec55e57ee84676f564085bd12b31834d68b0",
+    "preferences": "bae25d723ae505bb088cfa040be53b1759320393df0ae4a3c661c23793947c36",
 }
 
 

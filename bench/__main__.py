@@ -1,0 +1,22 @@
+"""`python -m bench NAME [--json] …`: run one benchmark; without a name, list them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {"head": "the chunked output head against plain PyTorch log_softmax: seconds, peak memory, equal losses"}
+
+
+def main() -> None:
+    """Hand the rest of the command line to the benchmark's `main`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in BENCHMARKS:
+        lines = "\n".join(f"  python -m bench {each}   {about}" for each, about in BENCHMARKS.items())
+        print(f"benchmarks:\n{lines}")
+        sys.exit(2 if name else 0)
+    importlib.import_module(f"bench.{name}").main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

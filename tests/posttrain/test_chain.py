@@ -1,0 +1,192 @@
+"""What changes the key of which stage, on a real store with small finished results."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from posttrain.chain import Chain
+from posttrain.store import Built, Store
+from schemas.load import validate_recipe
+from schemas.recipe import STAGES
+
+# What each stage leaves behind for the later ones.
+OUTPUTS = {
+    "validate": {"instructions": "instructions.parquet", "preferences": "preferences.parquet"},
+    "filter": {"kept": "kept.parquet"},
+    "pretrain": {"model": "model/weights"},
+    "sft": {"model": "model/weights"},
+    "align": {"adapter": "adapter/weights"},
+    "evaluate": {"evaluation": "evaluation.json"},
+    "register": {},
+}
+
+
+@pytest.fixture
+def document(tmp_path) -> dict:
+    """A recipe with every stage, on files of its own."""
+    sources = {}
+    for name in ("corpus", "instructions", "preferences"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"text": name}) + "\n")
+        sources[name] = str(path)
+    return {
+        "name": "tiny",
+        "model": {"source": "scratch", "hidden_size": 32, "layers": 1, "vocab_size": 300},
+        "data": sources,
+        "pretrain": {"tokens": 1000},
+        "sft": {"epochs": 1},
+        "alignment": {"algorithm": "dpo", "beta": 0.1},
+        "evaluation": {"gates": {"kl_per_token": {"max": 0.5}}},
+        "registry": {"model": "tiny"},
+    }
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def changed(document: dict, field: str, value) -> dict:
+    """A copy of a recipe document with one dotted field set."""
+    document = copy.deepcopy(document)
+    *parents, last = field.split(".")
+    place = document
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return document
+
+
+def keys(document: dict, store: Store, content: str | None = None) -> dict[str, str]:
+    """The key of every stage of a recipe; finishes each with results whose bytes are its key, or the given content."""
+    chain, found = Chain(validate_recipe(document, "tiny.yaml"), store), {}
+    for stage in chain.recipe.stages:
+        identity = chain.identity(stage)
+
+        def make(folder: Path, stage: str = stage, text: str = content or identity.key) -> Built:
+            for path in OUTPUTS[stage].values():
+                (folder / path).parent.mkdir(exist_ok=True)
+                (folder / path).write_text(text + path)
+            return Built({}, {name: path.split("/")[0] for name, path in OUTPUTS[stage].items()})
+
+        found[stage] = store.build(identity, make).result.key
+    return found
+
+
+def test_a_recipe_with_every_section_has_every_stage(document, store):
+    assert tuple(keys(document, store)) == STAGES
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rebuilt"),
+    [
+        ("alignment.beta", 0.3, "align evaluate register"),
+        ("alignment.learning_rate", 1e-4, "align evaluate register"),
+        ("alignment.peft", {"method": "full"}, "align evaluate register"),
+        ("sft.epochs", 2, "sft align evaluate register"),
+        ("pretrain.tokens", 2000, "pretrain sft align evaluate register"),
+        ("model.hidden_size", 64, "pretrain sft align evaluate register"),
+        ("filtering.preset", "none", "filter pretrain sft align evaluate register"),
+        ("filtering.dedup", {"exact": False}, "filter pretrain sft align evaluate register"),
+        ("data.holdout", 0.2, "validate filter pretrain sft align evaluate register"),
+        ("data.checks", {"max_drop_rate": 0.3}, "validate sft align evaluate register"),
+        ("seed", 1, "pretrain sft align evaluate register"),
+        ("compute.dtype", "bfloat16", "pretrain sft align evaluate register"),
+        ("evaluation.prompts", 8, "evaluate register"),
+        ("evaluation.gates", {"kl_per_token": {"max": 0.4}}, "register"),
+        ("registry.model", "other", "register"),
+        ("tracking.uri", "http://elsewhere", "register"),
+        ("name", "other", ""),
+        ("compute.log_every", 3, ""),
+        ("compute.checkpoint_seconds", 1.0, ""),
+        ("compute.device", "cpu", ""),
+        ("tracking.experiment", "other", ""),
+    ],
+)
+def test_a_changed_field_changes_the_keys_of_the_stages_that_read_it_and_of_those_after_them(
+    document, store, field, value, rebuilt
+):
+    before, after = keys(document, store), keys(changed(document, field, value), store)
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == rebuilt.split()
+
+
+@pytest.mark.parametrize(
+    ("source", "rebuilt"),
+    [
+        ("corpus", "filter pretrain sft align evaluate register"),
+        ("instructions", "validate sft align evaluate register"),
+        ("preferences", "validate sft align evaluate register"),
+    ],
+)
+def test_new_content_of_a_source_reaches_every_stage_that_depends_on_it(document, store, source, rebuilt):
+    before = keys(document, store)
+    with Path(document["data"][source]).open("a") as stream:
+        stream.write("{}\n")
+    after = keys(document, store)
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == rebuilt.split()
+
+
+def test_a_stage_that_is_rebuilt_to_the_same_bytes_keeps_the_keys_after_it(document, store):
+    """Looser checks that drop the same rows: what was trained on them is still right."""
+    before = keys(document, store, "same bytes")
+    after = keys(changed(document, "data.checks", {"max_drop_rate": 0.3}), store, "same bytes")
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == ["validate"]
+
+
+def test_a_source_that_moved_keeps_every_key(document, store, tmp_path):
+    before = keys(document, store)
+    moved = Path(document["data"]["corpus"]).rename(tmp_path / "elsewhere.jsonl")
+    assert keys(changed(document, "data.corpus", str(moved)), store) == before
+
+
+def test_a_changed_beta_reuses_what_stands_before_alignment(document, store):
+    keys(document, store)
+    chain = Chain(validate_recipe(changed(document, "alignment.beta", 0.3), "tiny.yaml"), Store(store.root))
+    for stage in ("validate", "filter", "pretrain", "sft"):
+        assert chain.stored(stage).reused
+    with pytest.raises(LookupError, match="stage align of recipe tiny is not finished"):
+        chain.stored("align")
+
+
+def test_without_the_stages_before_it_a_stage_has_no_identity(document, store):
+    with pytest.raises(LookupError, match=r"stage .* is not finished"):
+        Chain(validate_recipe(document, "tiny.yaml"), store).identity("sft")
+
+
+def test_policies_stack_an_adapter_on_the_checkpoint_before_it(document, store):
+    found = keys(document, store)
+    chain = Chain(validate_recipe(document, "tiny.yaml"), store)
+    policies = chain.policies()
+    assert list(policies) == ["base", "sft", "aligned"]
+    assert policies["base"].base == str(store.root / "pretrain" / found["pretrain"] / "model")
+    assert policies["sft"].base == policies["aligned"].base == str(store.root / "sft" / found["sft"] / "model")
+    assert policies["sft"].adapters == ()
+    assert policies["aligned"].adapters == (store.root / "align" / found["align"] / "adapter",)
+
+
+def test_a_local_model_counts_by_content(document, store, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    local = {name: section for name, section in document.items() if name != "pretrain"}
+    local["model"] = {"source": "local", "path": str(folder)}
+    before = keys(local, store)
+    assert "filter" not in before
+    moved = folder.rename(tmp_path / "moved")
+    elsewhere = changed(local, "model", {"source": "local", "path": str(moved)})
+    assert keys(elsewhere, store) == before
+    (moved / "config.json").write_text("{ }")
+    after = keys(elsewhere, store)
+    assert [stage for stage in before if before[stage] != after[stage]] == ["sft", "align", "evaluate", "register"]
+
+
+def test_a_hub_model_counts_by_name_and_revision(document, store):
+    hub = {name: section for name, section in document.items() if name != "pretrain"}
+    hub["model"] = {"source": "hub", "name": "someone/model", "revision": "abc"}
+    found = [keys(changed(hub, *change), store)["sft"] for change in
+             [("name", "tiny"), ("model.revision", "def"), ("model.name", "someone/other")]]  # fmt: skip
+    assert len(set(found)) == 3

@@ -1,0 +1,124 @@
+"""Exported folders load as consumers load them, and a broken export is found. Each check is a fresh process."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from posttrain.export import RoundTripFailed, export, verify
+from posttrain.models import load_model, load_tokenizer
+from posttrain.peft.wrap import save_trained, trainable_state, wrap
+from posttrain.policy import Policy
+
+CPU = torch.device("cpu")
+IDS = torch.arange(2, 12)[None]
+
+
+@pytest.fixture(scope="module")
+def policy(checkpoint, lora, tmp_path_factory) -> Policy:
+    """The tiny checkpoint with two adapters, as after SFT and DPO with LoRA."""
+    plain, model, folders = Policy(str(checkpoint)), load_model(Policy(str(checkpoint)), CPU), []
+    for seed, name in enumerate(("sft", "align")):
+        model = wrap(model, lora(), seed, f"{name}.peft")
+        for parameter in trainable_state(model).values():
+            torch.nn.init.normal_(parameter, std=0.3)
+        folder = tmp_path_factory.mktemp(name)
+        save_trained(model, load_tokenizer(plain), lora(), str(checkpoint), folder)
+        folders.append(folder / "adapter")
+        model = model.merge_and_unload()
+    return Policy(str(checkpoint), adapters=tuple(folders))
+
+
+@pytest.fixture(scope="module")
+def exported_once(policy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    return folder, export(policy, folder)
+
+
+@pytest.fixture
+def exported(exported_once, tmp_path):
+    """A copy of the export that may be spoilt."""
+    return shutil.copytree(exported_once[0], tmp_path / "exported")
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model.eval()(IDS).logits
+
+
+def test_a_policy_without_adapters_exports_a_checkpoint_alone(checkpoint, tmp_path):
+    assert export(Policy(str(checkpoint)), tmp_path) == {"checkpoint": "checkpoint"}
+    assert not (tmp_path / "adapter").exists()
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
+    assert torch.equal(logits(reloaded), logits(load_model(Policy(str(checkpoint)), CPU)))
+
+
+def test_checkpoint_and_adapter_on_its_base_compute_what_the_policy_does(exported_once, policy):
+    """The last adapter stands alone, the one before it is merged into the base: three different models, two of them equal."""
+    folder, outputs = exported_once
+    assert outputs == {"checkpoint": "checkpoint", "adapter": "adapter", "base": "base"}
+    expected = logits(load_model(policy, CPU))
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(folder / "checkpoint")), expected, atol=1e-4, rtol=0)
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    assert (logits(base) - expected).abs().max() > 0.1
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(base, folder / "adapter")), expected, atol=1e-4, rtol=0)
+
+
+def test_the_tokenizer_travels_with_checkpoint_and_base(exported_once, tokenizer):
+    for name in ("checkpoint", "base"):
+        reloaded = AutoTokenizer.from_pretrained(exported_once[0] / name)
+        assert reloaded("The hotel")["input_ids"] == tokenizer("The hotel")["input_ids"]
+        assert reloaded.chat_template == tokenizer.chat_template
+
+
+def test_an_interrupted_export_starts_over(checkpoint, tmp_path):
+    for name in ("checkpoint", "adapter", "base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "leftover").write_text("half a file")
+    assert export(Policy(str(checkpoint)), tmp_path) == {"checkpoint": "checkpoint"}
+    assert not list(tmp_path.rglob("leftover"))
+
+
+def alter(path, change) -> None:
+    """Change one number of one matrix."""
+    tensors = load_file(path)
+    name = max(name for name in tensors if "v_proj" in name)
+    tensors[name][0, 0] = change(tensors[name][0, 0])
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_an_untouched_copy_is_accepted(exported):
+    verify(exported)
+
+
+@pytest.mark.parametrize(
+    ("path", "way"),
+    [
+        ("checkpoint/model.safetensors", "checkpoint"),
+        ("adapter/adapter_model.safetensors", "adapter"),
+        ("base/model.safetensors", "adapter"),
+    ],
+)
+def test_a_weight_altered_after_the_export_is_found_and_the_way_of_loading_named(exported, path, way):
+    alter(exported / path, lambda value: value + 3)
+    with pytest.raises(RoundTripFailed, match=rf"logits differ by .* when loaded as: {way}"):
+        verify(exported)
+
+
+def test_a_weight_that_is_no_number_is_found(exported):
+    """NaN compares as neither larger nor smaller than the tolerance."""
+    alter(exported / "checkpoint/model.safetensors", lambda value: math.nan)
+    with pytest.raises(RoundTripFailed):
+        verify(exported)
+
+
+def test_a_missing_file_is_found(exported):
+    (exported / "checkpoint" / "model.safetensors").unlink()
+    with pytest.raises(RoundTripFailed):
+        verify(exported)

@@ -1,0 +1,69 @@
+"""Judges that answer, and judges that do not."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from posttrain.rewards import load_judge
+from schemas.errors import Refusal
+from schemas.evaluation import FunctionJudge
+
+PROMPTS, RESPONSES = ["Rate A", "Rate B"], ["good", "excellent"]
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    """Makes a module with the given function as `judge`, and the recipe section that names it."""
+
+    def build(function) -> FunctionJudge:
+        module = types.ModuleType("judge_of_this_test")
+        module.judge = function
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return FunctionJudge(name=f"{module.__name__}:judge")
+
+    return build
+
+
+def test_rewards_come_back_as_floats_in_order(judge):
+    """4 and 9 characters, and 10 for a prompt that ends in B."""
+    reward = load_judge(
+        judge(lambda prompts, responses: [len(r) + 10 * p.endswith("B") for p, r in zip(prompts, responses, strict=True)])
+    )
+    assert reward(PROMPTS, RESPONSES) == [4.0, 19.0]
+    assert all(type(value) is float for value in reward(PROMPTS, RESPONSES))
+
+
+@pytest.mark.parametrize("rewards", [[1.0], [1.0, 2.0, 3.0], []])
+def test_the_wrong_number_of_rewards_is_refused(judge, rewards):
+    with pytest.raises(Refusal, match=f"{len(rewards)} rewards for 2 responses") as refused:
+        load_judge(judge(lambda prompts, responses: rewards))(PROMPTS, RESPONSES)
+    assert refused.value.where == "evaluation.judge.name (judge_of_this_test:judge)"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_reward_that_is_not_finite_is_refused_and_its_prompt_named(judge, bad):
+    with pytest.raises(Refusal, match="for prompt 1: 'Rate B'"):
+        load_judge(judge(lambda prompts, responses: [0.0, bad]))(PROMPTS, RESPONSES)
+
+
+@pytest.mark.parametrize(
+    "name", ["no_such_module_anywhere:judge", "posttrain.data.samples:no_such_function", "posttrain.no_such:sentiment"]
+)
+def test_a_missing_module_or_function_is_refused_before_it_is_called(name):
+    with pytest.raises(Refusal) as refused:
+        load_judge(FunctionJudge(name=name))
+    assert refused.value.where == "evaluation.judge.name"
+    assert name in refused.value.found
+
+
+def test_a_name_that_is_no_function_is_refused_before_it_is_called():
+    """`SEEDS` is a dictionary: calling it would fail only after everything was trained."""
+    with pytest.raises(Refusal, match="SEEDS"):
+        load_judge(FunctionJudge(name="posttrain.data.samples:SEEDS"))
+
+
+def test_the_default_judge_exists():
+    assert len(load_judge(FunctionJudge())(PROMPTS, RESPONSES)) == 2

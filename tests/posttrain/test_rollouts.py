@@ -1,0 +1,116 @@
+"""Sampling: seeds, ends, padding, order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import posttrain.rollouts as rollouts
+from posttrain.peft.wrap import trainable_state, wrap
+from posttrain.rollouts import sample
+
+EOS = 0
+COLD = 1e-4  # so low a temperature that the most likely token is always drawn
+
+
+@pytest.fixture
+def prompts() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(2, 12, n).astype(np.int32) for n in (7, 1, 12, 3, 5)]
+
+
+@pytest.fixture
+def model(tiny_llama):
+    """12 tokens, so that EOS comes up often; weights large enough that the context matters."""
+    return tiny_llama(12, initializer_range=0.4)
+
+
+def lists(responses) -> list[list[int]]:
+    return [tokens.tolist() for tokens in responses]
+
+
+@torch.no_grad()
+def greedy(model, prompt: np.ndarray, limit: int) -> list[int]:
+    """The most likely continuation, one plain forward pass per token: no cache, no padding."""
+    ids = prompt.tolist()
+    while len(ids) < len(prompt) + limit:
+        ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        if ids[-1] == EOS:
+            break
+    return ids[len(prompt) :]
+
+
+def test_the_seed_fixes_the_responses(model, tokenizer, prompts):
+    first = lists(sample(model, tokenizer, prompts, 12, 1.0, seed=1))
+    torch.rand(3)
+    assert lists(sample(model, tokenizer, prompts, 12, 1.0, seed=1)) == first
+    assert lists(sample(model, tokenizer, prompts, 12, 1.0, seed=2)) != first
+
+
+def test_a_response_ends_with_its_only_eos_or_is_as_long_as_allowed(model, tokenizer, prompts):
+    responses = sample(model, tokenizer, prompts * 8, 15, 1.0, seed=0)
+    ended = [tokens.tolist().count(EOS) == 1 and tokens[-1] == EOS for tokens in responses]
+    cut = [len(tokens) == 15 and EOS not in tokens for tokens in responses]
+    assert all(a or b for a, b in zip(ended, cut, strict=True))
+    assert any(ended)
+    assert any(cut)
+    assert any(len(tokens) < 15 for tokens in responses)
+    assert {tokens.dtype for tokens in responses} == {np.dtype(np.int32)}
+
+
+def test_padding_does_not_change_what_is_most_likely(model, tokenizer, prompts):
+    """A batch of prompts of 1 to 12 tokens gives what plain forward passes give for each prompt alone."""
+    together = lists(sample(model, tokenizer, prompts, 10, COLD, seed=0))
+    assert together == [lists(sample(model, tokenizer, [prompt], 10, COLD, seed=0))[0] for prompt in prompts]
+    assert together == [greedy(model, prompt, 10) for prompt in prompts]
+    assert len({tuple(tokens) for tokens in together}) > 1
+
+
+def test_padding_that_equals_eos_does_no_harm(model, tokenizer, prompts):
+    expected = lists(sample(model, tokenizer, prompts, 10, COLD, seed=0))
+    tokenizer.pad_token = tokenizer.eos_token
+    assert lists(sample(model, tokenizer, prompts, 10, COLD, seed=0)) == expected
+
+
+def test_many_prompts_keep_their_order_across_batches(model, tokenizer, prompts, monkeypatch):
+    """5 prompts in batches of 2: 2 + 2 + 1 are reported."""
+    monkeypatch.setattr(rollouts, "BATCH", 2)
+    counted: list[int] = []
+    responses = sample(model, tokenizer, prompts, 6, COLD, seed=0, on_rows=counted.append)
+    assert lists(responses) == [greedy(model, prompt, 6) for prompt in prompts]
+    assert counted == [2, 2, 1]
+
+
+def frequencies(model, tokenizer, temperature: float) -> np.ndarray:
+    first = [tokens[0] for tokens in sample(model, tokenizer, [np.array([5], np.int32)] * 6000, 1, temperature, seed=0)]
+    return np.bincount(first, minlength=12) / 6000
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_tokens_are_drawn_from_the_full_distribution_at_the_temperature(model, tokenizer, monkeypatch, temperature):
+    """6,000 draws: a share p has a standard error of at most 0.0065, so 0.03 is beyond 4 of them."""
+    monkeypatch.setattr(rollouts, "BATCH", 6000)
+    with torch.no_grad():
+        expected = (model(torch.tensor([[5]])).logits[0, -1] / temperature).softmax(-1).numpy()
+    assert np.abs(frequencies(model, tokenizer, temperature) - expected).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    "habit", [{"repetition_penalty": 5.0}, {"min_p": 0.9}, {"top_k": 1}, {"top_p": 0.01}, {"suppress_tokens": [EOS, 3, 4, 5]}]
+)
+def test_sampling_habits_of_a_checkpoint_do_not_bend_the_distribution(model, tokenizer, prompts, habit):
+    """Hub checkpoints bring a generation_config (Qwen2.5-Instruct: repetition_penalty 1.05): it is not the policy."""
+    expected = lists(sample(model, tokenizer, prompts, 12, 1.0, seed=0))
+    for name, value in habit.items():
+        setattr(model.generation_config, name, value)
+    assert lists(sample(model, tokenizer, prompts, 12, 1.0, seed=0)) == expected
+
+
+def test_an_adapter_samples_from_the_adapted_policy(tiny_llama, tokenizer, prompts, lora):
+    base = lists(sample(tiny_llama(12, initializer_range=0.4), tokenizer, prompts, 10, COLD, seed=0))
+    adapted = wrap(tiny_llama(12, initializer_range=0.4), lora(), 0, "sft.peft")
+    assert lists(sample(adapted, tokenizer, prompts, 10, COLD, seed=0)) == base
+    for parameter in trainable_state(adapted).values():
+        torch.nn.init.normal_(parameter, std=0.5)
+    assert lists(sample(adapted, tokenizer, prompts, 10, COLD, seed=0)) != base

@@ -1,0 +1,79 @@
+"""Sizes counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import GPT2Config, Qwen3Config
+
+from posttrain.sizing import size_of
+from schemas.load import validate_recipe
+
+SCRATCH = {
+    "source": "scratch",
+    "hidden_size": 64,
+    "layers": 3,
+    "heads": 8,
+    "kv_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 500,
+}
+
+
+def recipe(model, **sections):
+    data = {name: f"sample://{name}" for name in ("corpus", "instructions", "preferences")}
+    return validate_recipe({"name": "tiny", "model": model, "data": data, **sections}, "tiny.yaml")
+
+
+def test_a_scratch_model_by_hand():
+    """Embedding, shared with the head: 500 · 64 = 32,000. A block: q and o 2 · 64 · 64, k and v 2 · 64 · 16, three matrices of
+    64 · 96, two norms of 64: 8,192 + 2,048 + 18,432 + 128 = 28,800. Three blocks and the last norm: 86,464. In all 118,464.
+
+    Cache per token in fp32: 2 (key and value) · 4 bytes · 3 layers · 8 numbers per head · 2 heads = 384; with 8 heads 1,536.
+    """
+    sizes = size_of(recipe(SCRATCH, pretrain={"tokens": 1000}))
+    assert sizes["parameters"] == 118_464
+    assert sizes["kv_cache_bytes_per_token"] == 384
+    assert sizes["kv_cache_without_gqa"] == 1536
+    assert not any(name.startswith("trainable") for name in sizes)
+
+
+def test_a_head_of_its_own_is_counted():
+    sizes = size_of(recipe(SCRATCH | {"tie_embeddings": False}, pretrain={"tokens": 1000}))
+    assert sizes["parameters"] == 118_464 + 32_000
+
+
+def test_trainable_parameters_per_stage_by_hand():
+    """Full: all. LoRA of rank 4 on q (64 → 64) and v (64 → 16): 3 · (4·64 + 64·4 + 4·64 + 16·4) = 2,496."""
+    lora = {"method": "lora", "r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    sizes = size_of(recipe(SCRATCH, pretrain={"tokens": 1000}, sft={"peft": {"method": "full"}},
+                           alignment={"algorithm": "dpo", "peft": lora}))  # fmt: skip
+    assert sizes["trainable_parameters_sft"] == sizes["parameters"] == 118_464
+    assert sizes["trainable_parameters_align"] == 2_496
+
+
+def test_a_model_without_grouped_queries_has_one_cache_size(tmp_path):
+    """GPT-2 with 2 layers, 4 heads of 8 numbers: 2 · 4 · 2 · 32 = 512 bytes."""
+    GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=16).save_pretrained(tmp_path)
+    sizes = size_of(recipe({"source": "local", "path": str(tmp_path)}, sft={"peft": {"method": "full"}}))
+    assert sizes["kv_cache_bytes_per_token"] == sizes["kv_cache_without_gqa"] == 512
+
+
+def test_heads_wider_than_their_share_of_the_model_are_counted(tmp_path):
+    """Qwen3 (as Gemma) sets head_dim by itself: 2 · 4 bytes · 2 layers · 32 numbers · 2 heads = 1,024; with 4 heads 2,048."""
+    Qwen3Config(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        vocab_size=100,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    sizes = size_of(recipe({"source": "local", "path": str(tmp_path)}, sft={"peft": {"method": "full"}}))
+    assert (sizes["kv_cache_bytes_per_token"], sizes["kv_cache_without_gqa"]) == (1024, 2048)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_model_far_larger_than_memory_can_be_sized(method):
+    """A block of Llama 3 70B: 2 · 8192² + 2 · 8192 · 1024 + 3 · 8192 · 28672 + 2 · 8192 = 855,654,400; 80 of them, the last
+    norm (8,192) and two matrices of 128,256 · 8,192 make 70,553,706,496."""
+    model = {"source": "scratch", "hidden_size": 8192, "layers": 80, "heads": 64, "kv_heads": 8, "intermediate_size": 28672,
+             "vocab_size": 128256, "tie_embeddings": False}  # fmt: skip
+    sizes = size_of(recipe(model, pretrain={"tokens": 1000}, sft={"peft": {"method": method}}))
+    assert sizes["parameters"] == 70_553_706_496
+    assert sizes["kv_cache_bytes_per_token"] == 2 * 4 * 80 * 128 * 8

@@ -1,0 +1,82 @@
+"""The tokenizer from scratch, and what a tokenizer is given that lacks it."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoTokenizer
+
+from posttrain.tokenizer import DEFAULT_CHAT_TEMPLATE, EOS, PAD, prepare_tokenizer, train_tokenizer
+from schemas.errors import Refusal
+
+TEXTS = ["The hotel was clean and the staff was kind."] * 5
+TALK = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": " Hello\n"},
+]
+
+
+def test_special_tokens_come_first_and_the_vocabulary_keeps_its_limit():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (EOS, PAD)
+    assert 258 <= len(tokenizer) <= 300
+
+
+def test_any_text_survives_encoding_even_what_was_never_seen():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    for text in ("The hotel", "  two  blanks \n\n", "naïve 日本語 🙂", "\ttabs\x00"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_frequent_words_become_one_token():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    assert len(tokenizer(" hotel")["input_ids"]) == 1
+    assert len(tokenizer(" zebra")["input_ids"]) > 1
+
+
+def test_the_same_texts_give_the_same_tokenizer():
+    first, second = train_tokenizer(TEXTS, 300), train_tokenizer(iter(TEXTS), 300)
+    assert first.get_vocab() == second.get_vocab()
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+
+
+def test_a_saved_tokenizer_comes_back_the_same(tmp_path):
+    tokenizer = prepare_tokenizer(train_tokenizer(TEXTS, 300))
+    tokenizer.save_pretrained(tmp_path)
+    back = AutoTokenizer.from_pretrained(tmp_path)
+    text = "User:\nThe hotel was naïve<|endoftext|>"
+    assert back(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert back.chat_template == DEFAULT_CHAT_TEMPLATE
+    assert (back.eos_token_id, back.pad_token_id) == (0, 1)
+
+
+def test_the_default_template_by_hand(tokenizer):
+    """Content is kept to the character, blanks and line breaks at its ends included; EOS follows assistant turns only."""
+    whole = tokenizer.apply_chat_template(TALK, tokenize=False)
+    assert whole == "System:\nBe kind.\n\nUser:\nHi\n\nAssistant:\n Hello\n<|endoftext|>"
+    prompt = tokenizer.apply_chat_template(TALK[:2], tokenize=False, add_generation_prompt=True)
+    assert prompt == "System:\nBe kind.\n\nUser:\nHi\n\nAssistant:\n"
+    assert whole.startswith(prompt)
+
+
+def test_the_default_template_writes_a_bos_token_where_there_is_one(tokenizer):
+    tokenizer.bos_token = PAD
+    assert tokenizer.apply_chat_template(TALK[1:2], tokenize=False) == f"{PAD}User:\nHi"
+
+
+def test_a_tokenizer_without_eos_is_refused():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.eos_token = None
+    with pytest.raises(Refusal, match="without an EOS token") as refused:
+        prepare_tokenizer(tokenizer)
+    assert refused.value.where == "model"
+
+
+def test_padding_falls_back_to_eos_and_what_is_there_is_kept():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.pad_token, tokenizer.chat_template = None, "mine"
+    prepare_tokenizer(tokenizer)
+    assert (tokenizer.pad_token_id, tokenizer.chat_template) == (0, "mine")
+    other = prepare_tokenizer(train_tokenizer(TEXTS, 300))
+    assert (other.pad_token, other.chat_template) == (PAD, DEFAULT_CHAT_TEMPLATE)
