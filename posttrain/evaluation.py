@@ -58,7 +58,7 @@ class Measured:
     """One policy on the held-out rows."""
 
     responses: Responses
-    perplexity: float
+    perplexity: float | None
     logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs
 
 
@@ -131,18 +131,18 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Conversations) ->
     return [np.asarray(ids, np.int32) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> float:
+def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> float | None:
     """Per token, on held-out documents where there are some, else on held-out answers."""
     if held_out.documents is not None and len(held_out.documents):
         examples: Sequence[Example] = encode_documents(held_out.documents["text"].to_list(), tokenizer, 256)
     else:
         table = held_out.instructions if held_out.instructions is not None else held_out.preferences
         if table is None:
-            return math.nan
+            return None
         answers = table.drop("rejected", strict=False)
         examples = encode_conversations(answers, tokenizer, 1024, "data").examples
     objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
-    return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else math.nan
+    return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else None
 
 
 def _pair_logprobs(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> torch.Tensor | None:
@@ -169,15 +169,16 @@ def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, 
     numbers: dict[str, float] = {}
     for name, m in measured.items():
         numbers |= _with_interval(f"reward_{name}", *ratio_interval(m.responses.rewards))
-        numbers[f"perplexity_{name}"] = m.perplexity
+        if m.perplexity is not None:
+            numbers[f"perplexity_{name}"] = m.perplexity
         numbers[f"eos_share_{name}"] = float(np.mean(m.responses.ended))
         numbers[f"response_tokens_{name}"] = float(np.mean([example.targets for example in m.responses.examples]))
     for name in opponents:
         numbers |= _with_interval(
             f"win_rate_vs_{name}", *win_rate(measured[candidate].responses.rewards, measured[name].responses.rewards)
         )
-    if opponents:
-        numbers["perplexity_ratio_vs_base"] = measured[candidate].perplexity / measured["base"].perplexity
+    if opponents and "perplexity_base" in numbers:
+        numbers["perplexity_ratio_vs_base"] = numbers[f"perplexity_{candidate}"] / numbers["perplexity_base"]
     policy, reference = measured[candidate].logprobs, measured[opponents[-1]].logprobs if opponents else None
     if kl is not None:
         numbers |= _with_interval("kl_per_token", *kl)
@@ -211,7 +212,7 @@ def _write(
             "kl_per_token": kl[0] if kl and index == len(measured) - 1 else 0.0 if index == len(measured) - 2 else None,
             "length": numbers[f"response_tokens_{name}"],
             "eos_share": numbers[f"eos_share_{name}"],
-            "perplexity": numbers[f"perplexity_{name}"],
+            "perplexity": numbers.get(f"perplexity_{name}"),
         }
         for index, name in enumerate(measured)
     ]

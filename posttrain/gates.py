@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from schemas.errors import Refusal
 from schemas.evaluation import Gate, Gates
 from schemas.results import GateReport, Metrics
 
 
 def check_gates(gates: Gates, metrics: Metrics) -> tuple[GateReport, ...]:
-    """Every gate of the recipe with its measured value; intervals are the metrics `<name>_low` and `<name>_high`."""
+    """Every gate of the recipe with its measured value; intervals are the metrics `<name>_low` and `<name>_high`.
+
+    Raises:
+        Refusal: when a gate's metric was not measured, as when there was no held-out text.
+    """
     return tuple(_check(name, gate, metrics) for name, gate in gates.given().items())
 
 
 def _check(name: str, gate: Gate, metrics: Metrics) -> GateReport:
+    if name not in metrics:
+        raise Refusal(
+            f"evaluation.gates.{name}", "a metric that could not be measured", "metrics of evaluation", "give held-out text"
+        )
     value = metrics[name]
     interval = (metrics[f"{name}_low"], metrics[f"{name}_high"]) if f"{name}_low" in metrics else None
     held = (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -53,7 +54,12 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
     model, info = _loading(
         policy,
         lambda: AutoModelForCausalLM.from_pretrained(
-            policy.base, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **_where(policy)
+            policy.base,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, like missing ones
+            **_where(policy),
         ),
     )
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(kind)}
@@ -71,10 +77,20 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
 
 
 def merge_adapter(model: nn.Module, adapter: Path) -> Any:
-    """The model with an adapter folder merged into its weights."""
-    from peft import PeftModel
+    """The model with an adapter folder merged into its weights.
 
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+    Raises:
+        ValueError: when the folder lacks or has tensors that its config does not ask for; peft only warns.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    adapted = PeftModel.from_pretrained(model, str(adapter))
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
+        saved = set(stored.keys())
+    own = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if own != saved:
+        raise ValueError(f"adapter {adapter}: missing {sorted(own - saved)}, unexpected {sorted(saved - own)}")
+    return adapted.merge_and_unload(safe_merge=True)
 
 
 def _where(policy: Policy) -> dict[str, Any]:
@@ -84,7 +100,7 @@ def _where(policy: Policy) -> dict[str, Any]:
 def _loading(policy: Policy, load: Any) -> Any:
     try:
         return load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise Refusal(
             f"model ({policy.base})",

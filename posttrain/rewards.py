@@ -22,7 +22,9 @@ def load_judge(judge: FunctionJudge) -> Reward:
     module_name, _, function_name = judge.name.partition(":")
     try:
         function: Reward = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+        if not callable(function):
+            raise TypeError("not a function")
+    except (ImportError, AttributeError, TypeError) as error:
         raise Refusal(
             "evaluation.judge.name", f"{judge.name} ({error})", "an importable module:function", "check the spelling"
         ) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from posttrain.packing import Tokens
 from posttrain.scoring import inner_model
@@ -30,6 +30,7 @@ def sample(
     The seed fixes the responses of a given policy to a given list of prompts.
     """
     model = inner_model(model).eval()
+    habits, model.generation_config = model.generation_config, GenerationConfig()  # penalties and filters are not the policy
     responses: list[Tokens] = []
     torch.manual_seed(seed)
     for start in range(0, len(prompts), BATCH):
@@ -50,6 +51,7 @@ def sample(
         )
         responses += [_until_eos(row, tokenizer.eos_token_id) for row in out[:, ids.shape[1] :].cpu().numpy()]
         on_rows(len(batch))
+    model.generation_config = habits
     return responses
 
 

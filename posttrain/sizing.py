@@ -29,7 +29,7 @@ def size_of(recipe: Recipe) -> dict[str, Any]:
         sizes[f"trainable_parameters_{stage}"] = trained
     with torch.device("meta"):
         sizes["parameters"] = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-    head = config.hidden_size // config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     per_head = 2 * 4 * config.num_hidden_layers * head
     return sizes | {

@@ -119,7 +119,7 @@ class Store:
         with FileLock(f"{folder}.lock"):
             if hit := self.finished(identity):
                 return hit
-            shutil.rmtree(folder, ignore_errors=True)  # damaged: rebuilt, not trusted
+            self.discard(identity)  # damaged: rebuilt, not trusted
             partial = Path(f"{folder}.partial")
             partial.mkdir(exist_ok=True)
             started = time.monotonic()
@@ -132,7 +132,8 @@ class Store:
 def _seal(identity: StageKey, built: Built, partial: Path, seconds: float) -> StageResult:
     """Drop the checkpoints, take the manifest and write result.json last."""
     shutil.rmtree(partial / CHECKPOINT, ignore_errors=True)
-    (partial / RESULT).unlink(missing_ok=True)
+    for left in (RESULT, f".{RESULT}.tmp"):  # of an attempt that died here: no part of the manifest
+        (partial / left).unlink(missing_ok=True)
     result = StageResult(
         stage=identity.stage,
         key=identity.key,

@@ -31,7 +31,7 @@ def by_tokens(lengths: Sequence[int], batch_tokens: int, tokens: int, seed: int)
     """Steps of about `batch_tokens` tokens until `tokens` were seen, repeating the rows as needed."""
     plan: Plan = [[]]
     seen = in_step = 0
-    for row in _shuffled(len(lengths), seed):
+    for row in _shuffled(len(lengths), seed) if lengths else ():
         if seen >= tokens:
             break
         if plan[-1] and in_step + lengths[row] > batch_tokens:

@@ -65,6 +65,8 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
         tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
     examples = encode_documents(train_texts, tokenizer, spec.context)
     held_out = encode_documents(documents.filter(split="holdout")["text"].to_list(), tokenizer, spec.context)
+    if not examples:
+        raise Refusal("data.holdout", "no kept document to train on", "at least one", "lower data.holdout, or give more")
     plan = by_tokens([e.length for e in examples], spec.batch_tokens, spec.tokens, setting.recipe.seed)
     return _run(
         setting, "pretrain", spec, Full(method="full"), model, tokenizer, LanguageModelling(examples), _validation(held_out), plan

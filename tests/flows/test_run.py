@@ -67,7 +67,12 @@ def test_the_registered_version_is_champion_and_its_tags_walk_back_to_the_data(f
 
     version = client_of(finished.store).get_model_version_by_alias("tiny", "champion")
     model = finished.report.model
-    assert (model.name, model.version, model.alias, model.uri) == ("tiny", str(version.version), "champion", "models:/tiny@champion")
+    assert (model.name, model.version, model.alias, model.uri) == (
+        "tiny",
+        str(version.version),
+        "champion",
+        "models:/tiny@champion",
+    )
     assert version.run_id == finished.report.run_id
     expected = {
         "posttrain.key": finished.report.stages[-1].key, "posttrain.store": str(finished.store), "recipe": "tiny",

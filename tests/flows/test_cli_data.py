@@ -1,0 +1,157 @@
+"""`posttrain validate`, `filter` and `check` alone: the numbers that they print, as JSON and for people, and the files they write."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+import yaml
+
+from flows import cli as command_line
+from posttrain.data.samples import write_sample
+
+HH = Path(__file__).resolve().parents[2].parent / "shared/data/hh-rlhf-harmless-base-test.jsonl.gz"
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Call the command line in this process from an empty folder: code, out, err."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+
+    def run(*words: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            command_line.main()
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
+
+    yield run
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def labels(name: str, folder: Path) -> list[str | None]:
+    """What the generator planted in each row of a sample."""
+    write_sample(name, folder / f"labelled-{name}.jsonl")
+    return [json.loads(line)["noise"] for line in (folder / f"labelled-{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_validate_quarantines_exactly_the_planted_rows_of_the_sample(call, tmp_path):
+    """Of the planted noise only `reversed` pairs cannot be seen without scores."""
+    done = call("validate", "sample://preferences", "--out", "checked", "--json")
+    assert done.code == 0, done.err
+    planted = labels("preferences", tmp_path)
+    bad = [row for row, label in enumerate(planted, 1) if label not in (None, "reversed")]
+    document = json.loads(done.out)
+    assert document["out"] == "checked"
+    summary = document["preferences"]
+    assert (summary["rows_in"], summary["quarantined"], summary["kept"]) == (len(planted), len(bad), len(planted) - len(bad))
+    assert summary["train"] + summary["holdout"] == summary["kept"]
+    assert sorted(pl.read_parquet("checked/quarantine.parquet")["row"].to_list()) == bad
+    assert pl.read_parquet("checked/preferences.parquet").height == summary["kept"]
+    assert json.loads(Path("checked/summary.json").read_text()) == {"preferences": summary}
+
+
+def test_validate_writes_to_the_folder_validated_unless_told(call):
+    Path("p.jsonl").write_text('{"prompt": "a?", "chosen": "b", "rejected": "c"}\n')
+    done = call("validate", "p.jsonl")
+    assert done.code == 0, done.err
+    assert yaml.safe_load(done.out)["preferences"]["rows_in"] == 1
+    assert {path.name for path in Path("validated").iterdir()} == {"preferences.parquet", "quarantine.parquet", "summary.json"}
+
+
+def test_validate_keeps_its_output_when_it_refuses(call):
+    """One of two rows is quarantined: 50% is above the 20% that may be dropped."""
+    Path("p.jsonl").write_text(
+        '{"prompt": "a?", "chosen": "b", "rejected": "b"}\n{"prompt": "a?", "chosen": "b", "rejected": "c"}\n'
+    )
+    done = call("validate", "p.jsonl", "--out", "checked", "--json")
+    assert done.code == 2
+    assert done.out == ""
+    assert "50.00% rows dropped" in done.err
+    assert "p.jsonl:1" in done.err
+    assert pl.read_parquet("checked/quarantine.parquet")["reasons"].to_list() == [["identical"]]
+
+
+@pytest.mark.skipif(not HH.exists(), reason="shared/data is not next to this checkout")
+def test_validate_reads_hh_transcripts_and_balances(call):
+    """2,312 pairs in the file; both sides of a pair start with the same dialogue."""
+    done = call("validate", HH, "--out", "hh", "--json")
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)["preferences"]
+    assert summary["rows_in"] == 2312
+    assert summary["kept"] + summary["quarantined"] == 2312
+    assert summary["quarantined"] < 0.02 * 2312
+    assert summary["train"] + summary["holdout"] == summary["kept"]
+    table = pl.read_parquet("hh/preferences.parquet")
+    assert table.height == summary["kept"]
+    assert table["chosen"].list.len().unique().to_list() == [1]
+    assert set(table["prompt"].list.last().struct.field("role").to_list()) == {"user"}
+
+
+def test_filter_writes_into_a_new_folder_and_loses_no_document(call, tmp_path):
+    done = call("filter", "sample://corpus", "--out", "new/corpus", "--json")
+    assert done.code == 0, done.err
+    numbers = json.loads(done.out)
+    tables = {name: pl.read_parquet(f"new/corpus/{name}.parquet") for name in ("kept", "rejected", "quarantine")}
+    assert numbers["documents_in"] == len(labels("corpus", tmp_path))
+    for name, column in {"kept": "kept", "rejected": "rejected", "quarantine": "quarantined"}.items():
+        assert tables[name].height == numbers[f"documents_{column}"]
+    assert sum(table.height for table in tables.values()) == numbers["documents_in"]
+    assert numbers["documents_train"] + numbers["documents_holdout"] == numbers["documents_kept"]
+    assert Counter(tables["rejected"]["reasons"].explode().to_list()) == numbers["reasons"]
+
+
+def test_filter_without_rules_rejects_the_copies_alone(call, tmp_path):
+    """`near_duplicate` rows differ in more than case and white space, so only `duplicate` ones are exact copies."""
+    (tmp_path / "out").mkdir()
+    done = call("filter", "sample://corpus", "--out", "out", "--preset", "none", "--json")
+    assert done.code == 0, done.err
+    planted = labels("corpus", tmp_path)
+    copies = [row for row, label in enumerate(planted, 1) if label == "duplicate"]
+    rejected = pl.read_parquet("out/rejected.parquet")
+    assert set(copies) <= set(rejected["row"].to_list())
+    assert {planted[row - 1] for row in rejected["row"]} <= {"duplicate", "boilerplate", "too_short", "other_language"}
+    assert rejected["reasons"].explode().unique().to_list() == ["duplicate"]
+
+
+def test_check_prints_stages_counts_and_sizes_and_writes_nothing(call, tiny, tmp_path):
+    """120 rows of each in the files. Cache per token: 2 (key and value) x 4 bytes x 2 layers x 16 (head) x 1 head = 256 bytes."""
+    done = call("check", tiny.recipe, "--store", tmp_path / "store", "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["recipe"] == "tiny"
+    assert document["stages"] == ["validate", "filter", "pretrain", "sft", "align", "evaluate", "register"]
+    for name in ("preferences", "instructions"):
+        assert document["data"][f"{name}_rows_in"] == document["data"][f"{name}_kept"] == 120
+    assert document["model"]["kv_cache_bytes_per_token"] == 256
+    assert document["model"]["kv_cache_without_gqa"] == 512
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_counts_the_parameters_that_a_run_reports(call, tiny, finished, tmp_path):
+    done = call("check", tiny.recipe, "--store", tmp_path / "store", "--json")
+    model = json.loads(done.out)["model"]
+    built = {stage.name: stage.metrics for stage in finished.report.stages}
+    assert model["parameters"] == built["sft"]["parameters"] == built["sft"]["trainable_parameters"]
+    assert model["trainable_parameters_sft"] == built["sft"]["trainable_parameters"]
+    assert model["trainable_parameters_align"] == built["align"]["trainable_parameters"]
+
+
+def test_check_follows_the_stages_that_overrides_remove(call, tiny, tmp_path):
+    words = ["--set", "alignment={algorithm: none}", "--set", "registry=null"]
+    done = call("check", tiny.recipe, *words, "--store", tmp_path / "store", "--json")
+    assert json.loads(done.out)["stages"] == ["validate", "filter", "pretrain", "sft", "evaluate"]
+
+
+def test_what_check_prints_for_people_is_the_same_content(call, tiny, tmp_path):
+    as_json = call("check", tiny.recipe, "--store", tmp_path / "store", "--json")
+    for_people = call("check", tiny.recipe, "--store", tmp_path / "store")
+    assert yaml.safe_load(for_people.out) == json.loads(as_json.out)

@@ -1,0 +1,341 @@
+"""Bad recipes and bad inputs, through the real command line: exit code 2, one message that helps, and nothing trained or written.
+
+Each case is refused by `check` and, with the same words, by `run`; most run in this process, a few as a process of their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from flows import cli as command_line
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Call the command line in this process from an empty folder: code, out, err."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+
+    def run(*words: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            command_line.main()
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
+
+    yield run
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def refused(call, tmp_path):
+    """Assert that `check` and `run` refuse in the same words, each of which names `said`; returns what they printed."""
+
+    def both(recipe: Path, words: list[str], said: tuple[str, ...]) -> str:
+        for verb in ("check", "run"):
+            done = call(verb, recipe, *words, "--store", tmp_path / "store")
+            assert done.code == 2, f"{verb}: {done.code}\n{done.out}{done.err}"
+            assert_helpful(done.err, said)
+            assert done.out == ""
+            written = {path.name for path in (tmp_path / "store").glob("*")}
+            assert written <= {"quarantine"}, f"{verb} wrote {written}"
+        return done.err
+
+    return both
+
+
+def assert_helpful(message: str, said: tuple[str, ...]) -> None:
+    """Three lines: where and what was found, what is allowed, what to do; no traceback."""
+    assert "Traceback" not in message
+    assert message.startswith("refused  ")
+    assert "\n  allowed: " in message
+    assert "\n  remedy:  " in message
+    for words in said:
+        assert words in message, f"{words!r} not in:\n{message}"
+
+
+FIELDS = {
+    "unknown field": (["sft.learning_rat=0.1"], ("sft.learning_rat: found an unknown field", "did you mean learning_rate?")),
+    "negative learning rate": (["pretrain.learning_rate=-0.1"], ("pretrain.learning_rate: found -0.1", "greater than 0")),
+    "beta without alignment": (["alignment={algorithm: none, beta: 0.1}"], ("alignment.beta: found an unknown field",)),
+    "unknown algorithm": (["alignment.algorithm=ppo"], ("alignment.algorithm: found 'ppo'", "'dpo', 'none'", "choose one")),
+    "unknown method": (["sft.peft={method: qlora}"], ("sft.peft.method: found 'qlora'", "'full', 'lora'")),
+    "not a number": (["alignment.beta=.nan"], ("alignment.beta: found nan", "finite")),
+    "text for a number": (["sft.epochs=two"], ("sft.epochs: found 'two'", "valid integer")),
+    "zero epochs": (["alignment.epochs=0"], ("alignment.epochs: found 0", "greater than or equal to 1")),
+    "holdout of everything": (["data.holdout=1"], ("data.holdout: found 1", "less than 1")),
+    "negative seed": (["seed=-1"], ("seed: found -1", "greater than or equal to 0")),
+    "name with a slash": (["name=a/b"], ("name: found 'a/b'", "pattern")),
+    "heads that do not divide": (["model.heads=3"], ("model.heads: found 3", "divide", "32")),
+    "key heads that do not divide": (["model.kv_heads=4"], ("model.kv_heads: found 4", "divide")),
+    "scratch without pretraining": (["pretrain=null"], ("pretrain: found null", "model.source scratch", "add pretrain")),
+    "sft without instructions": (["data.instructions=null"], ("data.instructions: found null", "the stage sft reads it")),
+    "alignment without pairs": (["data.preferences=null"], ("data.preferences: found null", "the stage align reads it")),
+    "gate that is not measured": (
+        ["sft=null", "evaluation.gates.win_rate_vs_sft.min=0.5"],
+        ("evaluation.gates.win_rate_vs_sft: found", "metrics that this recipe measures: kl_per_token", "remove it"),
+    ),
+    "unknown gate": (["evaluation.gates.accuracy.min=0.5"], ("evaluation.gates.accuracy: found an unknown field",)),
+    "promotion on what is not measured": (
+        ["sft=null", "registry.promote_on=win_rate_vs_sft"],
+        ("registry.promote_on: found win_rate_vs_sft", "win_rate_vs_base"),
+    ),
+    "unknown sample": (["data.corpus=sample://corpse"], ("data.corpus: found sample://corpse", "did you mean sample://corpus?")),
+    "module of the judge": (
+        ["evaluation.judge.name=no.such.module:reward"], ("evaluation.judge.name: found no.such.module:reward", "importable")
+    ),
+    "function of the judge": (
+        ["evaluation.judge.name=posttrain.rewards:no_such"], ("evaluation.judge.name: found posttrain.rewards:no_such", "no_such")
+    ),
+    "judge without a function": (["evaluation.judge.name=posttrain"], ("evaluation.judge.name: found 'posttrain'", "pattern")),
+    "model folder that is missing": (
+        ["model={source: local, path: nowhere}"], ("model.path: found nowhere, which is no folder", "save_pretrained")
+    ),
+    "data file that is missing": (
+        ["data.preferences=no/such/pairs.jsonl"], ("data.preferences: found nothing at 'no/such/pairs.jsonl'", "relative paths")
+    ),
+    "set without a value": (["alignment.beta"], ("--set alignment.beta: found no field=value", "alignment.beta=0.3")),
+    "set below a value": (["name.first=x"], ("--set name.first: found name holds 'tiny'", "a section")),
+    "set to broken YAML": (["sft=[1"], ("--set sft=[1", "a value in YAML")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_a_bad_field_is_refused_by_name_with_what_is_allowed_and_the_remedy(case, refused, tiny):
+    overrides, said = FIELDS[case]
+    refused(tiny.recipe, [word for override in overrides for word in ("--set", override)], said)
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(refused, tiny):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    refused(
+        tiny.recipe, ["--set", "compute.device=cuda"], ("compute.device: found cuda", "auto or cpu", "set compute.device=auto")
+    )
+
+
+def test_rows_longer_than_the_model_takes_are_refused_before_anything_runs(refused, tiny):
+    """A model of 32 positions cannot hold the rows of 64 tokens that pretraining asks for."""
+    refused(tiny.recipe, ["--set", "model.max_length=32"], ("model.max_length", "32", "64"))
+
+
+RECIPES = {
+    "missing": (None, ("tiny.yml: found no such file", "check the path")),
+    "not UTF-8": (b"name: caf\xe9\n", ("tiny.yml: byte 9: found bytes that are not UTF-8", "save the file as UTF-8")),
+    "broken at line 3": (b"name: x\nseed: 0\nmodel: [1, 2\n", ("tiny.yml:", "valid YAML", "mend this line")),
+    "a list": (b"- name: x\n", ("tiny.yml: found list", "a mapping of recipe fields")),
+    "empty": (b"", ("tiny.yml: found NoneType", "a mapping of recipe fields")),
+    "without a model": (b"name: x\ndata: {corpus: a}\n", ("model: found nothing", "add the field")),
+}
+
+
+@pytest.mark.parametrize("case", RECIPES)
+def test_a_file_that_is_no_recipe_is_refused_by_its_path_and_line(case, refused, tmp_path):
+    content, said = RECIPES[case]
+    if content is not None:
+        (tmp_path / "tiny.yml").write_bytes(content)
+    refused(tmp_path / "tiny.yml", [], said)
+
+
+def test_the_line_of_broken_yaml_is_named(refused, tmp_path):
+    (tmp_path / "tiny.yml").write_text("name: x\nseed: 0\nmodel: {a: b: c}\ndata: 1\n")
+    refused(tmp_path / "tiny.yml", [], ("tiny.yml:3: found",))
+
+
+def test_a_store_that_is_a_url_is_refused(call, tiny, tmp_path):
+    for verb in ("check", "run"):
+        done = call(verb, tiny.recipe, "--store", "s3://bucket/store")
+        assert done.code == 2, done.out + done.err
+        assert_helpful(done.err, ("--store: found s3:/", "a local folder", "mount the bucket"))
+        assert list(tmp_path.iterdir()) == []
+
+
+def rows_of(tiny, name: str) -> list[dict]:
+    return [json.loads(line) for line in Path(tiny.document["data"][name]).read_text("utf-8").splitlines()]
+
+
+def as_lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def with_users_as_assistants(row: dict) -> dict:
+    return {**row, "chosen": [{"role": "user", "content": row["chosen"][0]["content"]}]}
+
+
+# Field, name of the file, its content made from the good rows of that field, and what the message says.
+DATA = {
+    "empty": ("preferences", "p.jsonl", lambda rows: b"", ("data.preferences: found", "p.jsonl, an empty file", "at least one row")),
+    "blank lines": ("preferences", "p.jsonl", lambda rows: b"\n\n\n", ("data.preferences", "no rows left of 0", "at least one")),
+    "unknown kind": ("preferences", "p.csv", lambda rows: b"a,b\n", ("data.preferences: found", "p.csv, a file of an unknown kind")),
+    "Latin-1": (
+        "preferences", "p.jsonl", lambda rows: b'{"chosen": "caf\xe9", "rejected": "tea"}\n' * 20,
+        ("data.preferences: found no rows left of 20", "quarantine.parquet"),
+    ),
+    "not JSON": ("preferences", "p.jsonl", lambda rows: b"chosen, rejected\n" * 20, ("no rows left of 20", "quarantine.parquet")),
+    "wrong columns": (
+        "preferences", "p.jsonl", lambda rows: as_lines([{"prompt": "a", "choosen": "b", "rejected": "c"}] * 3),
+        ("p.jsonl: found columns prompt, choosen, rejected", "chosen + rejected", "rename `choosen` to `chosen`"),
+    ),
+    "roles reversed": (
+        "preferences", "p.jsonl", lambda rows: as_lines([with_users_as_assistants(row) for row in rows[:100]] + rows[100:]),
+        ("data.preferences: found 83.33% rows dropped", "p.jsonl:1", "data.checks.max_drop_rate = 0.2"),
+    ),
+    "chosen is rejected": (
+        "preferences", "p.jsonl", lambda rows: as_lines([{**row, "rejected": row["chosen"]} for row in rows]),
+        ("data.preferences: found no rows left of 120", "at least one clean row"),
+    ),
+    "half of chosen is rejected": (
+        "preferences", "p.jsonl", lambda rows: as_lines([{**row, "rejected": row["chosen"]} for row in rows[::2]] + rows[1::2]),
+        ("data.preferences: found 50.00% rows dropped", "p.jsonl:1", "data.checks.max_drop_rate = 0.2", "waive"),
+    ),
+    "prompts that differ": (
+        "preferences", "p.jsonl",
+        lambda rows: as_lines([{"chosen": f"\n\nHuman: a{i}?\n\nAssistant: b", "rejected": f"\n\nHuman: c{i}?\n\nAssistant: d"}
+                               for i in range(6)] + rows[:114]),
+        ("5.00% pairs whose two sides answer different prompts", "prompt_mismatch_fail = 0.01"),
+    ),
+    "truncated gzip": (
+        "preferences", "p.jsonl.gz", lambda rows: gzip.compress(as_lines(rows))[:60], ("p.jsonl.gz: found content", "download it")
+    ),
+    "not gzip at all": ("preferences", "p.jsonl.gz", as_lines, ("p.jsonl.gz: found content that is not .jsonl.gz", "complete")),
+    "not Parquet": ("instructions", "i.parquet", as_lines, ("i.parquet: found content that is not .parquet", "write or download")),
+    "instructions without an answer": (
+        "instructions", "i.jsonl", lambda rows: as_lines([{"prompt": "Hello?"}] * 5), ("i.jsonl: found columns prompt", "add")
+    ),
+    "instructions that end with the user": (
+        "instructions", "i.jsonl", lambda rows: as_lines([{"messages": row["messages"][::-1]} for row in rows]),
+        ("data.instructions: found no rows left of 120",),
+    ),
+    "corpus without text": (
+        "corpus", "c.jsonl", lambda rows: as_lines([{"id": row["id"], "body": row["text"]} for row in rows]),
+        ("c.jsonl: found columns body, id", "a column named text", "rename"),
+    ),
+}  # fmt: skip
+
+
+def recipe_with(tiny, folder: Path, field: str, source: str) -> Path:
+    document = copy.deepcopy(tiny.document)
+    document["data"][field] = source
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
+    return folder / "recipe.yaml"
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_bad_data_is_refused_by_file_and_row_before_anything_trains(case, refused, tiny, tmp_path):
+    field, name, content, said = DATA[case]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_bytes(content(rows_of(tiny, field)))
+    refused(recipe_with(tiny, tmp_path, field, str(tmp_path / "data" / name)), [], said)
+
+
+def test_a_refusal_for_bad_rows_names_a_quarantine_file_that_holds_them(refused, tiny, tmp_path):
+    import polars as pl
+
+    rows = rows_of(tiny, "preferences")
+    spoilt = [{**row, "rejected": row["chosen"]} for row in rows[:60]] + rows[60:]
+    (tmp_path / "p.jsonl").write_bytes(as_lines(spoilt))
+    message = refused(recipe_with(tiny, tmp_path, "preferences", "p.jsonl"), [], ("50.00% rows dropped",))
+    kept = tmp_path / "store" / "quarantine" / "tiny" / "quarantine.parquet"
+    assert f"see {kept}" in message
+    table = pl.read_parquet(kept)
+    assert table["row"].to_list() == list(range(1, 61))
+    assert {tuple(reasons) for reasons in table["reasons"].to_list()} == {("identical",)}
+
+
+def test_a_folder_without_data_is_refused(refused, tiny, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("none")
+    refused(recipe_with(tiny, tmp_path, "corpus", str(tmp_path / "data")), [], ("data.corpus: found nothing at",))
+
+
+def test_a_misspelt_file_is_refused_with_its_neighbour(refused, tiny, tmp_path):
+    source = tiny.document["data"]["preferences"]
+    wrong = source.replace("preferences.jsonl", "preference.jsonl")
+    refused(
+        recipe_with(tiny, tmp_path, "preferences", wrong), [], ("data.preferences: found nothing at", f"did you mean {source}?")
+    )
+
+
+def test_a_model_folder_names_what_it_lacks(refused, tiny, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    model = f"model={{source: local, path: {tmp_path / 'model'}}}"
+    said = (f"model.path: found {tmp_path / 'model'}, which lacks safetensors weights, a tokenizer", "tokenizer included")
+    refused(tiny.recipe, ["--set", model], said)
+
+
+def test_too_few_rows_to_hold_any_out_are_refused_before_anything_trains(refused, tiny, tmp_path):
+    """Evaluation needs held-out prompts: two rows of which none is held out can be known to have none."""
+    document = copy.deepcopy(tiny.document)
+    for name in ("preferences", "instructions"):
+        (tmp_path / f"{name}.jsonl").write_bytes(as_lines(rows_of(tiny, name)[:2]))
+        document["data"][name] = str(tmp_path / f"{name}.jsonl")
+    document["data"] |= {"holdout": 1e-9, "checks": {"waive": ["length_bias"]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
+    refused(tmp_path / "recipe.yaml", [], ("held-out", "data.holdout"))
+
+
+OTHER = {
+    "validate a missing file": (["validate", "nowhere.jsonl"], ("DATA: found nothing at 'nowhere.jsonl'",)),
+    "filter by an unknown preset": (
+        ["filter", "sample://corpus", "--out", "o", "--preset", "gofer"], ("--preset: found 'gofer'", "gopher, none")
+    ),
+    "filter an unknown sample": (["filter", "sample://corps", "--out", "o"], ("DATA: found sample://corps", "did you mean")),
+    "lineage of an unknown run": (["lineage", "0123"], ("MODEL: found 0123", "models:/NAME@ALIAS", "check --store")),
+    "lineage of an unknown model": (["lineage", "models:/none@champion"], ("MODEL: found models:/none@champion", "check the name")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_the_other_commands_refuse_in_the_same_form(case, call):
+    words, said = OTHER[case]
+    done = call(*words)
+    assert done.code == 2, done.err
+    assert done.out == ""
+    assert_helpful(done.err, said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "sft.learning_rat=0.1"], ("sft.learning_rat", "did you mean learning_rate?")),
+        (["--set", "data.preferences=no/such/pairs.jsonl"], ("data.preferences: found nothing at",)),
+        (["--set", "evaluation.judge.name=no.such:judge"], ("evaluation.judge.name",)),
+    ],
+)
+def test_a_process_of_its_own_refuses_with_exit_code_2_and_writes_nothing(words, said, cli, tiny, tmp_path):
+    done = cli("run", tiny.recipe, "--json", *words, "--store", tmp_path / "store", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert_helpful(done.stderr, said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_a_file_is_refused(cli, tiny, tmp_path):
+    (tmp_path / "store").write_text("not a folder")
+    done = cli("run", tiny.recipe, "--json", "--store", tmp_path / "store", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert_helpful(done.stderr, ("--store: found", "a local folder"))
+    assert (tmp_path / "store").read_text() == "not a folder"
+
+
+def test_a_crash_is_not_called_a_refusal(cli, tiny, tmp_path):
+    """A defect in the judge's own module: exit code 1, and a traceback that names the line."""
+    (tmp_path / "own_judge.py").write_text("reward = 1 / 0\n")
+    done = cli("check", tiny.recipe, "--set", "evaluation.judge.name=own_judge:reward", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "refused  " not in done.stderr
+    assert "Traceback" in done.stderr
+    assert "reward = 1 / 0" in done.stderr

@@ -1,0 +1,139 @@
+"""Evaluation: who is compared with whom, on what, and that the numbers follow from the responses."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from posttrain.evaluation import HeldOut, evaluate, held_out_prompts
+from posttrain.models import scratch_model
+from posttrain.policy import Policy
+from posttrain.progress import Quiet
+from posttrain.statistics import win_rate
+from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
+from schemas.errors import Refusal
+from schemas.load import validate_recipe
+from schemas.model import ScratchModel
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def assistant(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Three tiny policies that differ in their weights, and held-out rows."""
+    texts = [f"the film number {i} was {'good' if i % 2 else 'bad'} and long" for i in range(40)]
+    tokenizer = prepare_tokenizer(train_tokenizer(texts, 300))
+    policies = {}
+    for seed, name in enumerate(("base", "sft", "aligned")):
+        folder = tmp_path_factory.mktemp(name)
+        spec = ScratchModel(source="scratch", hidden_size=16, layers=1, heads=2, kv_heads=1)
+        scratch_model(spec, tokenizer, seed).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        policies[name] = Policy(str(folder))
+    preferences = pl.DataFrame(
+        {
+            "prompt": [user(f"film {i}?") for i in range(10)],
+            "chosen": [assistant("good")] * 10,
+            "rejected": [assistant("bad and long")] * 10,
+        }
+    )
+    return policies, HeldOut(pl.DataFrame({"text": texts[:5]}), None, preferences)
+
+
+def recipe(**evaluation):
+    document = {
+        "name": "tiny",
+        "model": {"source": "scratch", "hidden_size": 16, "layers": 1, "heads": 2, "kv_heads": 1},
+        "data": {"corpus": "c", "instructions": "i", "preferences": "p"},
+        "pretrain": {"tokens": 10},
+        "sft": {},
+        "alignment": {"algorithm": "dpo", "beta": 0.5},
+        "evaluation": {"prompts": 8, "max_new_tokens": 6, **evaluation},
+    }
+    return validate_recipe(document, "test")
+
+
+def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, tmp_path):
+    policies, held_out = setting
+    built = evaluate(recipe(), policies, held_out, tmp_path, Quiet())
+    samples = pl.read_parquet(tmp_path / "samples.parquet")
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    for entry in written["win_rates"]:
+        value, interval = win_rate(samples["reward_aligned"].to_list(), samples[f"reward_{entry['opponent']}"].to_list())
+        assert (entry["value"], tuple(entry["interval"])) == (value, interval)
+    assert {entry["opponent"] for entry in written["win_rates"]} == {"base", "sft"}
+    assert [entry["policy"] for entry in written["policies"]] == ["base", "sft", "aligned"]
+    assert samples.height == 8
+    assert built.metrics["win_rate_vs_sft"] == next(e["value"] for e in written["win_rates"] if e["opponent"] == "sft")
+
+
+def test_a_candidate_equal_to_its_parent_ties_everything(setting, tmp_path):
+    """The same weights and seed give the same responses: win rate one half, no KL, accuracy one half, perplexity ratio 1."""
+    policies, held_out = setting
+    same = {"base": policies["base"], "sft": policies["base"], "aligned": policies["base"]}
+    numbers = evaluate(recipe(), same, held_out, tmp_path, Quiet()).metrics
+    assert numbers["win_rate_vs_sft"] == numbers["win_rate_vs_sft_low"] == 0.5
+    assert numbers["kl_per_token"] == 0.0
+    assert numbers["preference_accuracy"] == 0.5
+    assert numbers["perplexity_ratio_vs_base"] == 1.0
+
+
+def test_perplexity_of_a_model_with_zero_head_is_the_size_of_its_vocabulary(setting, tmp_path):
+    """All logits 0 make every token equally likely: exp(ln V) = V."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policies, held_out = setting
+    model = AutoModelForCausalLM.from_pretrained(policies["base"].base)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    model.save_pretrained(tmp_path / "flat")
+    tokenizer = AutoTokenizer.from_pretrained(policies["base"].base)
+    tokenizer.save_pretrained(tmp_path / "flat")
+    flat = {**policies, "aligned": Policy(str(tmp_path / "flat"))}
+    numbers = evaluate(recipe(), flat, held_out, tmp_path, Quiet()).metrics
+    assert math.isclose(numbers["perplexity_aligned"], len(tokenizer), rel_tol=1e-5)
+
+
+def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
+    """k1 on the candidate's own samples, computed here with plain transformers logits."""
+    from posttrain.evaluation import open_policy, respond
+
+    policies, held_out = setting
+    numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
+    candidate, tokenizer = open_policy(recipe(), policies["aligned"])
+    parent, _ = open_policy(recipe(), policies["sft"])
+    answers = respond(recipe(), "aligned", candidate, tokenizer, held_out_prompts(held_out, 8), Quiet()).examples
+    total, tokens = 0.0, 0
+    for example in answers:
+        ids = torch.from_numpy(np.concatenate([example.prompt, example.branches[0]]).astype(np.int64))[None]
+        rows = []
+        for scorer in (candidate, parent):
+            with torch.no_grad():
+                logprobs = scorer.model(ids).logits.log_softmax(-1)[0, len(example.prompt) - 1 : -1]
+            rows.append(logprobs.gather(1, ids[0, len(example.prompt) :, None]).sum())
+        total, tokens = total + float(rows[0] - rows[1]), tokens + len(example.branches[0])
+    assert numbers["kl_per_token"] == pytest.approx(total / tokens, abs=1e-4)
+
+
+def test_prompts_are_distinct_and_come_from_the_preferences_first():
+    repeated = pl.DataFrame({"prompt": [user("a"), user("a"), user("b")]})
+    other = pl.DataFrame({"prompt": [user("c")]})
+    assert held_out_prompts(HeldOut(None, other, repeated), 8) == [user("a"), user("b")]
+    assert held_out_prompts(HeldOut(None, other, None), 8) == [user("c")]
+    assert held_out_prompts(HeldOut(None, other, repeated), 1) == [user("a")]
+
+
+def test_no_held_out_prompt_is_refused():
+    with pytest.raises(Refusal, match=r"data\.holdout"):
+        held_out_prompts(HeldOut(None, None, None), 8)
