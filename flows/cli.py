@@ -17,7 +17,7 @@ from flows import defaults
 from schemas.errors import GateRefused, Refusal
 
 REFUSED, GATE = 2, 3
-HOME = Path(".posttrain")
+HOME = ".posttrain"
 
 app = typer.Typer(
     help="From raw text and preference pairs to a registered, aligned language model.",
@@ -29,7 +29,7 @@ Recipe = Annotated[Path, typer.Argument(help="Recipe in YAML.", show_default=Fal
 Override = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe; may be repeated.")
 ]
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder that keeps results, runs and MLflow's SQLite file.")]
+StoreOption = Annotated[str, typer.Option("--store", help="Folder that keeps results, runs and MLflow's SQLite file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")]
 
 
@@ -56,14 +56,15 @@ def stdout_kept_for_result() -> Iterator[Any]:
 @app.command()
 def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
     """Run the whole chain in this process; finished stages are reused."""
+    from posttrain.store import Store
     from schemas.load import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
-    defaults.apply(store.resolve())
+    loaded, root = load_recipe(recipe, overrides), Store(store).root
+    defaults.apply(root)
     with stdout_kept_for_result() as result:
         from flows.inline import run_inline
 
-        report, refused = run_inline(loaded, store, console())
+        report, refused = run_inline(loaded, root, console())
         if as_json:
             result.write(report.model_dump_json(indent=1) + "\n")
         else:
@@ -102,7 +103,7 @@ def validate(
     from posttrain.data.validate import validate as check_pairs
     from schemas.data import Checks, Data
 
-    check_pairs(resolve(data, "DATA", HOME / "cache"), None, Checks(), Data.model_fields["holdout"].default, out)
+    check_pairs(resolve(data, "DATA", Path(HOME) / "cache"), None, Checks(), Data.model_fields["holdout"].default, out)
     show({"out": str(out), **json.loads((out / "summary.json").read_text())}, as_json)
 
 
@@ -121,7 +122,7 @@ def filter_(
     if preset not in PRESETS:
         raise Refusal("--preset", repr(preset), ", ".join(sorted(PRESETS)), "choose one of these")
     rules = Filtering.model_validate({"preset": preset})
-    files = resolve(data, "DATA", HOME / "cache")
+    files = resolve(data, "DATA", Path(HOME) / "cache")
     numbers = filter_corpus(files, rules, Data.model_fields["holdout"].default, out)
     reasons = json.loads((out / "summary.json").read_text())["reasons"]
     show({"out": str(out), **numbers, "reasons": reasons}, as_json)
@@ -137,10 +138,13 @@ def lineage(
     as_json: Json = False,
 ) -> None:
     """Walk a model back to its data, the rejected rows and every stage on the way."""
-    defaults.apply(store.resolve())
+    from posttrain.store import Store
+
+    root = Store(store).root
+    defaults.apply(root)
     from tasks.lineage import lineage_of
 
-    show(lineage_of(model, store.resolve(), tracking), as_json)
+    show(lineage_of(model, root, tracking), as_json)
 
 
 def show(document: dict[str, Any], as_json: bool) -> None:
@@ -153,6 +157,7 @@ def show(document: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: user errors become one message and an exit code; a crash keeps its traceback."""
+    sys.path.insert(0, os.getcwd())  # where a recipe's own `module:function` lives
     try:
         app(standalone_mode=True)
     except Refusal as refusal:

@@ -52,7 +52,7 @@ def prefect_server() -> Iterator[None]:
     server = SubprocessASGIServer()
     starting = threading.Thread(target=server.start, kwargs={"timeout": 120}, daemon=True)
     starting.start()
-    import flows.post_training  # noqa: F401  # the slow imports, in parallel with the server
+    import posttrain.device  # noqa: F401
 
     starting.join()
     # A heartbeat tells a server that a worker is alive; each costs a second at the end of its flow, and no one listens here.

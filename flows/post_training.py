@@ -8,14 +8,14 @@ from pathlib import Path
 from prefect import flow
 
 from flows.dispatch import DISPATCHERS
-from posttrain.chain import Chain
+from posttrain.chain import chain_of
 from posttrain.store import Store
 from schemas.errors import GateRefused
 from schemas.load import load_recipe
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport
 from tasks import tracking
-from tasks.report import build_report
+from tasks.report import build_report, is_promoted
 
 
 class PromotionRefused(GateRefused):
@@ -40,20 +40,21 @@ def post_training(recipe: Recipe | Path, store: str = ".posttrain") -> RunReport
     """
     started = time.monotonic()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    chain = Chain(recipe, Store(store))
-    root = chain.store.root
+    root = Store(store).root
     run_id = tracking.start_run(recipe, root)
+    chain = chain_of(recipe, str(root), run_id)
     stages: list[StageReport] = []
     refused: str | None = None
     try:
-        for stage in recipe.stages:
-            stages.append(DISPATCHERS[recipe.placement](stage, recipe, str(root), run_id))
-    except GateRefused as refusal:
-        refused = f"promotion refused: {refusal}"
+        try:
+            for stage in recipe.stages:
+                stages.append(DISPATCHERS[recipe.placement](stage, recipe, str(root), run_id))
+        except GateRefused as refusal:
+            refused = f"promotion refused: {refusal}"
+        report = build_report(chain, run_id, stages, refused, time.monotonic() - started)
     except BaseException:
-        tracking.close_stage(chain, run_id, "FAILED")
+        tracking.close_run(chain, run_id, "FAILED")
         raise
-    report = build_report(chain, run_id, stages, refused, time.monotonic() - started)
-    if refused or report.promotion.startswith("promotion refused"):
+    if refused or not is_promoted(stages):
         raise PromotionRefused(report)
     return report

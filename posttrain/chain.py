@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.sources import SourceFile, resolve, source_digest
-from posttrain.policy import Policy, policy_after, source_origin
+from posttrain.policy import Policy, model_origin, policy_after
+from posttrain.rewards import judge_origin
 from posttrain.store import StageKey, Store, Stored
 from schemas.recipe import Recipe, policies
 from schemas.results import Origin
+from schemas.secrets import without_credentials
 
 # Raise a stage's number when its code changes the bytes that it writes.
 VERSIONS = {"validate": 1, "filter": 1, "pretrain": 1, "sft": 1, "align": 1, "evaluate": 1, "register": 1}
@@ -23,7 +25,7 @@ TRAINING = ("pretrain", "sft", "align")
 
 
 class Chain:
-    """One recipe on one store."""
+    """One recipe on one store, with its inputs as they were when first looked at."""
 
     def __init__(self, recipe: Recipe, store: Store) -> None:
         self.recipe, self.store = recipe, store
@@ -41,9 +43,10 @@ class Chain:
     @functools.cache  # noqa: B019  # a chain lives as long as its run
     def source_origin(self, source: str) -> Origin:
         """A data source by content."""
-        return Origin(
-            name=f"data.{source}", digest=source_digest(self.sources[source]), location=getattr(self.recipe.data, source)
-        )
+        return Origin(name=f"data.{source}", digest=source_digest(self.sources[source]), location=self._address(source))
+
+    def _address(self, source: str) -> str:
+        return without_credentials(getattr(self.recipe.data, source))
 
     def identity(self, stage: str) -> StageKey:
         """Everything that decides the bytes of a stage. The stages before it must be finished."""
@@ -60,6 +63,10 @@ class Chain:
             raise LookupError(f"stage {stage} of recipe {self.recipe.name} is not finished in {self.store.root}: run it first")
         return result
 
+    @functools.cached_property
+    def _model_origin(self) -> tuple[Origin, ...]:
+        return model_origin(self.recipe.model)
+
     def trained_before(self, stage: str) -> list[Stored]:
         """Results of the training stages before `stage`."""
         done = TRAINING[: TRAINING.index(stage)] if stage in TRAINING else TRAINING
@@ -71,7 +78,7 @@ class Chain:
 
     def policy_origins(self, stage: str) -> tuple[Origin, ...]:
         """The weights from which `stage` starts, by content."""
-        return (*source_origin(self.recipe.model), *(stored.origin() for stored in self.trained_before(stage)))
+        return (*self._model_origin, *(stored.origin() for stored in self.trained_before(stage)))
 
     def policies(self) -> dict[str, Policy]:
         """The policies that evaluation compares, the candidate last."""
@@ -81,6 +88,12 @@ class Chain:
     def output(self, stage: str, output: str) -> Path:
         """A named output of a finished stage."""
         return self.stored(stage).path(output)
+
+
+@functools.lru_cache(maxsize=1)
+def chain_of(recipe: Recipe, root: str, run_id: str) -> Chain:
+    """The chain of one run, made once per process: inputs that change during a run do not change its keys."""
+    return Chain(recipe, Store(root))
 
 
 _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
@@ -95,20 +108,24 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
     "align": lambda r: _training(r, "alignment"),
     "evaluate": lambda r: {
         "seed": r.seed,
-        "dtype": r.compute.dtype,
+        "dtype": _dtype(r),
         "evaluation": r.evaluation.model_dump(mode="json", exclude={"gates"}),
         "beta": getattr(r.alignment, "beta", None),
     },
-    "register": lambda r: {
-        "registry": r.registry.model_dump(mode="json") if r.registry else None,
-        "gates": r.evaluation.gates.model_dump(mode="json"),
-        "tracking": r.tracking.uri,
-    },
+    # Gates and promotion are no part of what is registered: they are judged anew in every run.
+    "register": lambda r: {"model": r.registry.model if r.registry else None},
 }
 
 
 def _training(recipe: Recipe, section: str) -> dict[str, Any]:
-    return {"seed": recipe.seed, "dtype": recipe.compute.dtype, section: getattr(recipe, section).model_dump(mode="json")}
+    return {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
+
+
+def _dtype(recipe: Recipe) -> str:
+    """The arithmetic that `auto` means here: results of two kinds of devices must not share a key."""
+    from posttrain.device import resolve_dtype
+
+    return str(resolve_dtype(recipe.compute))
 
 
 def _held_out_origins(chain: Chain) -> tuple[Origin, ...]:
@@ -123,6 +140,6 @@ _INPUTS: dict[str, Callable[[Chain], tuple[Origin, ...]]] = {
     "pretrain": lambda c: (*c.policy_origins("pretrain"), c.stored("filter").origin("kept")),
     "sft": lambda c: (*c.policy_origins("sft"), c.stored("validate").origin("instructions")),
     "align": lambda c: (*c.policy_origins("align"), c.stored("validate").origin("preferences")),
-    "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c)),
-    "register": lambda c: (*c.policy_origins("register"), c.stored("evaluate").origin()),
+    "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c), judge_origin(c.recipe.evaluation.judge)),
+    "register": lambda c: c.policy_origins("register"),
 }

@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import encode_conversations, encode_documents
-from posttrain.models import load_model, load_tokenizer, resolve_device, resolve_dtype
+from posttrain.device import resolve_device, resolve_dtype
+from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
 from posttrain.policy import Policy
 from posttrain.progress import Progress
@@ -31,6 +32,7 @@ from schemas.errors import Refusal
 from schemas.recipe import Recipe
 
 Conversations = list[list[dict[str, Any]]]
+UNLIMITED = 2**31  # held-out rows are measured whole, whatever the limit of training
 PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
 
 
@@ -74,7 +76,7 @@ def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, 
     for name, policy in policies.items():
         scorer, tokenizer = open_policy(recipe, policy)
         responses = respond(recipe, name, scorer, tokenizer, prompts, progress)
-        choose_layout(scorer, responses.examples[:2])
+        progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
         perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(scorer, tokenizer, held_out)
         measured[name] = Measured(responses, perplexity, logprobs)
     candidate = list(policies)[-1]
@@ -98,7 +100,7 @@ def held_out_prompts(held_out: HeldOut, limit: int) -> Conversations:
 def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:
     """A policy ready to score and sample."""
     device = resolve_device(recipe.compute)
-    return Scorer(load_model(policy, device), device, resolve_dtype(recipe.compute, device)).eval(), load_tokenizer(policy)
+    return Scorer(load_model(policy, device), device, resolve_dtype(recipe.compute)).eval(), load_tokenizer(policy)
 
 
 def respond(
@@ -140,7 +142,7 @@ def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: He
         if table is None:
             return None
         answers = table.drop("rejected", strict=False)
-        examples = encode_conversations(answers, tokenizer, 1024, "data").examples
+        examples = encode_conversations(answers, tokenizer, UNLIMITED, "data").examples
     objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
     return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else None
 
@@ -148,7 +150,7 @@ def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: He
 def _pair_logprobs(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> torch.Tensor | None:
     if held_out.preferences is None:
         return None
-    pairs = encode_conversations(held_out.preferences, tokenizer, 1024, "data.preferences").examples
+    pairs = encode_conversations(held_out.preferences, tokenizer, UNLIMITED, "data.preferences").examples
     return score_branches(scorer, pairs, token_budget(scorer.device)) if pairs else None
 
 
@@ -158,7 +160,7 @@ def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) 
     scores = []
     for policy in (candidate, reference):
         scorer, _ = open_policy(recipe, policy)
-        choose_layout(scorer, samples[:2])
+        choose_layout(scorer, samples)
         scores.append(score_branches(scorer, samples, token_budget(scorer.device))[:, 0])
     return ratio_interval((scores[0] - scores[1]).tolist(), [example.targets for example in samples])
 

@@ -67,4 +67,5 @@ def verify(folder: Path) -> None:
     """Reload an exported folder in a fresh process and compare logits there."""
     done = subprocess.run([sys.executable, "-m", "posttrain.round_trip", str(folder)], capture_output=True, text=True)
     if done.returncode != 0:
-        raise RoundTripFailed(f"{folder}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
+        raise RoundTripFailed(f"{folder}: {said[-1]}")

@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from posttrain.policy import Policy
 from posttrain.tokenizer import prepare_tokenizer
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
-from schemas.recipe import Compute
 
 
 def scratch_config(spec: ScratchModel, vocab_size: int) -> LlamaConfig:
@@ -43,6 +50,12 @@ def scratch_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: 
 def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     """The policy's tokenizer with EOS, padding and chat template in place."""
     return prepare_tokenizer(_loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **_where(policy))))
+
+
+def load_config(policy: Policy) -> PreTrainedConfig:
+    """The policy's architecture without its weights."""
+    config: PreTrainedConfig = _loading(policy, lambda: AutoConfig.from_pretrained(policy.base, **_where(policy)))
+    return config
 
 
 def load_model(policy: Policy, device: torch.device) -> nn.Module:
@@ -101,25 +114,10 @@ def _loading(policy: Policy, load: Any) -> Any:
     try:
         return load()
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0]
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Refusal(
             f"model ({policy.base})",
             f"a checkpoint that cannot be loaded: {first_line}",
             "a folder of save_pretrained with safetensors and tokenizer, or a hub id that is reachable or cached",
             "check the path or name; offline, download it first and use model.source local",
         ) from error
-
-
-def resolve_device(compute: Compute) -> torch.device:
-    """The device that `compute.device` means here."""
-    if compute.device == "cuda" and not torch.cuda.is_available():
-        raise Refusal("compute.device", "cuda, and no CUDA device is visible", "auto or cpu", "set compute.device=auto")
-    wants_cuda = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if wants_cuda else "cpu")
-
-
-def resolve_dtype(compute: Compute, device: torch.device) -> torch.dtype:
-    """The arithmetic that `compute.dtype` means on this device."""
-    if compute.dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.float32 if compute.dtype == "float32" else torch.bfloat16

@@ -54,13 +54,13 @@ class Packed:
         return Packed(**moved, branches=self.branches)
 
 
-def pack(examples: Sequence[Example], pad: int = 0) -> Packed:
-    """Lay examples into rows as long as the longest of them."""
-    width = max(example.length for example in examples)
+def pack(examples: Sequence[Example], width: int | None = None) -> Packed:
+    """Lay examples into rows of `width` tokens, by default as long as the longest of them."""
+    width = width or max(example.length for example in examples)
     width += -width % 8  # vector units like multiples of 8
     rows, starts = _first_fit([example.length for example in examples], width)
     shape = (max(rows) + 1, width)
-    ids = np.full(shape, pad, np.int64)
+    ids = np.zeros(shape, np.int64)
     positions = np.zeros(shape, np.int64)
     owner = np.full(shape, PADDING, np.int64)
     part = np.zeros(shape, np.int64)  # 0 in the prompt, 1 … in its branches

@@ -28,7 +28,7 @@ def policy_after(model: Model, stages: Iterable[Stored]) -> Policy:
     policy = source_policy(model)
     for stored in stages:
         if "model" in stored.result.outputs:
-            policy = Policy(str(stored.path("model")))
+            policy = replace(policy, base=str(stored.path("model")), revision="main", adapters=())
         elif "adapter" in stored.result.outputs:
             policy = replace(policy, adapters=(*policy.adapters, stored.path("adapter")))
     return policy
@@ -45,7 +45,7 @@ def source_policy(model: Model) -> Policy:
             return Policy("")
 
 
-def source_origin(model: Model) -> tuple[Origin, ...]:
+def model_origin(model: Model) -> tuple[Origin, ...]:
     """The model as an input of a stage: the content of a folder, the revision of a hub model, nothing for scratch."""
     match model:
         case HubModel():

@@ -41,7 +41,7 @@ def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
 
 def _contract(chain: Chain, own: dict[str, list[SourceFile]]) -> dict[str, float]:
     """Run the data contract on the user's rows, unless this store holds its result."""
-    from posttrain.data.validate import validate
+    from posttrain.data.validate import refuse_empty_splits, validate
 
     if not {"preferences", "instructions"} & own.keys() or _validated(chain):
         return {}
@@ -49,7 +49,9 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]]) -> dict[str, float
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         try:
-            return validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)
+            counts = validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)
+            refuse_empty_splits(counts)
+            return counts
         except Refusal as refusal:
             kept = _keep_quarantine(chain, out)
             remedy = refusal.remedy.replace(str(out), str(kept))

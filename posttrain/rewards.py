@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
+from schemas.results import Origin
 
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
@@ -24,13 +28,16 @@ def load_judge(judge: FunctionJudge) -> Reward:
         function: Reward = getattr(importlib.import_module(module_name), function_name)
         if not callable(function):
             raise TypeError("not a function")
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # the module is the user's and may raise anything
         raise Refusal(
             "evaluation.judge.name", f"{judge.name} ({error})", "an importable module:function", "check the spelling"
         ) from error
 
     def checked(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        rewards = [float(reward) for reward in function(prompts, responses)]
+        try:
+            rewards = [float(reward) for reward in function(prompts, responses)]
+        except Exception as error:
+            raise _bad(judge, f"{type(error).__name__}: {error}", "one number per response") from error
         if len(rewards) != len(responses):
             raise _bad(judge, f"{len(rewards)} rewards for {len(responses)} responses", "one reward per response")
         for index, reward in enumerate(rewards):
@@ -39,6 +46,13 @@ def load_judge(judge: FunctionJudge) -> Reward:
         return rewards
 
     return checked
+
+
+def judge_origin(judge: FunctionJudge) -> Origin:
+    """The judge as an input of evaluation: the source of its module."""
+    spec = importlib.util.find_spec(judge.name.partition(":")[0])
+    source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+    return Origin(name="evaluation.judge", digest=hashlib.sha256(source).hexdigest(), location=judge.name)
 
 
 def _bad(judge: FunctionJudge, found: str, allowed: str) -> Refusal:

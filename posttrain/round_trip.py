@@ -25,8 +25,11 @@ def reloaded(folder: Path) -> Iterator[tuple[str, Any]]:
     yield "checkpoint", AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float32)
     if not (folder / "adapter").is_dir():
         return
-    named = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
-    base = AutoModelForCausalLM.from_pretrained(folder / "base" if (folder / "base").is_dir() else named, dtype=torch.float32)
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    shipped = (folder / "base").is_dir()
+    place = folder / "base" if shipped else config["base_model_name_or_path"]
+    revision = "main" if shipped else config["revision"] or "main"
+    base = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, str(folder / "adapter"))
     yield "adapter on its base", adapted
     yield "adapter merged again", adapted.merge_and_unload(safe_merge=True)

@@ -6,6 +6,7 @@ per token in all); with a trainable head the backward pass recomputes each chunk
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,10 +128,11 @@ class Scorer(nn.Module):
     def forward(self, examples: Sequence[Example]) -> TokenScores:
         """Score every completion token of `examples`, branches in their order."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return self._packed(examples) if self.packed else self._padded(examples)
+            return self.score_packed(examples) if self.packed else self._padded(examples)
 
-    def _packed(self, examples: Sequence[Example]) -> TokenScores:
-        batch = pack(examples).to(self.device)
+    def score_packed(self, examples: Sequence[Example], width: int | None = None) -> TokenScores:
+        """Score in the packed layout; `width` is the length of its rows, at least that of the longest example."""
+        batch = pack(examples, width).to(self.device)
         causal = inner_model(self.model)
         out = causal.base_model(
             input_ids=batch.input_ids,
@@ -173,25 +175,23 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 @torch.no_grad()
 def packing_error(scorer: Scorer, examples: Sequence[Example]) -> float:
-    """Largest difference between log-probabilities scored packed and one sequence at a time by the model's own head."""
+    """Largest difference of log-probabilities between one packed row and one sequence at a time under the model's own head."""
     plain = Scorer(scorer.model, scorer.device, scorer.dtype, packed=False)
-    together = scorer(examples).logprobs
+    with torch.autocast(scorer.device.type, dtype=scorer.dtype, enabled=scorer.dtype != torch.float32):
+        together = scorer.score_packed(examples, width=sum(example.length for example in examples)).logprobs
     alone = torch.cat([plain([Example(e.prompt, (b,))]).logprobs for e in examples for b in e.branches])
-    return float((together - alone).abs().max())
+    return float((together - alone).abs().nan_to_num(nan=math.inf).max())
 
 
 def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
-    """Start-up check: keep packing only where it is exact for this model. Returns a sentence for the report."""
+    """Start-up check on three examples in one row: keep packing only where it is exact. Returns a sentence for the report."""
+    by_length = sorted(examples, key=lambda example: example.length)
     try:
-        error = packing_error(scorer, examples)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        NotImplementedError,
-    ) as failure:  # the model cannot take the packed layout at all
-        scorer.packed = False
+        error = packing_error(scorer, [by_length[-1], *by_length[:2]])
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as failure:
+        scorer.packed = False  # the model cannot take the packed layout at all
         return f"padded: the model refuses the packed layout ({type(failure).__name__}: {failure})"
     if error <= TOLERANCE[scorer.dtype]:
         return f"packed: differs from separate scoring by at most {error:.1e}"

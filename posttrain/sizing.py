@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.model import HubModel, LocalModel, ScratchModel
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from posttrain.models import load_config, scratch_config
+from posttrain.peft.wrap import wrap
+from posttrain.policy import source_policy
+from schemas.model import ScratchModel
 from schemas.recipe import Recipe
 
 
@@ -13,14 +19,9 @@ def size_of(recipe: Recipe) -> dict[str, Any]:
 
     The model is built on the meta device, which holds no numbers.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from posttrain.peft.wrap import wrap
-
     config = _config(recipe)
     sizes: dict[str, Any] = {}
-    for stage, spec in (("sft", recipe.sft), ("align", recipe.alignment)):
+    for stage, spec in (("sft", recipe.sft), ("alignment", recipe.alignment)):
         if spec is None or not hasattr(spec, "peft"):
             continue
         with torch.device("meta"):
@@ -38,15 +39,7 @@ def size_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _config(recipe: Recipe) -> Any:
-    from transformers import AutoConfig
-
-    from posttrain.models import scratch_config
-
-    match recipe.model:
-        case ScratchModel():
-            return scratch_config(recipe.model, recipe.model.vocab_size)
-        case HubModel(name=name, revision=revision, trust_remote_code=trust):
-            return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust)
-        case LocalModel(path=path):
-            return AutoConfig.from_pretrained(path)
+def _config(recipe: Recipe) -> PreTrainedConfig:
+    if isinstance(recipe.model, ScratchModel):
+        return scratch_config(recipe.model, recipe.model.vocab_size)
+    return load_config(source_policy(recipe.model))

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 
 
 class Frozen(BaseModel):
     """A frozen model that refuses unknown fields and shows its attribute docstrings as field descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def refused(where: str, found: str, allowed: str, remedy: str) -> PydanticCustomError:
+    """A validation error that carries the four parts of a refusal; `schemas/load.py` turns it into one."""
+    context = {"where": where, "found": found, "allowed": allowed, "remedy": remedy}
+    return PydanticCustomError("refused", "{where}: found {found}", context)

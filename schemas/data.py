@@ -63,7 +63,7 @@ class Bounds(Frozen):
 
 
 class FilterRules(Frozen):
-    """Bounds per metric of a document. A field left out keeps the preset's value; null switches the rule off."""
+    """Bounds per metric of a document. A rule, or a side of it, that is left out keeps the preset's; null is off."""
 
     words: Bounds | None = None
     """Number of words."""
@@ -130,5 +130,13 @@ class Filtering(Frozen):
 
     def resolved(self) -> FilterRules:
         """The preset with this recipe's overrides."""
-        overrides = {name: getattr(self.rules, name) for name in self.rules.model_fields_set}
-        return PRESETS[self.preset].model_copy(update=overrides)
+        preset = PRESETS[self.preset]
+        overrides = {name: _over(getattr(preset, name), getattr(self.rules, name)) for name in self.rules.model_fields_set}
+        return preset.model_copy(update=overrides)
+
+
+def _over(preset: Bounds | None, given: Bounds | None) -> Bounds | None:
+    """The sides that are given replace the preset's; null switches the rule off."""
+    if preset is None or given is None:
+        return given
+    return preset.model_copy(update={side: getattr(given, side) for side in given.model_fields_set})

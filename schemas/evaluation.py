@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen
-
-GateName = Literal["win_rate_vs_sft", "win_rate_vs_base", "preference_accuracy", "perplexity_ratio_vs_base", "kl_per_token"]
 
 
 class FunctionJudge(Frozen):
@@ -29,6 +28,14 @@ class Gate(Frozen):
     """Largest allowed value."""
     lower_bound_above: float | None = None
     """The lower end of the 95% interval must lie above this."""
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Gate:
+        if not self.model_dump(exclude_none=True):
+            raise PydanticCustomError("gate", "at least one of min, max, lower_bound_above")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise PydanticCustomError("gate", "min {min} not above max {max}", {"min": self.min, "max": self.max})
+        return self
 
 
 class Gates(Frozen):

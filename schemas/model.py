@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from schemas.base import Frozen
+from schemas.base import Frozen, refused
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -45,16 +44,15 @@ class ScratchModel(Frozen):
             ("kv_heads", self.kv_heads, "heads", self.heads),
         ):
             if whole % part:
-                raise PydanticCustomError(
-                    "refused",
-                    "{where}",
-                    {
-                        "where": f"model.{name}",
-                        "found": f"{part} with {whole_name} {whole}",
-                        "allowed": f"a divisor of {whole_name}",
-                        "remedy": f"choose {name} so that it divides {whole}",
-                    },
+                raise refused(
+                    f"model.{name}",
+                    f"{part} with {whole_name} {whole}",
+                    f"a divisor of {whole_name}",
+                    f"choose {name} so that it divides {whole}",
                 )
+        if (self.hidden_size // self.heads) % 2:
+            raise refused("model.heads", f"{self.heads} with hidden_size {self.hidden_size}: an odd width per head",
+                          "an even width per head", "rotary positions turn pairs: choose other heads")  # fmt: skip
         return self
 
 

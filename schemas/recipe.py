@@ -6,12 +6,12 @@ holds the rules that reach across sections.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.base import Frozen
+from schemas.base import Frozen, refused
 from schemas.data import Data, Filtering
 from schemas.evaluation import Evaluation, Registry
 from schemas.model import Model
@@ -86,7 +86,7 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _every_consumer_is_fed(self) -> Recipe:
-        for problem in (*_missing_inputs(self), *_impossible_gates(self)):
+        for problem in (*_missing_inputs(self), *_impossible_gates(self), *_does_not_fit(self)):
             raise problem
         return self
 
@@ -99,13 +99,13 @@ def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
         "data.preferences": ("align", recipe.data.preferences),
     }
     problems = [
-        _refuse(where, "null", f"a source, since the stage {stage} reads it", f"set {where}, or remove the stage")
+        refused(where, "null", f"a source, since the stage {stage} reads it", f"set {where}, or remove the stage")
         for where, (stage, given) in needs.items()
         if stage in recipe.stages and given is None
     ]
     if recipe.model.source == "scratch" and recipe.pretrain is None:
         problems.append(
-            _refuse(
+            refused(
                 "pretrain",
                 "null with model.source scratch",
                 "a pretrain section",
@@ -114,13 +114,13 @@ def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
         )
     if not {"pretrain", "sft", "align"} & set(recipe.stages):
         problems.append(
-            _refuse(
+            refused(
                 "sft", "a recipe that trains nothing", "at least one of pretrain, sft, alignment", "add the stage that you want"
             )
         )
     if recipe.data.instructions is None and recipe.data.preferences is None:
         problems.append(
-            _refuse(
+            refused(
                 "data.instructions",
                 "null, and data.preferences null",
                 "one of the two",
@@ -140,7 +140,7 @@ def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     if recipe.registry and recipe.registry.promote_on:
         wanted["registry.promote_on"] = recipe.registry.promote_on
     return [
-        _refuse(
+        refused(
             where,
             name,
             f"metrics that this recipe measures: {', '.join(sorted(measured)) or 'none'}",
@@ -151,12 +151,30 @@ def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     ]
 
 
+def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
+    """Settings that are fine alone and not together."""
+    problems = []
+    longest = recipe.model.max_length if recipe.model.source == "scratch" else None
+    wanted = {
+        "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,
+        "sft.max_length": recipe.sft.max_length if recipe.sft else 0,
+        "alignment.max_length": getattr(recipe.alignment, "max_length", 0),
+    }
+    for where, tokens in wanted.items():
+        if longest is not None and tokens > longest:
+            problems.append(refused(where, f"{tokens} with model.max_length {longest}", f"at most {longest}",
+                                    "lower it, or raise model.max_length"))  # fmt: skip
+    if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
+        problems.append(refused("model.trust_remote_code", "true with a registry section", "false, or registry null",
+                                "consumers load registered models without the model's own code"))  # fmt: skip
+    ratio = recipe.evaluation.gates.perplexity_ratio_vs_base
+    if ratio and ratio.lower_bound_above is not None:
+        problems.append(refused("evaluation.gates.perplexity_ratio_vs_base.lower_bound_above", "a bound on an interval",
+                                "min or max: this metric has no interval", "use max"))  # fmt: skip
+    return problems
+
+
 def policies(recipe: Recipe) -> tuple[str, ...]:
     """Policies that evaluation compares, the candidate last: `base` stands before SFT, after pretraining."""
     later = {"sft": "sft", "align": "aligned"}
     return ("base", *(name for stage, name in later.items() if stage in recipe.stages))
-
-
-def _refuse(where: str, found: str, allowed: str, remedy: str) -> PydanticCustomError:
-    context: dict[str, Any] = {"where": where, "found": found, "allowed": allowed, "remedy": remedy}
-    return PydanticCustomError("refused", "{where}: found {found}", context)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from schemas.base import Frozen
+from schemas.base import Frozen, refused
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -109,6 +109,13 @@ class DPO(Optimization):
     """Longest prompt with one response in tokens; prompts are cut from the left, a longer response is quarantined."""
     peft: Peft = LoRA(method="lora")
     """What is trained."""
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_meaning(self) -> DPO:
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise refused("alignment.label_smoothing", f"{self.label_smoothing} with loss {self.loss}", "0, or loss sigmoid",
+                          "remove label_smoothing, or choose loss sigmoid")  # fmt: skip
+        return self
 
 
 class NoAlignment(Frozen):

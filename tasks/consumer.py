@@ -19,7 +19,8 @@ class ChatModel(PythonModel):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
+    # Without annotations: MLflow turns them into a schema, and an input of several forms has none.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """One answer per conversation; greedy unless `temperature` is above 0."""
         params = {"max_new_tokens": 128, "temperature": 0.0, "seed": 0, **(params or {})}
         torch.manual_seed(params["seed"])
@@ -50,6 +51,8 @@ def conversations(model_input: Any) -> list[list[dict[str, str]]]:
     if hasattr(model_input, "columns"):
         column = next((name for name in ("messages", "prompt") if name in model_input.columns), model_input.columns[0])
         model_input = model_input[column].tolist()
+    if hasattr(model_input, "tolist"):
+        model_input = model_input.tolist()
     if isinstance(model_input, str | dict):
         model_input = [model_input]
     if model_input and isinstance(model_input[0], dict) and "role" in model_input[0]:

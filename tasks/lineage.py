@@ -8,7 +8,9 @@ from typing import Any
 
 from posttrain.store import read_result
 from schemas.errors import Refusal
+from schemas.recipe import STAGES
 from schemas.results import StageResult
+from schemas.secrets import without_credentials
 from tasks.tracking import connect
 
 
@@ -42,11 +44,19 @@ def _version_tags(model: str, uri: str, root: Path) -> dict[str, str]:
     client = connect(uri, root)
     try:
         if at:
-            return dict(client.get_model_version_by_alias(name, rest).tags)
-        name, _, version = name.partition("/")
-        return dict(client.get_model_version(name, version).tags)
+            tags = client.get_model_version_by_alias(name, rest).tags
+        else:
+            name, _, version = name.partition("/")
+            tags = client.get_model_version(name, version).tags
     except MlflowException as error:
-        raise Refusal("MODEL", f"{model} ({error.message})", f"a version in {uri}", "check the name, or --tracking-uri") from None
+        raise Refusal(
+            "MODEL", f"{model} ({error.message})", f"a version in {without_credentials(uri)}", "check the name, or --tracking-uri"
+        ) from None
+    if "posttrain.key" not in tags:
+        raise Refusal(
+            "MODEL", f"{model}, which another program registered", "a version that posttrain registered", "check the name"
+        )
+    return dict(tags)
 
 
 def _walk(folder: Path, root: Path) -> list[StageResult]:
@@ -59,7 +69,7 @@ def _walk(folder: Path, root: Path) -> list[StageResult]:
             raise Refusal("--store", f"no finished result in {place}", "the store that made this model", "give its --store")
         for origin in result.inputs:
             stage = origin.name.partition(".")[0]
-            if (root / stage / origin.location).is_dir() and origin.location not in found:
+            if stage in STAGES and origin.location not in found:
                 visit(root / stage / origin.location)
         found[result.key] = result
 

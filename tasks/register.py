@@ -12,12 +12,12 @@ from prefect.states import Completed
 from prefect.tasks import task
 
 from posttrain import progress
-from posttrain.chain import Chain
+from posttrain.chain import Chain, chain_of
 from posttrain.gates import check_gates
-from posttrain.store import Built, Store
+from posttrain.store import Built
 from schemas.errors import GateRefused
 from schemas.recipe import Recipe
-from schemas.results import GateReport
+from schemas.results import GateReport, StageReport
 from tasks import registry, tracking
 from tasks.stage import Returned, stage_report
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def register(recipe: Recipe, store: str, run_id: str) -> Returned:
     """Register the candidate when it passes every gate, and move the alias when it beats the champion."""
     started = time.monotonic()
-    chain = Chain(recipe, Store(store))
+    chain = chain_of(recipe, store, run_id)
     gates = check_gates(recipe.evaluation.gates, chain.stored("evaluate").result.metrics)
     if failed := [gate for gate in gates if not gate.passed]:
         raise GateRefused("; ".join(map(describe, failed)))
@@ -38,10 +38,20 @@ def register(recipe: Recipe, store: str, run_id: str) -> Returned:
     stored = chain.store.build(
         identity, lambda out: tracking.tracked(chain, run_id, "register", lambda: _build(chain, run_id, out, identity.key, gates))
     )
-    if not stored.reused:
+    if not stored.reused or tracking.left_open(chain, run_id, stored):
         tracking.log_stage(chain, run_id, stored)
-    report = stage_report(stored, time.monotonic() - started)
+    report = _with_promotion(chain, stage_report(stored, time.monotonic() - started))
     return Completed(name="Reused", data=report) if stored.reused else report
+
+
+def _with_promotion(chain: Chain, report: StageReport) -> StageReport:
+    """Promotion is decided in every run, since the champion may have changed since the version was registered."""
+    assert chain.recipe.registry
+    client = registry.client_of(chain)
+    version = client.get_model_version(chain.recipe.registry.model, report.outputs["version"])
+    promotion = registry.promote(chain, version, lambda champion: _head_to_head(chain, champion))
+    outputs = report.outputs | {"alias": promotion.alias, "promotion": promotion.sentence}
+    return report.model_copy(update={"outputs": outputs, "metrics": {"promoted": float(promotion.alias == registry.CHAMPION)}})
 
 
 def describe(gate: GateReport) -> str:
@@ -66,8 +76,7 @@ def _build(chain: Chain, run_id: str, out: Path, key: str, gates: tuple[GateRepo
     progress.current().note("register: exporting, and comparing logits in a fresh process")
     folders = export(chain.policy_before("register"), out)
     version = registry.log_version(chain, run_id, out, folders, key, gates)
-    promotion = registry.promote(chain, version, lambda champion: _head_to_head(chain, champion))
-    return Built({}, {**folders, "version": str(version.version), "alias": promotion.alias, "promotion": promotion.sentence})
+    return Built({}, {**folders, "version": str(version.version)})
 
 
 def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[float, float]]:

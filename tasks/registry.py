@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+Compare = Callable[["ModelVersion"], tuple[float, tuple[float, float]]]
 CONSUMER = Path(__file__).with_name("consumer.py")
 REQUIREMENTS = ["mlflow", "torch", "transformers", "peft", "safetensors"]
 
@@ -58,7 +60,7 @@ def log_version(
     )
     mlflow.set_tracking_uri(tracking_uri(chain.recipe, chain.store.root))
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # advice on type hints for an input of many forms
+        warnings.simplefilter("ignore", UserWarning)  # advice to give an input example
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(CONSUMER),
@@ -69,6 +71,7 @@ def log_version(
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     tags = version_tags(chain, key, gates) | {"model_id": str(logged.model_id)}
+    client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
     return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
 
@@ -105,47 +108,52 @@ def find_version(client: MlflowClient, name: str, key: str) -> ModelVersion | No
 
 
 def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
-    """The version behind the alias `champion`, or None."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        return None
+    """The version behind the alias `champion`, or None. An unreachable registry raises."""
+    version = client.get_registered_model(name).aliases.get(CHAMPION)
+    return client.get_model_version(name, str(version)) if version else None
 
 
-def promote(chain: Chain, version: ModelVersion, compare: Any) -> Promotion:
-    """Make the version challenger, and champion where it beats the current one.
+def promote(chain: Chain, version: ModelVersion, compare: Compare) -> Promotion:
+    """Make the version champion where it beats the current one, else challenger.
 
-    The comparison and the move happen under one lock, so that two runs at once cannot both promote.
-    `compare(champion version)` returns the candidate's head-to-head win rate and its interval.
+    `compare(champion version)` returns the candidate's head-to-head win rate and its interval. Runs on one store take turns;
+    against runs elsewhere the alias moves only if the champion is still the one compared with, else all is repeated.
     """
     client, name = client_of(chain), version.name
     with FileLock(chain.store.root / "tracking" / f"{name}.promotion.lock"):
-        champion = champion_of(client, name)
-        if champion is not None and champion.version == version.version:
-            return Promotion(CHAMPION, f"{name} version {version.version} is champion")
-        refusal = None if champion is None else _refusal(chain, version, champion, compare)
-        if refusal:
-            client.set_registered_model_alias(name, CHALLENGER, version.version)
-            return Promotion(CHALLENGER, refusal)
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-        before = f" in place of version {champion.version}" if champion else ": the first version that passed the gates"
-        return Promotion(CHAMPION, f"promoted: {name} version {version.version} is champion{before}")
+        while True:
+            champion = champion_of(client, name)
+            if champion is not None and champion.version == version.version:
+                return Promotion(CHAMPION, f"{name} version {version.version} is champion")
+            refusal = _refusal(chain, version, champion, compare)
+            after = champion_of(client, name)
+            if (after and after.version) == (champion and champion.version):
+                break
+        client.set_registered_model_alias(name, CHALLENGER if refusal else CHAMPION, version.version)
+    if refusal:
+        return Promotion(CHALLENGER, refusal)
+    before = f" in place of version {champion.version}" if champion else ": the first version that passed the gates"
+    return Promotion(CHAMPION, f"promoted: {name} version {version.version} is champion{before}")
 
 
-def _refusal(chain: Chain, version: ModelVersion, champion: ModelVersion, compare: Any) -> str | None:
-    """Why the version may not replace the champion, or None."""
+def _refusal(chain: Chain, version: ModelVersion, champion: ModelVersion | None, compare: Compare) -> str | None:
+    """Why the version may not become champion, or None."""
     assert chain.recipe.registry
-    if chain.recipe.registry.promote_on is None:
+    metric = chain.recipe.registry.promote_on
+    if metric is None:
         return None
-    value, (low, high) = compare(champion)
+    if champion is None:
+        numbers = chain.stored("evaluate").result.metrics
+        opponent = metric.removeprefix("win_rate_vs_")
+        value, low, high = numbers[metric], numbers[f"{metric}_low"], numbers[f"{metric}_high"]
+    else:
+        opponent = f"champion version {champion.version}"
+        value, (low, high) = compare(champion)
     if low > 0.5:
         return None
     return (
-        f"promotion refused: version {version.version} wins {value:.1%} of held-out prompts "
-        f"against champion version {champion.version} (95% interval {low:.1%} "
-        f"to {high:.1%}); the lower end must be above 50%, it is {0.5 - low:.1%} short"
+        f"promotion refused: version {version.version} wins {value:.1%} of held-out prompts against {opponent} "
+        f"(95% interval {low:.1%} to {high:.1%}); the lower end must be above 50%, it is {0.5 - low:.1%} short"
     )
 
 

@@ -36,6 +36,11 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], refused: 
     return report
 
 
+def is_promoted(stages: list[StageReport]) -> bool:
+    """Whether the registered version became or is champion; true where nothing was to be registered."""
+    return all(stage.metrics["promoted"] == 1 for stage in stages if stage.name == "register")
+
+
 def stage_folders(chain: Chain, stages: list[StageReport]) -> dict[str, Path]:
     """The finished folder of every stage that ran or was reused."""
     return {stage.name: chain.store.folder(stage.name, stage.key) for stage in stages}

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.tasks import Task, task
 
-from posttrain.chain import Chain
-from posttrain.store import Built, Store, Stored
+from posttrain.chain import Chain, chain_of
+from posttrain.store import Built, Stored
 from schemas.recipe import Recipe
 from schemas.results import StageReport
 from tasks import tracking
@@ -32,11 +32,11 @@ def stage_task(build: Build) -> StageTask:
 
     def run(recipe: Recipe, store: str, run_id: str) -> Returned:
         started = time.monotonic()
-        chain = Chain(recipe, Store(store))
+        chain = chain_of(recipe, store, run_id)
         stored = chain.store.build(
             chain.identity(stage), lambda out: tracking.tracked(chain, run_id, stage, lambda: build(chain, out))
         )
-        if not stored.reused:
+        if not stored.reused or tracking.left_open(chain, run_id, stored):
             tracking.log_stage(chain, run_id, stored)
         report = stage_report(stored, time.monotonic() - started)
         return Completed(name="Reused", data=report) if stored.reused else report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import time
@@ -16,9 +17,11 @@ from posttrain.chain import Chain
 from posttrain.environment import environment
 from posttrain.store import Built, Stored, write_atomically
 from schemas.recipe import Recipe
+from schemas.secrets import without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -37,7 +40,7 @@ def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            log.warning("MLflow: %s failed and is left out: %s", function.__name__, error)
+            log.warning("MLflow: %s failed and is left out: %s", function.__name__, without_credentials(str(error)))
             return None
 
     return guarded
@@ -70,14 +73,13 @@ def start_run(recipe: Recipe, root: Path) -> str:
     uri = tracking_uri(recipe, root)
     client = connect(uri, root)
     marker = _marker(recipe, root)
-    if marker.exists():
-        run_id = marker.read_text()
-        client.update_run(run_id, status="RUNNING")
-        return run_id
+    if resumed := _reopened(client, marker):
+        return resumed
     run = client.create_run(_experiment(client, recipe, root), run_name=recipe.name)
-    params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(recipe.model_dump(mode="json")).items()]
+    document = without_credentials(recipe.model_dump_json(indent=1))
+    params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(json.loads(document)).items()]
     client.log_batch(run.info.run_id, params=params, tags=[RunTag(name, value) for name, value in environment().items()])
-    client.log_text(run.info.run_id, recipe.model_dump_json(indent=1), "recipe.json")
+    client.log_text(run.info.run_id, document, "recipe.json")
     marker.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(marker, run.info.run_id)
     return run.info.run_id
@@ -103,7 +105,7 @@ def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[], Built]) -
         return build()
     except BaseException:
         if nested:
-            close_stage(chain, nested, "FAILED")
+            close_run(chain, nested, "FAILED")
         raise
 
 
@@ -111,20 +113,33 @@ def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[], Built]) -
 def open_stage(chain: Chain, run_id: str, stage: str) -> str:
     """The id of the stage's nested run, made when it is not there."""
     client = connect(tracking_uri(chain.recipe, chain.store.root), chain.store.root)
-    parent = client.get_run(run_id)
-    found = client.search_runs(
-        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}' and tags.stage = '{stage}'", max_results=1
-    )
-    if found:
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return found[0].info.run_id
-    tags = {"mlflow.parentRunId": run_id, "stage": stage, "key": chain.identity(stage).key}
-    return client.create_run(parent.info.experiment_id, tags=tags, run_name=stage).info.run_id
+    key = chain.identity(stage).key
+    if found := _nested(client, run_id, stage, key):
+        client.update_run(found.info.run_id, status="RUNNING")
+        return found.info.run_id
+    tags = {"mlflow.parentRunId": run_id, "stage": stage, "key": key}
+    experiment = client.get_run(run_id).info.experiment_id
+    return client.create_run(experiment, tags=tags, run_name=stage).info.run_id
 
 
 @never_fatal
-def close_stage(chain: Chain, nested: str, status: str) -> None:
-    """Set the final status of a nested run."""
+def left_open(chain: Chain, run_id: str, stored: Stored) -> bool:
+    """Whether a process died between finishing this stage and logging it."""
+    client = connect(tracking_uri(chain.recipe, chain.store.root), chain.store.root)
+    nested = _nested(client, run_id, stored.result.stage, stored.result.key)
+    return nested is not None and nested.info.status != "FINISHED"
+
+
+def _nested(client: MlflowClient, run_id: str, stage: str, key: str) -> Run | None:
+    """The nested run of a stage with this key, or None."""
+    wanted = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.stage = '{stage}' and tags.key = '{key}'"
+    found = client.search_runs([client.get_run(run_id).info.experiment_id], wanted, max_results=1)
+    return found[0] if found else None
+
+
+@never_fatal
+def close_run(chain: Chain, nested: str, status: str) -> None:
+    """Set the final status of a run that ends early."""
     connect(tracking_uri(chain.recipe, chain.store.root), chain.store.root).set_terminated(nested, status)
 
 
@@ -151,6 +166,21 @@ def log_stage(chain: Chain, run_id: str, stored: Stored) -> None:
     if "adapter" in result.outputs and result.stage != "register":
         client.log_artifacts(nested, str(stored.path("adapter")), "adapter")
     client.set_terminated(nested, "FINISHED")
+
+
+def _reopened(client: MlflowClient, marker: Path) -> str | None:
+    """The run that the marker names, running again; None without a marker, or when that run was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    if not marker.exists():
+        return None
+    run_id = marker.read_text()
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        log.warning("MLflow: run %s cannot be taken up again, a new one is started: %s", run_id, without_credentials(str(error)))
+        return None
+    return run_id
 
 
 def _curve(path: Path, now: int) -> list[Any]:
@@ -188,6 +218,4 @@ def _experiment(client: MlflowClient, recipe: Recipe, root: Path) -> str:
 
 def _marker(recipe: Recipe, root: Path) -> Path:
     """Names the open parent run of this recipe until it is finished."""
-    import hashlib
-
     return root / "runs" / f"{hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:16]}.open"

@@ -18,15 +18,15 @@ MAX_SHIFTED_BOUNDARIES = 0.01  # share of rows whose prompt is not a token prefi
 
 @dataclass
 class Encoded:
-    """Examples, the row of the input table that each came from, and the rows left out with their reason."""
+    """Examples, and the rows of the input table that were left out with their reason."""
 
     examples: list[Example] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
     left_out: list[tuple[int, str]] = field(default_factory=list)
 
-    def quarantine(self) -> pl.DataFrame:
-        """The rows left out as a table."""
-        return pl.DataFrame(self.left_out, schema={"row": pl.Int64, "reason": pl.String}, orient="row")
+    def quarantine(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The rows left out, by the file and row that `table` names."""
+        places = table[[row for row, _ in self.left_out]].select("source", "row")
+        return places.with_columns(reason=pl.Series([reason for _, reason in self.left_out], dtype=pl.String))
 
 
 def encode_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
@@ -70,7 +70,6 @@ def encode_conversations(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase
             continue
         room = max_length - max(map(len, branches))
         encoded.examples.append(Example(np.asarray(prompt[:boundary][-room:], np.int32), tuple(branches)))
-        encoded.rows.append(row)
     _refuse_shifted(shifted, len(prompts), field_name)
     return encoded
 

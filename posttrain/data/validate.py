@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,6 +99,19 @@ def validate(
     _refuse_failures(outcomes, out)
     counts = ("rows_in", "kept", "quarantined", "train", "holdout", "chosen_longer")
     return {f"{n}_{c}": float(o.summary[c]) for n, o in outcomes.items() for c in counts if c in o.summary}
+
+
+def refuse_empty_splits(counts: Mapping[str, float]) -> None:
+    """Refuse data sets of which nothing is left to train on, or nothing to evaluate on, given the counts of `validate`."""
+    for name in (name for name in ("preferences", "instructions") if f"{name}_kept" in counts):
+        for split in ("train", "holdout"):
+            if not counts[f"{name}_{split}"]:
+                raise Refusal(
+                    f"data.{name}",
+                    f"no row in the split {split}",
+                    "at least one",
+                    "change data.holdout, or the splits in the data",
+                )
 
 
 def examine(name: str, files: list[SourceFile], limits: Checks, holdout: float) -> Outcome:

@@ -63,6 +63,7 @@ def filter_corpus(
     rules = filtering.resolved()
     summary, seen, bad = Summary(rules), dict[bytes, str](), list[BadRow]()
     documents_in = 0
+    out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(pq.ParquetWriter(out / f"{name}.parquet", OUTPUTS[name])) for name in OUTPUTS}
         for batch in _batches(_documents(files, bad.append), bad):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.peft.methods import METHODS
+from posttrain.policy import Policy
 from schemas.errors import Refusal
 from schemas.training import Peft
 
@@ -55,15 +56,19 @@ def load_trainable(model: nn.Module, state: dict[str, Tensor]) -> None:
         parameter.copy_(state[name])
 
 
-def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, base: str, out: Path) -> dict[str, str]:
+def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, start: Policy, out: Path) -> dict[str, str]:
     """Write what was trained in the ecosystem's format; returns the stage's outputs (`model`, or `adapter`).
 
-    The adapter's config names the hub id of `base`; a folder is not named, since adapters outlive the folder of the moment.
+    The adapter's config names its base where that is a plain hub model. A folder, or a base with merged adapters, is not named:
+    adapters outlive the folder of the moment, and a wrong base would be loaded without an error.
     """
     if spec.method == "full":
         model.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
         return {"model": "model"}
-    model.peft_config["default"].base_model_name_or_path = "" if Path(base).is_dir() else base
+    config = model.peft_config["default"]
+    on_hub = not start.adapters and not Path(start.base).is_dir()
+    config.base_model_name_or_path, config.revision = (start.base, start.revision) if on_hub else ("", None)
     model.save_pretrained(out / "adapter")
+    (out / "adapter" / "README.md").unlink(missing_ok=True)  # names the folder of the moment; equal adapters must be equal files
     return {"adapter": "adapter"}

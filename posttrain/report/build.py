@@ -15,6 +15,7 @@ from posttrain.report.read import Folders, Json
 from posttrain.store import read_result, write_atomically
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport, StageResult
+from schemas.secrets import without_credentials
 
 TEMPLATE = "report.html.j2"
 TRAINING = ("pretrain", "sft", "align")
@@ -56,7 +57,7 @@ def write_report(
         duration=text.duration,
         interval=text.interval,
         limits=text.limits,
-        safe_address=text.without_credentials,
+        safe_address=without_credentials,
     )
     page = environment.get_template(TEMPLATE).render(_content(recipe, run, folders), written=written or datetime.now(UTC))
     write_atomically(target, page)
@@ -75,7 +76,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
     asked = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return {
         "recipe": recipe,
-        "recipe_yaml": text.without_credentials(asked),
+        "recipe_yaml": without_credentials(asked),
         "run": run,
         "verdict": verdict(recipe, run),
         "policies": _rows(evaluation.get("policies", []), POLICY),

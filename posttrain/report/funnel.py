@@ -39,10 +39,10 @@ def documents(summary: Json) -> list[Chart]:
 
 
 def rows(kind: str, summary: Json) -> list[Chart]:
-    """A contract's funnel; checks that took no row away (warnings) stay in the table."""
+    """A contract's funnel; checks that took no row away (warnings, thresholds of the whole) stay in the table."""
     if not summary:
         return []
-    losses = {check["check"]: check["count"] for check in summary["checks"] if check["severity"] != "warn" and check["count"]}
+    losses = {check["check"]: check["count"] for check in summary["checks"] if check["severity"] == "drop" and check["count"]}
     bars = [
         Bar(f"{kind} in", summary["rows_in"], 0, MUTED),
         Bar("kept", summary["kept"], 0, GOOD),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 ABSENT = "–"  # noqa: RUF001 - an en dash is what a table shows for "none"
 _LIMITS = {"min": "≥ {}", "max": "≤ {}", "lower_bound_above": "interval above {}"}
-_USER_INFORMATION = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def number(value: float | None) -> str:
@@ -47,8 +45,3 @@ def interval(bounds: Sequence[float] | None) -> str:
 def limits(limit: Mapping[str, float]) -> str:
     """The limits of a gate in words."""
     return ", ".join(_LIMITS.get(name, name + " {}").format(number(value)) for name, value in limit.items())
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user and password of every URL blotted out: a report travels further than its recipe."""
-    return _USER_INFORMATION.sub("***@", text)

@@ -25,6 +25,8 @@ class Position:
     """Tokens processed, prompts included."""
     skipped: int = 0
     """Steps skipped because loss or gradient was not finite."""
+    in_a_row: int = 0
+    """Skipped steps since the last one that was taken."""
     seconds: float = 0.0
     """Time spent in steps, over all attempts."""
 

@@ -74,29 +74,37 @@ def train(job: Job) -> dict[str, float]:
     lengths = np.array([example.length for example in job.objective.examples])
     job.progress.start(job.name, len(job.plan))
     job.scorer.train()
-    saved_at, in_a_row = time.monotonic(), 0
+    saved_at = time.monotonic()
     validate_every = max(1, len(job.plan) // VALIDATIONS)
     for step in range(position.step, len(job.plan)):
         started = time.monotonic()
         rows = job.plan[step]
         rate = learning_rate(step, len(job.plan), job.spec)
-        metrics = _step(job, optimizer, rows, lengths, rate)
-        in_a_row = 0 if metrics else in_a_row + 1
-        _stop_if_diverged(in_a_row, step, rows)
-        position.step, position.skipped = step + 1, position.skipped + (not metrics)
+        sums = _step(job, optimizer, rows, lengths, rate)
+        position.in_a_row = 0 if sums else position.in_a_row + 1
+        _stop_if_diverged(position.in_a_row, step, rows)
+        position.step, position.skipped = step + 1, position.skipped + (not sums)
         position.tokens += int(lengths[rows].sum())
         position.seconds += time.monotonic() - started
         last = position.step == len(job.plan)
-        if job.validation and (last or position.step % validate_every == 0):
-            metrics = {**metrics, "validation_loss": mean_loss(job.scorer, job.validation, job.budget)}
-        if last or "validation_loss" in metrics or position.step % job.compute.log_every == 0:
+        validate = last or position.step % validate_every == 0
+        if validate or position.step % job.compute.log_every == 0:  # the one place where numbers leave the device
+            metrics = {name: float(value) for name, value in sums.items()} | (_validation_loss(job) if validate else {})
             curve.add(position, {**metrics, "learning_rate": rate})
             job.progress.advance(position.step, metrics)
         if not last and time.monotonic() - saved_at >= job.compute.checkpoint_seconds:
             save_checkpoint(checkpoints, job.scorer.model, optimizer, position)
             saved_at = time.monotonic()
+    if position.skipped == position.step:
+        raise TrainingDiverged(f"every one of the {position.step} steps was skipped: loss or gradient was never finite")
     job.scorer.eval()
     return curve.summary(position)
+
+
+def _validation_loss(job: Job) -> dict[str, float]:
+    """The loss on held-out examples, where there are some and it is finite."""
+    loss = mean_loss(job.scorer, job.validation, job.budget) if job.validation else math.nan
+    return {"validation_loss": loss} if math.isfinite(loss) else {}
 
 
 def make_optimizer(model: nn.Module, spec: Optimization) -> torch.optim.AdamW:
@@ -109,7 +117,7 @@ def make_optimizer(model: nn.Module, spec: Optimization) -> torch.optim.AdamW:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=spec.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
-def _step(job: Job, optimizer: torch.optim.Optimizer, rows: Sequence[int], lengths: np.ndarray, rate: float) -> dict[str, float]:
+def _step(job: Job, optimizer: torch.optim.Optimizer, rows: Sequence[int], lengths: np.ndarray, rate: float) -> dict[str, Tensor]:
     """One optimizer step over `rows`; empty when it was skipped because loss or gradient was not finite."""
     units = job.objective.units(rows)
     sums: dict[str, Tensor] = {}
@@ -125,7 +133,7 @@ def _step(job: Job, optimizer: torch.optim.Optimizer, rows: Sequence[int], lengt
             group_options["lr"] = rate
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {**{name: float(value) / units for name, value in sums.items()}, "grad_norm": float(norm)} if finite else {}
+    return {**{name: value / units for name, value in sums.items()}, "grad_norm": norm} if finite else {}
 
 
 def _stop_if_diverged(in_a_row: int, step: int, rows: Sequence[int]) -> None:

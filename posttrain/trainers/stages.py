@@ -13,8 +13,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.device import resolve_device, resolve_dtype
 from posttrain.losses.preference import at_start
-from posttrain.models import load_model, load_tokenizer, resolve_device, resolve_dtype, scratch_model
+from posttrain.models import load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
@@ -31,7 +32,7 @@ from schemas.model import ScratchModel
 from schemas.recipe import Recipe
 from schemas.training import DPO, SFT, Full, Optimization, Peft, Pretrain
 
-CHECKED_EXAMPLES = 2  # scored packed and separately before training
+VALIDATION_EXAMPLES = 128  # held-out examples behind each point of a validation curve
 STEP_0_TOLERANCE = 1e-4
 
 
@@ -48,7 +49,7 @@ class Setting:
     def scorer(self, model: nn.Module) -> Scorer:
         """A scorer on the recipe's device and arithmetic."""
         device = resolve_device(self.recipe.compute)
-        return Scorer(model, device, resolve_dtype(self.recipe.compute, device))
+        return Scorer(model, device, resolve_dtype(self.recipe.compute))
 
 
 def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built:
@@ -64,7 +65,8 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
     else:
         tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
     examples = encode_documents(train_texts, tokenizer, spec.context)
-    held_out = encode_documents(documents.filter(split="holdout")["text"].to_list(), tokenizer, spec.context)
+    held_out_texts = documents.filter(split="holdout")["text"].head(VALIDATION_EXAMPLES).to_list()
+    held_out = encode_documents(held_out_texts, tokenizer, spec.context)[:VALIDATION_EXAMPLES]
     if not examples:
         raise Refusal("data.holdout", "no kept document to train on", "at least one", "lower data.holdout, or give more")
     plan = by_tokens([e.length for e in examples], spec.batch_tokens, spec.tokens, setting.recipe.seed)
@@ -91,7 +93,7 @@ def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Buil
     base = load_model(setting.policy, resolve_device(setting.recipe.compute))
     model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft")
     scorer = setting.scorer(model).eval()
-    layout = choose_layout(scorer, examples[:CHECKED_EXAMPLES])
+    layout = choose_layout(scorer, examples)
     scores = _reference_scores(setting, scorer, [*examples, *held_out], cache)
     kind = {"beta": spec.beta, "kind": spec.loss, "smoothing": spec.label_smoothing}
     objective = Preference(examples, scores[: len(examples)], **kind)  # type: ignore[arg-type]
@@ -105,8 +107,10 @@ def _encode_train(
     setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field: str
 ) -> Sequence[Example]:
     """Training examples; the rows that do not fit are written to quarantine.parquet."""
-    encoded = encode_conversations(table.filter(split="train"), tokenizer, max_length, field)
-    encoded.quarantine().write_parquet(setting.out / "quarantine.parquet")
+    rows = table.filter(split="train")
+    encoded = encode_conversations(rows, tokenizer, max_length, field)
+    assert len(encoded.examples) + len(encoded.left_out) == rows.height
+    encoded.quarantine(rows).write_parquet(setting.out / "quarantine.parquet")
     if not encoded.examples:
         reasons = "; ".join(sorted({reason for _, reason in encoded.left_out})) or "no training rows at all"
         raise Refusal(field, f"no row to train on ({reasons})", "at least one", "raise max_length, or shorten the data")
@@ -114,7 +118,8 @@ def _encode_train(
 
 
 def _encode_held_out(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field: str) -> Sequence[Example]:
-    return encode_conversations(table.filter(split="holdout"), tokenizer, max_length, field).examples
+    held_out = table.filter(split="holdout").head(VALIDATION_EXAMPLES)
+    return encode_conversations(held_out, tokenizer, max_length, field).examples
 
 
 def _validation(held_out: Sequence[Example]) -> LanguageModelling | None:
@@ -159,7 +164,7 @@ def _run(
 ) -> Built:  # fmt: skip
     """Wrap, check the layout and fit."""
     scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft")).eval()
-    layout = choose_layout(scorer, objective.examples[:CHECKED_EXAMPLES])
+    layout = choose_layout(scorer, objective.examples)
     return _fit(setting, name, spec, peft, scorer, layout, tokenizer, objective, validation, plan)
 
 
@@ -171,7 +176,7 @@ def _fit(
     job = Job(name, scorer, objective, plan, spec, setting.recipe.compute, setting.out, setting.progress, validation)
     metrics = train(job)
     (setting.out / "layout.txt").write_text(layout + "\n")
-    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy.base, setting.out)
+    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy, setting.out)
     parameters = list(scorer.model.parameters())
     trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}

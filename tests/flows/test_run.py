@@ -134,13 +134,14 @@ def test_a_gate_that_fails_exits_3_prints_the_report_and_leaves_the_alias(copy, 
 
 
 def test_a_result_with_a_file_deleted_by_hand_is_rebuilt_to_the_same_bytes(copy, finished, again, helpers):
-    """The rebuilt weights have the digest that the later stages were made from, so those are reused."""
-    folder = copy / "pretrain" / finished.report.stages[2].key
-    (folder / "model" / "model.safetensors").unlink()
+    """The rebuilt outputs have the digests that the later stages were made from, so those are reused."""
+    (copy / "pretrain" / finished.report.stages[2].key / "model" / "model.safetensors").unlink()
+    (copy / "align" / finished.report.stages[4].key / "adapter" / "adapter_config.json").unlink()
     mended = again(copy)
     assert mended.process.returncode == 0, mended.process.stderr
-    assert mended.built == ["pretrain"]
-    assert helpers.weights(mended.report, "pretrain") == helpers.weights(finished.report, "pretrain")
+    for stage in ("pretrain", "align"):
+        assert helpers.weights(mended.report, stage) == helpers.weights(finished.report, stage)
+    assert mended.built == ["pretrain", "align"]
 
 
 def test_a_champion_deleted_from_the_registry_is_registered_again(copy, finished, again, client_of):

@@ -29,7 +29,7 @@ def policy(checkpoint, lora, tmp_path_factory) -> Policy:
         for parameter in trainable_state(model).values():
             torch.nn.init.normal_(parameter, std=0.3)
         folder = tmp_path_factory.mktemp(name)
-        save_trained(model, load_tokenizer(plain), lora(), str(checkpoint), folder)
+        save_trained(model, load_tokenizer(plain), lora(), plain, folder)
         folders.append(folder / "adapter")
         model = model.merge_and_unload()
     return Policy(str(checkpoint), adapters=tuple(folders))

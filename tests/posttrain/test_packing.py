@@ -51,8 +51,8 @@ def test_mask_of_one_pair_by_hand():
 
 def test_rows_are_padded_to_a_multiple_of_8_and_padding_sees_something_but_no_example():
     """4 tokens in 8 columns, 4 of padding. A softmax over nothing is NaN; padding that sees the example is harmless but wrong."""
-    packed = pack([Example(ints(5, 6), (ints(7, 8),))], pad=9)
-    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 9, 9, 9, 9]]
+    packed = pack([Example(ints(5, 6), (ints(7, 8),))])
+    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 0, 0, 0, 0]]
     assert [visible(packed, 0, query) for query in (3, 4, 7)] == [[0, 1, 2, 3], [4], [4, 5, 6, 7]]
 
 

@@ -103,10 +103,11 @@ def test_a_completion_that_does_not_fit_is_left_out_with_its_row_and_reason(toke
     rows = [("Hi", "Hello"), ("Hi", "It was clean and the staff was kind."), ("Bye", "Bye")]
     length = encode(instructions(rows[1]), tokenizer).examples[0].targets
     encoded = encode(instructions(*rows), tokenizer, max_length=length)
-    assert encoded.rows == [0, 2]
+    assert len(encoded.examples) == 2
+    places = pl.DataFrame({"source": ["a.jsonl"] * 3, "row": [7, 8, 9]})
     reason = f"a completion of {length} tokens does not fit max_length {length} with a prompt"
     assert encoded.left_out == [(1, reason)]
-    assert encoded.quarantine().to_dicts() == [{"row": 1, "reason": reason}]
+    assert encoded.quarantine(places).to_dicts() == [{"source": "a.jsonl", "row": 8, "reason": reason}]
 
 
 def test_a_pair_that_is_equal_as_tokens_is_left_out(tokenizer):

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import load_trainable, save_trained, trainable_state, wrap
+from posttrain.policy import Policy
 from posttrain.scoring import Scorer
 from schemas.errors import Refusal
 from schemas.training import Full, Peft
@@ -119,7 +120,7 @@ def test_a_missing_or_unexpected_tensor_is_an_error_and_changes_nothing(tiny_lla
 def test_a_saved_adapter_loads_with_peft_alone_on_its_base(tmp_path, tiny_llama, tokenizer, lora, random_examples):
     model = wrap(tiny_llama(), lora(), 0, "sft.peft")
     train_a_step(model, random_examples([(4, 5)]))
-    assert save_trained(model, tokenizer, lora(), str(tmp_path), tmp_path) == {"adapter": "adapter"}
+    assert save_trained(model, tokenizer, lora(), Policy(str(tmp_path)), tmp_path) == {"adapter": "adapter"}
     reloaded = PeftModel.from_pretrained(tiny_llama(), tmp_path / "adapter")
     with torch.no_grad():
         assert torch.equal(reloaded(IDS).logits, model.eval()(IDS).logits)
@@ -130,14 +131,14 @@ def test_an_adapter_names_the_hub_id_of_its_base_but_no_folder(tmp_path, tiny_ll
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     named = {}
     for base in ("someone/some-model", str(tmp_path)):
-        save_trained(wrap(tiny_llama(), lora(), 0, "sft.peft"), tokenizer, lora(), base, tmp_path)
+        save_trained(wrap(tiny_llama(), lora(), 0, "sft.peft"), tokenizer, lora(), Policy(base), tmp_path)
         named[base] = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == {"someone/some-model": "someone/some-model", str(tmp_path): ""}
 
 
 def test_a_fully_trained_model_is_saved_as_a_checkpoint_with_its_tokenizer(tmp_path, tiny_llama, tokenizer):
     model = wrap(tiny_llama(), FULL, 0, "sft.peft")
-    assert save_trained(model, tokenizer, FULL, "", tmp_path) == {"model": "model"}
+    assert save_trained(model, tokenizer, FULL, Policy(""), tmp_path) == {"model": "model"}
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in reloaded.state_dict().items())
     assert (tmp_path / "model" / "tokenizer.json").exists()

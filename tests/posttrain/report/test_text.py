@@ -50,10 +50,3 @@ def test_duration(seconds: float | None, written: str) -> None:
 def test_limits_of_every_kind() -> None:
     assert text.limits({"min": 0.6, "lower_bound_above": 0.5}) == "≥ 0.6, interval above 0.5"
     assert text.limits({"max": 1.1}) == "≤ 1.1"
-
-
-def test_only_the_credentials_of_an_address_go() -> None:
-    assert (
-        text.without_credentials("a://u:p@host/x y://key@h mail@x.org b://host/@z")
-        == "a://***@host/x y://***@h mail@x.org b://host/@z"
-    )
