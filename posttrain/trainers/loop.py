@@ -87,8 +87,8 @@ def train(job: Job) -> dict[str, float]:
         position.tokens += int(lengths[rows].sum())
         position.seconds += time.monotonic() - started
         last = position.step == len(job.plan)
-        validate = last or position.step % validate_every == 0
-        if validate or position.step % job.compute.log_every == 0:  # the one place where numbers leave the device
+        validate = job.validation is not None and (last or position.step % validate_every == 0)
+        if last or validate or position.step % job.compute.log_every == 0:  # the one place where numbers leave the device
             metrics = {name: float(value) for name, value in sums.items()} | (_validation_loss(job) if validate else {})
             curve.add(position, {**metrics, "learning_rate": rate})
             job.progress.advance(position.step, metrics)

@@ -48,7 +48,7 @@ def test_trainable_parameters_per_stage_by_hand():
     sizes = size_of(recipe(SCRATCH, pretrain={"tokens": 1000}, sft={"peft": {"method": "full"}},
                            alignment={"algorithm": "dpo", "peft": lora}))  # fmt: skip
     assert sizes["trainable_parameters_sft"] == sizes["parameters"] == 118_464
-    assert sizes["trainable_parameters_align"] == 2_496
+    assert sizes["trainable_parameters_alignment"] == 2_496
 
 
 def test_a_model_without_grouped_queries_has_one_cache_size(tmp_path):

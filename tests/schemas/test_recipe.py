@@ -85,10 +85,10 @@ def test_a_recipe_comes_back_from_json_equal():
 
 
 def test_a_preset_keeps_what_is_not_overridden():
-    """One bound replaced, one switched off by null, the rest as in Gopher, tables A1 and A2 (arXiv 2112.11446)."""
+    """One side replaced, one rule switched off by null, the rest as in Gopher, tables A1 and A2 (arXiv 2112.11446)."""
     filtering = Filtering.model_validate({"preset": "gopher", "rules": {"words": {"min": 0}, "stop_words": None}})
     rules = filtering.resolved()
-    assert rules.words == Bounds(min=0, max=None)
+    assert rules.words == Bounds(min=0, max=100_000)
     assert rules.stop_words is None
     assert rules.mean_word_length == Bounds(min=3, max=10)
     assert rules.alphabetic_word_share == Bounds(min=0.8)

@@ -112,14 +112,15 @@ def test_a_completion_that_does_not_fit_is_left_out_with_its_row_and_reason(toke
 
 def test_a_pair_that_is_equal_as_tokens_is_left_out(tokenizer):
     encoded = encode(pairs(("Hi", "Hello", "Hello"), ("Hi", "Hello", "Bye")), tokenizer)
-    assert encoded.rows == [1]
+    assert len(encoded.examples) == 1
     assert encoded.left_out == [(0, "chosen and rejected are equal as tokens")]
 
 
 def test_no_rows_give_no_examples_and_an_empty_quarantine_with_its_columns(tokenizer):
     encoded = encode(instructions(("Hi", "Hello")).clear(), tokenizer)
+    places = pl.DataFrame(schema={"source": pl.String, "row": pl.Int64})
     assert encoded.examples == []
-    assert encoded.quarantine().schema == {"row": pl.Int64, "reason": pl.String}
+    assert encoded.quarantine(places).schema == {"source": pl.String, "row": pl.Int64, "reason": pl.String}
 
 
 def test_two_bos_tokens_are_refused(tokenizer):
