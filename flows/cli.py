@@ -80,12 +80,14 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
     """Validate recipe, inputs and model without training."""
     from posttrain.chain import Chain
     from posttrain.preflight import preflight
-    from posttrain.sizing import size_of
     from posttrain.store import Store
     from schemas.load import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
-    counts = preflight(Chain(loaded, Store(store)))
+    loaded, checked = load_recipe(recipe, overrides), Store(store)
+    defaults.apply(checked.root)
+    counts = preflight(Chain(loaded, checked))
+    from posttrain.sizing import size_of
+
     found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(loaded)}
     show(found, as_json)
 

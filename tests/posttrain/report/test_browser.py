@@ -1,0 +1,31 @@
+"""The report in a real browser: it renders without a script, a network address or an error, on a desktop and on a phone."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from posttrain.report.build import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("size", ["1100,3000", "400,3000"])
+def test_the_report_renders_in_chromium(recipe, run, folders, tmp_path: Path, size: str):
+    """The DOM after rendering holds the verdict and every figure; the screenshot is a picture of that size."""
+    page_file = write_report(recipe, run, folders, tmp_path / "report.html")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+             "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path}/profile"]  # fmt: skip
+    picture = tmp_path / "report.png"
+    shot = [str(CHROMIUM), *quiet, f"--window-size={size}", f"--screenshot={picture}", page_file.as_uri()]
+    subprocess.run(shot, check=True, capture_output=True, timeout=120)
+    header = picture.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    assert f"{int.from_bytes(header[16:20], 'big')},{int.from_bytes(header[20:24], 'big')}" == size
+    dom = subprocess.run([str(CHROMIUM), *quiet, "--dump-dom", page_file.as_uri()], check=True, capture_output=True, timeout=120)
+    rendered = dom.stdout.decode()
+    assert rendered.count("<svg") == page_file.read_text(encoding="utf-8").count("<svg") > 5
