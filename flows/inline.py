@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.console import TerminalProgress
+from flows.server import ensure_server
 from posttrain.chain import Chain
 from posttrain.preflight import preflight
 from posttrain.progress import reporting
@@ -20,7 +20,7 @@ from schemas.results import RunReport
 
 
 def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport, bool]:
-    """Run a recipe under Prefect's ephemeral server, or the user's server where PREFECT_API_URL names one.
+    """Run a recipe under a Prefect server of its own, or the user's where PREFECT_API_URL names one.
 
     Returns:
         the report, and whether promotion was refused.
@@ -28,7 +28,8 @@ def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport
     preflight(Chain(recipe, Store(store)))
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     console.print("starting Prefect and MLflow (about ten seconds)", style="dim")
-    with prefect_server(), TerminalProgress(console) as progress, reporting(progress):
+    ensure_server(_import_slow_parts)
+    with TerminalProgress(console) as progress, reporting(progress), _without_heartbeats():
         from flows.post_training import PromotionRefused, post_training
 
         try:
@@ -37,25 +38,17 @@ def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport
             return refused.report, True
 
 
+def _import_slow_parts() -> None:
+    import flows.post_training  # noqa: F401
+
+
 @contextmanager
-def prefect_server() -> Iterator[None]:
-    """Start Prefect's ephemeral server while this process imports the rest, and switch off what only workers need."""
+def _without_heartbeats() -> Iterator[None]:
+    """A heartbeat tells a server that a worker is alive. Each costs a second at the end of its flow, and no one listens here."""
     from prefect.context import SettingsContext
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
-    if settings.api.url:
-        yield
-        return
-    from prefect.server.api.server import SubprocessASGIServer
-
-    server = SubprocessASGIServer()
-    starting = threading.Thread(target=server.start, kwargs={"timeout": 120}, daemon=True)
-    starting.start()
-    import posttrain.device  # noqa: F401
-
-    starting.join()
-    # A heartbeat tells a server that a worker is alive; each costs a second at the end of its flow, and no one listens here.
     quiet = settings.model_copy(update={"flows": settings.flows.model_copy(update={"heartbeat_frequency": None})})
     with SettingsContext(profile=SettingsContext.get().profile, settings=quiet):  # type: ignore[union-attr]
         yield

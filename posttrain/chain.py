@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.sources import SourceFile, resolve, source_digest
+from posttrain.device import dtype_name
 from posttrain.policy import Policy, model_origin, policy_after
 from posttrain.rewards import judge_origin
 from posttrain.store import StageKey, Store, Stored
@@ -123,9 +124,7 @@ def _training(recipe: Recipe, section: str) -> dict[str, Any]:
 
 def _dtype(recipe: Recipe) -> str:
     """The arithmetic that `auto` means here: results of two kinds of devices must not share a key."""
-    from posttrain.device import resolve_dtype
-
-    return str(resolve_dtype(recipe.compute))
+    return dtype_name(recipe.compute)
 
 
 def _held_out_origins(chain: Chain) -> tuple[Origin, ...]:

@@ -177,7 +177,7 @@ def copy(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished.store, tmp_path / "store"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def again(tiny, prefect_url, cli):
     """Run the tiny recipe on a store: process and report (None when there was none)."""
 

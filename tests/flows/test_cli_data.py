@@ -142,7 +142,7 @@ def test_check_counts_the_parameters_that_a_run_reports(call, tiny, finished, tm
     built = {stage.name: stage.metrics for stage in finished.report.stages}
     assert model["parameters"] == built["sft"]["parameters"] == built["sft"]["trainable_parameters"]
     assert model["trainable_parameters_sft"] == built["sft"]["trainable_parameters"]
-    assert model["trainable_parameters_align"] == built["align"]["trainable_parameters"]
+    assert model["trainable_parameters_alignment"] == built["align"]["trainable_parameters"]
 
 
 def test_check_follows_the_stages_that_overrides_remove(call, tiny, tmp_path):

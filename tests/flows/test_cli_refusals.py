@@ -127,8 +127,9 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_runs(refused, tiny):
 
 
 def test_rows_longer_than_the_model_takes_are_refused_before_anything_runs(refused, tiny):
-    """A model of 32 positions cannot hold the rows of 64 tokens that pretraining asks for, nor those of 256 of the others."""
-    refused(tiny.recipe, ["--set", "model.max_length=32"], ("model.max_length: found 32", "model.max_length"))
+    """A model of 32 positions cannot hold the rows of 64 tokens that pretraining asks for."""
+    said = ("pretrain.context: found 64 with model.max_length 32", "at most 32", "raise model.max_length")
+    refused(tiny.recipe, ["--set", "model.max_length=32"], said)
 
 
 RECIPES = {
@@ -284,7 +285,7 @@ def test_too_few_rows_to_hold_any_out_are_refused_before_anything_trains(refused
         document["data"][name] = str(tmp_path / f"{name}.jsonl")
     document["data"] |= {"holdout": 1e-9, "checks": {"waive": ["length_bias"]}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(document))
-    refused(tmp_path / "recipe.yaml", [], ("held-out", "data.holdout"))
+    refused(tmp_path / "recipe.yaml", [], ("data.preferences: found no row in the split holdout", "change data.holdout"))
 
 
 OTHER = {
@@ -331,11 +332,19 @@ def test_a_store_that_is_a_file_is_refused(cli, tiny, tmp_path):
     assert (tmp_path / "store").read_text() == "not a folder"
 
 
-def test_a_crash_is_not_called_a_refusal(cli, tiny, tmp_path):
-    """A defect in the judge's own module: exit code 1, and a traceback that names the line."""
+def test_a_judge_module_that_raises_is_refused_with_what_it_raised(refused, tiny, tmp_path, monkeypatch):
     (tmp_path / "own_judge.py").write_text("reward = 1 / 0\n")
-    done = cli("check", tiny.recipe, "--set", "evaluation.judge.name=own_judge:reward", cwd=tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = ("evaluation.judge.name: found own_judge:reward", "division by zero")
+    refused(tiny.recipe, ["--set", "evaluation.judge.name=own_judge:reward"], said)
+
+
+def test_a_crash_is_not_called_a_refusal(cli, tmp_path):
+    """A damaged database is neither the recipe's nor the data's fault: exit code 1, with the traceback."""
+    (tmp_path / "tracking").mkdir()
+    (tmp_path / "tracking" / "mlflow.db").write_text("not SQLite")
+    done = cli("lineage", "models:/tiny@champion", "--store", tmp_path, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "refused  " not in done.stderr
     assert "Traceback" in done.stderr
-    assert "reward = 1 / 0" in done.stderr
+    assert "file is not a database" in done.stderr

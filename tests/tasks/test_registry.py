@@ -7,23 +7,35 @@ import threading
 import pytest
 
 from posttrain.chain import Chain
-from posttrain.store import Store
+from posttrain.store import Built, Store
 from schemas.recipe import Recipe
 from tasks import registry
 
 WON, EVEN = (0.8, (0.6, 0.9)), (0.6, (0.45, 0.75))
+BEATS_BASE = {"win_rate_vs_base": 0.9, "win_rate_vs_base_low": 0.8, "win_rate_vs_base_high": 1.0}
+LIKE_BASE = {"win_rate_vs_base": 0.55, "win_rate_vs_base_low": 0.48, "win_rate_vs_base_high": 0.62}
 
 
-def a_chain(root, promote_on: str | None = "win_rate_vs_base", name: str = "house") -> Chain:
-    """A chain whose recipe registers `name`; no stage has run."""
+def a_chain(root, promote_on: str | None = "win_rate_vs_base", measured: dict[str, float] = BEATS_BASE) -> Chain:
+    """A chain whose recipe registers `house`, with finished stages of which the last has measured the given numbers."""
+    (root.parent / "model").mkdir(exist_ok=True)
+    (root.parent / "pairs.jsonl").write_text('{"prompt": "How was the soup?", "chosen": "Warm.", "rejected": "Cold."}\n')
     recipe = {
         "name": "house",
-        "model": {"source": "local", "path": str(root)},
-        "data": {"preferences": "sample://preferences"},
+        "model": {"source": "local", "path": str(root.parent / "model")},
+        "data": {"preferences": str(root.parent / "pairs.jsonl")},
         "alignment": {"algorithm": "dpo"},
-        "registry": {"model": name, "promote_on": promote_on},
+        "registry": {"model": "house", "promote_on": promote_on},
     }
-    return Chain(Recipe.model_validate(recipe), Store(root))
+    chain = Chain(Recipe.model_validate(recipe), Store(root))
+    for stage, output, numbers in (("validate", "preferences", {}), ("align", "adapter", {}), ("evaluate", "samples", measured)):
+        chain.store.build(chain.identity(stage), lambda out, name=output, found=numbers: _built(out, name, found))
+    return chain
+
+
+def _built(out, output: str, metrics: dict[str, float]) -> Built:
+    (out / output).write_text(output)
+    return Built(metrics, {output: output})
 
 
 @pytest.fixture
@@ -68,7 +80,6 @@ def test_a_deleted_version_is_not_found(chain):
 
 
 def test_nobody_is_champion_before_the_first_promotion(chain):
-    assert registry.champion_of(registry.client_of(chain), "house") is None
     new_version(chain, "aa")
     assert registry.champion_of(registry.client_of(chain), "house") is None
 
@@ -78,6 +89,31 @@ def test_the_first_version_becomes_champion_without_a_comparison(chain):
     assert promotion.alias == "champion"
     assert promotion.sentence == "promoted: house version 1 is champion: the first version that passed the gates"
     assert champion(chain) == "1"
+
+
+def test_a_first_version_that_does_not_beat_what_promotion_asks_for_stays_challenger(root):
+    """The lower end, 48%, is 2 points short of the 50% that it must exceed."""
+    chain = a_chain(root, measured=LIKE_BASE)
+    promotion = registry.promote(chain, new_version(chain, "aa"), never)
+    assert promotion.alias == "challenger"
+    assert promotion.sentence.startswith("promotion refused: version 1 wins 55.0% of held-out prompts against base")
+    assert promotion.sentence.endswith("it is 2.0% short")
+    assert registry.champion_of(registry.client_of(chain), "house") is None
+
+
+def test_a_first_version_needs_no_win_rate_where_the_recipe_names_none(root):
+    chain = a_chain(root, promote_on=None, measured=LIKE_BASE)
+    assert registry.promote(chain, new_version(chain, "aa"), never).alias == "champion"
+
+
+def test_an_unreachable_registry_is_not_taken_for_one_without_a_champion(chain, monkeypatch):
+    """Else an outage would promote every candidate without a comparison."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(MlflowException, match="Max retries exceeded"):
+        registry.champion_of(MlflowClient("http://127.0.0.1:9"), "house")
 
 
 def test_a_candidate_that_does_not_beat_the_champion_stays_challenger(chain):

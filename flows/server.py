@@ -1,0 +1,89 @@
+"""A Prefect server for the length of one run, for people who have none.
+
+Prefect starts one itself, but only after importing the whole server into this process, one import after the other. Started by
+hand it comes up on the second core while this process imports the rest, and it dies with this process, however that ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+APP = "prefect.server.api.server:create_app"
+# What Prefect sets for the servers that it starts for one process: no pages, and only the services that such a run needs.
+EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+START_SECONDS = 120
+PR_SET_PDEATHSIG = 1
+
+
+def ensure_server(meanwhile: Callable[[], None]) -> None:
+    """Have PREFECT_API_URL name a server: the user's own where it is set, else a new one that ends with this process.
+
+    Must be called before Prefect is imported, which reads the variable then. `meanwhile` runs while the server starts.
+    """
+    if "PREFECT_API_URL" in os.environ:
+        meanwhile()
+        return
+    port = _free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        APP,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+    ]
+    server = subprocess.Popen(command, env=os.environ | EPHEMERAL, preexec_fn=_die_with_parent)
+    atexit.register(_stop, server)  # registered before Prefect's own, and so run after its last messages were sent
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    meanwhile()
+    _wait_until_healthy(server, f"http://127.0.0.1:{port}/api/health")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """Where the system can do it (Linux), have the server killed when this process is, kill -9 included."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_until_healthy(server: subprocess.Popen[bytes], address: str) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise RuntimeError(
+                f"the Prefect server ended with exit code {server.returncode} before it was ready; its message is above"
+            )
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"the Prefect server was not ready after {START_SECONDS} s")
