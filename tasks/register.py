@@ -89,8 +89,7 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
     from schemas.recipe import policies
 
     progress.current().note(f"register: comparing with champion version {champion.version}")
-    uri = tracking.tracking_uri(chain.recipe, chain.store.root)
-    folder = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}", tracking_uri=uri)
+    folder = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}")
     rows = chain.stored("evaluate").path("samples")
     candidate = pl.read_parquet(rows)[f"reward_{policies(chain.recipe)[-1]}"].to_list()
     held_out = chain.stored("validate")

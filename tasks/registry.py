@@ -58,7 +58,6 @@ def log_version(
             ParamSpec("seed", DataType.long, 0),
         ]
     )
-    mlflow.set_tracking_uri(tracking_uri(chain.recipe, chain.store.root))
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice to give an input example
         logged = mlflow.pyfunc.log_model(

@@ -54,8 +54,10 @@ def tracking_uri(recipe: Recipe, root: Path) -> str:
 @functools.cache
 def connect(uri: str, root: Path) -> MlflowClient:
     """A client. The tables of a new SQLite file are made under a lock: several processes that do it at once break the file."""
+    import mlflow
     from mlflow import MlflowClient
 
+    mlflow.set_tracking_uri(uri)  # what takes no client (log_model, downloads from the registry) reads it
     for noisy in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     folder = root / "tracking"
