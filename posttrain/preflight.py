@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from posttrain.chain import Chain
-from posttrain.data.sources import SAMPLE_SCHEME, SourceFile
+from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
 from posttrain.rewards import load_judge
 from schemas.errors import Refusal
 from schemas.model import LocalModel
@@ -22,6 +22,7 @@ def preflight(chain: Chain) -> dict[str, float]:
     """
     recipe = chain.recipe
     check_model_folder(recipe)
+    check_device(recipe)
     load_judge(recipe.evaluation.judge)
     own = {name: files for name, files in _own_sources(chain).items() if files}
     if "corpus" in own:
@@ -34,9 +35,10 @@ def preflight(chain: Chain) -> dict[str, float]:
 def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
     """Sources that are the user's: the project's samples are known to be good, and are made only when a run starts."""
     data = chain.recipe.data
+    known = {f"{SAMPLE_SCHEME}{name}" for name in SAMPLES}
     given = {"preferences": data.preferences, "instructions": data.instructions}
     given |= {"corpus": data.corpus} if "filter" in chain.recipe.stages else {}
-    return {name: chain.files(name) for name, source in given.items() if source and not source.startswith(SAMPLE_SCHEME)}
+    return {name: chain.files(name) for name, source in given.items() if source and source not in known}
 
 
 def _contract(chain: Chain, own: dict[str, list[SourceFile]]) -> dict[str, float]:
@@ -71,6 +73,14 @@ def _keep_quarantine(chain: Chain, out: Path) -> Path | None:
     for name in ("quarantine.parquet", "summary.json"):
         shutil.copy(out / name, folder / name)
     return folder
+
+
+def check_device(recipe: Recipe) -> None:
+    """Refuse a GPU that is not there; torch is imported only to ask for one."""
+    if recipe.compute.device == "cuda":
+        from posttrain.device import resolve_device
+
+        resolve_device(recipe.compute)
 
 
 def check_model_folder(recipe: Recipe) -> None:

@@ -85,6 +85,8 @@ class Store:
         if "://" in str(root):
             raise Refusal("--store", str(root), "a local folder", "mount the bucket, or give a folder")
         self.root = Path(root).expanduser().resolve()
+        if self.root.exists() and not self.root.is_dir():
+            raise Refusal("--store", f"{root}, a file", "a local folder", "give a folder; it is made when absent")
         self._verified: dict[Path, Stored] = {}  # this process checks each result once
 
     def folder(self, stage: str, key: str) -> Path:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -69,12 +70,23 @@ def connect(uri: str, root: Path) -> MlflowClient:
 
 
 def start_run(recipe: Recipe, root: Path) -> str:
-    """The parent run of this recipe run: a new one, or the one that an interrupted run of the same recipe left open."""
+    """The parent run of this recipe run: a new one, or the one that an interrupted run of the same recipe left open.
+
+    Where MLflow is away the run has an id of its own, under which its report lies in the store.
+    """
+    marker = _marker(recipe, root)
+    run_id = open_run(recipe, root, marker) or (marker.read_text() if marker.exists() else uuid.uuid4().hex)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(marker, run_id)
+    return run_id
+
+
+@never_fatal
+def open_run(recipe: Recipe, root: Path, marker: Path) -> str:
+    """The id of the run that the marker names, or of a new one."""
     from mlflow.entities import Param, RunTag
 
-    uri = tracking_uri(recipe, root)
-    client = connect(uri, root)
-    marker = _marker(recipe, root)
+    client = connect(tracking_uri(recipe, root), root)
     if resumed := _reopened(client, marker):
         return resumed
     run = client.create_run(_experiment(client, recipe, root), run_name=recipe.name)
@@ -82,9 +94,7 @@ def start_run(recipe: Recipe, root: Path) -> str:
     params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(json.loads(document)).items()]
     client.log_batch(run.info.run_id, params=params, tags=[RunTag(name, value) for name, value in environment().items()])
     client.log_text(run.info.run_id, document, "recipe.json")
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, run.info.run_id)
-    return run.info.run_id
+    return str(run.info.run_id)
 
 
 @never_fatal

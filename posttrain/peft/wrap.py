@@ -69,6 +69,8 @@ def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, sta
     config = model.peft_config["default"]
     on_hub = not start.adapters and not Path(start.base).is_dir()
     config.base_model_name_or_path, config.revision = (start.base, start.revision) if on_hub else ("", None)
+    if isinstance(config.target_modules, set):  # written in another order by each process, which would change the digest
+        config.target_modules = sorted(config.target_modules)
     model.save_pretrained(out / "adapter")
     (out / "adapter" / "README.md").unlink(missing_ok=True)  # names the folder of the moment; equal adapters must be equal files
     return {"adapter": "adapter"}

@@ -120,8 +120,8 @@ def kill_group(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="session")
 def helpers():
-    """`start`, `kill_group`, `sha256` and `weights`: test modules cannot import a conftest."""
-    return SimpleNamespace(start=start, kill_group=kill_group, sha256=sha256, weights=weights)
+    """Functions of this file: test modules cannot import a conftest."""
+    return SimpleNamespace(start=start, kill_group=kill_group, sha256=sha256, weights=weights, assert_helpful=assert_helpful)
 
 
 @pytest.fixture(scope="session")
@@ -213,3 +213,50 @@ def nested_of(client_of):
         return [(run.data.tags["stage"], run) for run in found]
 
     return nested
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Call the command line in this process from an empty folder: code, out, err."""
+    from flows.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+
+    def run(*words: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
+
+    yield run
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def refused(call, tmp_path):
+    """Assert that `check` and `run` refuse in the same words, each of which names `said`; returns what they printed."""
+
+    def both(recipe: Path, words: list[str], said: tuple[str, ...]) -> str:
+        for verb in ("check", "run"):
+            done = call(verb, recipe, *words, "--store", tmp_path / "store")
+            assert done.code == 2, f"{verb}: {done.code}\n{done.out}{done.err}"
+            assert_helpful(done.err, said)
+            assert done.out == ""
+            written = {path.name for path in (tmp_path / "store").glob("*")}
+            assert written <= {"quarantine"}, f"{verb} wrote {written}"
+        return done.err
+
+    return both
+
+
+def assert_helpful(message: str, said: tuple[str, ...]) -> None:
+    """The form of every refusal: three lines: where and what was found, what is allowed, what to do; no traceback."""
+    assert "Traceback" not in message
+    assert message.startswith("refused  ")
+    assert "\n  allowed: " in message
+    assert "\n  remedy:  " in message
+    for words in said:
+        assert words in message, f"{words!r} not in:\n{message}"

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import yaml
 
-from flows import cli as command_line
 from posttrain.data.samples import write_sample
 
 HH = Path(__file__).resolve().parents[2].parent / "shared/data/hh-rlhf-harmless-base-test.jsonl.gz"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Call the command line in this process from an empty folder: code, out, err."""
-    monkeypatch.chdir(tmp_path)
-    before = dict(os.environ)
-
-    def run(*words: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["posttrain", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            command_line.main()
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
-
-    yield run
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def labels(name: str, folder: Path) -> list[str | None]:
