@@ -19,7 +19,7 @@ from posttrain.device import resolve_device, resolve_dtype
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
 from posttrain.policy import Policy
-from posttrain.progress import Progress
+from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
 from posttrain.rewards import load_judge
 from posttrain.rollouts import sample
@@ -108,14 +108,7 @@ def respond(
 ) -> Responses:
     """Sample one answer per prompt and have it judged."""
     ids = prompt_tokens(tokenizer, prompts)
-    spec, done = recipe.evaluation, 0
-    progress.start(f"evaluate {name}", len(prompts))
-
-    def count(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress.advance(done, {})
-
+    spec, count = recipe.evaluation, counted(progress, f"evaluate {name}", len(prompts))
     generated = sample(scorer.model, tokenizer, ids, spec.max_new_tokens, spec.temperature, recipe.seed, count)
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
     questions = [str(prompt[-1]["content"]) for prompt in prompts]

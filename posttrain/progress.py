@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -32,6 +32,19 @@ class Quiet:
 
     def note(self, text: str) -> None:
         """Ignored."""
+
+
+def counted(progress: Progress, what: str, total: int) -> Callable[[int], None]:
+    """Start `what`, and return a function that is told how many units each piece of work finished."""
+    progress.start(what, total)
+    done = 0
+
+    def add(units: int) -> None:
+        nonlocal done
+        done += units
+        progress.advance(done, {})
+
+    return add
 
 
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)

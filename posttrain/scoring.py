@@ -51,7 +51,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad is not None:
                 slope = _slope(logits, normaliser, targets[part], head)
                 grad[part] = slope.to(weight.dtype) @ weight
-        ctx.head, ctx.has_bias = head, bias is not None
+        ctx.head = head
         ctx.save_for_backward(*((grad,) if keep else (hidden, weight, targets, *([bias] if bias is not None else []))))
         ctx.keep = keep
         return logprobs

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed
 from prefect.tasks import task
 
 from posttrain import progress
@@ -18,8 +17,8 @@ from posttrain.store import Built
 from schemas.errors import GateRefused
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
-from tasks import registry, tracking
-from tasks.stage import Returned, stage_report
+from tasks import registry
+from tasks.stage import Returned, as_state, find_or_build, stage_report
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -33,15 +32,9 @@ def register(recipe: Recipe, store: str, run_id: str) -> Returned:
     gates = check_gates(recipe.evaluation.gates, chain.stored("evaluate").result.metrics)
     if failed := [gate for gate in gates if not gate.passed]:
         raise GateRefused("; ".join(map(describe, failed)))
-    identity = chain.identity("register")
     _forget_unless_registered(chain)
-    stored = chain.store.build(
-        identity, lambda out: tracking.tracked(chain, run_id, "register", lambda: _build(chain, run_id, out, identity.key, gates))
-    )
-    if not stored.reused or tracking.left_open(chain, run_id, stored):
-        tracking.log_stage(chain, run_id, stored)
-    report = _with_promotion(chain, stage_report(stored, time.monotonic() - started))
-    return Completed(name="Reused", data=report) if stored.reused else report
+    stored = find_or_build(chain, run_id, "register", lambda out: _build(chain, run_id, out, gates))
+    return as_state(_with_promotion(chain, stage_report(stored, time.monotonic() - started)))
 
 
 def _with_promotion(chain: Chain, report: StageReport) -> StageReport:
@@ -70,12 +63,12 @@ def _forget_unless_registered(chain: Chain) -> None:
         chain.store.discard(identity)
 
 
-def _build(chain: Chain, run_id: str, out: Path, key: str, gates: tuple[GateReport, ...]) -> Built:
+def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) -> Built:
     from posttrain.export import export
 
     progress.current().note("register: exporting, and comparing logits in a fresh process")
     folders = export(chain.policy_before("register"), out)
-    version = registry.log_version(chain, run_id, out, folders, key, gates)
+    version = registry.log_version(chain, run_id, out, folders, chain.identity("register").key, gates)
     return Built({}, {**folders, "version": str(version.version)})
 
 

@@ -33,18 +33,27 @@ def stage_task(build: Build) -> StageTask:
     def run(recipe: Recipe, store: str, run_id: str) -> Returned:
         started = time.monotonic()
         chain = chain_of(recipe, store, run_id)
-        stored = chain.store.build(
-            chain.identity(stage), lambda out: tracking.tracked(chain, run_id, stage, lambda: build(chain, out))
-        )
-        if not stored.reused or tracking.left_open(chain, run_id, stored):
-            tracking.log_stage(chain, run_id, stored)
-        report = stage_report(stored, time.monotonic() - started)
-        return Completed(name="Reused", data=report) if stored.reused else report
+        stored = find_or_build(chain, run_id, stage, lambda out: build(chain, out))
+        return as_state(stage_report(stored, time.monotonic() - started))
 
     decorate = task(
         name=stage, task_run_name=stage, description=inspect.getdoc(build), cache_policy=NO_CACHE, persist_result=False
     )
     return decorate(run)
+
+
+def find_or_build(chain: Chain, run_id: str, stage: str, make: Callable[[Path], Built]) -> Stored:
+    """The stored result of a stage, built by `make` inside its MLflow run when there is none."""
+    identity = chain.identity(stage)
+    stored = chain.store.build(identity, lambda out: tracking.tracked(chain, run_id, stage, lambda: make(out)))
+    if not stored.reused or tracking.left_open(chain, run_id, stored):
+        tracking.log_stage(chain, run_id, stored)
+    return stored
+
+
+def as_state(report: StageReport) -> Returned:
+    """What a task returns, so that Prefect shows which stages were reused."""
+    return Completed(name="Reused", data=report) if report.reused else report
 
 
 def stage_report(stored: Stored, seconds: float) -> StageReport:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from schemas.training import LoRA, Peft
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a method is and can do."""
-
-    family: str
-    """Family of the taxonomy of Lialin et al. (arXiv 2303.15647)."""
-    apply: Callable[[nn.Module, Any], nn.Module]
-    """Wraps a model so that exactly the method's parameters require gradients."""
 
 
 def _full(model: nn.Module, spec: Peft) -> nn.Module:
@@ -40,7 +29,5 @@ def _lora(model: nn.Module, spec: LoRA) -> nn.Module:
     return get_peft_model(model, config)
 
 
-METHODS: dict[str, Method] = {
-    "full": Method("none", _full),
-    "lora": Method("reparametrization", _lora),
-}
+METHODS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {"full": _full, "lora": _lora}
+"""By name: wraps a model so that exactly the method's parameters require gradients."""

@@ -23,7 +23,7 @@ def wrap(model: nn.Module, spec: Peft, seed: int, field: str) -> nn.Module:
     """
     torch.manual_seed(seed)
     try:
-        wrapped = METHODS[spec.method].apply(model, spec)
+        wrapped = METHODS[spec.method](model, spec)
     except ValueError as error:  # peft: no layer has one of the names
         raise Refusal(
             f"{field}.target_modules", str(error).splitlines()[0], "names of linear layers", "use all-linear"

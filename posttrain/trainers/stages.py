@@ -19,7 +19,7 @@ from posttrain.models import load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
-from posttrain.progress import Progress
+from posttrain.progress import Progress, counted
 from posttrain.reference import Reference, cache_key, cached_scores, score_branches
 from posttrain.scoring import Scorer, choose_layout
 from posttrain.store import Built
@@ -132,15 +132,7 @@ def _reference_scores(setting: Setting, scorer: Scorer, examples: Sequence[Examp
     key = cache_key([setting.policy_digest, Reference(scorer.model).digest()], examples, scorer, budget)
 
     def compute() -> torch.Tensor:
-        done = 0
-
-        def count(rows: int) -> None:
-            nonlocal done
-            done += rows
-            setting.progress.advance(done, {})
-
-        setting.progress.start("reference", len(examples))
-        return score_branches(scorer, examples, budget, count)
+        return score_branches(scorer, examples, budget, counted(setting.progress, "reference", len(examples)))
 
     scores, found = cached_scores(cache, key, compute)
     setting.progress.note(f"reference log-probabilities of {len(examples):,} pairs: {'from the cache' if found else 'computed'}")
