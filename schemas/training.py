@@ -1,4 +1,4 @@
-"""The training stages' sections: pretrain, SFT and alignment, and the PEFT method that each may use."""
+"""The training stages' sections: pretrain, SFT and alignment."""
 
 from __future__ import annotations
 
@@ -7,40 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
+from schemas.peft import Full as Full
+from schemas.peft import LoRA
+from schemas.peft import Peft as Peft
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Full(Frozen):
-    """Train every weight."""
-
-    method: Literal["full"]
-    """Every weight."""
-
-
-class LoRA(Frozen):
-    """Low-rank adaptation (arXiv 2106.09685), through Hugging Face peft."""
-
-    method: Literal["lora"]
-    """Low-rank adaptation."""
-    r: Positive = 16
-    """Rank."""
-    alpha: Annotated[float, Field(gt=0)] = 32
-    """Scale; the update is multiplied by alpha / r."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the first low-rank matrix."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names of the linear layers; `all-linear` is all but the output head."""
-    use_rslora: bool = False
-    """Scale by alpha / sqrt(r) (arXiv 2312.03732)."""
-    use_dora: bool = False
-    """Decompose into magnitude and direction (arXiv 2402.09353)."""
-
-
-Peft = Annotated[Full | LoRA, Field(discriminator="method")]
 
 
 class Optimization(Frozen):

@@ -51,6 +51,11 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
     ("compute.device=tpu", "compute.device", "'tpu'", "'cuda'", "correct"),
     ("alignment=dpo", "alignment", "'dpo'", "dictionary", "correct"),
     ("alignment.peft.target_modules=all", "alignment.peft.target_modules", "'all'", "all-linear", "correct"),
+    ("alignment.peft={method: prompt_tuning, init: text}", "alignment.peft.text", "None", "a text with init text", "correct"),
+    ("alignment.peft={method: adalora, init_r: 4}", "alignment.peft.target_r", "8", "at most init_r, 4", "correct"),
+    ("sft.peft={method: lora, use_dora: true, init: pissa}", "sft.peft.init", "'pissa'", "gaussian with use_dora", "correct"),
+    ("sft.peft={method: bottleneck, size: 4}", "sft.peft.size", "unknown field (4)", "reduction_factor", "remove it"),
+    ("sft.peft={method: last_layers, layers: 0}", "sft.peft.layers", "0", "equal to 1", "correct"),
     # A kind that does not exist, or none.
     ("alignment.algorithm=ppo", "alignment.algorithm", "'ppo'", "'dpo', 'none'", "choose one of these"),
     ("model.source=gguf", "model.source", "'gguf'", "'scratch', 'hub', 'local'", "choose one of these"),
