@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -90,20 +90,14 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
 
 
 def merge_adapter(model: nn.Module, adapter: Path) -> Any:
-    """The model with an adapter folder merged into its weights.
+    """The model with an adapter folder merged into its weights or, where that would not be exact, frozen beside them.
 
     Raises:
-        ValueError: when the folder lacks or has tensors that its config does not ask for; peft only warns.
+        Refusal: when the adapter was not trained on this model, or lacks or has tensors that its method does not ask for.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from posttrain.peft.merge import stack
 
-    adapted = PeftModel.from_pretrained(model, str(adapter))
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
-        saved = set(stored.keys())
-    own = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if own != saved:
-        raise ValueError(f"adapter {adapter}: missing {sorted(own - saved)}, unexpected {sorted(saved - own)}")
-    return adapted.merge_and_unload(safe_merge=True)
+    return stack(model, adapter)
 
 
 def _where(policy: Policy) -> dict[str, Any]:

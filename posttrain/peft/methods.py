@@ -1,33 +1,111 @@
-"""The table of methods. Hugging Face peft's implementation is used where it has one."""
+"""The table of methods: what each one trains, what it can do and what it costs. Validation, scoring and export read it.
+
+Importing this file imports neither torch nor peft, so that a recipe can be checked at once.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from schemas.errors import Refusal
+from schemas.peft import Peft
 
-from schemas.training import LoRA, Peft
-
-
-def _full(model: nn.Module, spec: Peft) -> nn.Module:
-    return model.requires_grad_(True)
-
-
-def _lora(model: nn.Module, spec: LoRA) -> nn.Module:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=spec.r,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft divides by r; a float is fine
-        lora_dropout=spec.dropout,
-        target_modules=spec.target_modules if spec.target_modules == "all-linear" else list(spec.target_modules),
-        use_rslora=spec.use_rslora,
-        use_dora=spec.use_dora,
-    )
-    return get_peft_model(model, config)
+DECODER, ENCODER_DECODER, ENCODER = "decoder", "encoder_decoder", "encoder"
+GENERATORS = frozenset({DECODER, ENCODER_DECODER})
+ANY = GENERATORS | {ENCODER}
 
 
-METHODS: dict[str, Callable[[nn.Module, Any], nn.Module]] = {"full": _full, "lora": _lora}
-"""By name: wraps a model so that exactly the method's parameters require gradients."""
+@dataclass(frozen=True)
+class Request:
+    """What a method needs beside the model."""
+
+    spec: Peft
+    seed: int
+    field: str
+    """The recipe's section, for refusals: `sft.peft`."""
+    tokenizer: Any = None
+    """Only read by prompt tuning from a text."""
+
+    def refuse(self, part: str, found: str, allowed: str, remedy: str) -> Refusal:
+        """A refusal of one field of the section."""
+        return Refusal(f"{self.field}.{part}", found, allowed, remedy)
+
+
+@dataclass
+class Applied:
+    """A model with a method's parameters in it, and only those trainable."""
+
+    model: Any
+    """The peft model of a method that peft has, else the model that was given."""
+    delta: dict[str, Any] = field(default_factory=dict)
+    """For methods that peft lacks: what `posttrain/peft/delta.py` needs beside the tensors to load them."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table."""
+
+    family: str
+    """Of the taxonomy of arXiv 2303.15647: reparametrization, adapters, soft prompts, scaling, selective; `none` trains all."""
+    made_by: str
+    """`module:function` under posttrain.peft that takes (model, Request) and returns Applied."""
+    share: tuple[float, float]
+    """Trainable parameters in percent of all as published, from and to."""
+    from_peft: bool = True
+    """Saved in peft's own format, else as a delta that `posttrain/peft/delta.py` loads."""
+    packing: bool = True
+    """Exact when several sequences share a row."""
+    gradient_checkpointing: bool = True
+    """Activations can be recomputed in the backward pass."""
+    merges: bool = True
+    """The trained model can become a plain checkpoint of the base's architecture."""
+    architectures: frozenset[str] = ANY
+    """Kinds of models that it works on."""
+    conv1d: bool = True
+    """Works on the transposed linear layers of GPT-2."""
+    starts_as_base: bool = True
+    """Computes what the base computes before the first step (to rounding)."""
+    quantized: bool = False
+    """Trains on a base in 4 or 8 bits."""
+    vllm: bool = False
+    """vLLM serves the adapter without a merge."""
+
+    def apply(self, model: Any, request: Request) -> Applied:
+        """Put new parameters on a transformers model."""
+        module, _, name = self.made_by.partition(":")
+        make: Callable[[Any, Request], Applied] = getattr(importlib.import_module(f"posttrain.peft.{module}"), name)
+        return make(model, request)
+
+
+_REPARAMETRIZATION, _SOFT = "reparametrization", "soft prompts"
+
+METHODS: dict[str, Method] = {
+    "full": Method("none", "selective:full", (100, 100), from_peft=False),
+    "lora": Method(_REPARAMETRIZATION, "library:lora", (0.01, 0.5), quantized=True, vllm=True),
+    "adalora": Method(_REPARAMETRIZATION, "library:tuner", (0.01, 0.5)),
+    "vera": Method(_REPARAMETRIZATION, "library:tuner", (0.001, 0.05)),
+    "oft": Method(_REPARAMETRIZATION, "library:oft", (0.05, 1), conv1d=False),
+    "loha": Method(_REPARAMETRIZATION, "library:tuner", (0.02, 1), conv1d=False),
+    "lokr": Method(_REPARAMETRIZATION, "library:tuner", (0.005, 0.3), conv1d=False),
+    "bottleneck": Method("adapters", "bottleneck:bottleneck", (0.1, 6), from_peft=False, merges=False),
+    "prompt_tuning": Method(
+        _SOFT, "soft_prompts:prompt_tuning", (0.01, 0.1),
+        packing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
+    ),
+    "prefix_tuning": Method(
+        _SOFT, "soft_prompts:prefix_tuning", (0.1, 4),
+        packing=False, gradient_checkpointing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
+    ),
+    "p_tuning": Method(
+        _SOFT, "soft_prompts:p_tuning", (0.01, 0.1),
+        packing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
+    ),
+    "ia3": Method("scaling", "library:ia3", (0.01, 0.02)),
+    "ln_tuning": Method("selective", "library:ln_tuning", (0.01, 0.05)),
+    "bitfit": Method("selective", "bitfit:bitfit", (0.05, 0.1), from_peft=False),
+    "last_layers": Method("selective", "selective:last_layers", (1, 50), from_peft=False),
+}  # fmt: skip
+"""By `peft.method`."""

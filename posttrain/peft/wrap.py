@@ -1,37 +1,66 @@
-"""The one place that wraps a model for training, and that saves what was trained."""
+"""The one place that puts a method on a model, with new parameters or with those of a folder, and that saves what was trained."""
 
 from __future__ import annotations
 
+import json
+import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.peft.methods import METHODS
+from posttrain.peft import blocks, lineage
+from posttrain.peft.delta import RECORD, TENSORS, load_delta
+from posttrain.peft.library import MUTATING
+from posttrain.peft.methods import METHODS, Request
+from posttrain.peft.soft_prompts import soft_prompt
+from posttrain.peft.stacking import refuse_stack
+from posttrain.peft.trained import Trained, note, trained
 from posttrain.policy import Policy
 from schemas.errors import Refusal
-from schemas.training import Peft
+from schemas.peft import LoRA, Peft
+
+PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def wrap(model: nn.Module, spec: Peft, seed: int, field: str) -> nn.Module:
+def wrap(model: nn.Module, spec: Peft, seed: int, field: str, tokenizer: PreTrainedTokenizerBase | None = None) -> nn.Module:
     """The model with the method's parameters trainable and all others frozen; the seed fixes new weights.
 
+    An adapter that was loaded and could not be merged stays below the new one, frozen.
+
+    Args:
+        field: name of the recipe's section, for refusals.
+        tokenizer: of the model; only prompt tuning from a text reads it.
+
     Raises:
-        Refusal: when the method finds nothing to train in this model; `field` names the recipe's section.
+        Refusal: when the method cannot work on this model.
     """
+    base, method = blocks.core(model), METHODS[spec.method]
+    if (kind := blocks.architecture(base.config)) not in method.architectures:
+        able = ", ".join(name for name, other in METHODS.items() if kind in other.architectures)
+        raise Refusal(
+            f"{field}.method", f"{spec.method} on {base.config.model_type}, a model of the kind {kind}", able, "choose one"
+        )
+    refuse_stack(model, spec, field)
+    below = lineage.lineage_of(base)
     torch.manual_seed(seed)
     try:
-        wrapped = METHODS[spec.method](model, spec)
-    except ValueError as error:  # peft: no layer has one of the names
-        raise Refusal(
-            f"{field}.target_modules", str(error).splitlines()[0], "names of linear layers", "use all-linear"
-        ) from error
+        applied = method.apply(base, Request(spec, seed, field, tokenizer))
+    except (ValueError, TypeError) as error:  # of peft
+        raise Refusal(f"{field}.method", str(error).splitlines()[0], "a method that fits this model", "choose another") from error
+    wrapped: nn.Module = applied.model if model is base else model  # a soft prompt below keeps its place outside
     if not any(p.requires_grad for p in wrapped.parameters()):
         raise Refusal(
             f"{field}.method", f"{spec.method}, which selects no parameter here", "a method that trains some", "choose another"
         )
+    tuner = applied.model if method.from_peft else None
+    mutated = isinstance(spec, LoRA) and spec.init in MUTATING and not blocks.on_meta(base)
+    note(wrapped, Trained(spec, below, tuner, applied.delta, adapter_state(tuner) if mutated else {}))
     return wrapped
 
 
@@ -45,32 +74,117 @@ def load_trainable(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Copy tensors into the trainable parameters.
 
     Raises:
-        ValueError: when a name is missing or unexpected.
+        ValueError: when a name is missing or unexpected, or a shape differs.
     """
     own = trainable_state(model)
     if own.keys() != state.keys():
         raise ValueError(
             f"trainable tensors differ: missing {sorted(own.keys() - state)}, unexpected {sorted(state.keys() - own)}"
         )
+    if odd := sorted(name for name, parameter in own.items() if parameter.shape != state[name].shape):
+        raise ValueError(f"trainable tensors differ in shape: {odd}")
     for name, parameter in own.items():
         parameter.copy_(state[name])
+
+
+def adapter_state(tuner: Any) -> dict[str, Tensor]:
+    """Copies of an adapter's tensors on the CPU under the names that peft gives them in a file."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(tuner, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
 
 
 def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, start: Policy, out: Path) -> dict[str, str]:
     """Write what was trained in the ecosystem's format; returns the stage's outputs (`model`, or `adapter`).
 
-    The adapter's config names its base where that is a plain hub model. A folder, or a base with merged adapters, is not named:
+    An adapter is in peft's format where peft has the method, else in that of `delta.py`, and says in `lineage.json` on what it
+    was trained. Its config names its base where that is a plain hub model; a folder, or a base with adapters, is not named:
     adapters outlive the folder of the moment, and a wrong base would be loaded without an error.
+
+    Raises:
+        ValueError: when `wrap` has not put this method on this model.
     """
     if spec.method == "full":
         model.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
         return {"model": "model"}
-    config = model.peft_config["default"]
+    known = trained(model)
+    if known is None or known.spec != spec:
+        raise ValueError(f"{spec.method} is not what was put on this model")
+    folder = out / "adapter"
+    folder.mkdir(parents=True, exist_ok=True)
+    if known.tuner is not None:
+        _save_peft(known, start, folder)
+    else:
+        own = trainable_state(blocks.core(model))  # named as in the base, whatever is around it
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in own.items()}
+        save_file(state, folder / TENSORS, {"format": "pt"})
+        content = {**known.delta, "tensors": sorted(state)}
+        (folder / RECORD).write_text(json.dumps(content, indent=1, sort_keys=True))
+    lineage.record(folder, spec, known.below)
+    return {"adapter": "adapter"}
+
+
+def _save_peft(known: Trained, start: Policy, folder: Path) -> None:
+    config, state = deepcopy(known.tuner.peft_config["default"]), adapter_state(known.tuner)
+    if known.initial:
+        state = _plain_lora(config, state, known.initial)
     on_hub = not start.adapters and not Path(start.base).is_dir()
     config.base_model_name_or_path, config.revision = (start.base, start.revision) if on_hub else ("", None)
-    if isinstance(config.target_modules, set):  # written in another order by each process, which would change the digest
-        config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(out / "adapter")
-    (out / "adapter" / "README.md").unlink(missing_ok=True)  # names the folder of the moment; equal adapters must be equal files
-    return {"adapter": "adapter"}
+    config.inference_mode = True
+    for name in ("target_modules", "feedforward_modules"):
+        if isinstance(getattr(config, name, None), set):  # each process would write it in another order, and change the digest
+            setattr(config, name, sorted(getattr(config, name)))
+    base = type(blocks.core(known.tuner))
+    automatic = {"base_model_class": base.__name__, "parent_library": base.__module__} if config.task_type is None else None
+    save_file(state, folder / PEFT_TENSORS, {"format": "pt"})
+    config.save_pretrained(folder, auto_mapping_dict=automatic)
+
+
+def _plain_lora(config: Any, state: dict[str, Tensor], initial: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter that started as B₀A₀, taken out of the weight W, is BA - B₀A₀ on W: a LoRA of twice the rank, equally scaled."""
+    config.init_lora_weights, config.r = True, 2 * config.r
+    config.lora_alpha = config.lora_alpha * (2**0.5 if config.use_rslora else 2)
+    return {
+        name: torch.cat([tensor, initial[name]], 0) if "lora_A" in name else torch.cat([tensor, -initial[name]], 1)
+        for name, tensor in state.items()
+    }
+
+
+def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
+    """The model with a saved adapter in it, frozen, and the adapter's peft model where it is one.
+
+    BitFit and last layers change the model's own weights, so that nothing is left in it but a plain model.
+
+    Raises:
+        Refusal: when the adapter was trained on another base or below other adapters, or its file lacks or has tensors that the
+            method does not expect (peft only warns).
+    """
+    base = blocks.core(model)
+    below = lineage.lineage_of(base)
+    lineage.verify(model, folder)
+    is_peft = (folder / PEFT_CONFIG).exists()
+    try:
+        tuner = _load_peft(base, folder) if is_peft else None
+        if not is_peft:
+            load_delta(base, folder)
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise Refusal(f"adapter ({folder})", str(error).splitlines()[0], "exactly the tensors that were saved on this base",
+                      "mend the folder, or train the adapter again") from error  # fmt: skip
+    lineage.grow(model, folder / (PEFT_TENSORS if is_peft else TENSORS), below)
+    wrapped = tuner if tuner is not None and soft_prompt(model) is None else model
+    return wrapped.requires_grad_(False), tuner
+
+
+def _load_peft(base: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unsupported layer type")  # see `library.ln_tuning`
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
+        tuner = PeftModel.from_pretrained(base, str(folder))
+    own, saved = adapter_state(tuner), load_file(folder / PEFT_TENSORS)
+    if own.keys() != saved.keys():
+        raise ValueError(f"missing {sorted(own.keys() - saved.keys())}, unexpected {sorted(saved.keys() - own.keys())}")
+    return tuner

@@ -117,6 +117,14 @@ def test_a_missing_or_unexpected_tensor_is_an_error_and_changes_nothing(tiny_lla
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.named_parameters())
 
 
+def test_a_tensor_of_another_shape_is_an_error_even_where_it_could_be_spread(tiny_llama):
+    model = wrap(tiny_llama(), FULL, 0, "sft.peft")
+    state = {name: tensor.detach().clone() for name, tensor in trainable_state(model).items()}
+    state["model.norm.weight"] = torch.ones(1)
+    with pytest.raises(ValueError, match=r"shape: \['model.norm.weight'\]"):
+        load_trainable(model, state)
+
+
 def test_a_saved_adapter_loads_with_peft_alone_on_its_base(tmp_path, tiny_llama, tokenizer, lora, random_examples):
     model = wrap(tiny_llama(), lora(), 0, "sft.peft")
     train_a_step(model, random_examples([(4, 5)]))

@@ -1,0 +1,53 @@
+"""Bottleneck adapters in the layers of a model that is about to be trained; what they compute is in `delta.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from posttrain.peft import blocks
+from posttrain.peft.delta import Bottleneck, add_bottleneck
+from posttrain.peft.methods import Applied, Request
+
+
+def bottleneck(model: Any, request: Request) -> Applied:
+    """Add adapters to every block and train only them.
+
+    Raises:
+        Refusal: when the layers of a block are not recognised; an adapter in some blocks only would be another method.
+    """
+    spec: Any = request.spec
+    places = _places(model, spec.variant)
+    if not places:
+        raise request.refuse(
+            "method",
+            f"bottleneck with variant {spec.variant} on a {model.config.model_type} model: layers of unknown names in some block",
+            "models like Llama, Mistral, Qwen, Gemma, Phi, GPT-2 and T5; like OPT and BERT, but not parallel",
+            "choose lora, or another variant",
+        )
+    model.requires_grad_(False)
+    widths = {blocks.width_out(layer) for layer in blocks.feed_forward_outputs(model).values()}
+    width = max(widths)
+    shape = {"width": width, "size": max(1, width // spec.reduction_factor), "activation": spec.activation, "scale": spec.scale,
+             "parallel": spec.variant == "parallel", "name": free_name(model)}  # fmt: skip
+    for place in places:
+        add_bottleneck(model.get_submodule(place), **shape)
+    return Applied(model, {"config": {}, "bottleneck": {"places": places, "shape": shape}})
+
+
+def _places(model: Any, variant: str) -> list[str]:
+    """Names of the modules that get an adapter; empty when a block lacks one."""
+    forward, attention = list(blocks.feed_forward_outputs(model)), list(blocks.attention_outputs(model))
+    if variant == "parallel":
+        forward = [name.rpartition(".")[0] for name in forward if blocks.ends_with(name.rpartition(".")[0], blocks.FEED_FORWARDS)]
+    kinds = [forward, attention] if variant == "houlsby" else [forward]
+    every = [f"{stack}.{index}." for stack, layers in blocks.stacks(model) for index in range(len(layers))]
+    complete = every and all(any(name.startswith(block) for name in kind) for kind in kinds for block in every)
+    return sorted(name for kind in kinds for name in kind) if complete else []
+
+
+def free_name(model: nn.Module) -> str:
+    """Name of a new adapter's modules: those below it in a stack of adapters keep theirs."""
+    taken = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Bottleneck)}
+    return f"{blocks.BOTTLENECK}{len(taken) or ''}"

@@ -1,0 +1,103 @@
+"""Merging a trained adapter into the weights, where that computes the same, proven by the logits before and after."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from posttrain.peft import blocks
+from posttrain.peft.delta import Bottleneck
+from posttrain.peft.methods import METHODS
+from posttrain.peft.soft_prompts import soft_prompt
+from posttrain.peft.trained import trained
+from posttrain.peft.wrap import load_adapter
+from schemas.errors import Refusal
+
+TOLERANCE = {torch.float32: 1e-4}  # of the largest logit, or of 1; coarser arithmetic has 2e-2
+PROBE = (2, 16)  # rows and tokens of the input on which logits are compared
+
+
+def stack(model: nn.Module, folder: Path) -> nn.Module:
+    """The model with a saved adapter: merged where that is exact, else in it, frozen.
+
+    Raises:
+        Refusal: when the adapter does not belong on this model, or a merge that should be exact is not.
+    """
+    wrapped, tuner = load_adapter(model, folder)
+    if tuner is None or not_mergeable(wrapped, tuner):
+        return wrapped
+    return _merged(wrapped, tuner, f"adapter ({folder})")
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """The plain transformers model that computes what a wrapped and trained one does.
+
+    Raises:
+        Refusal: with the reason, when there is none.
+    """
+    known = trained(model)
+    if known is None or known.tuner is None:
+        if any(isinstance(module, Bottleneck) for module in model.modules()):
+            raise _refusal(f"peft.method ({'' if known is None else known.spec.method})", _ADDS)
+        return model
+    if reason := not_mergeable(model, known.tuner):
+        raise _refusal(f"peft.method ({known.spec.method})", reason)
+    return _merged(model, known.tuner, f"peft.method ({known.spec.method})")
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether nothing but a transformers model is left, which `save_pretrained` writes whole."""
+    return blocks.core(model) is model and not any(isinstance(module, Bottleneck) for module in model.modules())
+
+
+_ADDS = "it adds computation that the base's architecture has no place for"
+
+
+def not_mergeable(model: Any, tuner: Any) -> str | None:
+    """Why an adapter has to stay beside the weights; None when it can be merged."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if soft_prompt(tuner) is not None:
+        return _ADDS
+    layers = [module for module in blocks.core(model).modules() if isinstance(module, BaseTunerLayer)]
+    if any(isinstance(child, Bottleneck) for layer in layers for child in layer.get_base_layer().children()):
+        return "its update would pass through the bottleneck adapter of the same layer"
+    if getattr(blocks.core(model), "quantization_method", None) is not None:
+        return "the base is quantised, and the update would be rounded away"
+    return None
+
+
+def _merged(model: Any, tuner: Any, where: str) -> nn.Module:
+    """Merge in place; a soft prompt below keeps its place outside."""
+    training = model.training
+    before = probe(model.eval())
+    plain = tuner.merge_and_unload(safe_merge=True)
+    merged: nn.Module = model if soft_prompt(model) is not None else plain
+    after = probe(merged.eval())
+    allowed = TOLERANCE.get(next(merged.parameters()).dtype, 2e-2) * max(1.0, float(before.abs().max()))
+    difference = float((after - before).abs().nan_to_num(nan=math.inf).max())
+    if difference > allowed:
+        raise _refusal(where, f"merging it changes logits by {difference:.1e}, more than {allowed:.1e}")
+    return merged.train(training)
+
+
+@torch.no_grad()
+def probe(model: Any) -> Tensor:
+    """The model's output on a fixed input that visits the whole vocabulary in large steps."""
+    inner = blocks.core(model)
+    rows, tokens = PROBE
+    vocabulary = inner.get_input_embeddings().weight.shape[0]
+    ids = (torch.arange(rows * tokens, device=inner.device) * 7919 % vocabulary).view(rows, tokens)
+    decoder = {"decoder_input_ids": ids.flip(1)} if inner.config.is_encoder_decoder else {}
+    out: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder)[0]
+    return out.float()
+
+
+def _refusal(where: str, reason: str) -> Refusal:
+    merging = ", ".join(name for name, method in METHODS.items() if method.merges)
+    return Refusal(where, f"an adapter that cannot be merged: {reason}", f"methods that merge: {merging}",
+                   "serve the base with the adapter beside it, or train with one of these")  # fmt: skip
