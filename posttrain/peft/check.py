@@ -1,0 +1,144 @@
+"""Whether a method can work on a model in a stage, decided before weights are loaded.
+
+`posttrain check` and the preflight make one call: `check_recipe(recipe, config)`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.peft.methods import METHODS, Method
+from posttrain.peft.stacking import STAYS, stack_problem
+from schemas.errors import Refusal
+from schemas.peft import LoRA, Peft
+from schemas.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method, and everything outside it that may rule it out."""
+
+    spec: Peft
+    field: str
+    """Name of the recipe's section, for refusals: `sft.peft`."""
+    config: Any
+    """The model's transformers config."""
+    below: tuple[str, ...] = ()
+    """Methods of the stages before, whose adapters this one is trained on."""
+    max_length: int = 0
+    """Longest sequence of the stage in tokens."""
+    gradient_checkpointing: bool = False
+    quantization: str | None = None
+    """`nf4` or `int8`: how the base is held."""
+    device: str = "cpu"
+
+    @property
+    def method(self) -> Method:
+        """The method's row of the table."""
+        return METHODS[self.spec.method]
+
+    def refuse(self, part: str, found: str, allowed: str, remedy: str) -> Refusal:
+        """A refusal of one field of the section."""
+        return Refusal(f"{self.field}.{part}", found, allowed, remedy)
+
+
+def check_recipe(
+    recipe: Recipe, config: Any, device: str = "cpu", gradient_checkpointing: bool = False, quantization: str | None = None
+) -> None:
+    """Refuse a recipe whose stages cannot be trained with their methods on this model.
+
+    Raises:
+        Refusal: for the first one that cannot.
+    """
+    below: tuple[str, ...] = ()
+    for section, stage in (("sft", recipe.sft), ("alignment", recipe.alignment)):
+        spec: Peft | None = getattr(stage, "peft", None)
+        if spec is None:
+            continue
+        length = getattr(stage, "max_length", 0)
+        plan = Plan(spec, f"{section}.peft", config, below, length, gradient_checkpointing, quantization, device)
+        if refusal := check_method(plan):
+            raise refusal
+        below = () if spec.method == "full" else (*below, spec.method)
+
+
+def check_method(plan: Plan) -> Refusal | None:
+    """Why a method cannot work as planned, or None.
+
+    What depends on the model's layers is found by putting the method on a model without numbers.
+    """
+    return next((refusal for rule in RULES if (refusal := rule(plan)) is not None), None)
+
+
+def _checkpointing(plan: Plan) -> Refusal | None:
+    if not plan.gradient_checkpointing or plan.method.gradient_checkpointing:
+        return None
+    found = f"{plan.spec.method} with gradient checkpointing, which drops the cache that holds the prefix"
+    return plan.refuse("method", found, "prompt_tuning, p_tuning or a method inside the layers, or no gradient checkpointing",
+                       "turn gradient checkpointing off, or choose another method")  # fmt: skip
+
+
+def _quantization(plan: Plan) -> Refusal | None:
+    if plan.quantization is None:
+        return None
+    base = f"a base in {plan.quantization}"
+    if not plan.method.quantized:
+        able = ", ".join(name for name, method in METHODS.items() if method.quantized)
+        return plan.refuse("method", f"{plan.spec.method} on {base}", able, "choose lora, or model.quantization null")
+    if isinstance(plan.spec, LoRA) and plan.spec.init not in ("default", "gaussian", "orthogonal"):
+        found = f"{plan.spec.init} on {base}: the init decomposes weights that are not there in full precision"
+        return plan.refuse("init", found, "default, gaussian, orthogonal", "choose another init")
+    if plan.quantization == "nf4" and plan.device == "cpu":
+        found = "nf4 on a CPU: evaluation packs the weights for a kernel without a backward pass, and gradients go wrong after it"
+        return plan.refuse("method", found, "int8 or no quantisation on a CPU, nf4 on CUDA", "set model.quantization=int8")
+    return None
+
+
+def _below(plan: Plan) -> Refusal | None:
+    families = {METHODS[method].family for method in plan.below if not METHODS[method].merges}
+    problem = stack_problem(plan.spec.method, families & STAYS.keys())
+    return Refusal(f"{plan.field}.method", *problem) if problem else None
+
+
+def _context(plan: Plan) -> Refusal | None:
+    """Virtual tokens take positions, of which most models have a fixed number."""
+    virtual = getattr(plan.spec, "virtual_tokens", 0)
+    longest = getattr(plan.config.get_text_config(), "max_position_embeddings", None)
+    if not virtual or longest is None or virtual + plan.max_length <= longest:
+        return None
+    found = f"{virtual} before sequences of up to {plan.max_length} tokens, in a model of {longest} positions"
+    return plan.refuse("virtual_tokens", found, f"at most {max(0, longest - plan.max_length)}", "lower it, or lower max_length")
+
+
+def _layers(plan: Plan) -> Refusal | None:
+    from posttrain.peft.wrap import wrap
+
+    try:
+        wrap(without_numbers(plan.config), plan.spec, 0, plan.field)
+    except Refusal as refusal:
+        return refusal
+    return None
+
+
+RULES: tuple[Callable[[Plan], Refusal | None], ...] = (
+    _checkpointing,
+    _quantization,
+    _below,
+    _context,
+    _layers,
+)
+
+
+def without_numbers(config: Any) -> Any:
+    """A model of this config on the meta device: its layers have shapes and nothing else."""
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from posttrain.peft.blocks import architecture
+
+    classes: dict[str, Any] = {"decoder": AutoModelForCausalLM, "encoder_decoder": AutoModelForSeq2SeqLM, "encoder": AutoModel}
+    with torch.device("meta"):
+        return classes[architecture(config)].from_config(copy.deepcopy(config))  # a method may set flags in it
