@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from posttrain.head import head_of, token_logprobs, token_statistics
 from posttrain.layouts import LAYOUTS, Embed, Located, Rows, packed
 from posttrain.packing import Example
+from posttrain.segments import SEGMENTS
 
 PLAIN = "plain"  # the model's own forward pass and logits: slow, and right for any language model
 TOLERANCE = 1e-4  # of the start-up check, in fp32
@@ -146,11 +147,15 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
 
 
 def _candidates(scorer: Scorer, own: str) -> Iterable[tuple[str, str]]:
-    """Layouts and attentions to try, the fastest first. FlexAttention skips blocks that a mask hides; it trains on CUDA only."""
+    """Layouts and attentions to try, the fastest first.
+
+    Both ways around a mask skip what it hides. FlexAttention trains on CUDA only; segments are a kernel call each, which a GPU
+    would notice. They replace SDPA alone: a model with another attention (soft caps) needs its own.
+    """
     if scorer.layout != "packed":
         return [(scorer.layout, own)] if scorer.layout in LAYOUTS else []
-    fast = [("packed", "flex_attention")] if scorer.device.type == "cuda" else []
-    return [*fast, ("packed", own), ("padded", own)]
+    fast = {"cuda": "flex_attention", "cpu": SEGMENTS}.get(scorer.device.type, own) if own == "sdpa" else own
+    return list(dict.fromkeys([("packed", fast), ("packed", own), ("padded", own)]))
 
 
 def _check(scorer: Scorer, layout: str, attention: str, own: str, examples: Sequence[Example]) -> float:
