@@ -112,6 +112,7 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
         "dtype": _dtype(r),
         "evaluation": r.evaluation.model_dump(mode="json", exclude={"gates"}),
         "beta": getattr(r.alignment, "beta", None),
+        "loss": getattr(r.alignment, "loss", None),
     },
     # Gates and promotion are no part of what is registered: they are judged anew in every run.
     "register": lambda r: {"model": r.registry.model if r.registry else None},

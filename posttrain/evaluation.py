@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
+from posttrain.losses.preference import score
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
 from posttrain.policy import Policy
@@ -61,7 +62,7 @@ class Measured:
 
     responses: Responses
     perplexity: float | None
-    logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs
+    logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs, in the unit of the alignment's loss
 
 
 def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress) -> Built:
@@ -77,7 +78,7 @@ def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, 
         scorer, tokenizer = open_policy(recipe, policy)
         responses = respond(recipe, name, scorer, tokenizer, prompts, progress)
         progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
-        perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(scorer, tokenizer, held_out)
+        perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(recipe, scorer, tokenizer, held_out)
         measured[name] = Measured(responses, perplexity, logprobs)
     candidate = list(policies)[-1]
     if len(policies) > 1 and recipe.alignment.algorithm != "none":
@@ -140,11 +141,15 @@ def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: He
     return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else None
 
 
-def _pair_logprobs(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> torch.Tensor | None:
-    if held_out.preferences is None:
+def _pair_logprobs(recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> torch.Tensor | None:
+    """[pairs, 2] of the held-out pairs, where alignment asks for them: summed or per token, as its loss compares them."""
+    if held_out.preferences is None or recipe.alignment.algorithm == "none":
         return None
     pairs = encode_conversations(held_out.preferences, tokenizer, UNLIMITED, "data.preferences").examples
-    return score_branches(scorer, pairs, token_budget(scorer.device)) if pairs else None
+    if not pairs:
+        return None
+    lengths = torch.tensor([[len(branch) for branch in pair.branches] for pair in pairs])
+    return score(score_branches(scorer, pairs, token_budget(scorer.device)), lengths, recipe.alignment.loss)
 
 
 def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) -> tuple[float, Interval]:
@@ -178,7 +183,7 @@ def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, 
     if kl is not None:
         numbers |= _with_interval("kl_per_token", *kl)
     if recipe.alignment.algorithm != "none" and policy is not None and reference is not None:
-        ratios = (policy - reference).double()
+        ratios = (policy - reference).double()  # to the policy before alignment, also for a loss that trains without a reference
         margins = recipe.alignment.beta * (ratios[:, 0] - ratios[:, 1])
         numbers |= _with_interval("preference_accuracy", *ratio_interval(((margins > 0) + 0.5 * (margins == 0)).tolist()))
         numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))

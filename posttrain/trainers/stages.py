@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
-from posttrain.losses.preference import at_start
+from posttrain.losses.preference import VARIANTS, at_start
 from posttrain.models import load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
 from posttrain.peft.wrap import save_trained, wrap
@@ -24,7 +24,7 @@ from posttrain.reference import Reference, cache_key, cached_scores, score_branc
 from posttrain.scoring import Scorer, choose_layout
 from posttrain.store import Built
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
-from posttrain.trainers.loop import Job, mean_loss, token_budget, train
+from posttrain.trainers.loop import Job, token_budget, train
 from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
 from posttrain.trainers.plan import Plan, by_rows, by_tokens
 from schemas.errors import Refusal
@@ -33,7 +33,9 @@ from schemas.recipe import Recipe
 from schemas.training import DPO, SFT, Full, Optimization, Peft, Pretrain
 
 VALIDATION_EXAMPLES = 128  # held-out examples behind each point of a validation curve
-STEP_0_TOLERANCE = 1e-4
+STEP_0_PAIRS = 8
+# Of loss and margin at β up to 0.1; in proportion to β above, since it multiplies what rounding leaves of a log-ratio.
+STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 
 
 @dataclass(frozen=True)
@@ -70,46 +72,56 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
     if not examples:
         raise Refusal("data.holdout", "no kept document to train on", "at least one", "lower data.holdout, or give more")
     plan = by_tokens([e.length for e in examples], spec.batch_tokens, spec.tokens, setting.recipe.seed)
-    return _run(
-        setting, "pretrain", spec, Full(method="full"), model, tokenizer, LanguageModelling(examples), _validation(held_out), plan
-    )
+    objective = LanguageModelling(examples, z_loss=spec.z_loss)
+    return _run(setting, "pretrain", spec, Full(method="full"), model, tokenizer, objective, _validation(held_out), plan)
 
 
 def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     """Cross-entropy on the last assistant turn; saves `model/` or `adapter/`."""
     tokenizer = load_tokenizer(setting.policy)
-    examples = _encode_train(setting, conversations, tokenizer, spec.max_length, "data.instructions")
-    held_out = _encode_held_out(conversations, tokenizer, spec.max_length, "data.instructions")
+    examples = _encode_train(setting, conversations, tokenizer, spec, "data.instructions")
+    held_out = _encode_held_out(conversations, tokenizer, spec, "data.instructions")
     model = load_model(setting.policy, resolve_device(setting.recipe.compute))
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
-    return _run(setting, "sft", spec, spec.peft, model, tokenizer, LanguageModelling(examples), _validation(held_out), plan)
+    objective = LanguageModelling(examples, z_loss=spec.z_loss)
+    return _run(setting, "sft", spec, spec.peft, model, tokenizer, objective, _validation(held_out), plan)
 
 
 def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Built:
-    """DPO against the policy at step 0; saves `model/` or `adapter/`. `cache` keeps reference scores across runs."""
+    """A loss of the DPO family, against the policy at step 0 where it has a reference; saves `model/` or `adapter/`.
+
+    `cache` keeps reference scores across runs.
+    """
     tokenizer = load_tokenizer(setting.policy)
-    examples = _encode_train(setting, pairs, tokenizer, spec.max_length, "data.preferences")
-    held_out = _encode_held_out(pairs, tokenizer, spec.max_length, "data.preferences")
+    examples = _encode_train(setting, pairs, tokenizer, spec, "data.preferences")
+    held_out = _encode_held_out(pairs, tokenizer, spec, "data.preferences")
     base = load_model(setting.policy, resolve_device(setting.recipe.compute))
     model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft")
     scorer = setting.scorer(model).eval()
     layout = choose_layout(scorer, examples)
-    scores = _reference_scores(setting, scorer, [*examples, *held_out], cache)
-    kind = {"beta": spec.beta, "kind": spec.loss, "smoothing": spec.label_smoothing}
-    objective = Preference(examples, scores[: len(examples)], **kind)  # type: ignore[arg-type]
-    validation = Preference(held_out, scores[len(examples) :], **kind) if held_out else None  # type: ignore[arg-type]
-    _step_0_gate(scorer, objective)
+    compared = VARIANTS[spec.loss].reference
+    reference = _reference_scores(setting, scorer, [*examples, *held_out], cache) if compared else None
+    objective = _preference(spec, examples, reference)
+    validation = _preference(spec, held_out, None if reference is None else reference[len(examples) :]) if held_out else None
+    if compared:
+        step_0_gate(scorer, objective)
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
     return _fit(setting, "align", spec, spec.peft, scorer, layout, tokenizer, objective, validation, plan)
 
 
+def _preference(spec: DPO, examples: Sequence[Example], reference: torch.Tensor | None) -> Preference:
+    """The objective of a recipe; `reference` [examples or more, 2]."""
+    gamma = spec.simpo_gamma or 0.0
+    return Preference(examples, reference, spec.beta, spec.loss, spec.label_smoothing, gamma, spec.sft_weight)
+
+
 def _encode_train(
-    setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field: str
+    setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, spec: SFT | DPO, field: str
 ) -> Sequence[Example]:
     """Training examples; the rows that do not fit are written to quarantine.parquet."""
     rows = table.filter(split="train")
-    encoded = encode_conversations(rows, tokenizer, max_length, field)
-    assert len(encoded.examples) + len(encoded.left_out) == rows.height
+    encoded = encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong)
+    setting.progress.note(f"{field}: {encoded.summary()}")
     encoded.quarantine(rows).write_parquet(setting.out / "quarantine.parquet")
     if not encoded.examples:
         reasons = "; ".join(sorted({reason for _, reason in encoded.left_out})) or "no training rows at all"
@@ -117,9 +129,9 @@ def _encode_train(
     return encoded.examples
 
 
-def _encode_held_out(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field: str) -> Sequence[Example]:
+def _encode_held_out(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, spec: SFT | DPO, field: str) -> Sequence[Example]:
     held_out = table.filter(split="holdout").head(VALIDATION_EXAMPLES)
-    return encode_conversations(held_out, tokenizer, max_length, field).examples
+    return encode_conversations(held_out, tokenizer, spec.max_length, field, spec.overlong).examples
 
 
 def _validation(held_out: Sequence[Example]) -> LanguageModelling | None:
@@ -139,15 +151,24 @@ def _reference_scores(setting: Setting, scorer: Scorer, examples: Sequence[Examp
     return scores
 
 
-def _step_0_gate(scorer: Scorer, objective: Preference) -> None:
-    """Policy and reference are equal before the first step, so the loss is known; anything else is a defect."""
-    few = Preference(objective.examples[:8], objective.reference[:8], objective.beta, objective.kind, objective.smoothing)
-    measured, expected = mean_loss(scorer, few, token_budget(scorer.device)), at_start(objective.kind, objective.beta)
-    tolerance = STEP_0_TOLERANCE if scorer.dtype == torch.float32 else 100 * STEP_0_TOLERANCE
-    if abs(measured - expected) > tolerance * max(1.0, expected):
-        raise RuntimeError(
-            f"step-0 gate: loss {measured:.6f} before training, expected {expected:.6f}: policy and reference differ"
-        )
+@torch.no_grad()
+def step_0_gate(scorer: Scorer, objective: Preference) -> None:
+    """Policy and reference are equal before the first step, so the loss is known, and rewards and margin are 0.
+
+    Raises:
+        RuntimeError: when their means over a few pairs are others: a defect, which would train against a wrong reference.
+    """
+    rows = range(min(STEP_0_PAIRS, len(objective.examples)))
+    margin_alone = replace(objective, sft_weight=0.0)  # the likelihood of chosen is not known beforehand
+    expected = {"loss": at_start(objective.kind, objective.hyperparameters), "margin": 0.0, "reward_chosen": 0.0}
+    found = dict.fromkeys(expected, 0.0)
+    for row in rows:
+        loss, sums = margin_alone.loss(scorer([objective.examples[row]]), [row])
+        found = {name: found[name] + float({**sums, "loss": loss}[name]) / len(rows) for name in expected}
+    tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * objective.beta)
+    if any(not abs(found[name] - expected[name]) <= tolerance * max(1.0, expected[name]) for name in found):
+        said = ", ".join(f"{name} {found[name]:.6f} (expected {expected[name]:.6f})" for name in found)
+        raise RuntimeError(f"step-0 gate: before training {said}: policy and reference differ")
 
 
 def _run(

@@ -85,6 +85,7 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
     ("field", "value", "rebuilt"),
     [
         ("alignment.beta", 0.3, "align evaluate register"),
+        ("alignment.loss", "hinge", "align evaluate register"),
         ("alignment.learning_rate", 1e-4, "align evaluate register"),
         ("alignment.peft", {"method": "full"}, "align evaluate register"),
         ("sft.epochs", 2, "sft align evaluate register"),

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from posttrain.evaluation import HeldOut, evaluate, held_out_prompts
+from posttrain.data.encode import encode_conversations
+from posttrain.evaluation import HeldOut, evaluate, held_out_prompts, open_policy, respond
 from posttrain.models import scratch_model
 from posttrain.policy import Policy
 from posttrain.progress import Quiet
+from posttrain.reference import score_branches
 from posttrain.statistics import win_rate
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
 from schemas.model import ScratchModel
+from schemas.training import DPO, PreferenceLoss
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -107,8 +111,6 @@ def test_perplexity_of_a_model_with_zero_head_is_the_size_of_its_vocabulary(sett
 
 def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
     """k1 on the candidate's own samples, computed here with plain transformers logits."""
-    from posttrain.evaluation import open_policy, respond
-
     policies, held_out = setting
     numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
     candidate, tokenizer = open_policy(recipe(), policies["aligned"])
@@ -124,6 +126,27 @@ def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
             rows.append(logprobs.gather(1, ids[0, len(example.prompt) :, None]).sum())
         total, tokens = total + float(rows[0] - rows[1]), tokens + len(example.branches[0])
     assert numbers["kl_per_token"] == pytest.approx(total / tokens, abs=1e-4)
+
+
+NUMBERS = {"robust": {"label_smoothing": 0.1}, "simpo": {"simpo_gamma": 0.5}}
+
+
+@pytest.mark.parametrize("loss", get_args(PreferenceLoss))
+def test_the_margin_is_in_the_unit_of_the_loss_and_against_the_policy_before_alignment(setting, tmp_path, loss):
+    """β = 0.5, of log-ratios to the SFT policy, also where training knows no reference: sums, or means over a response."""
+    policies, held_out = setting
+    alignment = DPO(algorithm="dpo", beta=0.5, loss=loss, **NUMBERS.get(loss, {}))
+    numbers = evaluate(recipe().model_copy(update={"alignment": alignment}), policies, held_out, tmp_path, Quiet()).metrics
+    candidate, tokenizer = open_policy(recipe(), policies["aligned"])
+    parent, _ = open_policy(recipe(), policies["sft"])
+    pairs = encode_conversations(held_out.preferences, tokenizer, 10**6, "data").examples
+    ratios = (score_branches(candidate, pairs, 10**6) - score_branches(parent, pairs, 10**6)).tolist()
+    per_token = loss in {"ipo", "sigmoid_norm", "simpo", "orpo"}
+    lengths = [[len(branch) if per_token else 1 for branch in pair.branches] for pair in pairs]
+    margins = [0.5 * (c / n - r / m) for (c, r), (n, m) in zip(ratios, lengths, strict=True)]
+    assert len(pairs[0].branches[0]) != len(pairs[0].branches[1])
+    assert numbers["preference_margin"] == pytest.approx(sum(margins) / len(margins), rel=1e-3, abs=1e-5)
+    assert numbers["preference_accuracy"] == pytest.approx(sum(m > 0 for m in margins) / len(margins))
 
 
 def test_prompts_are_distinct_and_come_from_the_preferences_first():
