@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.architectures import longest_sequence
+from posttrain.data.encode import encode_conversations, encode_documents, encode_prompts
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.losses.preference import score
 from posttrain.models import load_model, load_tokenizer
-from posttrain.packing import Example, Tokens
+from posttrain.packing import Example
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
 from posttrain.rewards import load_judge
 from posttrain.rollouts import sample
-from posttrain.scoring import Scorer, choose_layout
+from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.statistics import Interval, ratio_interval, win_rate
 from posttrain.store import Built
 from posttrain.trainers.loop import mean_loss, token_budget
@@ -33,7 +34,6 @@ from schemas.errors import Refusal
 from schemas.recipe import Recipe
 
 Conversations = list[list[dict[str, Any]]]
-UNLIMITED = 2**31  # held-out rows are measured whole, whatever the limit of training
 PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
 
 
@@ -108,9 +108,11 @@ def respond(
     recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress
 ) -> Responses:
     """Sample one answer per prompt and have it judged."""
-    ids = prompt_tokens(tokenizer, prompts)
-    spec, count = recipe.evaluation, counted(progress, f"evaluate {name}", len(prompts))
-    generated = sample(scorer.model, tokenizer, ids, spec.max_new_tokens, spec.temperature, recipe.seed, count)
+    config, spec = inner_model(scorer.model).config, recipe.evaluation
+    new = min(spec.max_new_tokens, longest_sequence(config) - 1)
+    ids = [prompt[new - longest_sequence(config) :] for prompt in encode_prompts(prompts, tokenizer, config.is_encoder_decoder)]
+    count = counted(progress, f"evaluate {name}", len(prompts))
+    generated = sample(scorer.model, tokenizer, ids, new, spec.temperature, recipe.seed, count)
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
     questions = [str(prompt[-1]["content"]) for prompt in prompts]
     return Responses(
@@ -121,22 +123,24 @@ def respond(
     )
 
 
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Conversations) -> list[Tokens]:
-    """Prompts through the chat template, ready for an answer."""
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
-    return [np.asarray(ids, np.int32) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+def _held_out_examples(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame, field: str) -> list[Example]:
+    """Rows are measured whole where the model can read them, whatever the limit of training."""
+    config = inner_model(scorer.model).config
+    limit, two_parts = longest_sequence(config), config.is_encoder_decoder
+    return encode_conversations(table, tokenizer, limit, field, encoder_decoder=two_parts).examples
 
 
 def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> float | None:
     """Per token, on held-out documents where there are some, else on held-out answers."""
     if held_out.documents is not None and len(held_out.documents):
-        examples: Sequence[Example] = encode_documents(held_out.documents["text"].to_list(), tokenizer, 256)
+        config = inner_model(scorer.model).config
+        context = min(256, longest_sequence(config))
+        examples = encode_documents(held_out.documents["text"].to_list(), tokenizer, context, config.is_encoder_decoder)
     else:
         table = held_out.instructions if held_out.instructions is not None else held_out.preferences
         if table is None:
             return None
-        answers = table.drop("rejected", strict=False)
-        examples = encode_conversations(answers, tokenizer, UNLIMITED, "data").examples
+        examples = _held_out_examples(scorer, tokenizer, table.drop("rejected", strict=False), "data")
     objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
     return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else None
 
@@ -145,7 +149,7 @@ def _pair_logprobs(recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenize
     """[pairs, 2] of the held-out pairs, where alignment asks for them: summed or per token, as its loss compares them."""
     if held_out.preferences is None or recipe.alignment.algorithm == "none":
         return None
-    pairs = encode_conversations(held_out.preferences, tokenizer, UNLIMITED, "data.preferences").examples
+    pairs = _held_out_examples(scorer, tokenizer, held_out.preferences, "data.preferences")
     if not pairs:
         return None
     lengths = torch.tensor([[len(branch) for branch in pair.branches] for pair in pairs])

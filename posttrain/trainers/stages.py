@@ -5,17 +5,20 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from posttrain.architectures import longest_sequence
 from posttrain.data.encode import encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.losses.preference import VARIANTS, at_start
-from posttrain.models import load_model, load_tokenizer, scratch_model
+from posttrain.models import load_config, load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
@@ -53,22 +56,32 @@ class Setting:
         device = resolve_device(self.recipe.compute)
         return Scorer(model, device, resolve_dtype(self.recipe.compute))
 
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether the policy has an encoder that reads the prompt."""
+        return bool(load_config(self.policy).is_encoder_decoder)
+
 
 def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built:
-    """Next-token prediction on the kept documents, from new weights or from a checkpoint; saves `model/`."""
+    """Next-token prediction on the kept documents, from new weights or from a checkpoint; saves `model/`.
+
+    An encoder-decoder reads the first part of a piece and predicts the rest.
+    """
     train_texts = documents.filter(split="train")["text"].to_list()
     source = setting.recipe.model
     device = resolve_device(setting.recipe.compute)
     if isinstance(source, ScratchModel):
         setting.progress.note(f"training a tokenizer of {source.vocab_size:,} tokens on {len(train_texts):,} documents")
         tokenizer = prepare_tokenizer(train_tokenizer(train_texts, source.vocab_size))
-        model: nn.Module = scratch_model(source, tokenizer, setting.recipe.seed)
+        model: Any = scratch_model(source, tokenizer, setting.recipe.seed)
         model.to(device)
     else:
         tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
-    examples = encode_documents(train_texts, tokenizer, spec.context)
+    _refuse_beyond(model.config, "pretrain", "context", spec.context)
+    encode = partial(encode_documents, tokenizer=tokenizer, context=spec.context, encoder_decoder=model.config.is_encoder_decoder)
+    examples = encode(train_texts)
     held_out_texts = documents.filter(split="holdout")["text"].head(VALIDATION_EXAMPLES).to_list()
-    held_out = encode_documents(held_out_texts, tokenizer, spec.context)[:VALIDATION_EXAMPLES]
+    held_out = encode(held_out_texts)[:VALIDATION_EXAMPLES]
     if not examples:
         raise Refusal("data.holdout", "no kept document to train on", "at least one", "lower data.holdout, or give more")
     plan = by_tokens([e.length for e in examples], spec.batch_tokens, spec.tokens, setting.recipe.seed)
@@ -80,7 +93,7 @@ def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     """Cross-entropy on the last assistant turn; saves `model/` or `adapter/`."""
     tokenizer = load_tokenizer(setting.policy)
     examples = _encode_train(setting, conversations, tokenizer, spec, "data.instructions")
-    held_out = _encode_held_out(conversations, tokenizer, spec, "data.instructions")
+    held_out = _encode_held_out(setting, conversations, tokenizer, spec, "data.instructions")
     model = load_model(setting.policy, resolve_device(setting.recipe.compute))
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
     objective = LanguageModelling(examples, z_loss=spec.z_loss)
@@ -94,7 +107,7 @@ def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Buil
     """
     tokenizer = load_tokenizer(setting.policy)
     examples = _encode_train(setting, pairs, tokenizer, spec, "data.preferences")
-    held_out = _encode_held_out(pairs, tokenizer, spec, "data.preferences")
+    held_out = _encode_held_out(setting, pairs, tokenizer, spec, "data.preferences")
     base = load_model(setting.policy, resolve_device(setting.recipe.compute))
     model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft")
     scorer = setting.scorer(model).eval()
@@ -120,7 +133,8 @@ def _encode_train(
 ) -> Sequence[Example]:
     """Training examples; the rows that do not fit are written to quarantine.parquet."""
     rows = table.filter(split="train")
-    encoded = encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong)
+    _refuse_beyond(load_config(setting.policy), "sft" if isinstance(spec, SFT) else "alignment", "max_length", spec.max_length)
+    encoded = encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong, setting.encoder_decoder)
     setting.progress.note(f"{field}: {encoded.summary()}")
     encoded.quarantine(rows).write_parquet(setting.out / "quarantine.parquet")
     if not encoded.examples:
@@ -129,9 +143,17 @@ def _encode_train(
     return encoded.examples
 
 
-def _encode_held_out(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, spec: SFT | DPO, field: str) -> Sequence[Example]:
-    held_out = table.filter(split="holdout").head(VALIDATION_EXAMPLES)
-    return encode_conversations(held_out, tokenizer, spec.max_length, field, spec.overlong).examples
+def _refuse_beyond(config: PreTrainedConfig, section: str, field: str, tokens: int) -> None:
+    """Refuse rows that are longer than the table of positions of a model."""
+    if tokens > (longest := longest_sequence(config)):
+        raise Refusal(f"{section}.{field}", f"{tokens} with a model of {longest} positions", f"at most {longest}", "lower it")
+
+
+def _encode_held_out(
+    setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, spec: SFT | DPO, field: str
+) -> Sequence[Example]:
+    rows = table.filter(split="holdout").head(VALIDATION_EXAMPLES)
+    return encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong, setting.encoder_decoder).examples
 
 
 def _validation(held_out: Sequence[Example]) -> LanguageModelling | None:

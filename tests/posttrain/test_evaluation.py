@@ -160,3 +160,52 @@ def test_prompts_are_distinct_and_come_from_the_preferences_first():
 def test_no_held_out_prompt_is_refused():
     with pytest.raises(Refusal, match=r"data\.holdout"):
         held_out_prompts(HeldOut(None, None, None), 8)
+
+
+def other_family(architecture: str, max_length: int, tmp_path_factory) -> dict[str, Policy]:
+    """Three tiny policies of another architecture."""
+    texts = [f"the film number {i} was {'good' if i % 2 else 'bad'} and long" for i in range(40)]
+    tokenizer, policies = prepare_tokenizer(train_tokenizer(texts, 300)), {}
+    spec = {
+        "source": "scratch",
+        "architecture": architecture,
+        "hidden_size": 16,
+        "layers": 1,
+        "heads": 2,
+        "max_length": max_length,
+    }
+    for seed, name in enumerate(("base", "sft", "aligned")):
+        policies[name] = Policy(str(tmp_path_factory.mktemp(name)))
+        scratch_model(ScratchModel.model_validate(spec), tokenizer, seed).save_pretrained(policies[name].base)
+        tokenizer.save_pretrained(policies[name].base)
+    return policies
+
+
+def test_an_encoder_decoder_is_measured_by_its_own_loss(setting, tmp_path, tmp_path_factory):
+    """Perplexity is exp of the loss that T5 computes itself when it is given prompts and labels, weighted by tokens."""
+    policies, preferences = other_family("t5", 64, tmp_path_factory), setting[1].preferences
+    numbers = evaluate(recipe(), policies, HeldOut(None, None, preferences), tmp_path, Quiet()).metrics
+    scorer, tokenizer = open_policy(recipe(), policies["aligned"])
+    encoded = encode_conversations(preferences.drop("rejected"), tokenizer, 64, "data", encoder_decoder=True)
+    total, tokens = 0.0, 0
+    for example in encoded.examples:
+        prompt, labels = (torch.from_numpy(part.astype(np.int64))[None] for part in (example.prompt, example.branches[0]))
+        with torch.no_grad():
+            total += float(scorer.model(input_ids=prompt, labels=labels).loss) * labels.numel()
+        tokens += labels.numel()
+    assert numbers["perplexity_aligned"] == pytest.approx(math.exp(total / tokens), rel=1e-4)
+    assert numbers["kl_per_token"] != 0
+    assert 1 <= numbers["response_tokens_aligned"] <= 6
+
+
+def test_a_model_with_learned_positions_is_measured_within_them(setting, tmp_path, tmp_path_factory):
+    """40 positions are fewer than the tokens of a longer prompt: it is cut on the left to leave room for the answer."""
+    policies, held_out = other_family("gpt2", 40, tmp_path_factory), setting[1]
+    long = held_out.preferences.with_columns(prompt=pl.Series([user(f"film {i} " * 20) for i in range(10)]))
+    rows = HeldOut(held_out.documents, None, long)
+    numbers = evaluate(recipe(), policies, rows, tmp_path, Quiet()).metrics
+    assert all(math.isfinite(value) for value in numbers.values())
+    scorer, tokenizer = open_policy(recipe(), policies["base"])
+    answers = respond(recipe(), "base", scorer, tokenizer, held_out_prompts(rows, 8), Quiet()).examples
+    assert {len(example.prompt) for example in answers} == {40 - 6}
+    assert tokenizer.decode(answers[0].prompt).endswith("Assistant:\n")

@@ -68,6 +68,21 @@ def test_heads_wider_than_their_share_of_the_model_are_counted(tmp_path):
     assert (sizes["kv_cache_bytes_per_token"], sizes["kv_cache_without_gqa"]) == (1024, 2048)
 
 
+def test_an_encoder_decoder_by_hand():
+    """Embedding, shared with the head: 32,000. An encoder block: four matrices of 64 · 64, three of 64 · 96, two norms: 34,944. A
+    decoder block attends twice: 51,392. Each stack has a norm of 64 and biases of 32 distances · 8 heads. In all 291,648.
+
+    Cache per answered token: 2 · 4 bytes · 3 decoder layers · 8 numbers · 8 heads = 1,536. LoRA has rank 4, on q and v of the
+    nine attentions: 9 · 2 · (4 · 64 + 64 · 4).
+    """
+    model = {name: value for name, value in SCRATCH.items() if name != "kv_heads"} | {"architecture": "t5"}
+    q_and_v = {"method": "lora", "r": 4, "alpha": 8, "target_modules": ["q", "v"]}
+    sizes = size_of(recipe(model, pretrain={"tokens": 1000}, alignment={"algorithm": "dpo", "peft": q_and_v}))
+    assert sizes["parameters"] == 32_000 + 3 * (34_944 + 51_392) + 2 * (64 + 32 * 8) == 291_648
+    assert sizes["trainable_parameters_alignment"] == 9 * 2 * (4 * 64 + 64 * 4)
+    assert sizes["kv_cache_bytes_per_token"] == sizes["kv_cache_without_gqa"] == 1536
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_model_far_larger_than_memory_can_be_sized(method):
     """A block of Llama 3 70B: 2 · 8192² + 2 · 8192 · 1024 + 3 · 8192 · 28672 + 2 · 8192 = 855,654,400; 80 of them, the last
