@@ -18,6 +18,7 @@ from posttrain.data.encode import encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
+from posttrain.peak import measured
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
@@ -64,6 +65,7 @@ class Measured:
     logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs
 
 
+@measured
 def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress) -> Built:
     """Measure every policy (the candidate is the last) and compare; writes `evaluation.json` and `samples.parquet`.
 

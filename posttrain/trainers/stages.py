@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from posttrain.device import resolve_device, resolve_dtype
 from posttrain.losses.preference import at_start
 from posttrain.models import load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
+from posttrain.peak import measured
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
@@ -52,6 +52,7 @@ class Setting:
         return Scorer(model, device, resolve_dtype(self.recipe.compute))
 
 
+@measured
 def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built:
     """Next-token prediction on the kept documents, from new weights or from a checkpoint; saves `model/`."""
     train_texts = documents.filter(split="train")["text"].to_list()
@@ -75,6 +76,7 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
     )
 
 
+@measured
 def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     """Cross-entropy on the last assistant turn; saves `model/` or `adapter/`."""
     tokenizer = load_tokenizer(setting.policy)
@@ -85,6 +87,7 @@ def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     return _run(setting, "sft", spec, spec.peft, model, tokenizer, LanguageModelling(examples), _validation(held_out), plan)
 
 
+@measured
 def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Built:
     """DPO against the policy at step 0; saves `model/` or `adapter/`. `cache` keeps reference scores across runs."""
     tokenizer = load_tokenizer(setting.policy)
@@ -172,11 +175,4 @@ def _fit(
     parameters = list(scorer.model.parameters())
     trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}
-    return Built({**metrics, **size, "peak_memory_gb": peak_memory_gb()}, outputs)
-
-
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far; on CUDA the largest allocation of the device."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3)
+    return Built({**metrics, **size}, outputs)
