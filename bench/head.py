@@ -20,7 +20,7 @@ def measure(side: str, vocabulary: int, repeats: int) -> dict[str, float]:
     """Median seconds of a forward and backward pass, peak resident memory in GB, and the loss."""
     import torch
 
-    from posttrain.scoring import Head, token_logprobs
+    from posttrain.head import Head, token_logprobs
 
     torch.manual_seed(0)
     hidden = torch.randn(TOKENS, HIDDEN).requires_grad_()
@@ -32,7 +32,7 @@ def measure(side: str, vocabulary: int, repeats: int) -> dict[str, float]:
         return (hidden @ weight.T).log_softmax(-1)[at].gather(1, targets[:, None])[:, 0]
 
     def ours() -> torch.Tensor:
-        return token_logprobs(hidden[at], Head(weight), targets)
+        return token_logprobs(hidden[at], Head(weight), targets)[0]
 
     seconds = []
     for _ in range(repeats + 1):

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Tokens = NDArray[np.int32]
 PADDING = -1
+# Work of a token outside attention, in units of the work of one query-key pair: about 6 hidden sizes, since a block's matrices
+# hold some 12 H² weights and a pair costs 2 H products.
+TOKEN_COST = 6 * 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Packed:
 
     input_ids: torch.Tensor  # [R, C]
     position_ids: torch.Tensor  # [R, C]
-    mask: torch.Tensor  # [R, 1, C, C], true where a query (row) may see a key (column)
+    owner: torch.Tensor  # [R, C], example that each token belongs to, -1 for padding
+    part: torch.Tensor  # [R, C], 0 in the prompt, 1 … in its branches
     at: torch.Tensor  # [N], index into R*C of the hidden state that predicts each target
     targets: torch.Tensor  # [N]
     branch: torch.Tensor  # [N], branch that each target belongs to, 0 … B-1
@@ -54,16 +58,25 @@ class Packed:
         return Packed(**moved, branches=self.branches)
 
 
-def pack(examples: Sequence[Example], width: int | None = None) -> Packed:
-    """Lay examples into rows of `width` tokens, by default as long as the longest of them."""
-    width = width or max(example.length for example in examples)
-    width += -width % 8  # vector units like multiples of 8
-    rows, starts = _first_fit([example.length for example in examples], width)
+def pack(examples: Sequence[Example], width: int | None = None, token_cost: int = TOKEN_COST) -> Packed:
+    """Lay examples into rows of `width` tokens, by default of the width that is cheapest for a model of this `token_cost`."""
+    lengths = [example.length for example in examples]
+    return _place(examples, *(_laid(lengths, width) if width else _cheapest(lengths, token_cost)))
+
+
+def in_one_row(examples: Sequence[Example]) -> Packed:
+    """Lay examples one after the other, in their order and without padding."""
+    ends = np.cumsum([example.length for example in examples]).tolist()
+    return _place(examples, [0] * len(examples), [0, *ends[:-1]], ends[-1])
+
+
+def _place(examples: Sequence[Example], rows: Sequence[int], starts: Sequence[int], width: int) -> Packed:
+    """Write every example into its row from its start on."""
     shape = (max(rows) + 1, width)
     ids = np.zeros(shape, np.int64)
     positions = np.zeros(shape, np.int64)
     owner = np.full(shape, PADDING, np.int64)
-    part = np.zeros(shape, np.int64)  # 0 in the prompt, 1 … in its branches
+    part = np.zeros(shape, np.int64)
     at, targets, branch = [], [], []
     count = 0
     for index, (example, row, start) in enumerate(zip(examples, rows, starts, strict=True)):
@@ -83,12 +96,34 @@ def pack(examples: Sequence[Example], width: int | None = None) -> Packed:
     return Packed(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
-        mask=_block_mask(torch.from_numpy(owner), torch.from_numpy(part)),
+        owner=torch.from_numpy(owner),
+        part=torch.from_numpy(part),
         at=torch.from_numpy(np.concatenate(at)),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         branch=torch.from_numpy(np.concatenate(branch)),
         branches=count,
     )
+
+
+def _cheapest(lengths: Sequence[int], token_cost: int) -> tuple[list[int], list[int], int]:
+    """Rows, starts and width of the layout with the least work: R rows of C tokens cost R C (token_cost + C).
+
+    Narrow rows waste no attention on other examples, wide ones waste less on padding. The widths tried are those at which the
+    tokens would fill 1, 2, 3 … rows evenly, from the longest example on.
+    """
+    longest, total = max(lengths), sum(lengths)
+    widths = {longest, *(width for n in range(1, len(lengths) + 1) if (width := -(-total // n)) >= longest)}
+    return min((_laid(lengths, width) for width in sorted(widths)), key=lambda laid: _cost(laid, token_cost))
+
+
+def _cost(laid: tuple[list[int], list[int], int], token_cost: int) -> int:
+    rows, _, width = laid
+    return (max(rows) + 1) * width * (token_cost + width)
+
+
+def _laid(lengths: Sequence[int], width: int) -> tuple[list[int], list[int], int]:
+    width += -width % 8  # vector units like multiples of 8
+    return *_first_fit(lengths, width), width
 
 
 def _first_fit(lengths: Sequence[int], width: int) -> tuple[list[int], list[int]]:
@@ -102,17 +137,6 @@ def _first_fit(lengths: Sequence[int], width: int) -> tuple[list[int], list[int]
         rows[index], starts[index] = row, filled[row]
         filled[row] += lengths[index]
     return rows, starts
-
-
-def _block_mask(owner: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """[R, 1, C, C]: causal, within one example, and from a branch only to the prompt or the same branch.
-
-    Padding sees itself, so that no softmax is over nothing.
-    """
-    causal = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool).tril()
-    same = owner[:, :, None] == owner[:, None, :]
-    visible = (part[:, None, :] == 0) | (part[:, :, None] == part[:, None, :])
-    return (causal & same & visible)[:, None]
 
 
 def micro_batches(rows: Sequence[int], lengths: NDArray[np.int64], budget: int) -> list[list[int]]:

@@ -1,108 +1,22 @@
-"""Log-probabilities of the trained-on tokens alone: the output head never sees a position that has no target.
-
-The `[N, V]` logits exist one chunk at a time. With a frozen head the forward pass keeps d logp / d hidden (two matrix products
-per token in all); with a trainable head the backward pass recomputes each chunk and accumulates the head's gradient.
-"""
+"""Scores completions under a policy: a layout finds the hidden states of the target tokens, the head turns them into logprobs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from posttrain.packing import Example, pack
+from posttrain.head import head_of, token_logprobs, token_statistics
+from posttrain.layouts import LAYOUTS, Embed, Located, Rows, packed
+from posttrain.packing import Example
+from posttrain.segments import SEGMENTS
 
-CHUNK_ELEMENTS = 2**24  # logits held at once: 64 MB in fp32
-
-
-@dataclass(frozen=True)
-class Head:
-    """The output head: `logits = cap * tanh(scale * (h Wᵀ + b) / cap)`; without a cap `scale * (h Wᵀ + b)`."""
-
-    weight: Tensor  # [V, H]
-    bias: Tensor | None = None  # [V]
-    scale: float = 1.0
-    softcap: float | None = None
-
-
-def head_of(model: nn.Module) -> Head:
-    """The head of a transformers causal language model, with the logit scale and soft cap of its config."""
-    layer = model.get_output_embeddings()  # type: ignore[operator]
-    config: Any = model.config
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    return Head(layer.weight, getattr(layer, "bias", None), float(scale), getattr(config, "final_logit_softcapping", None))
-
-
-class _TokenLogprobs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head) -> Tensor:
-        logprobs = torch.empty(len(hidden), device=hidden.device, dtype=torch.float32)
-        head_trains = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        keep = ctx.needs_input_grad[0] and not head_trains
-        grad = torch.empty_like(hidden) if keep else None
-        for part in _chunks(len(hidden), len(weight)):
-            logits = _logits(hidden[part], weight, bias, head)
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            logprobs[part] = (logits.gather(1, targets[part, None]) - normaliser)[:, 0]
-            if grad is not None:
-                slope = _slope(logits, normaliser, targets[part], head)
-                grad[part] = slope.to(weight.dtype) @ weight
-        ctx.head = head
-        ctx.save_for_backward(*((grad,) if keep else (hidden, weight, targets, *([bias] if bias is not None else []))))
-        ctx.keep = keep
-        return logprobs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (outer,) = grads
-        if ctx.keep:
-            (grad,) = ctx.saved_tensors
-            return grad * outer[:, None].to(grad.dtype), None, None, None, None
-        hidden, weight, targets, *rest = ctx.saved_tensors
-        bias = rest[0] if rest else None
-        d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
-        for part in _chunks(len(hidden), len(weight)):
-            logits = _logits(hidden[part], weight, bias, ctx.head)
-            slope = _slope(logits, logits.logsumexp(-1, keepdim=True), targets[part], ctx.head).mul_(outer[part, None])
-            d_hidden[part] = slope.to(weight.dtype) @ weight
-            d_weight.addmm_(slope.T, hidden[part].float())
-            if d_bias is not None:
-                d_bias += slope.sum(0)
-        return d_hidden, d_weight.to(weight.dtype), d_bias, None, None
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
-    """[n, V] in fp32."""
-    logits = nn.functional.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)).float()
-    if head.scale != 1.0:
-        logits = logits.mul_(head.scale)
-    return logits if head.softcap is None else torch.tanh(logits.div_(head.softcap)).mul_(head.softcap)
-
-
-def _slope(logits: Tensor, normaliser: Tensor, targets: Tensor, head: Head) -> Tensor:
-    """d logp / d (h Wᵀ + b), [n, V]: (1[v = y] - softmax) times the slope of scale and soft cap."""
-    curve = None if head.softcap is None else 1 - (logits / head.softcap).square()
-    slope = logits.sub_(normaliser).exp_().neg_()
-    slope[torch.arange(len(slope), device=slope.device), targets] += 1
-    if head.scale != 1.0:
-        slope.mul_(head.scale)
-    return slope if curve is None else slope.mul_(curve)
-
-
-def _chunks(rows: int, vocabulary: int) -> Iterator[slice]:
-    size = max(16, CHUNK_ELEMENTS // vocabulary)
-    return (slice(start, start + size) for start in range(0, rows, size))
-
-
-def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    """log p(target | hidden) for hidden [N, H] and targets [N]: [N] in fp32, differentiable in hidden, head weight and bias."""
-    return _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, head)  # type: ignore[no-any-return, no-untyped-call]
+PLAIN = "plain"  # the model's own forward pass and logits: slow, and right for any language model
+TOLERANCE = 1e-4  # of the start-up check, in fp32
 
 
 @dataclass(frozen=True)
@@ -112,6 +26,9 @@ class TokenScores:
     logprobs: Tensor  # [N] fp32
     branch: Tensor  # [N]
     branches: int
+    normaliser: Tensor | None = None  # [N] log Z of the softmax; None where the model computed the logits itself
+    entropy: Tensor | None = None  # [N] nats, where statistics were asked for
+    top1: Tensor | None = None  # [N] 1 where the target is the most likely token, likewise
 
     def per_branch(self) -> Tensor:
         """Sum of the log-probabilities of each branch, [B]."""
@@ -119,50 +36,75 @@ class TokenScores:
 
 
 class Scorer(nn.Module):
-    """Scores the completions of examples under a causal language model, packed or (where packing is not exact) padded."""
+    """Scores the completions of examples under a language model, in the layout that was found to be exact for it.
 
-    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32, packed: bool = True) -> None:
+    Args:
+        model: a transformers language model, bare or wrapped by peft.
+        device: where it computes.
+        dtype: arithmetic of the forward pass (autocast).
+        layout: a name of `LAYOUTS`, or `plain`; None is `packed`, or `encoder_decoder` for such a model.
+        neftune: noise on the input embeddings while training (arXiv 2310.05914), or None.
+    """
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32, layout: str | None = None,
+        neftune: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.model, self.device, self.dtype, self.packed = model, device, dtype, packed
+        self.model, self.device, self.dtype, self.neftune = model, device, dtype, neftune
+        self.layout = layout or ("encoder_decoder" if inner_model(model).config.is_encoder_decoder else "packed")
 
-    def forward(self, examples: Sequence[Example]) -> TokenScores:
-        """Score every completion token of `examples`, branches in their order."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return self.score_packed(examples) if self.packed else self._padded(examples)
+    def forward(self, examples: Sequence[Example], statistics: bool = False) -> TokenScores:
+        """Score every completion token of `examples`, branches in their order; `statistics` adds entropy and top-1."""
+        with self.arithmetic():
+            if self.layout == PLAIN:
+                return self._plain(examples)
+            model = inner_model(self.model)
+            return self._score(LAYOUTS[self.layout](model, examples, self.device, self._embed), statistics)
 
-    def score_packed(self, examples: Sequence[Example], width: int | None = None) -> TokenScores:
-        """Score in the packed layout; `width` is the length of its rows, at least that of the longest example."""
-        batch = pack(examples, width).to(self.device)
-        causal = inner_model(self.model)
-        out = causal.base_model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=_mask_for(causal, batch.mask),
-            use_cache=False,  # with a cache transformers lets packed sequences see each other
-        )
-        hidden = out.last_hidden_state.flatten(0, 1)[batch.at]
-        return TokenScores(token_logprobs(hidden, head_of(causal), batch.targets), batch.branch, batch.branches)
+    def score_in_one_row(self, examples: Sequence[Example]) -> TokenScores:
+        """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
+        with self.arithmetic():
+            width = sum(example.length for example in examples)
+            return self._score(packed(inner_model(self.model), examples, self.device, None, width), False)
 
-    def _padded(self, examples: Sequence[Example]) -> TokenScores:
-        """One row per branch and the model's own logits: slow, and right for any causal language model."""
-        pairs = [(e.prompt, branch) for e in examples for branch in e.branches]
-        rows = [torch.tensor([*prompt.tolist(), *branch.tolist()]) for prompt, branch in pairs]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        prompts = torch.tensor([len(prompt) for prompt, _ in pairs], device=self.device)
-        position = torch.arange(ids.shape[1], device=self.device)
-        attended = position < lengths[:, None]
-        scored = ((position >= prompts[:, None]) & attended)[:, 1:]
-        logits = self.model(input_ids=ids, attention_mask=attended.long(), use_cache=False).logits[:, :-1].float()
-        logprobs = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
-        return TokenScores(logprobs[scored], scored.nonzero()[:, 0], len(rows))
+    def arithmetic(self) -> torch.autocast:
+        """Autocast to this scorer's dtype."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
+    def _score(self, at: Located, statistics: bool) -> TokenScores:
+        head = head_of(inner_model(self.model))
+        logprobs, normaliser = token_logprobs(at.hidden, head, at.targets)
+        more = token_statistics(at.hidden, head, at.targets) if statistics else (None, None)
+        return TokenScores(logprobs, at.branch, at.branches, normaliser, *more)
 
-def _mask_for(model: Any, visible: Tensor) -> Tensor:
-    """The mask in the form of the model's attention: eager attention adds it to the scores, the others take booleans."""
-    if model.config._attn_implementation != "eager":
-        return visible
-    return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, torch.finfo(torch.float32).min)
+    def _plain(self, examples: Sequence[Example]) -> TokenScores:
+        model = inner_model(self.model)
+        if model.config.is_encoder_decoder:
+            located = [self._plain_decoder(e, branch) for e in examples for branch in e.branches]
+            branch = torch.cat([torch.full((len(part),), i, device=self.device) for i, part in enumerate(located)])
+            return TokenScores(torch.cat(located), branch, len(located))
+        rows = Rows.of(examples, self.device)
+        logits = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False).logits[:, :-1].float()
+        logprobs = logits.log_softmax(-1).gather(2, rows.ids[:, 1:, None])[..., 0]
+        return TokenScores(logprobs[rows.scored], rows.branch, len(rows.ids))
+
+    def _plain_decoder(self, example: Example, branch: Any) -> Tensor:
+        """Log-probabilities [n] of one branch under an encoder-decoder, which shifts the labels itself."""
+        prompt, labels = (torch.from_numpy(part.astype("int64"))[None].to(self.device) for part in (example.prompt, branch))
+        logits = self.model(input_ids=prompt, labels=labels, use_cache=False).logits[0].float()
+        logprobs: Tensor = logits.log_softmax(-1).gather(1, labels[0, :, None])[:, 0]
+        return logprobs
+
+    @property
+    def _embed(self) -> Embed | None:
+        return self._noisy if self.neftune and self.training else None
+
+    def _noisy(self, model: Any, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Embeddings plus uniform noise in ±alpha / sqrt(L H) for a sequence of L tokens: equation 1 of NEFTune."""
+        embedded: Tensor = model.get_input_embeddings()(ids)
+        reach = (self.neftune or 0.0) / (lengths * embedded.shape[-1]).sqrt()
+        return torch.addcmul(embedded, 2 * torch.rand_like(embedded) - 1, reach[..., None])
 
 
 def inner_model(model: nn.Module) -> Any:
@@ -170,30 +112,62 @@ def inner_model(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-
-
 @torch.no_grad()
-def packing_error(scorer: Scorer, examples: Sequence[Example]) -> float:
-    """Largest difference of log-probabilities between one packed row and one sequence at a time under the model's own head."""
-    plain = Scorer(scorer.model, scorer.device, scorer.dtype, packed=False)
-    with torch.autocast(scorer.device.type, dtype=scorer.dtype, enabled=scorer.dtype != torch.float32):
-        together = scorer.score_packed(examples, width=sum(example.length for example in examples)).logprobs
+def layout_error(scorer: Scorer, layout: str, examples: Sequence[Example]) -> float:
+    """Largest difference of log-probabilities in fp32 between a layout and the model's own logits, one sequence at a time."""
+    exact = Scorer(scorer.model, scorer.device, torch.float32, layout)
+    plain = Scorer(scorer.model, scorer.device, torch.float32, PLAIN)
+    together = exact.score_in_one_row(examples) if layout == "packed" else exact(examples)
     alone = torch.cat([plain([Example(e.prompt, (b,))]).logprobs for e in examples for b in e.branches])
-    return float((together - alone).abs().nan_to_num(nan=math.inf).max())
+    return float((together.logprobs - alone).abs().nan_to_num(nan=math.inf).max())
 
 
 def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
-    """Start-up check on three examples in one row: keep packing only where it is exact. Returns a sentence for the report."""
+    """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report."""
     by_length = sorted(examples, key=lambda example: example.length)
-    try:
-        error = packing_error(scorer, [by_length[-1], *by_length[:2]])
-    except torch.OutOfMemoryError:
-        raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as failure:
-        scorer.packed = False  # the model cannot take the packed layout at all
-        return f"padded: the model refuses the packed layout ({type(failure).__name__}: {failure})"
-    if error <= TOLERANCE[scorer.dtype]:
-        return f"packed: differs from separate scoring by at most {error:.1e}"
-    scorer.packed = False
-    return f"padded: packing would change log-probabilities by {error:.1e}, above {TOLERANCE[scorer.dtype]:.0e}"
+    few, doubts = [by_length[-1], *by_length[:2]], []
+    model = inner_model(scorer.model)
+    own = model.config._attn_implementation
+    for layout, attention in _candidates(scorer, own):
+        name = layout if attention == own else f"{layout} with {attention}"
+        try:
+            error = _check(scorer, layout, attention, own, few)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, ImportError) as failure:
+            doubts.append(f"the model refuses the {name} layout ({type(failure).__name__}: {failure})")
+            continue
+        if error <= TOLERANCE:
+            scorer.layout = layout
+            return "; ".join([f"{name}: differs from the model's own scores by at most {error:.1e}", *doubts])
+        doubts.append(f"{name} would change log-probabilities by {error:.1e}, above {TOLERANCE:.0e}")
+    scorer.layout = PLAIN
+    _set_attention(model, own)
+    return "; ".join([f"{PLAIN}: one row per response and full logits, slow", *doubts])
+
+
+def _candidates(scorer: Scorer, own: str) -> Iterable[tuple[str, str]]:
+    """Layouts and attentions to try, the fastest first.
+
+    Both ways around a mask skip what it hides. FlexAttention trains on CUDA only; segments are a kernel call each, which a GPU
+    would notice. They replace SDPA alone: a model with another attention (soft caps) needs its own.
+    """
+    if scorer.layout != "packed":
+        return [(scorer.layout, own)] if scorer.layout in LAYOUTS else []
+    fast = {"cuda": "flex_attention", "cpu": SEGMENTS}.get(scorer.device.type, own) if own == "sdpa" else own
+    return list(dict.fromkeys([("packed", fast), ("packed", own), ("padded", own)]))
+
+
+def _check(scorer: Scorer, layout: str, attention: str, own: str, examples: Sequence[Example]) -> float:
+    """The layout's error; an attention that is not the model's own must also get through a backward pass."""
+    model = inner_model(scorer.model)
+    _set_attention(model, attention)
+    if attention != own and any(p.requires_grad for p in model.parameters()):
+        scorer(examples).logprobs.sum().backward()
+        model.zero_grad(set_to_none=True)
+    return layout_error(scorer, layout, examples)
+
+
+def _set_attention(model: Any, attention: str) -> None:
+    if model.config._attn_implementation != attention:
+        model.set_attn_implementation(attention)

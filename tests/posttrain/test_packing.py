@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from posttrain.attention import visible_keys
 from posttrain.packing import Example, micro_batches, pack
 
 
@@ -19,7 +20,7 @@ PAIR = Example(ints(11, 12, 13), (ints(21, 22), ints(31, 32, 33)))
 
 def visible(packed, row: int, query: int) -> list[int]:
     """Columns that a query sees."""
-    return packed.mask[row, 0, query].nonzero()[:, 0].tolist()
+    return visible_keys(packed)[row, 0, query].nonzero()[:, 0].tolist()
 
 
 def test_lengths_count_the_shared_prompt_once():
@@ -120,3 +121,11 @@ def test_micro_batches_do_not_depend_on_the_order_of_the_rows():
 @pytest.mark.parametrize("rows", [[2, 2, 0], [0, 2, 2]])
 def test_a_row_that_a_step_has_twice_is_trained_on_twice(rows):
     assert micro_batches(rows, np.array([3, 9, 4]), 100) == [[2, 2, 0]]
+
+
+def test_the_cheapest_width_weighs_padding_against_attention():
+    """Lengths 60, 40, 40, 40 (180 tokens). At token cost 0 only attention counts, R C²: 4 rows of 64 cost 16,384 and one row of
+    184 33,856. At a large token cost only padding counts, R C: 256 against 184 (three rows of 64 do not hold them)."""
+    examples = [Example(ints(*[1] * (n - 1)), (ints(2),)) for n in (60, 40, 40, 40)]
+    assert pack(examples, token_cost=0).input_ids.shape == (4, 64)
+    assert pack(examples, token_cost=10**6).input_ids.shape == (1, 184)

@@ -137,7 +137,7 @@ def test_the_cache_key_changes_with_each_ingredient_and_with_nothing_else(tiny_l
         cache_key(["base", "adapter"], [moved, *pairs[1:]], scorer, 100),
         cache_key(["base", "adapter"], pairs[::-1], scorer, 100),
         cache_key(["base", "adapter"], pairs, Scorer(model, CPU, torch.bfloat16), 100),
-        cache_key(["base", "adapter"], pairs, Scorer(model, CPU, packed=False), 100),
+        cache_key(["base", "adapter"], pairs, Scorer(model, CPU, layout="padded"), 100),
         cache_key(["base", "adapter"], pairs, scorer, 101),
     ]
     assert len(set(keys)) == len(keys)

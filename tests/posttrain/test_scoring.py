@@ -1,4 +1,4 @@
-"""Packed = separate, prefix-shared = two sequences, chunked = plain log_softmax: in value and in gradient."""
+"""Packed = separate, prefix-shared = two sequences, every layout = the model's own logits: in value and in gradient."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import posttrain.scoring as scoring
-from posttrain.packing import Example
-from posttrain.scoring import Head, Scorer, choose_layout, packing_error, token_logprobs
+from posttrain.packing import Example, pack
+from posttrain.scoring import Scorer, choose_layout, layout_error
+from posttrain.segments import SEGMENTS
 
 CPU = torch.device("cpu")
 
@@ -38,15 +52,23 @@ def example(rng: np.random.Generator, vocabulary: int, prompt: int, *branches: i
     return Example(draw(prompt), tuple(draw(n) for n in branches))
 
 
-@settings(max_examples=25, deadline=None)
+def assert_gradients_equal(ours: list[torch.Tensor], plain: list[torch.Tensor]) -> None:
+    """To 1e-5 of the largest gradient of each tensor: sums over tokens run in another order."""
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, float(b.abs().max())), rtol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=6),
     shape=st.sampled_from([(4, 4), (4, 2), (4, 1)]),
     vocabulary=st.integers(11, 200),
+    attention=st.sampled_from(["sdpa", "eager", SEGMENTS]),
 )
-def test_prefix_shared_pairs_equal_separate_sequences_in_value_and_gradient(lengths, shape, vocabulary):
+def test_prefix_shared_pairs_equal_separate_sequences_in_value_and_gradient(lengths, shape, vocabulary, attention):
     rng = np.random.default_rng(1)
     model = llama(vocabulary, *shape)
+    model.set_attn_implementation(attention)
     pairs = [example(rng, vocabulary, *sizes) for sizes in lengths]
     separate = [Example(e.prompt, (branch,)) for e in pairs for branch in e.branches]
     weights = torch.randn(sum(e.targets for e in pairs))
@@ -58,36 +80,9 @@ def test_prefix_shared_pairs_equal_separate_sequences_in_value_and_gradient(leng
         return logprobs.detach(), [p.grad.clone() for p in model.parameters()]
 
     together, grads = run(Scorer(model, CPU), [pairs])
-    alone, plain_grads = run(Scorer(model, CPU, packed=False), [[e] for e in separate])
+    alone, plain_grads = run(Scorer(model, CPU, layout="plain"), [[e] for e in separate])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    for ours, plain in zip(grads, plain_grads, strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("trainable_head", [False, True])
-@pytest.mark.parametrize(
-    ("scale", "softcap", "with_bias"), [(1.0, None, False), (0.5, None, True), (2.0, 5.0, True), (1.0, 3.0, False)]
-)
-def test_chunked_head_equals_plain_log_softmax(monkeypatch, trainable_head, scale, softcap, with_bias):
-    monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", 1)  # chunks of 16 rows, so that 50 rows need four
-    torch.manual_seed(0)
-    hidden = torch.randn(50, 8, dtype=torch.float64).float().requires_grad_()
-    weight = torch.randn(31, 8).requires_grad_(trainable_head)
-    bias = torch.randn(31).requires_grad_(trainable_head) if with_bias else None
-    targets, outer = torch.randint(0, 31, (50,)), torch.randn(50)
-
-    def plain() -> torch.Tensor:
-        logits = scale * torch.nn.functional.linear(hidden, weight, bias)
-        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-        return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-
-    leaves = [t for t in (hidden, weight, bias) if t is not None and t.requires_grad]
-    expected, ours = plain(), token_logprobs(hidden, Head(weight, bias, scale, softcap), targets)
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
-    for a, b in zip(
-        torch.autograd.grad((ours * outer).sum(), leaves), torch.autograd.grad((expected * outer).sum(), leaves), strict=True
-    ):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert_gradients_equal(grads, plain_grads)
 
 
 def gpt2() -> GPT2LMHeadModel:
@@ -95,35 +90,125 @@ def gpt2() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64))
 
 
+SHAPE = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8,
+}  # fmt: skip
+
+
 def gemma2() -> Gemma2ForCausalLM:
+    """Soft caps on attention and logits; every second layer sees a window of 4 tokens, shorter than the examples."""
     torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, final_logit_softcapping=5.0, attn_implementation="eager",
-    )  # fmt: skip
-    return Gemma2ForCausalLM(config)
+    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=5.0, sliding_window=4, attn_implementation="eager"))
 
 
-@pytest.mark.parametrize("build", [llama, gpt2, gemma2])
+def qwen3() -> Qwen3ForCausalLM:
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(Qwen3Config(**SHAPE, sliding_window=4, use_sliding_window=True, max_window_layers=1))
+
+
+def mistral() -> MistralForCausalLM:
+    torch.manual_seed(0)
+    return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=4))
+
+
+@pytest.mark.parametrize("build", [llama, gpt2, gemma2, qwen3, mistral])
 def test_start_up_check_accepts_models_whose_packing_is_exact(build):
+    """With the model's own attention and an explicit mask, and on the CPU with segments in the place of SDPA."""
     rng = np.random.default_rng(0)
-    scorer = Scorer(build().eval(), CPU)
+    model = build().eval()
+    scorer = Scorer(model, CPU)
     pairs = [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)]
-    assert packing_error(scorer, pairs) < 1e-5
-    assert choose_layout(scorer, pairs).startswith("packed")
-    assert scorer.packed
+    assert layout_error(scorer, "packed", pairs) < 1e-5
+    own = model.config._attn_implementation
+    assert choose_layout(scorer, pairs).startswith("packed with segments" if own == "sdpa" else "packed: differs")
+    assert layout_error(scorer, "packed", pairs) < 1e-5
+    assert scorer.layout == "packed"
 
 
 def test_start_up_check_falls_back_where_the_model_ignores_the_mask():
-    """An attention that drops the block mask lets packed sequences see each other: scores move, so the padded path is taken."""
+    """An attention that drops the block mask lets packed sequences see each other: scores move, so rows are padded instead."""
     model = llama().eval()
     attention = model.model.forward
-    model.model.forward = lambda *a, attention_mask=None, **k: attention(*a, **k, attention_mask=None)
+    model.model.forward = lambda *a, attention_mask=None, segments=None, **k: attention(*a, **k)
     rng = np.random.default_rng(0)
     scorer = Scorer(model, CPU)
     verdict = choose_layout(scorer, [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)])
-    assert verdict.startswith("padded: packing would change")
-    assert not scorer.packed
+    assert verdict.startswith("padded: differs")
+    assert "packed would change" in verdict
+    assert scorer.layout == "padded"
+
+
+def test_start_up_check_falls_back_to_the_models_own_logits():
+    """A model that does something between its last hidden state and its head: only its own logits are right."""
+    model = llama().eval()
+    head = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: 2 * head(hidden)
+    rng = np.random.default_rng(0)
+    scorer = Scorer(model, CPU)
+    assert choose_layout(scorer, [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)]).startswith("plain")
+    assert scorer.layout == "plain"
+
+
+def t5(**changes) -> T5ForConditionalGeneration:
+    torch.manual_seed(0)
+    shape = {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+        "decoder_start_token_id": 0,
+        "dropout_rate": 0.0,
+    }
+    return T5ForConditionalGeneration(T5Config(vocab_size=97, **shape | changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"scale_decoder_outputs": False}, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}]
+)
+def test_encoder_decoder_pairs_equal_the_models_own_loss(changes):
+    """A pair's prompt is encoded once; scores and gradients are those of separate calls with labels."""
+    rng = np.random.default_rng(0)
+    model = t5(**changes)
+    pairs = [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)]
+    scorer = Scorer(model.eval(), CPU)
+    assert choose_layout(scorer, pairs).startswith("encoder_decoder: differs")
+
+    def run(layout: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        model.zero_grad()
+        sums = Scorer(model, CPU, layout=layout)(pairs).per_branch()
+        (sums * torch.tensor([1.0, -1.0, 0.5, 2.0])).sum().backward()
+        return sums.detach(), [p.grad.clone() for p in model.parameters()]
+
+    (ours, grads), (plain, plain_grads) = run("encoder_decoder"), run("plain")
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    assert_gradients_equal(grads, plain_grads)
+
+
+def test_neftune_noise_has_the_reach_of_the_paper_and_only_while_training():
+    """Sequences of 4 + 5 = 9 and 20 + 30 = 50 tokens, width 32, alpha 6: uniform in ±6 / sqrt(9 * 32) and ±6 / sqrt(50 * 32)."""
+    model, rng, seen = llama(), np.random.default_rng(0), []
+    examples = [example(rng, 97, 4, 5), example(rng, 97, 20, 30)]
+    scorer = Scorer(model, CPU, neftune=6.0)
+    model.model.register_forward_pre_hook(lambda module, args, given: seen.append(given), with_kwargs=True)
+    scorer.train()(examples)
+    scorer.eval()(examples)
+    assert "inputs_embeds" not in seen[1]
+    noise = (seen[0]["inputs_embeds"] - model.get_input_embeddings()(seen[1]["input_ids"])).abs().detach()
+    owner = pack(examples, token_cost=6 * 32).owner
+    for number, length in enumerate((9, 50)):
+        reach, largest = 6 / (length * 32) ** 0.5, float(noise[owner == number].max())
+        assert 0.9 * reach < largest <= reach + 1e-6
+
+
+def test_statistics_are_computed_only_when_asked_for():
+    rng = np.random.default_rng(0)
+    scorer, pairs = Scorer(llama().eval(), CPU), [example(rng, 97, 7, 5, 9)]
+    assert scorer(pairs).entropy is None
+    scores = scorer(pairs, statistics=True)
+    assert scores.entropy.shape == scores.top1.shape == scores.logprobs.shape
+    assert 0 < float(scores.entropy.min()) <= float(scores.entropy.max()) < np.log(97) + 1e-4
 
 
 def test_per_branch_sums_by_hand():

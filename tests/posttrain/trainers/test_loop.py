@@ -107,6 +107,8 @@ def test_micro_batches_add_up_to_the_gradient_of_one_big_batch(job, tiny_llama, 
     whole, parts = run("whole", 10**6), run("parts", 20)
     assert len(curve(whole)) == 4
     for one, many in zip(curve(whole), curve(parts), strict=True):
+        if one["step"] == 1:  # margins are 0 before the first step: their sign, and so the accuracy, is rounding
+            one.pop("accuracy", None), many.pop("accuracy", None)
         assert many == pytest.approx(one, rel=1e-4, abs=1e-6)
     for one, many in zip(weights(whole).values(), weights(parts).values(), strict=True):
         torch.testing.assert_close(many, one, atol=2e-4, rtol=0)
