@@ -119,7 +119,15 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
 
 
 def _training(recipe: Recipe, section: str) -> dict[str, Any]:
-    return {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
+    fields = {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
+    return fields | _processes(recipe)
+
+
+def _processes(recipe: Recipe) -> dict[str, Any]:
+    """Several processes add gradients in another order than one does, and one strategy in another than the other."""
+    compute = recipe.compute
+    several = {"num_processes": compute.num_processes, "strategy": compute.strategy}
+    return several if compute.num_processes > 1 else {}
 
 
 def _dtype(recipe: Recipe) -> str:
