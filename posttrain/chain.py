@@ -22,7 +22,7 @@ from schemas.results import Origin
 from schemas.secrets import without_credentials
 
 # Raise a stage's number when its code changes the bytes that it writes.
-VERSIONS = {"validate": 1, "filter": 1, "pretrain": 1, "sft": 1, "align": 1, "evaluate": 1, "register": 1}
+VERSIONS = {"validate": 1, "filter": 1, "pretrain": 2, "sft": 2, "align": 2, "evaluate": 2, "register": 1}
 TRAINING = ("pretrain", "sft", "align")
 
 
@@ -136,7 +136,15 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
 
 
 def _training(recipe: Recipe, section: str) -> dict[str, Any]:
-    return {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
+    fields = {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
+    return fields | _processes(recipe)
+
+
+def _processes(recipe: Recipe) -> dict[str, Any]:
+    """Several processes add gradients in another order than one does, and one strategy in another than the other."""
+    compute = recipe.compute
+    several = {"num_processes": compute.num_processes, "strategy": compute.strategy}
+    return several if compute.num_processes > 1 else {}
 
 
 def _new_model(recipe: Recipe) -> dict[str, Any] | None:

@@ -29,8 +29,9 @@ from posttrain.rollouts import sample
 from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.statistics import Interval, ratio_interval, win_rate
 from posttrain.store import Built
-from posttrain.trainers.loop import mean_loss, token_budget
+from posttrain.trainers.loop import token_budget
 from posttrain.trainers.objectives import LanguageModelling
+from posttrain.trainers.validation import mean_loss
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 

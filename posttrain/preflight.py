@@ -81,11 +81,13 @@ def _keep_quarantine(chain: Chain, out: Path) -> Path | None:
 
 
 def check_device(recipe: Recipe) -> None:
-    """Refuse a GPU that is not there; torch is imported only to ask for one."""
-    if recipe.compute.device == "cuda":
-        from posttrain.device import resolve_device
+    """Refuse devices and arithmetic that are not there; torch is imported only to ask for what not every machine has."""
+    compute = recipe.compute
+    if compute.device == "cuda" or compute.dtype not in {"auto", "float32"} or compute.num_processes > 1:
+        from posttrain.device import resolve_device, resolve_dtype
 
-        resolve_device(recipe.compute)
+        resolve_device(compute)
+        resolve_dtype(compute)
 
 
 def check_model(model: Model) -> None:

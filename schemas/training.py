@@ -44,8 +44,17 @@ class LoRA(Frozen):
 Peft = Annotated[Full | LoRA, Field(discriminator="method")]
 
 
+class EarlyStop(Frozen):
+    """Stop when the validation loss no longer falls."""
+
+    patience: Positive = 3
+    """Validations in a row without an improvement after which training stops."""
+    min_delta: NonNegative = 0.0
+    """An improvement is a validation loss lower by more than this, in units of the loss."""
+
+
 class Optimization(Frozen):
-    """AdamW and its schedule."""
+    """AdamW, its schedule, and how its course is judged on held-out examples."""
 
     learning_rate: Rate
     """Peak learning rate."""
@@ -55,8 +64,20 @@ class Optimization(Frozen):
     """Share of the steps in which the learning rate rises linearly."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay on matrices; vectors (norms, biases) are not decayed."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay per step of AdamW's running mean of the gradient."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay per step of AdamW's running mean of the squared gradient."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are scaled down to this global norm."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of each block and compute it again in the backward pass: less memory, about a third more time."""
+    validations: Positive = 8
+    """Times that the validation loss is measured, evenly spread over the steps, the last one after the last step."""
+    early_stop: EarlyStop | None = None
+    """Stop when the validation loss no longer falls; null = take every step."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights are the result: those after the last step, or those with the lowest validation loss."""
 
 
 class Pretrain(Optimization):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from posttrain.architectures import longest_sequence
 from posttrain.data.encode import encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
+from posttrain.distributed import is_main
 from posttrain.losses.preference import VARIANTS, at_start
 from posttrain.models import load_config, load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
@@ -24,7 +25,7 @@ from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import Reference, cache_key, cached_scores, score_branches
-from posttrain.scoring import Scorer, choose_layout
+from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.store import Built
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.trainers.loop import Job, token_budget, train
@@ -38,7 +39,8 @@ from schemas.training import DPO, SFT, Full, Optimization, Peft, Pretrain
 VALIDATION_EXAMPLES = 128  # held-out examples behind each point of a validation curve
 STEP_0_PAIRS = 8
 # Of loss and margin at β up to 0.1; in proportion to β above, since it multiplies what rounding leaves of a log-ratio.
-STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+SECTIONS = {"pretrain": "pretrain", "sft": "sft", "align": "alignment"}  # of the recipe, by stage
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ class Setting:
     out: Path
     progress: Progress
 
-    def scorer(self, model: nn.Module) -> Scorer:
+    def scorer(self, model: nn.Module, neftune: float | None = None) -> Scorer:
         """A scorer on the recipe's device and arithmetic."""
         device = resolve_device(self.recipe.compute)
-        return Scorer(model, device, resolve_dtype(self.recipe.compute))
+        return Scorer(model, device, resolve_dtype(self.recipe.compute), neftune=neftune)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -79,7 +81,9 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
     else:
         tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
     _refuse_beyond(model.config, "pretrain", "context", spec.context)
-    encode = partial(encode_documents, tokenizer=tokenizer, context=spec.context, encoder_decoder=model.config.is_encoder_decoder)
+    encode = functools.partial(
+        encode_documents, tokenizer=tokenizer, context=spec.context, encoder_decoder=model.config.is_encoder_decoder
+    )
     examples = encode(train_texts)
     held_out_texts = documents.filter(split="holdout")["text"].head(VALIDATION_EXAMPLES).to_list()
     held_out = encode(held_out_texts)[:VALIDATION_EXAMPLES]
@@ -99,7 +103,7 @@ def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     model = load_model(setting.policy, resolve_device(setting.recipe.compute))
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
     objective = LanguageModelling(examples, z_loss=spec.z_loss)
-    return _run(setting, "sft", spec, spec.peft, model, tokenizer, objective, _validation(held_out), plan)
+    return _run(setting, "sft", spec, spec.peft, model, tokenizer, objective, _validation(held_out), plan, conversations)
 
 
 @measured
@@ -122,7 +126,7 @@ def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Buil
     if compared:
         step_0_gate(scorer, objective)
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
-    return _fit(setting, "align", spec, spec.peft, scorer, layout, tokenizer, objective, validation, plan)
+    return _fit(setting, "align", spec, spec.peft, scorer, layout, tokenizer, objective, validation, plan, pairs)
 
 
 def _preference(spec: DPO, examples: Sequence[Example], reference: torch.Tensor | None) -> Preference:
@@ -198,24 +202,59 @@ def step_0_gate(scorer: Scorer, objective: Preference) -> None:
 
 def _run(
     setting: Setting, name: str, spec: Optimization, peft: Peft, model: nn.Module, tokenizer: PreTrainedTokenizerBase,
-    objective: Objective, validation: Objective | None, plan: Plan,
+    objective: Objective, validation: Objective | None, plan: Plan, table: pl.DataFrame | None = None,
 ) -> Built:  # fmt: skip
     """Wrap, check the layout and fit."""
-    scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft")).eval()
+    neftune = spec.neftune_alpha if isinstance(spec, SFT) else None
+    scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft"), neftune).eval()
     layout = choose_layout(scorer, objective.examples)
-    return _fit(setting, name, spec, peft, scorer, layout, tokenizer, objective, validation, plan)
+    return _fit(setting, name, spec, peft, scorer, layout, tokenizer, objective, validation, plan, table)
 
 
 def _fit(
     setting: Setting, name: str, spec: Optimization, peft: Peft, scorer: Scorer, layout: str, tokenizer: PreTrainedTokenizerBase,
-    objective: Objective, validation: Objective | None, plan: Plan,
+    objective: Objective, validation: Objective | None, plan: Plan, table: pl.DataFrame | None = None,
 ) -> Built:  # fmt: skip
+    """Train and save. `table` holds the rows behind the examples, which an error names."""
     setting.progress.note(f"{name}: {layout}")
+    _refuse_unmeasured(name, spec, validation)
+    if spec.gradient_checkpointing:
+        checkpoint_activations(scorer.model, f"{SECTIONS[name]}.gradient_checkpointing")
     job = Job(name, scorer, objective, plan, spec, setting.recipe.compute, setting.out, setting.progress, validation)
+    if table is not None:
+        job = replace(job, places=functools.partial(_places, table, setting.out / "quarantine.parquet"))
     metrics = train(job)
     (setting.out / "layout.txt").write_text(layout + "\n")
-    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy, setting.out)
+    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy, setting.out) if is_main() else {}
     parameters = list(scorer.model.parameters())
     trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}
     return Built({**metrics, **size}, outputs)
+
+
+def _refuse_unmeasured(name: str, spec: Optimization, validation: Objective | None) -> None:
+    """Without held-out examples there is no validation loss to stop for or to choose by."""
+    wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
+    for field in (field for field, asked in wanted.items() if asked and validation is None):
+        raise Refusal(f"{SECTIONS[name]}.{field}", "a choice by the validation loss, and no held-out rows", "held-out rows",
+                      f"raise data.holdout, or remove {field}")  # fmt: skip
+
+
+def checkpoint_activations(model: nn.Module, field: str) -> None:
+    """Have each block keep its inputs alone and compute the rest again in the backward pass.
+
+    Raises:
+        Refusal: when the model cannot; `field` is the recipe's.
+    """
+    try:
+        inner_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise Refusal(field, f"true, and {error}", "false for this model", f"remove {field}") from error
+
+
+def _places(table: pl.DataFrame, quarantine: Path, examples: Sequence[int]) -> Sequence[str]:
+    """File and row of training examples: they are the training rows of `table` that are not in quarantine, in their order."""
+    trained = table.filter(split="train").join(
+        pl.read_parquet(quarantine), on=["source", "row"], how="anti", maintain_order="left"
+    )
+    return [f"{source}:{row}" for source, row in trained[list(examples)].select("source", "row").iter_rows()]

@@ -103,6 +103,8 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
         ("tracking.uri", "http://elsewhere", ""),
         ("name", "other", ""),
         ("compute.log_every", 3, ""),
+        ("compute.num_processes", 2, "pretrain sft align evaluate register"),
+        ("compute.strategy", "fsdp2", ""),  # with one process there is nothing to share
         ("compute.checkpoint_seconds", 1.0, ""),
         ("compute.device", "cpu", ""),
         ("tracking.experiment", "other", ""),

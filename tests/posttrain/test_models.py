@@ -243,11 +243,38 @@ def test_an_adapter_with_a_tensor_too_few_or_too_many_is_an_error(checkpoint, ad
     [
         ("auto", "cpu", torch.float32),
         ("float32", "cpu", torch.float32),
-        ("bfloat16", "cpu", torch.bfloat16),
     ],
 )
 def test_arithmetic_by_device(dtype, device, expected):
     assert resolve_dtype(Compute(dtype=dtype, device=device)) == expected
+
+
+@pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", "bf16"])
+def test_bfloat16_on_a_cpu_needs_a_chip_that_gains_by_it(able, monkeypatch):
+    compute = Compute(dtype="bfloat16", device="cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, able: True})
+    assert resolve_dtype(compute) == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, able: False})
+    with pytest.raises(Refusal, match="slower than float32") as refused:
+        resolve_dtype(compute)
+    assert refused.value.where == "compute.dtype"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_float16_without_a_gpu_is_refused():
+    """The recipe may leave the device open: then only the machine can tell."""
+    with pytest.raises(Refusal, match="no CUDA device") as refused:
+        resolve_dtype(Compute(dtype="float16"))
+    assert refused.value.where == "compute.dtype"
+
+
+def test_two_processes_cannot_share_a_cuda_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device(Compute(device="cuda", num_processes=2)).type == "cuda"
+    with pytest.raises(Refusal, match="2 CUDA devices") as refused:
+        resolve_device(Compute(device="cuda", num_processes=3))
+    assert refused.value.where == "compute.num_processes"
 
 
 def test_the_cpu_is_taken_when_asked_for():
