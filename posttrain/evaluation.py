@@ -20,6 +20,7 @@ from posttrain.device import resolve_device, resolve_dtype
 from posttrain.losses.preference import score
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example
+from posttrain.peak import measured
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
@@ -65,6 +66,7 @@ class Measured:
     logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs, in the unit of the alignment's loss
 
 
+@measured
 def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress) -> Built:
     """Measure every policy (the candidate is the last) and compare; writes `evaluation.json` and `samples.parquet`.
 

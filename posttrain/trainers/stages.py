@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from posttrain.device import resolve_device, resolve_dtype
 from posttrain.losses.preference import VARIANTS, at_start
 from posttrain.models import load_config, load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
+from posttrain.peak import measured
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
@@ -62,6 +62,7 @@ class Setting:
         return bool(load_config(self.policy).is_encoder_decoder)
 
 
+@measured
 def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built:
     """Next-token prediction on the kept documents, from new weights or from a checkpoint; saves `model/`.
 
@@ -89,6 +90,7 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
     return _run(setting, "pretrain", spec, Full(method="full"), model, tokenizer, objective, _validation(held_out), plan)
 
 
+@measured
 def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     """Cross-entropy on the last assistant turn; saves `model/` or `adapter/`."""
     tokenizer = load_tokenizer(setting.policy)
@@ -100,6 +102,7 @@ def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     return _run(setting, "sft", spec, spec.peft, model, tokenizer, objective, _validation(held_out), plan)
 
 
+@measured
 def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Built:
     """A loss of the DPO family, against the policy at step 0 where it has a reference; saves `model/` or `adapter/`.
 
@@ -215,11 +218,4 @@ def _fit(
     parameters = list(scorer.model.parameters())
     trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}
-    return Built({**metrics, **size, "peak_memory_gb": peak_memory_gb()}, outputs)
-
-
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far; on CUDA the largest allocation of the device."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3)
+    return Built({**metrics, **size}, outputs)
