@@ -13,7 +13,7 @@ import yaml
 from schemas.results import RunReport
 
 STAGES = ["validate", "filter", "pretrain", "sft", "align", "evaluate", "register"]
-LAYOUTS = {"gpt2": "packed: ", "t5": "encoder_decoder: "}
+LAYOUTS = {"gpt2": "packed", "t5": "encoder_decoder"}
 
 
 @pytest.fixture(scope="module", params=["gpt2", "t5"])

@@ -50,7 +50,13 @@ def commit_of(tmp_path):
 
     def ask(name: str, revision: str, **variables: str) -> str:
         code = "import sys; from posttrain.hub import commit_of; print(commit_of(*sys.argv[1:]))"
-        settings = {"HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", **variables}
+        settings = {
+            "HF_HUB_CACHE": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+            **variables,
+        }
         done = subprocess.run(
             [sys.executable, "-c", code, name, revision], env=os.environ | settings, capture_output=True, text=True
         )

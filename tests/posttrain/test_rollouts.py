@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
 
 import posttrain.rollouts as rollouts
 from posttrain.peft.wrap import trainable_state, wrap
@@ -117,13 +117,21 @@ def test_an_adapter_samples_from_the_adapted_policy(tiny_llama, tokenizer, promp
     assert lists(sample(adapted, tokenizer, prompts, 10, COLD, seed=0)) != base
 
 
-@pytest.fixture
-def encoder_decoder():
-    """A random T5 of 12 tokens whose answers depend on the prompt."""
+ENDS = {"eos_token_id": EOS, "pad_token_id": 1}
+SEQ2SEQ = {
+    "t5": T5Config(vocab_size=12, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+                   initializer_factor=3.0, decoder_start_token_id=1, **ENDS),
+    "bart": BartConfig(vocab_size=12, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=48, decoder_ffn_dim=48,
+                       encoder_attention_heads=4, decoder_attention_heads=4, init_std=0.5, bos_token_id=2,
+                       decoder_start_token_id=2, forced_eos_token_id=None, **ENDS),
+}  # fmt: skip
+
+
+@pytest.fixture(params=SEQ2SEQ)
+def encoder_decoder(request):
+    """A random model of 12 tokens whose answers depend on the prompt; BART's positions count from the start of the row."""
     torch.manual_seed(0)
-    config = T5Config(vocab_size=12, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, eos_token_id=EOS, pad_token_id=1,
-                      decoder_start_token_id=1, feed_forward_proj="gated-gelu", initializer_factor=3.0)  # fmt: skip
-    return T5ForConditionalGeneration(config).eval()
+    return AutoModelForSeq2SeqLM.from_config(SEQ2SEQ[request.param]).eval()
 
 
 @torch.no_grad()
