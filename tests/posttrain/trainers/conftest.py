@@ -28,8 +28,8 @@ SIZES = [(5, 4, 7), (9, 3, 2), (2, 6, 6), (7, 8, 3), (4, 2, 9), (6, 5, 5)]  # of
 
 WORDS = ["the", "hotel", "was", "clean", "and", "staff", "kind", "write", "a", "review", "of", "hello", "world"]
 TRAINING = {
-    "sft": {"epochs": 6, "batch_size": 5, "max_length": 64, "learning_rate": 0.003},
-    "align": {"algorithm": "dpo", "epochs": 6, "batch_size": 5, "max_length": 64, "peft": {"method": "lora", "r": 4}},
+    "sft": {"epochs": 6, "batch_size": 6, "max_length": 64, "learning_rate": 0.003},
+    "align": {"algorithm": "dpo", "epochs": 6, "batch_size": 6, "max_length": 64, "peft": {"method": "lora", "r": 4}},
 }
 SECTION = {"sft": "sft", "align": "alignment"}
 
@@ -96,7 +96,7 @@ def _turn(role: str, rng: np.random.Generator) -> list[dict[str, str]]:
     return [{"role": role, "content": " ".join(rng.choice(WORDS, rng.integers(2, 12)))}]
 
 
-def _table(completions: list[str], rows: int = 22) -> pl.DataFrame:
+def _table(completions: list[str], rows: int = 23) -> pl.DataFrame:
     """Conversations of random words, of different lengths; the last four are held out."""
     rng = np.random.default_rng(0)
     columns = {name: [_turn(role, rng) for _ in range(rows)] for name, role in _roles(completions).items()}
@@ -110,7 +110,7 @@ def _roles(completions: list[str]) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def order(checkpoint, tmp_path_factory):
-    """Builds the order of a stage on 18 rows, 24 steps, with a point of the curve at each; `section` and `compute` add fields."""
+    """Builds the order of a stage on 19 rows, 24 steps of 6, 6, 6 and 1, with a point of the curve at each; `section` and `compute` add fields."""
     data = tmp_path_factory.mktemp("rows")
     for stage, completions in {"sft": ["completion"], "align": ["chosen", "rejected"]}.items():
         _table(completions).write_parquet(data / f"{stage}.parquet")

@@ -46,7 +46,7 @@ def test_rows_are_named_by_file_and_row_when_training_diverges(order, checkpoint
 
     told = with_rows(order("sft", tmp_path / "out", {"batch_size": 2}), first_too_long)
     told = told.model_copy(update={"policy": Policy(str(broken))})
-    third = ", ".join(f"pairs.jsonl:{row + 2}" for row in by_rows(17, 2, 1, seed=0)[2])
+    third = ", ".join(f"pairs.jsonl:{row + 2}" for row in by_rows(18, 2, 1, seed=0)[2])
     with pytest.raises(TrainingDiverged, match=f"at step 3 on training rows {third};"):
         carry_out(told, Quiet())
     assert pl.read_parquet(told.out / "quarantine.parquet")["row"].to_list() == [1]
