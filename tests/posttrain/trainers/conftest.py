@@ -110,7 +110,7 @@ def _roles(completions: list[str]) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def order(checkpoint, tmp_path_factory):
-    """Builds the order of a stage on 19 rows, 24 steps of 6, 6, 6 and 1, with a point of the curve at each; `section` and `compute` add fields."""
+    """Builds the order of a stage on 19 rows, 24 steps of 6, 6, 6 and 1; `section` and `compute` add fields."""
     data = tmp_path_factory.mktemp("rows")
     for stage, completions in {"sft": ["completion"], "align": ["chosen", "rejected"]}.items():
         _table(completions).write_parquet(data / f"{stage}.parquet")
