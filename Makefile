@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test lint bench
+.PHONY: help run test lint bench peers
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,13 @@ lint: .venv/.dev  ## style, types and import directions
 
 bench: .venv/.runtime  ## a benchmark: make bench NAME=...; without a name, lists them
 	$(BIN)/python -m bench $(NAME)
+
+peers: .bench/trl/.ready  ## environments of the peers that benchmarks compare with, in .bench/
+
+.bench/trl/.ready: bench/peers/trl.txt
+	$(PYTHON) -m venv .bench/trl
+	.bench/trl/bin/python -m pip install --requirement bench/peers/trl.txt
+	@touch $@
 
 .venv/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -5,17 +5,22 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHMARKS = {"head": "the chunked output head against plain PyTorch log_softmax: seconds, peak memory, equal losses"}
+BENCHMARKS = {
+    "head": ("bench.head:main", "the output head against plain PyTorch log_softmax: seconds, peak memory, equal losses"),
+    "sft": ("bench.training:sft", "steps of supervised fine-tuning against TRL (make peers): seconds, peak memory, equal losses"),
+    "dpo": ("bench.training:dpo", "steps of DPO against TRL (make peers): seconds, peak memory, equal losses"),
+}
 
 
 def main() -> None:
-    """Hand the rest of the command line to the benchmark's `main`."""
+    """Hand the rest of the command line to the benchmark's function."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in BENCHMARKS:
-        lines = "\n".join(f"  python -m bench {each}   {about}" for each, about in BENCHMARKS.items())
+        lines = "\n".join(f"  python -m bench {each}   {about}" for each, (_, about) in BENCHMARKS.items())
         print(f"benchmarks:\n{lines}")
         sys.exit(2 if name else 0)
-    importlib.import_module(f"bench.{name}").main(sys.argv[2:])
+    module, function = BENCHMARKS[name][0].split(":")
+    getattr(importlib.import_module(module), function)(sys.argv[2:])
 
 
 if __name__ == "__main__":

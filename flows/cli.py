@@ -78,17 +78,20 @@ def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_
 @app.command()
 def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
     """Validate recipe, inputs and model without training."""
-    from posttrain.chain import Chain
     from posttrain.preflight import preflight
     from posttrain.store import Store
     from schemas.load import load_recipe
 
     loaded, checked = load_recipe(recipe, overrides), Store(store)
     defaults.apply(checked.root)
-    counts = preflight(Chain(loaded, checked))
+    from tasks.chains import new_chain, pinned
+
+    chain = new_chain(pinned(loaded, checked.root), checked)
+    counts = preflight(chain)
     from posttrain.sizing import size_of
 
-    found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(loaded)}
+    size = size_of(loaded.model_copy(update={"model": chain.model}))
+    found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size}
     show(found, as_json)
 
 

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from flows.console import TerminalProgress
 from flows.server import ensure_server
-from posttrain.chain import Chain
 from posttrain.preflight import preflight
 from posttrain.progress import reporting
 from posttrain.store import Store
 from schemas.recipe import Recipe
 from schemas.results import RunReport
+from tasks.chains import new_chain, pinned
 
 
 def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport, bool]:
@@ -25,7 +25,8 @@ def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport
     Returns:
         the report, and whether promotion was refused.
     """
-    preflight(Chain(recipe, Store(store)))
+    recipe = pinned(recipe, store)
+    preflight(new_chain(recipe, Store(store)))
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     console.print("starting Prefect and MLflow (about ten seconds)", style="dim")
     ensure_server(_import_slow_parts)

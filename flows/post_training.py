@@ -8,13 +8,13 @@ from pathlib import Path
 from prefect import flow
 
 from flows.dispatch import DISPATCHERS
-from posttrain.chain import chain_of
 from posttrain.store import Store
 from schemas.errors import GateRefused
 from schemas.load import load_recipe
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport
 from tasks import tracking
+from tasks.chains import chain_of, pinned
 from tasks.report import build_report, is_promoted
 
 
@@ -39,8 +39,8 @@ def post_training(recipe: Recipe | Path, store: str = ".posttrain") -> RunReport
         Refusal: when recipe or data cannot be worked with.
     """
     started = time.monotonic()
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     root = Store(store).root
+    recipe = pinned(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), root)
     run_id = tracking.start_run(recipe, root)
     chain = chain_of(recipe, str(root), run_id)
     stages: list[StageReport] = []

@@ -7,9 +7,7 @@ hand it comes up on the second core while this process imports the rest, and it 
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,11 +16,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
+from posttrain.supervise import child_of_this_process
+
 APP = "prefect.server.api.server:create_app"
 # What Prefect sets for the servers that it starts for one process: no pages, and only the services that such a run needs.
 EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 START_SECONDS = 120
-PR_SET_PDEATHSIG = 1
 
 
 def ensure_server(meanwhile: Callable[[], None]) -> None:
@@ -47,7 +46,7 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
         "--log-level",
         "error",
     ]
-    server = subprocess.Popen(command, env=os.environ | EPHEMERAL, preexec_fn=_die_with_parent)
+    server = subprocess.Popen(command, env=os.environ | EPHEMERAL, preexec_fn=child_of_this_process())
     atexit.register(_stop, server)  # registered before Prefect's own, and so run after its last messages were sent
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     meanwhile()
@@ -66,12 +65,6 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    """Where the system can do it (Linux), have the server killed when this process is, kill -9 included."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], address: str) -> None:

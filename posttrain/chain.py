@@ -16,20 +16,40 @@ from posttrain.device import dtype_name
 from posttrain.policy import Policy, model_origin, policy_after
 from posttrain.rewards import judge_origin
 from posttrain.store import StageKey, Store, Stored
+from schemas.model import LocalModel, Model, RegistryModel, ScratchModel
 from schemas.recipe import Recipe, policies
 from schemas.results import Origin
 from schemas.secrets import without_credentials
 
 # Raise a stage's number when its code changes the bytes that it writes.
-VERSIONS = {"validate": 1, "filter": 1, "pretrain": 1, "sft": 1, "align": 1, "evaluate": 1, "register": 1}
+VERSIONS = {"validate": 1, "filter": 1, "pretrain": 2, "sft": 2, "align": 2, "evaluate": 2, "register": 1}
 TRAINING = ("pretrain", "sft", "align")
+
+
+Fetch = Callable[[str], Path]
+"""From the URI of a registered version to a folder with its checkpoint."""
+
+
+def no_registry(uri: str) -> Path:
+    """Stands for the registry where there is none: only `tasks` knows MLflow.
+
+    Raises:
+        LookupError: always.
+    """
+    raise LookupError(f"{uri}: this chain was made without a registry")
 
 
 class Chain:
     """One recipe on one store, with its inputs as they were when first looked at."""
 
-    def __init__(self, recipe: Recipe, store: Store) -> None:
-        self.recipe, self.store = recipe, store
+    def __init__(self, recipe: Recipe, store: Store, fetch: Fetch = no_registry) -> None:
+        self.recipe, self.store, self.fetch = recipe, store, fetch
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """`recipe.model`; a registered version is the folder that it was fetched to."""
+        given = self.recipe.model
+        return LocalModel(source="local", path=str(self.fetch(given.uri))) if isinstance(given, RegistryModel) else given
 
     def files(self, source: str) -> list[SourceFile]:
         """The files of `data.<source>`."""
@@ -66,7 +86,9 @@ class Chain:
 
     @functools.cached_property
     def _model_origin(self) -> tuple[Origin, ...]:
-        return model_origin(self.recipe.model)
+        """By content; a registered version is located by its URI, from which lineage walks on."""
+        found = {"location": self.recipe.model.uri} if isinstance(self.recipe.model, RegistryModel) else {}
+        return tuple(origin.model_copy(update=found) for origin in model_origin(self.model))
 
     def trained_before(self, stage: str) -> list[Stored]:
         """Results of the training stages before `stage`."""
@@ -75,7 +97,7 @@ class Chain:
 
     def policy_before(self, stage: str) -> Policy:
         """The policy from which `stage` starts."""
-        return policy_after(self.recipe.model, self.trained_before(stage))
+        return policy_after(self.model, self.trained_before(stage))
 
     def policy_origins(self, stage: str) -> tuple[Origin, ...]:
         """The weights from which `stage` starts, by content."""
@@ -91,12 +113,6 @@ class Chain:
         return self.stored(stage).path(output)
 
 
-@functools.lru_cache(maxsize=1)
-def chain_of(recipe: Recipe, root: str, run_id: str) -> Chain:
-    """The chain of one run, made once per process: inputs that change during a run do not change its keys."""
-    return Chain(recipe, Store(root))
-
-
 _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
     "validate": lambda r: {"checks": r.data.checks.model_dump(mode="json"), "holdout": r.data.holdout},
     "filter": lambda r: {
@@ -104,7 +120,7 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
         "dedup": r.filtering.dedup.model_dump(mode="json"),
         "holdout": r.data.holdout,
     },
-    "pretrain": lambda r: {**_training(r, "pretrain"), "model": r.model.model_dump(mode="json")},
+    "pretrain": lambda r: {**_training(r, "pretrain"), "model": _new_model(r)},
     "sft": lambda r: _training(r, "sft"),
     "align": lambda r: _training(r, "alignment"),
     "evaluate": lambda r: {
@@ -112,6 +128,7 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
         "dtype": _dtype(r),
         "evaluation": r.evaluation.model_dump(mode="json", exclude={"gates"}),
         "beta": getattr(r.alignment, "beta", None),
+        "loss": getattr(r.alignment, "loss", None),
     },
     # Gates and promotion are no part of what is registered: they are judged anew in every run.
     "register": lambda r: {"model": r.registry.model if r.registry else None},
@@ -119,7 +136,20 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
 
 
 def _training(recipe: Recipe, section: str) -> dict[str, Any]:
-    return {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
+    fields = {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
+    return fields | _processes(recipe)
+
+
+def _processes(recipe: Recipe) -> dict[str, Any]:
+    """Several processes add gradients in another order than one does, and one strategy in another than the other."""
+    compute = recipe.compute
+    several = {"num_processes": compute.num_processes, "strategy": compute.strategy}
+    return several if compute.num_processes > 1 else {}
+
+
+def _new_model(recipe: Recipe) -> dict[str, Any] | None:
+    """Sizes of a model from scratch; any other is an input by content."""
+    return recipe.model.model_dump(mode="json") if isinstance(recipe.model, ScratchModel) else None
 
 
 def _dtype(recipe: Recipe) -> str:

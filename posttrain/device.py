@@ -12,27 +12,48 @@ from schemas.recipe import Compute
 if TYPE_CHECKING:
     import torch
 
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # names in torch.cpu.get_capabilities(); the last one is Arm's
 NVIDIA_DRIVER = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version")
 
 
 def resolve_device(compute: Compute) -> torch.device:
-    """The device that `compute.device` means here."""
+    """The device that `compute.device` means here; of several CUDA devices the current one.
+
+    Raises:
+        Refusal: when it is not there, or not as often as there are processes.
+    """
     import torch
 
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise Refusal("compute.device", "cuda, and no CUDA device is visible", "auto or cpu", "set compute.device=auto")
-    return torch.device("cuda" if _wants_cuda(compute) else "cpu")
+    device = torch.device("cuda" if _wants_cuda(compute) else "cpu")
+    if device.type == "cuda" and compute.num_processes > torch.cuda.device_count():
+        raise Refusal("compute.num_processes", f"{compute.num_processes}, and {torch.cuda.device_count()} CUDA devices",
+                      "at most one process per device", "lower compute.num_processes")  # fmt: skip
+    return device
 
 
 def resolve_dtype(compute: Compute) -> torch.dtype:
-    """The arithmetic that `compute.dtype` means here."""
+    """The arithmetic that `compute.dtype` means here.
+
+    Raises:
+        Refusal: for half precision on a CPU that does not gain by it.
+    """
     import torch
 
-    return torch.bfloat16 if dtype_name(compute) == "bfloat16" else torch.float32
+    name = dtype_name(compute)
+    if name == "float16" and not _wants_cuda(compute):
+        raise Refusal("compute.dtype", "float16, and no CUDA device is visible", "float32, or bfloat16 where the chip has it",
+                      "set compute.dtype=auto")  # fmt: skip
+    if name == "bfloat16" and not (_wants_cuda(compute) or any(map(torch.cpu.get_capabilities().get, CPU_BFLOAT16))):
+        raise Refusal("compute.dtype", "bfloat16 on a CPU without instructions for it, where it is slower than float32",
+                      f"float32 here; bfloat16 on CUDA and on chips with one of {', '.join(CPU_BFLOAT16)}",
+                      "set compute.dtype=auto")  # fmt: skip
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 def dtype_name(compute: Compute) -> str:
-    """`float32` or `bfloat16`; `auto` is bfloat16 on CUDA."""
+    """`float32`, `bfloat16` or `float16`; `auto` is bfloat16 on CUDA."""
     if compute.dtype != "auto":
         return compute.dtype
     return "bfloat16" if _wants_cuda(compute) else "float32"

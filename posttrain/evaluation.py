@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,28 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.architectures import longest_sequence
+from posttrain.data.encode import encode_conversations, encode_documents, encode_prompts
 from posttrain.device import resolve_device, resolve_dtype
+from posttrain.losses.preference import score
 from posttrain.models import load_model, load_tokenizer
-from posttrain.packing import Example, Tokens
+from posttrain.packing import Example
+from posttrain.peak import measured
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
 from posttrain.rewards import load_judge
 from posttrain.rollouts import sample
-from posttrain.scoring import Scorer, choose_layout
+from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.statistics import Interval, ratio_interval, win_rate
 from posttrain.store import Built
-from posttrain.trainers.loop import mean_loss, token_budget
+from posttrain.trainers.loop import token_budget
 from posttrain.trainers.objectives import LanguageModelling
+from posttrain.trainers.validation import mean_loss
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 
 Conversations = list[list[dict[str, Any]]]
-UNLIMITED = 2**31  # held-out rows are measured whole, whatever the limit of training
 PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
 
 
@@ -61,9 +64,10 @@ class Measured:
 
     responses: Responses
     perplexity: float | None
-    logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs
+    logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs, in the unit of the alignment's loss
 
 
+@measured
 def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress) -> Built:
     """Measure every policy (the candidate is the last) and compare; writes `evaluation.json` and `samples.parquet`.
 
@@ -77,7 +81,7 @@ def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, 
         scorer, tokenizer = open_policy(recipe, policy)
         responses = respond(recipe, name, scorer, tokenizer, prompts, progress)
         progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
-        perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(scorer, tokenizer, held_out)
+        perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(recipe, scorer, tokenizer, held_out)
         measured[name] = Measured(responses, perplexity, logprobs)
     candidate = list(policies)[-1]
     if len(policies) > 1 and recipe.alignment.algorithm != "none":
@@ -107,9 +111,11 @@ def respond(
     recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress
 ) -> Responses:
     """Sample one answer per prompt and have it judged."""
-    ids = prompt_tokens(tokenizer, prompts)
-    spec, count = recipe.evaluation, counted(progress, f"evaluate {name}", len(prompts))
-    generated = sample(scorer.model, tokenizer, ids, spec.max_new_tokens, spec.temperature, recipe.seed, count)
+    config, spec = inner_model(scorer.model).config, recipe.evaluation
+    new = min(spec.max_new_tokens, longest_sequence(config) - 1)
+    ids = [prompt[new - longest_sequence(config) :] for prompt in encode_prompts(prompts, tokenizer, config.is_encoder_decoder)]
+    count = counted(progress, f"evaluate {name}", len(prompts))
+    generated = sample(scorer.model, tokenizer, ids, new, spec.temperature, recipe.seed, count)
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
     questions = [str(prompt[-1]["content"]) for prompt in prompts]
     return Responses(
@@ -120,31 +126,37 @@ def respond(
     )
 
 
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Conversations) -> list[Tokens]:
-    """Prompts through the chat template, ready for an answer."""
-    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
-    return [np.asarray(ids, np.int32) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+def _held_out_examples(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame, field: str) -> list[Example]:
+    """Rows are measured whole where the model can read them, whatever the limit of training."""
+    config = inner_model(scorer.model).config
+    limit, two_parts = longest_sequence(config), config.is_encoder_decoder
+    return encode_conversations(table, tokenizer, limit, field, encoder_decoder=two_parts).examples
 
 
 def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> float | None:
     """Per token, on held-out documents where there are some, else on held-out answers."""
     if held_out.documents is not None and len(held_out.documents):
-        examples: Sequence[Example] = encode_documents(held_out.documents["text"].to_list(), tokenizer, 256)
+        config = inner_model(scorer.model).config
+        context = min(256, longest_sequence(config))
+        examples = encode_documents(held_out.documents["text"].to_list(), tokenizer, context, config.is_encoder_decoder)
     else:
         table = held_out.instructions if held_out.instructions is not None else held_out.preferences
         if table is None:
             return None
-        answers = table.drop("rejected", strict=False)
-        examples = encode_conversations(answers, tokenizer, UNLIMITED, "data").examples
+        examples = _held_out_examples(scorer, tokenizer, table.drop("rejected", strict=False), "data")
     objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
     return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else None
 
 
-def _pair_logprobs(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> torch.Tensor | None:
-    if held_out.preferences is None:
+def _pair_logprobs(recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> torch.Tensor | None:
+    """[pairs, 2] of the held-out pairs, where alignment asks for them: summed or per token, as its loss compares them."""
+    if held_out.preferences is None or recipe.alignment.algorithm == "none":
         return None
-    pairs = encode_conversations(held_out.preferences, tokenizer, UNLIMITED, "data.preferences").examples
-    return score_branches(scorer, pairs, token_budget(scorer.device)) if pairs else None
+    pairs = _held_out_examples(scorer, tokenizer, held_out.preferences, "data.preferences")
+    if not pairs:
+        return None
+    lengths = torch.tensor([[len(branch) for branch in pair.branches] for pair in pairs])
+    return score(score_branches(scorer, pairs, token_budget(scorer.device)), lengths, recipe.alignment.loss)
 
 
 def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) -> tuple[float, Interval]:
@@ -178,7 +190,7 @@ def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, 
     if kl is not None:
         numbers |= _with_interval("kl_per_token", *kl)
     if recipe.alignment.algorithm != "none" and policy is not None and reference is not None:
-        ratios = (policy - reference).double()
+        ratios = (policy - reference).double()  # to the policy before alignment, also for a loss that trains without a reference
         margins = recipe.alignment.beta * (ratios[:, 0] - ratios[:, 1])
         numbers |= _with_interval("preference_accuracy", *ratio_interval(((margins > 0) + 0.5 * (margins == 0)).tolist()))
         numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))

@@ -1,6 +1,6 @@
 """What consumers load: a merged checkpoint, and the adapter with its base, proven equal in a fresh process.
 
-checkpoint/   merged safetensors, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained`
+checkpoint/   merged safetensors, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained`, or `AutoModelForSeq2SeqLM`
 adapter/      where PEFT was used: `PeftModel.from_pretrained(base, adapter)`
 base/         the adapter's base, unless it is a hub id, which `adapter_config.json` then names
 """
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -44,12 +45,20 @@ def export(policy: Policy, out: Path) -> dict[str, str]:
     if policy.adapters:
         folders |= _export_adapter(policy, out)
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in FIXED_PROMPTS]
-    with torch.no_grad():
-        logits = {str(i): model(torch.tensor([row])).logits.contiguous() for i, row in enumerate(ids)}
+    logits = {str(i): logits_of(model, row).contiguous() for i, row in enumerate(ids)}
     save_file(logits, out / "logits.safetensors")
     (out / "prompts.json").write_text(json.dumps({"texts": FIXED_PROMPTS, "ids": ids}))
     verify(out)
     return folders
+
+
+@torch.no_grad()
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    """Logits [1, T, V] for a text of T tokens; an encoder-decoder reads the text and is asked for the same text again."""
+    tokens = torch.tensor([ids])
+    again = {"labels": tokens} if model.config.is_encoder_decoder else {}
+    logits: torch.Tensor = model(input_ids=tokens, use_cache=False, **again).logits
+    return logits
 
 
 def _export_adapter(policy: Policy, out: Path) -> dict[str, str]:

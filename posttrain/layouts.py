@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.attention import attention_mask
-from posttrain.packing import Example, pack
+from posttrain.packing import Example, in_one_row, pack
+from posttrain.segments import SEGMENTS, segments_of
 
+NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # four dimensions: transformers takes it as it is and makes none of its own
 Embed = Callable[[Any, Tensor, Tensor], Tensor]
 """Input embeddings [R, C, H] of (model, token ids [R, C], length of the sequence of each token [R, C]); None: the model's own."""
 
@@ -44,12 +46,17 @@ def packed(
     model: Any, examples: Sequence[Example], device: torch.device, embed: Embed | None, width: int | None = None
 ) -> Located:
     """Rows of `width` tokens; by default of the width that costs this model least."""
-    batch = pack(examples, width, token_cost=6 * model.config.get_text_config().hidden_size).to(device)
+    if model.config._attn_implementation == SEGMENTS:
+        batch = in_one_row(examples).to(device)
+        visible: dict[str, Any] = {"attention_mask": NO_MASK.to(device), "segments": segments_of(examples)}
+    else:
+        batch = pack(examples, width, token_cost=6 * model.config.get_text_config().hidden_size).to(device)
+        visible = {"attention_mask": attention_mask(model.config, batch)}
     lengths = torch.tensor([*(example.length for example in examples), 1], device=device)[batch.owner]  # padding is example -1
     hidden = model.base_model(
         **_inputs(model, batch.input_ids, lengths, embed),
+        **visible,
         position_ids=batch.position_ids,
-        attention_mask=attention_mask(model.config, batch),
         use_cache=False,  # with a cache transformers lets packed sequences see each other
     ).last_hidden_state
     return Located(hidden.flatten(0, 1)[batch.at], batch.targets, batch.branch, batch.branches)

@@ -2,49 +2,46 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, GgufConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.architectures import CONFIGS, auto_class
 from posttrain.policy import Policy
 from posttrain.tokenizer import prepare_tokenizer
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
 
-
-def scratch_config(spec: ScratchModel, vocab_size: int) -> LlamaConfig:
-    """A Llama-3-shaped config."""
-    return LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=spec.hidden_size,
-        intermediate_size=spec.intermediate_size or -(-spec.hidden_size * 8 // 3 // 32) * 32,
-        num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads,
-        num_key_value_heads=spec.kv_heads,
-        max_position_embeddings=spec.max_length,
-        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
-        tie_word_embeddings=spec.tie_embeddings,
-    )
+# What transformers raises on files that are missing, cut short or of an unknown kind.
+BROKEN = (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error, SafetensorError)
+READABLE = (
+    "a folder of save_pretrained with safetensors and tokenizer, or a hub id that is reachable or cached",
+    "check the path or name; offline, download it first and use model.source local",
+)
 
 
-def scratch_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
-    """A randomly initialised Llama-3-shaped decoder for this tokenizer; the seed fixes every weight."""
+def scratch_config(spec: ScratchModel, vocab_size: int) -> PreTrainedConfig:
+    """The config of a new model."""
+    return CONFIGS[spec.architecture](spec, vocab_size)
+
+
+def scratch_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A randomly initialised model for this tokenizer; the seed fixes every weight.
+
+    A decoder of an encoder-decoder starts from the padding token, as T5's does (arXiv 1910.10683).
+    """
     torch.manual_seed(seed)
     config = scratch_config(spec, len(tokenizer))
     config.bos_token_id, config.eos_token_id, config.pad_token_id = None, tokenizer.eos_token_id, tokenizer.pad_token_id
-    return LlamaForCausalLM(config)
+    if config.is_encoder_decoder:
+        config.decoder_start_token_id = tokenizer.pad_token_id
+    model: PreTrainedModel = auto_class(config).from_config(config)
+    return model
 
 
 def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
@@ -64,21 +61,23 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
     Raises:
         Refusal: when the checkpoint cannot be read, or lacks or has weights that the architecture does not expect.
     """
+    config = load_config(policy)
     model, info = _loading(
         policy,
-        lambda: AutoModelForCausalLM.from_pretrained(
+        lambda: auto_class(config).from_pretrained(
             policy.base,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, like missing ones
+            **({"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}),
             **_where(policy),
         ),
     )
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(kind)}
     if wrong:
         raise Refusal(
-            f"model ({policy.base})",
+            f"model ({_name(policy)})",
             f"weights that do not fit the architecture: {wrong}",
             "exactly its weights",
             "mend the checkpoint",
@@ -101,17 +100,30 @@ def merge_adapter(model: nn.Module, adapter: Path) -> Any:
 
 
 def _where(policy: Policy) -> dict[str, Any]:
-    return {"revision": policy.revision, "trust_remote_code": policy.trust_remote_code}
+    places = {"revision": policy.revision, "trust_remote_code": policy.trust_remote_code}
+    return places | ({"gguf_file": policy.gguf} if policy.gguf else {})
+
+
+def _name(policy: Policy) -> str:
+    return str(Path(policy.base) / policy.gguf) if policy.gguf else policy.base
 
 
 def _loading(policy: Policy, load: Any) -> Any:
     try:
         return load()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except BROKEN as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Refusal(
-            f"model ({policy.base})",
-            f"a checkpoint that cannot be loaded: {first_line}",
-            "a folder of save_pretrained with safetensors and tokenizer, or a hub id that is reachable or cached",
-            "check the path or name; offline, download it first and use model.source local",
-        ) from error
+        allowed, remedy = _readable_gguf() if policy.gguf else READABLE
+        raise Refusal(f"model ({_name(policy)})", f"a checkpoint that cannot be loaded: {first_line}", allowed, remedy) from error
+
+
+def _readable_gguf() -> tuple[str, str]:
+    """What may stand in a GGUF file, and what to do with another."""
+    from transformers.integrations.gguf.gguf_conversion_mapping import GGUF_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    known = ", ".join(sorted({*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_ARCHS} - {"general", "tokenizer"}))  # no architectures
+    return (
+        f"a GGUF file with its tokenizer, of an architecture that transformers can dequantise: {known}",
+        "take the safetensors checkpoint that the file was made from, with model.source hub or local",
+    )

@@ -61,7 +61,17 @@ class Packed:
 def pack(examples: Sequence[Example], width: int | None = None, token_cost: int = TOKEN_COST) -> Packed:
     """Lay examples into rows of `width` tokens, by default of the width that is cheapest for a model of this `token_cost`."""
     lengths = [example.length for example in examples]
-    rows, starts, width = _laid(lengths, width) if width else _cheapest(lengths, token_cost)
+    return _place(examples, *(_laid(lengths, width) if width else _cheapest(lengths, token_cost)))
+
+
+def in_one_row(examples: Sequence[Example]) -> Packed:
+    """Lay examples one after the other, in their order and without padding."""
+    ends = np.cumsum([example.length for example in examples]).tolist()
+    return _place(examples, [0] * len(examples), [0, *ends[:-1]], ends[-1])
+
+
+def _place(examples: Sequence[Example], rows: Sequence[int], starts: Sequence[int], width: int) -> Packed:
+    """Write every example into its row from its start on."""
     shape = (max(rows) + 1, width)
     ids = np.zeros(shape, np.int64)
     positions = np.zeros(shape, np.int64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from posttrain.store import Stored, file_digest
-from schemas.model import HubModel, LocalModel, Model, ScratchModel
+from schemas.model import GgufModel, HubModel, LocalModel, Model, RegistryModel, ScratchModel
 from schemas.results import Origin
 
 
@@ -21,6 +21,8 @@ class Policy:
     revision: str = "main"
     trust_remote_code: bool = False
     adapters: tuple[Path, ...] = ()
+    gguf: str | None = None
+    """File in the folder `base` that holds weights, config and tokenizer; None: they are files of save_pretrained."""
 
 
 def policy_after(model: Model, stages: Iterable[Stored]) -> Policy:
@@ -28,32 +30,56 @@ def policy_after(model: Model, stages: Iterable[Stored]) -> Policy:
     policy = source_policy(model)
     for stored in stages:
         if "model" in stored.result.outputs:
-            policy = replace(policy, base=str(stored.path("model")), revision="main", adapters=())
+            policy = replace(policy, base=str(stored.path("model")), revision="main", adapters=(), gguf=None)
         elif "adapter" in stored.result.outputs:
             policy = replace(policy, adapters=(*policy.adapters, stored.path("adapter")))
     return policy
 
 
 def source_policy(model: Model) -> Policy:
-    """Where `recipe.model` points."""
+    """Where a model points.
+
+    Raises:
+        LookupError: for a registry URI, which `Chain.model` turns into a folder.
+    """
     match model:
         case HubModel():
             return Policy(model.name, model.revision, model.trust_remote_code)
         case LocalModel():
-            return Policy(str(Path(model.path).expanduser().resolve()))
+            return Policy(str(_absolute(model.path)))
+        case GgufModel():
+            return Policy(str(_absolute(model.path).parent), gguf=_absolute(model.path).name)
         case ScratchModel():
             return Policy("")
+        case RegistryModel():
+            raise LookupError(f"{model.uri} is not fetched yet")
 
 
 def model_origin(model: Model) -> tuple[Origin, ...]:
-    """The model as an input of a stage: the content of a folder, the revision of a hub model, nothing for scratch."""
+    """The model as an input of a stage: the content of a folder or file, the revision of a hub model, nothing for scratch.
+
+    Raises:
+        LookupError: for a registry URI, which `Chain.model` turns into a folder.
+    """
     match model:
         case HubModel():
             return (Origin(name="model", digest=f"{model.name}@{model.revision}", location=model.name),)
         case LocalModel():
-            folder = Path(model.path).expanduser()
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            content = ",".join(f"{path.relative_to(folder)}:{file_digest(path)}" for path in files)
-            return (Origin(name="model", digest=hashlib.sha256(content.encode()).hexdigest(), location=model.path),)
+            return (Origin(name="model", digest=_folder_digest(Path(model.path).expanduser()), location=model.path),)
+        case GgufModel():
+            return (Origin(name="model", digest=file_digest(Path(model.path).expanduser()), location=model.path),)
         case ScratchModel():
             return ()
+        case RegistryModel():
+            raise LookupError(f"{model.uri} is not fetched yet")
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and digests of a folder's files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    content = ",".join(f"{path.relative_to(folder)}:{file_digest(path)}" for path in files)
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,16 +1,21 @@
-"""What can be refused before anything runs: the user's own data, the judge, the model folder. Writes nothing but quarantine."""
+"""What can be refused before anything runs: the user's own data, the judge, the model.
+
+Writes nothing but quarantine, and into the cache of the store what was fetched.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
 
 from posttrain.chain import Chain
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
+from posttrain.policy import Policy
 from posttrain.rewards import load_judge
 from schemas.errors import Refusal
-from schemas.model import LocalModel
+from schemas.model import GgufModel, LocalModel, Model
 from schemas.recipe import Recipe
 
 
@@ -21,7 +26,7 @@ def preflight(chain: Chain) -> dict[str, float]:
         Refusal: for the first thing that cannot work. Rows that failed a contract lie in `quarantine/` of the store then.
     """
     recipe = chain.recipe
-    check_model_folder(recipe)
+    check_model(chain.model)
     check_device(recipe)
     load_judge(recipe.evaluation.judge)
     own = {name: files for name, files in _own_sources(chain).items() if files}
@@ -76,18 +81,26 @@ def _keep_quarantine(chain: Chain, out: Path) -> Path | None:
 
 
 def check_device(recipe: Recipe) -> None:
-    """Refuse a GPU that is not there; torch is imported only to ask for one."""
-    if recipe.compute.device == "cuda":
-        from posttrain.device import resolve_device
+    """Refuse devices and arithmetic that are not there; torch is imported only to ask for what not every machine has."""
+    compute = recipe.compute
+    if compute.device == "cuda" or compute.dtype not in {"auto", "float32"} or compute.num_processes > 1:
+        from posttrain.device import resolve_device, resolve_dtype
 
-        resolve_device(recipe.compute)
+        resolve_device(compute)
+        resolve_dtype(compute)
 
 
-def check_model_folder(recipe: Recipe) -> None:
-    """Refuse a local model whose folder cannot be one."""
-    if not isinstance(recipe.model, LocalModel):
-        return
-    folder = Path(recipe.model.path).expanduser()
+def check_model(model: Model) -> None:
+    """Refuse a model on this machine that cannot be one."""
+    match model:
+        case LocalModel():
+            check_folder(Path(model.path).expanduser())
+        case GgufModel():
+            check_gguf(Path(model.path).expanduser().resolve())
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that save_pretrained cannot have written."""
     lacking = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
     if lacking:
         found = f"{folder}, which lacks {', '.join(lacking)}" if folder.is_dir() else f"{folder}, which is no folder"
@@ -95,3 +108,21 @@ def check_model_folder(recipe: Recipe) -> None:
 
 
 _PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", "a tokenizer": "tokenizer*"}
+
+
+def check_gguf(path: Path) -> None:
+    """Refuse a file that is no GGUF model, or that cannot be read here; its header is parsed, and no tensor is read."""
+    if importlib.util.find_spec("gguf") is None:
+        raise Refusal("model.source", "gguf, and the package gguf is not installed", "an installation with the extra gguf",
+                      "pip install 'posttrain[gguf]'")  # fmt: skip
+    if not path.is_file():
+        raise Refusal("model.path", f"{path}, which is no file", "a GGUF file", "check the path")
+    with path.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise Refusal("model.path", f"{path}, which does not start with GGUF", "a GGUF file",
+                          "check the path; a folder of safetensors is model.source local")  # fmt: skip
+    from posttrain.models import load_config, load_tokenizer
+
+    policy = Policy(str(path.parent), gguf=path.name)
+    load_config(policy)
+    load_tokenizer(policy)

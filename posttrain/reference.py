@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from posttrain.distributed import from_main, is_main, summed, turns
 from posttrain.packing import Example, micro_batches
 from posttrain.peft.wrap import trainable_state
 from posttrain.scoring import Scorer
@@ -58,13 +59,19 @@ class Reference:
 def score_branches(
     scorer: Scorer, examples: Sequence[Example], budget: int, on_rows: Callable[[int], None] = lambda n: None
 ) -> Tensor:
-    """Summed log-probability of every branch, [examples, branches per example] fp32 on the CPU; `budget` tokens at a time."""
-    lengths = np.array([example.length for example in examples])
-    scores = torch.empty(len(examples), len(examples[0].branches))
-    for group in micro_batches(range(len(examples)), lengths, budget):
-        scores[group] = scorer([examples[i] for i in group]).per_branch().view(len(group), -1).cpu()
-        on_rows(len(group))
-    return scores
+    """Summed log-probability of every branch, [examples, branches per example] fp32 on the CPU; `budget` tokens at a time.
+
+    Processes that train together share the work, and all return all scores: to the bit those that one alone would compute.
+    """
+    groups = micro_batches(range(len(examples)), np.array([example.length for example in examples]), budget)
+    scores = torch.zeros(len(examples), len(examples[0].branches))
+    for index, counts, turn in turns(groups):
+        group = groups[index]
+        found = scorer([examples[i] for i in group]).per_branch().view(len(group), -1).cpu()
+        if counts:
+            scores[group] = found
+        on_rows(sum(map(len, turn)))
+    return summed(scores)
 
 
 def cache_key(weights: Sequence[str], examples: Sequence[Example], scorer: Scorer, budget: int) -> str:
@@ -78,13 +85,15 @@ def cache_key(weights: Sequence[str], examples: Sequence[Example], scorer: Score
 
 
 def cached_scores(folder: Path, key: str, compute: Callable[[], Tensor]) -> tuple[Tensor, bool]:
-    """The scores of `key` and whether they were found; what is computed is written whole or not at all."""
+    """The scores of `key` and whether they were found; what is computed is written whole or not at all, by one process."""
     path = folder / f"{key}.safetensors"
-    if path.exists():
-        return load_file(path)["scores"], True
+    found = from_main(load_file(path)["scores"] if path.exists() else None)  # a file may appear between two processes' looks
+    if found is not None:
+        return found, True
     scores = compute()
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"scores": scores}, scratch)
-    os.replace(scratch, path)
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"scores": scores}, scratch)
+        os.replace(scratch, path)
     return scores, False

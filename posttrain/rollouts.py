@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,13 +35,10 @@ def sample(
     responses: list[Tokens] = []
     torch.manual_seed(seed)
     for start in range(0, len(prompts), BATCH):
-        batch = [torch.from_numpy(p.astype(np.int64)) for p in prompts[start : start + BATCH]]
-        ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_side="left", padding_value=tokenizer.pad_token_id)
-        lengths = torch.tensor([len(p) for p in batch])
-        attended = torch.arange(ids.shape[1]) >= (ids.shape[1] - lengths)[:, None]
+        ids, attended = _padded(prompts[start : start + BATCH], tokenizer, "right" if model.config.is_encoder_decoder else "left")
         out = model.generate(
             input_ids=ids.to(model.device),
-            attention_mask=attended.long().to(model.device),
+            attention_mask=attended.to(model.device),
             max_new_tokens=max_new_tokens,
             do_sample=True,
             temperature=temperature,
@@ -48,11 +46,20 @@ def sample(
             top_p=1.0,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
         )
-        responses += [_until_eos(row, tokenizer.eos_token_id) for row in out[:, ids.shape[1] :].cpu().numpy()]
-        on_rows(len(batch))
+        before = 1 if model.config.is_encoder_decoder else ids.shape[1]  # the decoder's start token, or the prompt
+        responses += [_until_eos(row, tokenizer.eos_token_id) for row in out[:, before:].cpu().numpy()]
+        on_rows(len(ids))
     model.generation_config = habits
     return responses
+
+
+def _padded(prompts: Sequence[Tokens], tokenizer: PreTrainedTokenizerBase, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both [B, T]; a decoder continues where the row ends, so it is padded on the left."""
+    rows = [torch.from_numpy(prompt.astype(np.int64)) for prompt in prompts]
+    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
+    return pad(rows, padding_value=tokenizer.pad_token_id), pad([torch.ones_like(row) for row in rows])
 
 
 def _until_eos(tokens: np.ndarray, eos: Any) -> Tokens:

@@ -15,27 +15,31 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
-from posttrain.export import TOLERANCE
+from posttrain.architectures import auto_class
+from posttrain.export import TOLERANCE, logits_of
 
 
 def reloaded(folder: Path) -> Iterator[tuple[str, Any]]:
     """Every way in which a consumer can load the folder."""
-    yield "checkpoint", AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float32)
+    yield "checkpoint", _load(folder / "checkpoint")
     if not (folder / "adapter").is_dir():
         return
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     shipped = (folder / "base").is_dir()
     place = folder / "base" if shipped else config["base_model_name_or_path"]
     revision = "main" if shipped else config["revision"] or "main"
-    base = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=torch.float32)
-    adapted = PeftModel.from_pretrained(base, str(folder / "adapter"))
+    adapted = PeftModel.from_pretrained(_load(place, revision), str(folder / "adapter"))
     yield "adapter on its base", adapted
     yield "adapter merged again", adapted.merge_and_unload(safe_merge=True)
 
 
-@torch.no_grad()
+def _load(place: Path | str, revision: str = "main") -> Any:
+    config = AutoConfig.from_pretrained(place, revision=revision)
+    return auto_class(config).from_pretrained(place, revision=revision, dtype=torch.float32)
+
+
 def largest_difference(folder: Path) -> tuple[float, str]:
     """The largest logit difference to `logits.safetensors` and the way of loading that shows it."""
     expected = load_file(folder / "logits.safetensors")
@@ -44,7 +48,7 @@ def largest_difference(folder: Path) -> tuple[float, str]:
     for way, model in reloaded(folder):
         model.eval()
         for index, row in enumerate(ids):
-            gap = (model(torch.tensor([row])).logits - expected[str(index)]).abs()
+            gap = (logits_of(model, row) - expected[str(index)]).abs()
             difference = float(gap.nan_to_num(nan=math.inf).max())  # `max` of Python drops a NaN
             worst = max(worst, (difference, way))
     return worst

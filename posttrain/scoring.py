@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from posttrain.head import head_of, token_logprobs, token_statistics
 from posttrain.layouts import LAYOUTS, Embed, Located, Rows, packed
 from posttrain.packing import Example
+from posttrain.segments import SEGMENTS
 
 PLAIN = "plain"  # the model's own forward pass and logits: slow, and right for any language model
 TOLERANCE = 1e-4  # of the start-up check, in fp32
+CHECKED = 32  # tokens of a completion that it scores
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,11 @@ class Scorer(nn.Module):
             branch = torch.cat([torch.full((len(part),), i, device=self.device) for i, part in enumerate(located)])
             return TokenScores(torch.cat(located), branch, len(located))
         rows = Rows.of(examples, self.device)
-        logits = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False).logits[:, :-1].float()
-        logprobs = logits.log_softmax(-1).gather(2, rows.ids[:, 1:, None])[..., 0]
-        return TokenScores(logprobs[rows.scored], rows.branch, len(rows.ids))
+        keep = int(rows.scored.any(0).sum())  # columns with a target; they are the last ones, in which all branches end
+        last = {"logits_to_keep": keep + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        out = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last)
+        logprobs = out.logits[:, -keep - 1 : -1].float().log_softmax(-1).gather(2, rows.ids[:, -keep:, None])[..., 0]
+        return TokenScores(logprobs[rows.scored[:, -keep:]], rows.branch, len(rows.ids))
 
     def _plain_decoder(self, example: Example, branch: Any) -> Tensor:
         """Log-probabilities [n] of one branch under an encoder-decoder, which shifts the labels itself."""
@@ -124,7 +130,7 @@ def layout_error(scorer: Scorer, layout: str, examples: Sequence[Example]) -> fl
 def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
     """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report."""
     by_length = sorted(examples, key=lambda example: example.length)
-    few, doubts = [by_length[-1], *by_length[:2]], []
+    few, doubts = [_with_few_targets(example) for example in (by_length[-1], *by_length[:2])], []
     model = inner_model(scorer.model)
     own = model.config._attn_implementation
     for layout, attention in _candidates(scorer, own):
@@ -145,12 +151,25 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
     return "; ".join([f"{PLAIN}: one row per response and full logits, slow", *doubts])
 
 
+def _with_few_targets(example: Example) -> Example:
+    """As long, with fewer scored tokens: the model's own logits of all would be the largest tensor of the whole run."""
+    if len(example.branches) > 1:
+        return Example(example.prompt, tuple(branch[:CHECKED] for branch in example.branches))
+    tokens = np.concatenate([example.prompt, example.branches[0]])
+    start = max(1, len(tokens) - CHECKED)
+    return Example(tokens[:start], (tokens[start:],))
+
+
 def _candidates(scorer: Scorer, own: str) -> Iterable[tuple[str, str]]:
-    """Layouts and attentions to try, the fastest first. FlexAttention skips blocks that a mask hides; it trains on CUDA only."""
+    """Layouts and attentions to try, the fastest first.
+
+    Both ways around a mask skip what it hides. FlexAttention trains on CUDA only; segments are a kernel call each, which a GPU
+    would notice. They replace SDPA alone: a model with another attention (soft caps) needs its own.
+    """
     if scorer.layout != "packed":
         return [(scorer.layout, own)] if scorer.layout in LAYOUTS else []
-    fast = [("packed", "flex_attention")] if scorer.device.type == "cuda" else []
-    return [*fast, ("packed", own), ("padded", own)]
+    fast = {"cuda": "flex_attention", "cpu": SEGMENTS}.get(scorer.device.type, own) if own == "sdpa" else own
+    return list(dict.fromkeys([("packed", fast), ("packed", own), ("padded", own)]))
 
 
 def _check(scorer: Scorer, layout: str, attention: str, own: str, examples: Sequence[Example]) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
+from posttrain.architectures import auto_class
 from posttrain.models import load_config, scratch_config
 from posttrain.peft.wrap import wrap
 from posttrain.policy import source_policy
@@ -25,11 +27,12 @@ def size_of(recipe: Recipe) -> dict[str, Any]:
         if spec is None or not hasattr(spec, "peft"):
             continue
         with torch.device("meta"):
-            model = wrap(AutoModelForCausalLM.from_config(config), spec.peft, recipe.seed, f"{stage}.peft")
+            model = auto_class(config).from_config(copy.deepcopy(config))  # a method may set flags in it
+            model = wrap(model, spec.peft, recipe.seed, f"{stage}.peft")
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         sizes[f"trainable_parameters_{stage}"] = trained
     with torch.device("meta"):
-        sizes["parameters"] = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        sizes["parameters"] = sum(p.numel() for p in auto_class(config).from_config(config).parameters())
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     per_head = 2 * 4 * config.num_hidden_layers * head

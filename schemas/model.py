@@ -1,4 +1,4 @@
-"""Where the weights start: from nothing, from a hub, or from a folder."""
+"""Where the weights start: from nothing, a hub, a folder, a GGUF file, or a registered version."""
 
 from __future__ import annotations
 
@@ -9,40 +9,53 @@ from pydantic import Field, model_validator
 from schemas.base import Frozen, refused
 
 Positive = Annotated[int, Field(ge=1)]
+KV_HEADS, ROPE_THETA = 2, 500_000.0  # of a Llama whose recipe does not say
 
 
 class ScratchModel(Frozen):
-    """A new decoder in the shape of Llama 3 (grouped-query attention, RoPE) with a byte-level BPE trained on the kept corpus."""
+    """A new model in the shape of a known family, with a byte-level BPE trained on the kept corpus."""
 
     source: Literal["scratch"]
     """A new model."""
-    architecture: Literal["llama"] = "llama"
-    """Family of the new model."""
+    architecture: Literal["llama", "gpt2", "t5"] = "llama"
+    """`llama` (as Llama 3: grouped-query attention, RoPE), `gpt2` (learned positions) or `t5` (encoder-decoder, gated GELU)."""
     hidden_size: Positive = 128
     """Width of the residual stream."""
     layers: Positive = 4
-    """Number of transformer blocks."""
+    """Number of transformer blocks; of an encoder-decoder, in each of the two."""
     heads: Positive = 4
     """Query heads per block; must divide hidden_size."""
-    kv_heads: Positive = 2
-    """Key and value heads per block; must divide heads."""
+    kv_heads: Positive | None = None
+    """Key and value heads per block, `llama` only; must divide heads; null is 2."""
     intermediate_size: Positive | None = None
-    """Width of the feed-forward layer; null is 8/3 of hidden_size rounded up to a multiple of 32."""
+    """Width of the feed-forward layer; null is 8/3 of hidden_size, rounded up to a multiple of 32; for `gpt2` 4 times."""
     vocab_size: Annotated[int, Field(ge=300)] = 4096
     """Tokens of the byte-level BPE (256 bytes and the special tokens included)."""
     max_length: Positive = 2048
     """Longest sequence in tokens."""
-    rope_theta: Annotated[float, Field(gt=0)] = 500_000.0
-    """Base of the rotary position frequencies."""
+    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    """Base of the rotary position frequencies, `llama` only; null is 500,000."""
     tie_embeddings: bool = True
-    """Share the embedding matrix with the output head."""
+    """Share the embedding matrix with the output head; `t5` always does."""
+
+    @model_validator(mode="after")
+    def _fields_apply(self) -> ScratchModel:
+        wanted = {"kv_heads": self.kv_heads, "rope_theta": self.rope_theta}
+        for name, value in wanted.items():
+            if value is not None and self.architecture != "llama":
+                raise refused(f"model.{name}", f"{value} with architecture {self.architecture}", "null: it is a field of llama",
+                              f"remove {name}, or choose architecture llama")  # fmt: skip
+        if self.architecture == "t5" and not self.tie_embeddings:
+            raise refused("model.tie_embeddings", "false with architecture t5", "true: transformers ties them in every T5",
+                          "remove tie_embeddings")  # fmt: skip
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchModel:
-        for name, part, whole_name, whole in (
-            ("heads", self.heads, "hidden_size", self.hidden_size),
-            ("kv_heads", self.kv_heads, "heads", self.heads),
-        ):
+        parts = [("heads", self.heads, "hidden_size", self.hidden_size)]
+        if self.architecture == "llama":
+            parts.append(("kv_heads", self.kv_heads or KV_HEADS, "heads", self.heads))
+        for name, part, whole_name, whole in parts:
             if whole % part:
                 raise refused(
                     f"model.{name}",
@@ -50,7 +63,7 @@ class ScratchModel(Frozen):
                     f"a divisor of {whole_name}",
                     f"choose {name} so that it divides {whole}",
                 )
-        if (self.hidden_size // self.heads) % 2:
+        if self.architecture == "llama" and (self.hidden_size // self.heads) % 2:
             raise refused("model.heads", f"{self.heads} with hidden_size {self.hidden_size}: an odd width per head",
                           "an even width per head", "rotary positions turn pairs: choose other heads")  # fmt: skip
         return self
@@ -78,4 +91,22 @@ class LocalModel(Frozen):
     """Path of the folder."""
 
 
-Model = Annotated[ScratchModel | HubModel | LocalModel, Field(discriminator="source")]
+class GgufModel(Frozen):
+    """A file in llama.cpp's format: its tensors are dequantised to float32, its tokenizer is taken. Needs the extra `gguf`."""
+
+    source: Literal["gguf"]
+    """A GGUF file on this machine."""
+    path: Annotated[str, Field(min_length=1)]
+    """Path of the file."""
+
+
+class RegistryModel(Frozen):
+    """A version that posttrain registered, in the MLflow of the section `tracking`."""
+
+    source: Literal["registry"]
+    """The MLflow registry."""
+    uri: Annotated[str, Field(pattern=r"^models:/[^/@]+(@[^/@]+|/[0-9]+)$")]
+    """`models:/NAME@ALIAS` or `models:/NAME/VERSION`; where an alias points is looked up once, when a run starts."""
+
+
+Model = Annotated[ScratchModel | HubModel | LocalModel | GgufModel | RegistryModel, Field(discriminator="source")]

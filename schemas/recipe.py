@@ -21,16 +21,30 @@ STAGES = ("validate", "filter", "pretrain", "sft", "align", "evaluate", "registe
 
 
 class Compute(Frozen):
-    """Where and how often; nothing here but `dtype` can change the bytes of a result."""
+    """Where and how often; nothing here but `dtype` and the number of processes can change the bytes of a result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that trains and evaluates; `auto` takes CUDA when present."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the forward pass; `auto` is bfloat16 on CUDA and float32 elsewhere. Trained weights stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the forward pass; `auto` is bfloat16 on CUDA, else float32; float16 needs CUDA. Weights stay float32."""
+    num_processes: Annotated[int, Field(ge=1)] = 1
+    """Processes of this machine that train together, each on a device of its own: CUDA cards, or shares of the CPU's cores."""
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    """What several processes share: `ddp` nothing, each holds the whole model; `fsdp2` weights, gradients and optimizer."""
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Seconds between training checkpoints."""
     log_every: Annotated[int, Field(ge=1)] = 10
     """Optimizer steps between two points of a training curve."""
+
+    @model_validator(mode="after")
+    def _float16_has_a_place(self) -> Compute:
+        if self.dtype == "float16" and self.device == "cpu":
+            raise refused("compute.dtype", "float16 with device cpu", "float32, or bfloat16 where the chip has it",
+                          "set compute.dtype=auto")  # fmt: skip
+        if self.dtype == "float16" and self.strategy == "fsdp2" and self.num_processes > 1:
+            raise refused("compute.dtype", "float16 with strategy fsdp2", "bfloat16 or float32, or strategy ddp",
+                          "set compute.dtype=bfloat16: its range needs no loss scale")  # fmt: skip
+        return self
 
 
 class Tracking(Frozen):

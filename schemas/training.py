@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -15,10 +15,20 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Overlong = Literal["quarantine", "truncate"]
+
+
+class EarlyStop(Frozen):
+    """Stop when the validation loss no longer falls."""
+
+    patience: Positive = 3
+    """Validations in a row without an improvement after which training stops."""
+    min_delta: NonNegative = 0.0
+    """An improvement is a validation loss lower by more than this, in units of the loss."""
 
 
 class Optimization(Frozen):
-    """AdamW and its schedule."""
+    """AdamW, its schedule, and how its course is judged on held-out examples."""
 
     learning_rate: Rate
     """Peak learning rate."""
@@ -28,8 +38,20 @@ class Optimization(Frozen):
     """Share of the steps in which the learning rate rises linearly."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay on matrices; vectors (norms, biases) are not decayed."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay per step of AdamW's running mean of the gradient."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay per step of AdamW's running mean of the squared gradient."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are scaled down to this global norm."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of each block and compute it again in the backward pass: less memory, about a third more time."""
+    validations: Positive = 8
+    """Times that the validation loss is measured, evenly spread over the steps, the last one after the last step."""
+    early_stop: EarlyStop | None = None
+    """Stop when the validation loss no longer falls; null = take every step."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights are the result: those after the last step, or those with the lowest validation loss."""
 
 
 class Pretrain(Optimization):
@@ -41,6 +63,8 @@ class Pretrain(Optimization):
     """Tokens per row; a longer document is cut into pieces of this length."""
     batch_tokens: Positive = 4096
     """Tokens per optimizer step."""
+    z_loss: NonNegative = 0.0
+    """Weight of the squared log-normaliser, mean over target tokens (arXiv 2204.02311 section 5: 1e-4); 0 = none."""
     learning_rate: Rate = 3e-3
     """Peak learning rate."""
     weight_decay: NonNegative = 0.1
@@ -57,22 +81,47 @@ class SFT(Optimization):
     learning_rate: Rate = 1e-3
     """Peak learning rate."""
     max_length: Annotated[int, Field(ge=8)] = 1024
-    """Longest sequence in tokens; prompts are cut from the left, a longer completion is quarantined."""
+    """Longest sequence in tokens; prompts are cut from the left first."""
+    overlong: Overlong = "quarantine"
+    """A completion that does not fit max_length: left out with its reason, or cut at its end and trained without EOS."""
+    z_loss: NonNegative = 0.0
+    """Weight of the squared log-normaliser, mean over target tokens (arXiv 2204.02311 section 5); 0 = none."""
+    neftune_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Uniform noise on the embeddings of at most alpha / sqrt(tokens * width) (NEFTune, arXiv 2310.05914); null = none."""
     peft: Peft = Full(method="full")
     """What is trained."""
 
 
+PreferenceLoss = Literal["sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "simpo", "orpo", "apo_zero", "kto_pair"]
+
+# Fields that mean something for some losses only, and those that a loss cannot do without: its equation has no such number at 0,
+# or (robust) is another loss's.
+MEANS_SOMETHING_FOR: dict[str, tuple[str, ...]] = {
+    "label_smoothing": ("sigmoid", "robust"),
+    "simpo_gamma": ("simpo",),
+    "sft_weight": tuple(name for name in get_args(PreferenceLoss) if name != "orpo"),  # which has the term already
+}
+NEEDED_BY: dict[str, tuple[str, str]] = {
+    "label_smoothing": ("robust", "set it (0.1, say), or choose loss sigmoid"),
+    "simpo_gamma": ("simpo", "set it (0.3 to 1.6 in the paper, with beta 2 to 2.5)"),
+}
+
+
 class DPO(Optimization):
-    """Direct preference optimisation (arXiv 2305.18290)."""
+    """Direct preference optimisation (arXiv 2305.18290) and the losses that followed it."""
 
     algorithm: Literal["dpo"]
     """Direct preference optimisation."""
-    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
-    """Shape of the loss on the margin."""
+    loss: PreferenceLoss = "sigmoid"
+    """Shape of the loss; `simpo` and `orpo` need no reference, `ipo`, `sigmoid_norm`, `simpo` and `orpo` count per token."""
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull to the reference."""
+    """Scale of the implicit reward, the pull to the reference (`simpo`: 2 to 2.5 in its paper); weight of the odds in `orpo`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Assumed share of flipped labels (conservative DPO); sigmoid only."""
+    """Assumed share of flipped labels; `sigmoid` (conservative DPO) and `robust` only."""
+    simpo_gamma: NonNegative | None = None
+    """Margin, in units of the reward, that chosen should have over rejected; `simpo` only."""
+    sft_weight: NonNegative = 0.0
+    """Weight of the negative log-likelihood per token of the chosen response (RPO, arXiv 2404.19733); 0 = none."""
     epochs: Positive = 1
     """Passes over the training pairs."""
     batch_size: Positive = 32
@@ -80,15 +129,23 @@ class DPO(Optimization):
     learning_rate: Rate = 5e-4
     """Peak learning rate."""
     max_length: Annotated[int, Field(ge=8)] = 1024
-    """Longest prompt with one response in tokens; prompts are cut from the left, a longer response is quarantined."""
+    """Longest prompt with one response in tokens; prompts are cut from the left first."""
+    overlong: Overlong = "quarantine"
+    """A response that does not fit max_length: left out with its reason, or cut at its end and trained without EOS."""
     peft: Peft = LoRA(method="lora")
     """What is trained."""
 
     @model_validator(mode="after")
-    def _smoothing_has_a_meaning(self) -> DPO:
-        if self.label_smoothing and self.loss != "sigmoid":
-            raise refused("alignment.label_smoothing", f"{self.label_smoothing} with loss {self.loss}", "0, or loss sigmoid",
-                          "remove label_smoothing, or choose loss sigmoid")  # fmt: skip
+    def _every_number_has_a_meaning(self) -> DPO:
+        for name, losses in MEANS_SOMETHING_FOR.items():
+            value, default = getattr(self, name), DPO.model_fields[name].default
+            if value != default and self.loss not in losses:
+                unset = "null" if default is None else "0"
+                raise refused(f"alignment.{name}", f"{value} with loss {self.loss}", f"{unset}, or loss {', '.join(losses)}",
+                              f"remove {name}, or choose another loss")  # fmt: skip
+        for name, (loss, remedy) in NEEDED_BY.items():
+            if self.loss == loss and getattr(self, name) == DPO.model_fields[name].default:
+                raise refused(f"alignment.{name}", f"nothing with loss {loss}", f"a value, which {loss} needs", remedy)
         return self
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 
 class ChatModel(PythonModel):
@@ -17,7 +17,9 @@ class ChatModel(PythonModel):
         """Load the merged checkpoint that was registered."""
         folder = context.artifacts["checkpoint"]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        self.answers_apart = AutoConfig.from_pretrained(folder).is_encoder_decoder  # its output does not repeat the question
+        model_class = AutoModelForSeq2SeqLM if self.answers_apart else AutoModelForCausalLM
+        self.model = model_class.from_pretrained(folder).eval()
 
     # Without annotations: MLflow turns them into a schema, and an input of several forms has none.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
@@ -34,7 +36,7 @@ class ChatModel(PythonModel):
     @torch.no_grad()
     def _answer(self, messages: list[dict[str, str]], max_new_tokens: int, sampling: dict[str, Any]) -> str:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"] + self._after()])
         out = self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -43,7 +45,12 @@ class ChatModel(PythonModel):
             eos_token_id=self.tokenizer.eos_token_id,
             **sampling,
         )
-        return str(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        return str(self.tokenizer.decode(out[0, 0 if self.answers_apart else ids.shape[1] :], skip_special_tokens=True))
+
+    def _after(self) -> list[int]:
+        """What ends the text of an encoder: EOS, where the tokenizer writes one after every text, as T5's does."""
+        last = self.tokenizer("a")["input_ids"][-1:]
+        return last if self.answers_apart and last == [self.tokenizer.eos_token_id] else []
 
 
 def conversations(model_input: Any) -> list[list[dict[str, str]]]:

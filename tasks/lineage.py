@@ -10,8 +10,10 @@ from posttrain.store import read_result
 from schemas.errors import Refusal
 from schemas.recipe import STAGES
 from schemas.results import StageResult
-from schemas.secrets import without_credentials
-from tasks.tracking import connect
+from tasks.registry import version_behind
+from tasks.tracking import own_tracking
+
+REGISTERED = "models:/"
 
 
 def lineage_of(model: str, root: Path, tracking: str | None) -> dict[str, Any]:
@@ -25,8 +27,9 @@ def lineage_of(model: str, root: Path, tracking: str | None) -> dict[str, Any]:
     Raises:
         Refusal: when the model or run is unknown, or its store is not here.
     """
-    if model.startswith("models:/"):
-        tags = _version_tags(model, tracking or f"sqlite:///{root / 'tracking' / 'mlflow.db'}", root)
+    uri = tracking or own_tracking(root)
+    if model.startswith(REGISTERED):
+        tags = dict(version_behind(model, uri, root, "MODEL").tags)
         last, head = root / "register" / tags["posttrain.key"], {"model": model, "tags": tags}
     else:
         report = root / "runs" / model / "result.json"
@@ -34,47 +37,35 @@ def lineage_of(model: str, root: Path, tracking: str | None) -> dict[str, Any]:
             raise Refusal("MODEL", model, "models:/NAME@ALIAS, models:/NAME/VERSION or a run id of this store", "check --store")
         stages = json.loads(report.read_text())["stages"]
         last, head = root / stages[-1]["name"] / stages[-1]["key"], {"run": model}
-    return {**head, "stages": [_described(result, root) for result in _walk(last, root)]}
+    return {**head, "stages": [_described(*each) for each in _walk(last, root, uri)]}
 
 
-def _version_tags(model: str, uri: str, root: Path) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
+def _walk(last: Path, root: Path, tracking: str) -> list[tuple[StageResult, Path]]:
+    """The results behind a folder with the root of their store, inputs before their consumers, each once."""
+    found: dict[str, tuple[StageResult, Path]] = {}
 
-    name, at, rest = model.removeprefix("models:/").partition("@")
-    client = connect(uri, root)
-    try:
-        if at:
-            tags = client.get_model_version_by_alias(name, rest).tags
-        else:
-            name, _, version = name.partition("/")
-            tags = client.get_model_version(name, version).tags
-    except MlflowException as error:
-        raise Refusal(
-            "MODEL", f"{model} ({error.message})", f"a version in {without_credentials(uri)}", "check the name, or --tracking-uri"
-        ) from None
-    if "posttrain.key" not in tags:
-        raise Refusal(
-            "MODEL", f"{model}, which another program registered", "a version that posttrain registered", "check the name"
-        )
-    return dict(tags)
-
-
-def _walk(folder: Path, root: Path) -> list[StageResult]:
-    """The results behind a folder, inputs before their consumers, each once."""
-    found: dict[str, StageResult] = {}
-
-    def visit(place: Path) -> None:
+    def visit(place: Path, root: Path) -> None:
         result = read_result(place)
         if result is None:
             raise Refusal("--store", f"no finished result in {place}", "the store that made this model", "give its --store")
         for origin in result.inputs:
             stage = origin.name.partition(".")[0]
             if stage in STAGES and origin.location not in found:
-                visit(root / stage / origin.location)
-        found[result.key] = result
+                visit(root / stage / origin.location, root)
+            elif origin.location.startswith(REGISTERED):
+                visit(*_registered(origin.location, root, tracking))
+        found[result.key] = result, root
 
-    visit(folder)
+    visit(last, root)
     return list(found.values())
+
+
+def _registered(uri: str, root: Path, tracking: str) -> tuple[Path, Path]:
+    """The register stage behind a version, and the root of its store: this one, or the one that the version names."""
+    tags = version_behind(uri, tracking, root, "MODEL").tags
+    place = Path("register") / tags["posttrain.key"]
+    home = root if (root / place).is_dir() else Path(tags["posttrain.store"])
+    return home / place, home
 
 
 def _described(result: StageResult, root: Path) -> dict[str, Any]:

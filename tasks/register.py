@@ -11,13 +11,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import task
 
 from posttrain import progress
-from posttrain.chain import Chain, chain_of
+from posttrain.chain import Chain
 from posttrain.gates import check_gates
 from posttrain.store import Built
 from schemas.errors import GateRefused
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
 from tasks import registry
+from tasks.chains import chain_of
 from tasks.stage import Returned, as_state, find_or_build, stage_report
 
 if TYPE_CHECKING:

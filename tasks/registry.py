@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ from filelock import FileLock
 
 from posttrain.chain import Chain
 from posttrain.environment import environment
+from schemas.errors import Refusal
+from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
-from tasks.tracking import connect, tracking_uri
+from schemas.secrets import without_credentials
+from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +40,64 @@ class Promotion:
 def client_of(chain: Chain) -> MlflowClient:
     """The MLflow client of a chain's recipe."""
     return connect(tracking_uri(chain.recipe, chain.store.root), chain.store.root)
+
+
+def version_behind(uri: str, tracking: str, root: Path, where: str) -> ModelVersion:
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means now; `where` names the field or argument.
+
+    Raises:
+        Refusal: when there is none, or another program registered it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    place = without_credentials(tracking)
+    if tracking == own_tracking(root) and not (root / DATABASE).exists():  # connecting would make one
+        raise Refusal(where, f"{uri}, and no model is registered in {place}", "a registered version",
+                      "check --store; a tracking server is named in tracking.uri")  # fmt: skip
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    client = connect(tracking, root)
+    try:
+        if at:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            name, _, number = name.partition("/")
+            version = client.get_model_version(name, number)
+    except MlflowException as error:
+        raise Refusal(where, f"{uri} ({error.message})", f"a version in {place}", "check the name, or the tracking URI") from None
+    if "posttrain.key" not in version.tags:
+        raise Refusal(where, f"{uri}, which another program registered", "a version that posttrain registered", "check the name")
+    return version
+
+
+def exact_uri(uri: str, recipe: Recipe, root: Path) -> str:
+    """`models:/NAME/VERSION` of the version behind `model.uri`."""
+    version = version_behind(uri, tracking_uri(recipe, root), root, "model.uri")
+    return f"models:/{version.name}/{version.version}"
+
+
+def fetch_checkpoint(uri: str, recipe: Recipe, root: Path) -> Path:
+    """A folder in the cache of the store with the checkpoint of a registered version, downloaded whole or not at all.
+
+    Raises:
+        Refusal: when there is no such version, or it has no checkpoint.
+    """
+    import mlflow
+
+    version = version_behind(uri, tracking_uri(recipe, root), root, "model.uri")
+    folder = root / "cache" / "models" / f"{version.name}-{version.version}-{version.tags['posttrain.key']}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return folder
+        artifacts = f"models:/{version.name}/{version.version}/artifacts"
+        if "checkpoint" not in {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=artifacts)}:
+            raise Refusal("model.uri", f"{uri}, which has no checkpoint", "a version as posttrain registers it",
+                          "register it again")  # fmt: skip
+        scratch = Path(f"{folder}.partial")
+        shutil.rmtree(scratch, ignore_errors=True)
+        Path(mlflow.artifacts.download_artifacts(f"{artifacts}/checkpoint", dst_path=str(scratch))).rename(folder)
+        shutil.rmtree(scratch)
+    return folder
 
 
 def log_version(
@@ -90,7 +152,7 @@ def version_tags(chain: Chain, key: str, gates: tuple[GateReport, ...]) -> dict[
         "posttrain.key": key,
         "posttrain.store": str(chain.store.root),
         "recipe": recipe.name,
-        "base_model": getattr(recipe.model, "name", getattr(recipe.model, "path", "scratch")),
+        "base_model": next((getattr(recipe.model, f) for f in ("name", "path", "uri") if hasattr(recipe.model, f)), "scratch"),
         "algorithm": recipe.alignment.algorithm,
         "method": spec.peft.method if spec else "full",
         "git_commit": environment().get("git_commit", "unknown"),

@@ -12,11 +12,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.tasks import Task, task
 
-from posttrain.chain import Chain, chain_of
+from posttrain.chain import Chain
 from posttrain.store import Built, Stored
 from schemas.recipe import Recipe
 from schemas.results import StageReport
 from tasks import tracking
+from tasks.chains import chain_of
 
 Build = Callable[[Chain, Path], Built]
 Returned = StageReport | State[StageReport]

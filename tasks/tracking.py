@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+DATABASE = Path("tracking") / "mlflow.db"  # in a store
 PARAM_LENGTH = 6000  # MLflow's limit of a parameter's value
 BATCH = 1000  # MLflow's limit of metrics in one call
 SMALL_FILES = ("summary.json", "quarantine.parquet", "curve.jsonl", "evaluation.json", "samples.parquet", "layout.txt")
@@ -49,7 +50,12 @@ def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:
 
 def tracking_uri(recipe: Recipe, root: Path) -> str:
     """The recipe's tracking server, or an SQLite file in the store."""
-    return recipe.tracking.uri or f"sqlite:///{root / 'tracking' / 'mlflow.db'}"
+    return recipe.tracking.uri or own_tracking(root)
+
+
+def own_tracking(root: Path) -> str:
+    """The SQLite file of a store."""
+    return f"sqlite:///{root / DATABASE}"
 
 
 @functools.cache

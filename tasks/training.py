@@ -3,53 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import polars as pl
+from typing import Literal
 
 from posttrain import progress
 from posttrain.chain import Chain
 from posttrain.store import Built
-from schemas.training import DPO
+from posttrain.trainers.launch import launch
+from posttrain.trainers.order import Order, carry_out
 from tasks.stage import stage_task
-
-if TYPE_CHECKING:
-    from posttrain.trainers.stages import Setting
 
 
 @stage_task
 def pretrain(chain: Chain, out: Path) -> Built:
     """Next-token prediction on the kept documents."""
-    from posttrain.trainers import stages
-
-    assert chain.recipe.pretrain
-    return stages.pretrain(
-        _setting(chain, "pretrain", out), chain.recipe.pretrain, pl.read_parquet(chain.output("filter", "kept"))
-    )
+    return _train(chain, "pretrain", chain.output("filter", "kept"), out)
 
 
 @stage_task
 def sft(chain: Chain, out: Path) -> Built:
     """Supervised fine-tuning on the instructions."""
-    from posttrain.trainers import stages
-
-    assert chain.recipe.sft
-    return stages.sft(_setting(chain, "sft", out), chain.recipe.sft, pl.read_parquet(chain.output("validate", "instructions")))
+    return _train(chain, "sft", chain.output("validate", "instructions"), out)
 
 
 @stage_task
 def align(chain: Chain, out: Path) -> Built:
     """Direct preference optimisation on the preference pairs."""
-    from posttrain.trainers import stages
-
-    assert isinstance(chain.recipe.alignment, DPO)
-    pairs = pl.read_parquet(chain.output("validate", "preferences"))
-    cache = chain.store.root / "cache" / "reference-logprobs"
-    return stages.align(_setting(chain, "align", out), chain.recipe.alignment, pairs, cache)
+    return _train(chain, "align", chain.output("validate", "preferences"), out)
 
 
-def _setting(chain: Chain, stage: str, out: Path) -> Setting:
-    from posttrain.trainers.stages import Setting
-
-    weights = ",".join(origin.digest for origin in chain.policy_origins(stage))
-    return Setting(chain.recipe, chain.policy_before(stage), weights, out, progress.current())
+def _train(chain: Chain, stage: Literal["pretrain", "sft", "align"], rows: Path, out: Path) -> Built:
+    """Build a stage in this process, or in several where the recipe asks for them."""
+    order = Order(
+        stage=stage,
+        recipe=chain.recipe,
+        policy=chain.policy_before(stage),
+        policy_digest=",".join(origin.digest for origin in chain.policy_origins(stage)),
+        rows=rows,
+        out=out,
+        cache=chain.store.root / "cache" / "reference-logprobs",
+    )
+    build = launch if chain.recipe.compute.num_processes > 1 else carry_out
+    return build(order, progress.current())

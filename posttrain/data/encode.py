@@ -8,95 +8,211 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.packing import Example, Tokens
+from posttrain.tokenizer import added_tokens, writes_bos
 from schemas.errors import Refusal
+from schemas.training import Overlong
 
 MAX_SHIFTED_BOUNDARIES = 0.01  # share of rows whose prompt is not a token prefix of prompt + completion
+
+Conversation = list[dict[str, Any]]
 
 
 @dataclass
 class Encoded:
-    """Examples, and the rows of the input table that were left out with their reason."""
+    """Examples, and the rows of the input table that were left out with their reason: together, all its rows."""
 
     examples: list[Example] = field(default_factory=list)
     left_out: list[tuple[int, str]] = field(default_factory=list)
+    shifted: int = 0
+    """Rows whose prompt is no token prefix of prompt + completion, and was shortened to the part that is."""
+    prompts_cut: int = 0
+    """Examples whose prompt lost tokens on its left."""
+    completions_cut: int = 0
+    """Examples with a completion that lost its end."""
 
     def quarantine(self, table: pl.DataFrame) -> pl.DataFrame:
         """The rows left out, by the file and row that `table` names."""
         places = table[[row for row, _ in self.left_out]].select("source", "row")
         return places.with_columns(reason=pl.Series([reason for _, reason in self.left_out], dtype=pl.String))
 
-
-def encode_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
-    """Documents with an EOS, cut into pieces of at most `context` tokens; pieces overlap by one, so each is a target once."""
-    examples = []
-    for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
-        tokens = np.asarray([*ids, tokenizer.eos_token_id], np.int32)
-        for start in range(0, len(tokens) - 1, context - 1):
-            piece = tokens[start : start + context]
-            examples.append(Example(piece[:1], (piece[1:],)))
-    return examples
+    def summary(self) -> str:
+        """The counts as a sentence."""
+        rows = len(self.examples) + len(self.left_out)
+        return (
+            f"{rows:,} rows: {len(self.examples):,} examples, {len(self.left_out):,} left out; "
+            f"{self.prompts_cut:,} prompts and {self.completions_cut:,} completions cut, {self.shifted:,} boundaries moved"
+        )
 
 
-def encode_conversations(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field_name: str) -> Encoded:
+@dataclass(frozen=True)
+class _Rules:
+    """How the tokens of a row become an example."""
+
+    max_length: int
+    truncate: bool  # cut a completion that does not fit, rather than leave its row out
+    bos: int | None
+    pad: int | None  # None where EOS is the padding token too
+    suffix: int  # tokens at the end of an encoder's prompt
+
+    def head(self, prompt: list[int]) -> int:
+        """Tokens at the start of a prompt that are never cut: models attend to BOS as to nothing else."""
+        return int(prompt[0] == self.bos)
+
+    def least(self, prompt: list[int]) -> int:
+        """Length below which no prompt is cut: BOS, one token of the text, the encoder's EOS."""
+        return min(len(prompt), self.head(prompt) + 1 + self.suffix)
+
+
+def encode_documents(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int, encoder_decoder: bool = False
+) -> list[Example]:
+    """Documents, each ended by EOS, in examples of at most `context` tokens; an empty document gives none.
+
+    A document starts with BOS where a chat does; special tokens spelled out in it are plain text. Decoders get pieces that
+    overlap by one token, so that each token but the first is a target once. Encoder-decoders get prefix language modelling (T5,
+    arXiv 1910.10683 section 3.2): the encoder reads the first half of a piece, the decoder continues with the second.
+    """
+    if not texts:
+        return []
+    cut = _halves if encoder_decoder else _overlapping
+    documents = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [example for ids in documents if ids for example in cut([*ids, tokenizer.eos_token_id], tokenizer, context)]
+
+
+def _overlapping(ids: list[int], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
+    bos = [tokenizer.bos_token_id] if writes_bos(tokenizer) else []
+    tokens = np.asarray([*bos, *ids], np.int32)
+    pieces = [tokens[start : start + context] for start in range(0, len(tokens) - 1, context - 1)]
+    return [Example(piece[:1], (piece[1:],)) for piece in pieces]
+
+
+def _halves(ids: list[int], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
+    before, after = added_tokens(tokenizer)
+    pieces = np.array_split(np.asarray(ids, np.int32), -(-len(ids) // (context - len(before) - len(after))))
+    return [
+        Example(np.asarray([*before, *piece[: len(piece) // 2], *after], np.int32), (piece[len(piece) // 2 :],))
+        for piece in pieces
+    ]
+
+
+def encode_prompts(
+    conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool = False
+) -> list[Tokens]:
+    """Prompts as a model reads them before it answers; `encoder_decoder` as in `encode_conversations`."""
+    texts = [_text(tokenizer, conversation, generation_prompt=True) for conversation in conversations]
+    after = added_tokens(tokenizer)[1] if encoder_decoder else []
+    return [np.asarray([*ids, *after], np.int32) for ids in _tokens(tokenizer, texts)]
+
+
+def encode_conversations(
+    table: pl.DataFrame,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    field_name: str,
+    overlong: Overlong = "quarantine",
+    encoder_decoder: bool = False,
+) -> Encoded:
     """Rows with `prompt` and one or more completion columns (`completion`, or `chosen` and `rejected`) to examples.
+
+    A completion ends with EOS, which is trained on; padding never is. Where prompt and completion are too long together, the
+    prompt is cut from the left, down to BOS and its last token. A row whose completion does not fit even then is left out, or
+    the completion is cut and has no EOS, since it does not end there.
 
     Args:
         table: clean rows; every cell is a list of {role, content}.
-        tokenizer: prepared with EOS and chat template.
+        tokenizer: as `prepare_tokenizer` leaves it.
         max_length: longest prompt with one completion in tokens.
         field_name: recipe field of the data, for messages.
+        overlong: what happens to a row whose completion does not fit.
+        encoder_decoder: end prompts with what the tokenizer itself puts after a text (EOS for T5), which encoders expect.
 
     Raises:
         Refusal: when the template writes two BOS tokens, or when the prompt is not a token prefix in more than 1% of rows.
     """
-    columns = [name for name in ("completion", "chosen", "rejected") if name in table.columns]
-    prompts = table["prompt"].to_list()
-    prompt_ids = _render(tokenizer, prompts, generation_prompt=True)
-    full_ids = [
-        _render(tokenizer, [p + c for p, c in zip(prompts, table[name].to_list(), strict=True)], generation_prompt=False)
-        for name in columns
-    ]
-    _refuse_double_bos(tokenizer, prompt_ids, field_name)
-    encoded, shifted = Encoded(), 0
-    for row, (prompt, *wholes) in enumerate(zip(prompt_ids, *full_ids, strict=True)):
+    encoded = Encoded()
+    tokenised = _tokenise(table, tokenizer, encoded)
+    _refuse_double_bos(tokenizer, [prompt for prompt, *_ in tokenised.values()], field_name)
+    after = added_tokens(tokenizer)[1] if encoder_decoder else []
+    rules = _rules(tokenizer, max_length, overlong, len(after))
+    for row, (prompt, *wholes) in tokenised.items():
         boundary = min(_common_prefix(prompt, whole) for whole in wholes)
-        shifted += boundary < len(prompt)
+        encoded.shifted += boundary < len(prompt)
         branches = [_with_eos(whole[boundary:], tokenizer) for whole in wholes]
-        if reason := _unusable(boundary, branches, max_length):
-            encoded.left_out.append((row, reason))
+        example = _fit([*prompt[:boundary], *after], branches, rules) if boundary else "the prompt has no token"
+        if isinstance(example, str):
+            encoded.left_out.append((row, example))
             continue
-        room = max_length - max(map(len, branches))
-        encoded.examples.append(Example(np.asarray(prompt[:boundary][-room:], np.int32), tuple(branches)))
-    _refuse_shifted(shifted, len(prompts), field_name)
+        encoded.examples.append(example)
+        encoded.prompts_cut += len(example.prompt) < boundary + len(after)
+        encoded.completions_cut += example.targets < sum(map(len, branches))
+    _refuse_shifted(encoded.shifted, len(tokenised), field_name)
+    encoded.left_out.sort()
+    assert len(encoded.examples) + len(encoded.left_out) == table.height
     return encoded
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, conversations: list[list[dict[str, Any]]], generation_prompt: bool
-) -> list[list[int]]:
-    texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=generation_prompt) for c in conversations]
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+def _tokenise(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> dict[int, list[list[int]]]:
+    """Token ids of each row's prompt, and of the prompt with each completion; rows that the template refuses are left out."""
+    columns = [name for name in ("completion", "chosen", "rejected") if name in table.columns]
+    texts: dict[int, list[str]] = {}
+    for row, (prompt, *completions) in enumerate(table.select("prompt", *columns).iter_rows()):
+        try:
+            wholes = [_text(tokenizer, prompt + completion, generation_prompt=False) for completion in completions]
+            texts[row] = [_text(tokenizer, prompt, generation_prompt=True), *wholes]
+        except TemplateError as error:
+            encoded.left_out.append((row, f"the chat template refuses the conversation: {error}"))
+    ids = iter(_tokens(tokenizer, [text for rendered in texts.values() for text in rendered]))
+    return {row: [next(ids) for _ in rendered] for row, rendered in texts.items()}
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, generation_prompt: bool) -> str:
+    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=generation_prompt))
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, rendered: list[str]) -> list[list[int]]:
+    """Token ids of rendered chats, in which the template wrote all special tokens."""
+    ids: list[list[int]] = tokenizer(rendered, add_special_tokens=False)["input_ids"] if rendered else []
     return ids
 
 
-def _with_eos(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """The completion, ended by the EOS token that teaches the model to stop."""
+def _rules(tokenizer: PreTrainedTokenizerBase, max_length: int, overlong: Overlong, suffix: int) -> _Rules:
+    bos: Any = tokenizer.bos_token_id
+    pad: Any = tokenizer.pad_token_id
+    return _Rules(max_length, overlong == "truncate", bos, None if pad == tokenizer.eos_token_id else pad, suffix)
+
+
+def _with_eos(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The completion, ended by the EOS token that teaches the model to stop; blanks after the template's EOS are dropped."""
     eos: Any = tokenizer.eos_token_id
-    return np.asarray(tokens if eos in tokens else [*tokens, eos], np.int32)
+    end = len(tokens) - tokens[::-1].index(eos) if eos in tokens else 0
+    return tokens[:end] if end and not str(tokenizer.decode(tokens[end:])).strip() else [*tokens, eos]
 
 
-def _unusable(boundary: int, branches: list[Tokens], max_length: int) -> str | None:
-    if boundary == 0:
-        return "the prompt has no token"
-    longest = max(map(len, branches))
-    if longest >= max_length:
-        return f"a completion of {longest} tokens does not fit max_length {max_length} with a prompt"
-    if len(branches) == 2 and np.array_equal(branches[0], branches[1]):
-        return "chosen and rejected are equal as tokens"
-    return None
+def _fit(prompt: list[int], branches: list[list[int]], rules: _Rules) -> Example | str:
+    """The example of a row, or why there is none."""
+    longest, room = max(map(len, branches)), rules.max_length - rules.least(prompt)
+    if min(map(len, branches)) == 1:
+        return "a completion has no token but EOS"
+    if any(rules.pad in branch for branch in branches):
+        return "a completion contains the padding token"
+    if longest > room and not rules.truncate:
+        return f"a completion of {longest} tokens does not fit max_length {rules.max_length} with a prompt"
+    kept = tuple(np.asarray(branch[:room], np.int32) for branch in branches)
+    if len(kept) == 2 and np.array_equal(*kept):
+        return "chosen and rejected are equal as tokens" + (f" once cut to {room}" if longest > room else "")
+    return Example(_cut_left(prompt, rules.max_length - max(map(len, kept)), rules), kept)
+
+
+def _cut_left(prompt: list[int], room: int, rules: _Rules) -> Tokens:
+    """The last `room` tokens of a prompt, the first of them BOS if it was."""
+    if len(prompt) > room:
+        head = rules.head(prompt)
+        prompt = prompt[:head] + prompt[len(prompt) - room + head :]
+    return np.asarray(prompt, np.int32)
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:

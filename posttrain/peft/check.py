@@ -45,9 +45,7 @@ class Plan:
         return Refusal(f"{self.field}.{part}", found, allowed, remedy)
 
 
-def check_recipe(
-    recipe: Recipe, config: Any, device: str = "cpu", gradient_checkpointing: bool = False, quantization: str | None = None
-) -> None:
+def check_recipe(recipe: Recipe, config: Any, device: str = "cpu", quantization: str | None = None) -> None:
     """Refuse a recipe whose stages cannot be trained with their methods on this model.
 
     Raises:
@@ -58,8 +56,8 @@ def check_recipe(
         spec: Peft | None = getattr(stage, "peft", None)
         if spec is None:
             continue
-        length = getattr(stage, "max_length", 0)
-        plan = Plan(spec, f"{section}.peft", config, below, length, gradient_checkpointing, quantization, device)
+        length, recomputed = getattr(stage, "max_length", 0), getattr(stage, "gradient_checkpointing", False)
+        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, quantization, device)
         if refusal := check_method(plan):
             raise refusal
         below = () if spec.method == "full" else (*below, spec.method)
@@ -104,10 +102,11 @@ def _below(plan: Plan) -> Refusal | None:
 
 
 def _context(plan: Plan) -> Refusal | None:
-    """Virtual tokens take positions, of which most models have a fixed number."""
+    """Virtual tokens take positions, of which a model with a table of them has a fixed number."""
+    from posttrain.architectures import longest_sequence
+
     virtual = getattr(plan.spec, "virtual_tokens", 0)
-    longest = getattr(plan.config.get_text_config(), "max_position_embeddings", None)
-    if not virtual or longest is None or virtual + plan.max_length <= longest:
+    if not virtual or virtual + plan.max_length <= (longest := longest_sequence(plan.config)):
         return None
     found = f"{virtual} before sequences of up to {plan.max_length} tokens, in a model of {longest} positions"
     return plan.refuse("virtual_tokens", found, f"at most {max(0, longest - plan.max_length)}", "lower it, or lower max_length")
@@ -135,10 +134,11 @@ RULES: tuple[Callable[[Plan], Refusal | None], ...] = (
 def without_numbers(config: Any) -> Any:
     """A model of this config on the meta device: its layers have shapes and nothing else."""
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModel
 
+    from posttrain.architectures import auto_class
     from posttrain.peft.blocks import architecture
 
-    classes: dict[str, Any] = {"decoder": AutoModelForCausalLM, "encoder_decoder": AutoModelForSeq2SeqLM, "encoder": AutoModel}
+    kind = AutoModel if architecture(config) == "encoder" else auto_class(config)
     with torch.device("meta"):
-        return classes[architecture(config)].from_config(copy.deepcopy(config))  # a method may set flags in it
+        return kind.from_config(copy.deepcopy(config))  # a method may set flags in it

@@ -17,6 +17,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "preference accuracy": ("accuracy",),
     "implicit reward": ("reward_chosen", "reward_rejected"),
     "log-probability": ("logprob_chosen", "logprob_rejected"),
+    "log-ratio to the reference per token": ("kl_chosen", "kl_rejected"),
     "learning rate": ("learning_rate",),
 }
 _COLOURS = (ACCENT, ANCESTORS[1])

@@ -1,39 +1,43 @@
-"""The one training loop: every objective, packed micro-batches, exact resume."""
+"""The one training loop: every objective, packed micro-batches, one process or several, exact resume."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from posttrain.packing import micro_batches
-from posttrain.peft.wrap import trainable_state
+from posttrain.distributed import any_process, from_main, rank, size, summed, termination
 from posttrain.progress import Progress
 from posttrain.scoring import Scorer
 from posttrain.store import CHECKPOINT
-from posttrain.trainers.checkpoint import Position, load_checkpoint, save_checkpoint
-from posttrain.trainers.objectives import Objective
+from posttrain.trainers.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from posttrain.trainers.curve import CURVE, Curve
+from posttrain.trainers.guard import Guard, Places, TrainingDiverged
+from posttrain.trainers.objectives import Objective, Sums
+from posttrain.trainers.optimizer import Updates
+from posttrain.trainers.parallel import passes, replicate
 from posttrain.trainers.plan import Plan
 from posttrain.trainers.schedule import learning_rate
+from posttrain.trainers.validation import exhausted, judge, mean_loss, validation_steps
 from schemas.recipe import Compute
 from schemas.training import Optimization
 
 # Tokens per forward and backward pass: large enough to fill the device, small enough for its memory.
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-MAX_SKIPPED_IN_A_ROW = 3
-VALIDATIONS = 8  # per run
-CURVE = "curve.jsonl"
 
 
-class TrainingDiverged(RuntimeError):
-    """Loss or gradient was not finite in several steps in a row."""
+class TrainingStopped(RuntimeError):
+    """SIGTERM came while several processes trained; a checkpoint was written, from which the next run goes on."""
+
+
+def _by_index(rows: Sequence[int]) -> Sequence[str]:
+    return [str(row) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,16 @@ class Job:
     out: Path
     progress: Progress
     validation: Objective | None = None
+    places: Places = _by_index
 
     @property
     def budget(self) -> int:
         """Tokens per micro-batch."""
         return token_budget(self.scorer.device)
+
+    def loss(self, forward: torch.nn.Module, rows: Sequence[int]) -> tuple[Tensor, Sums]:
+        """The objective's loss and metrics on some rows, summed over units, scored by `forward`."""
+        return self.objective.loss(forward([self.objective.examples[row] for row in rows]), rows)
 
 
 def token_budget(device: torch.device) -> int:
@@ -66,132 +75,110 @@ def train(job: Job) -> dict[str, float]:
 
     Raises:
         TrainingDiverged: after three steps in a row with a non-finite loss or gradient; names the rows.
+        TrainingStopped: on SIGTERM, where several processes train.
     """
-    optimizer = make_optimizer(job.scorer.model, job.spec)
-    checkpoints = job.out / CHECKPOINT
-    position = load_checkpoint(checkpoints, job.scorer.model, optimizer)
-    curve = Curve(job.out / CURVE, position.step)
-    lengths = np.array([example.length for example in job.objective.examples])
+    run = _Run(job)
     job.progress.start(job.name, len(job.plan))
-    job.scorer.train()
-    saved_at = time.monotonic()
-    validate_every = max(1, len(job.plan) // VALIDATIONS)
-    for step in range(position.step, len(job.plan)):
-        started = time.monotonic()
-        rows = job.plan[step]
-        rate = learning_rate(step, len(job.plan), job.spec)
-        sums = _step(job, optimizer, rows, lengths, rate)
-        position.in_a_row = 0 if sums else position.in_a_row + 1
-        _stop_if_diverged(position.in_a_row, step, rows)
-        position.step, position.skipped = step + 1, position.skipped + (not sums)
-        position.tokens += int(lengths[rows].sum())
-        position.seconds += time.monotonic() - started
+    run.replica.scorer.train()
+    with termination() as asked:
+        while run.position.step < len(job.plan) and not exhausted(run.position, job.spec.early_stop):
+            run.step(asked())
+    run.finish()
+    return run.summary()
+
+
+class _Run:
+    """The state of a run between steps."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.spec = job, job.spec
+        self.replica = replicate(job.scorer, job.compute.strategy)
+        self.replica.warm_up(lambda: job.loss(self.replica.forward, [0])[0])
+        if size() > 1:  # dropout must differ between processes
+            torch.manual_seed(torch.initial_seed() + rank())
+        self.model = self.replica.scorer.model
+        self.updates = Updates(self.replica.scorer, job.spec)
+        self.checkpoints = from_main(job.out / CHECKPOINT)
+        self.position = load_checkpoint(self.checkpoints, self.model, self.updates.optimizer, self.updates.scaler)
+        self.guard = Guard(self.position, self.updates.scaler, job.places)
+        self.curve = Curve(job.out / CURVE, self.position.step)
+        self.lengths = np.array([example.length for example in job.objective.examples])
+        self.validations = validation_steps(len(job.plan), job.spec.validations) if job.validation else frozenset()
+        self.saved_at = time.monotonic()
+
+    def step(self, asked_to_stop: bool) -> None:
+        """One optimizer step, and what is due after it: a point of the curve, a validation, a checkpoint."""
+        job, position, started = self.job, self.position, time.monotonic()
+        rows = job.plan[position.step]
+        rate = learning_rate(position.step, len(job.plan), job.spec)
+        position.step, position.tokens = position.step + 1, position.tokens + int(self.lengths[rows].sum())
+        metrics = self._update(rows, rate)
         last = position.step == len(job.plan)
-        validate = job.validation is not None and (last or position.step % validate_every == 0)
-        if last or validate or position.step % job.compute.log_every == 0:  # the one place where numbers leave the device
-            metrics = {name: float(value) for name, value in sums.items()} | (_validation_loss(job) if validate else {})
-            curve.add(position, {**metrics, "learning_rate": rate})
-            job.progress.advance(position.step, metrics)
-        if not last and time.monotonic() - saved_at >= job.compute.checkpoint_seconds:
-            save_checkpoint(checkpoints, job.scorer.model, optimizer, position)
-            saved_at = time.monotonic()
-    if position.skipped == position.step:
-        raise TrainingDiverged(f"every one of the {position.step} steps was skipped: loss or gradient was never finite")
-    job.scorer.eval()
-    return curve.summary(position)
+        stop, save = any_process(asked_to_stop, started - self.saved_at >= job.compute.checkpoint_seconds)
+        report = last or position.step in self.validations or position.step % job.compute.log_every == 0
+        # The one place where numbers leave the device.
+        numbers = self._numbers(metrics) if (report or save or stop) and self.guard.settle() else {}
+        position.seconds += time.monotonic() - started
+        if position.step in self.validations:
+            save |= self._validate(numbers)
+        if report:
+            self.curve.add(position, {**numbers, "learning_rate": rate})
+            job.progress.advance(position.step, numbers)
+        if (save or stop) and not last:
+            save_checkpoint(self.checkpoints, self.model, self.updates.optimizer, position, self.updates.scaler)
+            self.saved_at = time.monotonic()
+        if stop and not last:
+            raise TrainingStopped(f"stopped after step {position.step} of {len(job.plan)}; run again to go on from there")
 
+    def _update(self, rows: Sequence[int], rate: float) -> dict[str, Tensor]:
+        """Train on `rows`; metrics per unit on the device, each the sum of this process's share."""
+        units = self.job.objective.units(rows)
+        sums: dict[str, Tensor] = {}
+        for each in passes(rows, self.lengths, self.job.budget):
+            with self.replica.accumulating(each.last):
+                loss, extra = self.job.loss(self.replica.forward, each.rows)
+                self.updates.backward(loss / units if each.counts else loss * 0)
+            for name, value in {"loss": loss.detach(), **extra}.items():
+                counted = value if each.counts else torch.zeros_like(value)
+                sums[name] = sums[name] + counted if name in sums else counted
+        loss = summed(sums["loss"].clone())
+        norm, skipped = self.updates.take(rate, loss)
+        self.guard.watch(self.position.step, rows, skipped, loss)
+        return {**{name: value / units for name, value in sums.items()}, "grad_norm": norm / size()}
 
-def _validation_loss(job: Job) -> dict[str, float]:
-    """The loss on held-out examples, where there are some and it is finite."""
-    loss = mean_loss(job.scorer, job.validation, job.budget) if job.validation else math.nan
-    return {"validation_loss": loss} if math.isfinite(loss) else {}
+    def _numbers(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        values = summed(torch.stack([value.float() for value in metrics.values()]))
+        return dict(zip(metrics, values.tolist(), strict=True))
 
+    def _validate(self, numbers: dict[str, float]) -> bool:
+        """Add the validation loss to `numbers` where it is finite; returns whether the weights are the best, and were kept."""
+        assert self.job.validation
+        loss = mean_loss(self.replica.scorer, self.job.validation, self.job.budget)
+        self.replica.rest()
+        if math.isfinite(loss):
+            numbers["validation_loss"] = loss
+        lowest = judge(self.position, loss, self.spec.early_stop)
+        if lowest and self.spec.keep == "best":
+            save_best(self.checkpoints, self.model, self.position.step)
+        return lowest and self.spec.keep == "best"
 
-def make_optimizer(model: nn.Module, spec: Optimization) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable tensors; weight decay on matrices only."""
-    parameters = list(trainable_state(model).values())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=spec.learning_rate, betas=(0.9, 0.95), fused=True)
+    def finish(self) -> None:
+        """Leave the weights that the recipe asks for in the job's scorer, ready to score."""
+        position = self.position
+        if position.skipped + position.overflows == position.step:
+            raise TrainingDiverged(f"every one of the {position.step} steps was skipped: loss or gradient was never finite")
+        if position.step < len(self.job.plan):
+            self.job.progress.note(f"{self.job.name}: stopped early after step {position.step} of {len(self.job.plan)}")
+        if self.spec.keep == "best" and 0 < position.best_step < position.step:
+            load_best(self.checkpoints, self.model, position.best_step)
+            self.job.progress.note(f"{self.job.name}: the weights of step {position.best_step} had the lowest validation loss")
+        self.replica.hand_over(self.job.scorer)
+        self.job.scorer.eval()
 
-
-def _step(job: Job, optimizer: torch.optim.Optimizer, rows: Sequence[int], lengths: np.ndarray, rate: float) -> dict[str, Tensor]:
-    """One optimizer step over `rows`; empty when it was skipped because loss or gradient was not finite."""
-    units = job.objective.units(rows)
-    sums: dict[str, Tensor] = {}
-    for group in micro_batches(rows, lengths, job.budget):
-        loss, extra = job.objective.loss(job.scorer([job.objective.examples[row] for row in group]), group)
-        (loss / units).backward()
-        for name, value in {"loss": loss.detach(), **extra}.items():
-            sums[name] = sums[name] + value if name in sums else value
-    norm = torch.nn.utils.clip_grad_norm_(trainable_state(job.scorer.model).values(), job.spec.max_grad_norm)
-    finite = bool(torch.isfinite(norm + sums["loss"]))
-    if finite:
-        for group_options in optimizer.param_groups:
-            group_options["lr"] = rate
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {**{name: value / units for name, value in sums.items()}, "grad_norm": norm} if finite else {}
-
-
-def _stop_if_diverged(in_a_row: int, step: int, rows: Sequence[int]) -> None:
-    if in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise TrainingDiverged(
-            f"loss or gradient was not finite in {in_a_row} steps in a row, the last at step {step + 1} "
-            f"on training rows {list(rows)}; lower learning_rate, or look at these rows"
-        )
-
-
-@torch.no_grad()
-def mean_loss(scorer: Scorer, objective: Objective, budget: int) -> float:
-    """Mean loss of an objective over all its examples, without training."""
-    training = scorer.training
-    scorer.eval()
-    rows = range(len(objective.examples))
-    lengths = np.array([example.length for example in objective.examples])
-    total = 0.0
-    for group in micro_batches(rows, lengths, budget):
-        loss, _ = objective.loss(scorer([objective.examples[row] for row in group]), group)
-        total += float(loss)
-    scorer.train(training)
-    return total / objective.units(rows)
-
-
-class Curve:
-    """The training curve as JSON lines; a resumed run drops the points after its checkpoint and goes on."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if path.exists() else []
-        path.write_text("".join(f"{line}\n" for line in kept))
-        self.last: dict[str, float] = json.loads(kept[-1]) if kept else {}
-
-    def add(self, position: Position, metrics: dict[str, float]) -> None:
-        """Append one point."""
-        self.last = {
-            **self.last,
-            "step": position.step,
-            "tokens": position.tokens,
-            "seconds": round(position.seconds, 3),
-            **metrics,
-        }
-        point = {name: self.last[name] for name in ("step", "tokens", "seconds", *metrics)}
-        with self.path.open("a") as stream:
-            stream.write(json.dumps(point) + "\n")
-
-    def summary(self, position: Position) -> dict[str, float]:
-        """The latest value of every number, and the totals of the run."""
-        rate = position.tokens / position.seconds if position.seconds else math.nan
-        final = {
-            name: value for name, value in self.last.items() if name not in {"step", "seconds", "learning_rate", "grad_norm"}
-        }
-        return {**final, "steps": position.step, "skipped_steps": position.skipped, "tokens_per_second": round(rate, 1)}
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return math.inf  # a line cut short by a crash
+    def summary(self) -> dict[str, float]:
+        """The latest value of every number, the totals of the run, and what its course led to."""
+        position = self.position
+        judged = self.spec.keep == "best" or self.spec.early_stop is not None
+        best = {"best_step": position.best_step, "best_validation_loss": position.best_loss} if judged else {}
+        overflows = {"overflow_steps": position.overflows} if self.updates.scaler.is_enabled() else {}
+        return {**self.curve.summary(position), **best, **overflows}

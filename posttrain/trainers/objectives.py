@@ -6,16 +6,17 @@ The loop divides by the units of the whole step: this order makes a mean over to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from posttrain.losses.language_model import cross_entropy_sum
-from posttrain.losses.preference import preference_loss
+from posttrain.losses.language_model import cross_entropy_sum, z_loss_sum
+from posttrain.losses.preference import Hyperparameters, preference_loss
 from posttrain.packing import Example
 from posttrain.scoring import TokenScores
+from schemas.errors import Refusal
 
 Sums = Mapping[str, Tensor]
 
@@ -39,14 +40,21 @@ class LanguageModelling:
     """Mean cross-entropy per target token: pretraining and SFT."""
 
     examples: Sequence[Example]
+    z_loss: float = field(default=0.0, kw_only=True)  # weight of the squared log-normaliser
 
     def units(self, rows: Sequence[int]) -> int:
         """Target tokens."""
         return sum(self.examples[row].targets for row in rows)
 
     def loss(self, scores: TokenScores, rows: Sequence[int]) -> tuple[Tensor, Sums]:
-        """Cross-entropy, summed over target tokens."""
-        return cross_entropy_sum(scores.logprobs), {}
+        """Cross-entropy and, where it has a weight, the z-loss, summed over target tokens."""
+        loss = cross_entropy_sum(scores.logprobs)
+        if not self.z_loss:
+            return loss, {}
+        if scores.normaliser is None:
+            raise Refusal("z_loss", f"{self.z_loss} with a model whose logits' normaliser is not computed", "0", "remove z_loss")
+        penalty = self.z_loss * z_loss_sum(scores.normaliser)
+        return loss + penalty, {"z_loss": penalty.detach()}
 
 
 @dataclass(frozen=True)
@@ -54,27 +62,39 @@ class Preference:
     """A loss of the DPO family, mean over pairs. Each example has the branches (chosen, rejected)."""
 
     examples: Sequence[Example]
-    reference: Tensor  # [examples, 2]
+    reference: Tensor | None  # [examples, 2]; None for a loss that has no reference
     beta: float
     kind: str = "sigmoid"
     smoothing: float = 0.0
+    gamma: float = 0.0
+    sft_weight: float = 0.0
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The numbers of the loss."""
+        return Hyperparameters(self.beta, self.smoothing, self.gamma)
 
     def units(self, rows: Sequence[int]) -> int:
         """Pairs."""
         return len(rows)
 
     def loss(self, scores: TokenScores, rows: Sequence[int]) -> tuple[Tensor, Sums]:
-        """The loss and the numbers by which a DPO run is judged, summed over pairs."""
+        """The loss and the numbers by which a preference run is judged, summed over pairs.
+
+        `reward`, `logprob` (per token, so that a falling likelihood of chosen is seen) and, where there is a reference, `kl` (the
+        log-ratio per token, an estimate of the divergence from the reference) come once for each side of the pair.
+        """
         policy = scores.per_branch().view(len(rows), 2)
-        losses, rewards = preference_loss(policy, self.reference[rows].to(policy.device), self.beta, self.kind, self.smoothing)
-        margins = rewards[:, 0] - rewards[:, 1]
         lengths = torch.tensor([[len(b) for b in self.examples[row].branches] for row in rows], device=policy.device)
-        means = policy.detach() / lengths
+        reference = None if self.reference is None else self.reference[rows].to(policy.device)
+        losses, rewards = preference_loss(policy, reference, lengths, self.kind, self.hyperparameters, self.sft_weight)
+        margins = rewards[:, 0] - rewards[:, 1]
+        sides = {"reward": rewards, "logprob": policy.detach() / lengths}
+        if reference is not None:
+            sides["kl"] = (policy.detach() - reference) / lengths
         return losses.sum(), {
             "margin": margins.sum(),
             "accuracy": ((margins > 0) + 0.5 * (margins == 0)).sum(),
-            "reward_chosen": rewards[:, 0].sum(),
-            "reward_rejected": rewards[:, 1].sum(),
-            "logprob_chosen": means[:, 0].sum(),
-            "logprob_rejected": means[:, 1].sum(),
+            **{f"{name}_chosen": values[:, 0].sum() for name, values in sides.items()},
+            **{f"{name}_rejected": values[:, 1].sum() for name, values in sides.items()},
         }

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import resource
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from posttrain.architectures import longest_sequence
 from posttrain.data.encode import encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
-from posttrain.losses.preference import at_start
-from posttrain.models import load_model, load_tokenizer, scratch_model
+from posttrain.distributed import is_main
+from posttrain.losses.preference import VARIANTS, at_start
+from posttrain.models import load_config, load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
+from posttrain.peak import measured
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import Reference, cache_key, cached_scores, score_branches
-from posttrain.scoring import Scorer, choose_layout
+from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.store import Built
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
-from posttrain.trainers.loop import Job, mean_loss, token_budget, train
+from posttrain.trainers.loop import Job, token_budget, train
 from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
 from posttrain.trainers.plan import Plan, by_rows, by_tokens
 from schemas.errors import Refusal
@@ -33,7 +37,10 @@ from schemas.recipe import Recipe
 from schemas.training import DPO, SFT, Full, Optimization, Peft, Pretrain
 
 VALIDATION_EXAMPLES = 128  # held-out examples behind each point of a validation curve
-STEP_0_TOLERANCE = 1e-4
+STEP_0_PAIRS = 8
+# Of loss and margin at β up to 0.1; in proportion to β above, since it multiplies what rounding leaves of a log-ratio.
+STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+SECTIONS = {"pretrain": "pretrain", "sft": "sft", "align": "alignment"}  # of the recipe, by stage
 
 
 @dataclass(frozen=True)
@@ -46,70 +53,96 @@ class Setting:
     out: Path
     progress: Progress
 
-    def scorer(self, model: nn.Module) -> Scorer:
+    def scorer(self, model: nn.Module, neftune: float | None = None) -> Scorer:
         """A scorer on the recipe's device and arithmetic."""
         device = resolve_device(self.recipe.compute)
-        return Scorer(model, device, resolve_dtype(self.recipe.compute))
+        return Scorer(model, device, resolve_dtype(self.recipe.compute), neftune=neftune)
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether the policy has an encoder that reads the prompt."""
+        return bool(load_config(self.policy).is_encoder_decoder)
 
 
+@measured
 def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built:
-    """Next-token prediction on the kept documents, from new weights or from a checkpoint; saves `model/`."""
+    """Next-token prediction on the kept documents, from new weights or from a checkpoint; saves `model/`.
+
+    An encoder-decoder reads the first part of a piece and predicts the rest.
+    """
     train_texts = documents.filter(split="train")["text"].to_list()
     source = setting.recipe.model
     device = resolve_device(setting.recipe.compute)
     if isinstance(source, ScratchModel):
         setting.progress.note(f"training a tokenizer of {source.vocab_size:,} tokens on {len(train_texts):,} documents")
         tokenizer = prepare_tokenizer(train_tokenizer(train_texts, source.vocab_size))
-        model: nn.Module = scratch_model(source, tokenizer, setting.recipe.seed)
+        model: Any = scratch_model(source, tokenizer, setting.recipe.seed)
         model.to(device)
     else:
         tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
-    examples = encode_documents(train_texts, tokenizer, spec.context)
+    _refuse_beyond(model.config, "pretrain", "context", spec.context)
+    encode = functools.partial(
+        encode_documents, tokenizer=tokenizer, context=spec.context, encoder_decoder=model.config.is_encoder_decoder
+    )
+    examples = encode(train_texts)
     held_out_texts = documents.filter(split="holdout")["text"].head(VALIDATION_EXAMPLES).to_list()
-    held_out = encode_documents(held_out_texts, tokenizer, spec.context)[:VALIDATION_EXAMPLES]
+    held_out = encode(held_out_texts)[:VALIDATION_EXAMPLES]
     if not examples:
         raise Refusal("data.holdout", "no kept document to train on", "at least one", "lower data.holdout, or give more")
     plan = by_tokens([e.length for e in examples], spec.batch_tokens, spec.tokens, setting.recipe.seed)
-    return _run(
-        setting, "pretrain", spec, Full(method="full"), model, tokenizer, LanguageModelling(examples), _validation(held_out), plan
-    )
+    objective = LanguageModelling(examples, z_loss=spec.z_loss)
+    return _run(setting, "pretrain", spec, Full(method="full"), model, tokenizer, objective, _validation(held_out), plan)
 
 
+@measured
 def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     """Cross-entropy on the last assistant turn; saves `model/` or `adapter/`."""
     tokenizer = load_tokenizer(setting.policy)
-    examples = _encode_train(setting, conversations, tokenizer, spec.max_length, "data.instructions")
-    held_out = _encode_held_out(conversations, tokenizer, spec.max_length, "data.instructions")
+    examples = _encode_train(setting, conversations, tokenizer, spec, "data.instructions")
+    held_out = _encode_held_out(setting, conversations, tokenizer, spec, "data.instructions")
     model = load_model(setting.policy, resolve_device(setting.recipe.compute))
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
-    return _run(setting, "sft", spec, spec.peft, model, tokenizer, LanguageModelling(examples), _validation(held_out), plan)
+    objective = LanguageModelling(examples, z_loss=spec.z_loss)
+    return _run(setting, "sft", spec, spec.peft, model, tokenizer, objective, _validation(held_out), plan, conversations)
 
 
+@measured
 def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Built:
-    """DPO against the policy at step 0; saves `model/` or `adapter/`. `cache` keeps reference scores across runs."""
+    """A loss of the DPO family, against the policy at step 0 where it has a reference; saves `model/` or `adapter/`.
+
+    `cache` keeps reference scores across runs.
+    """
     tokenizer = load_tokenizer(setting.policy)
-    examples = _encode_train(setting, pairs, tokenizer, spec.max_length, "data.preferences")
-    held_out = _encode_held_out(pairs, tokenizer, spec.max_length, "data.preferences")
+    examples = _encode_train(setting, pairs, tokenizer, spec, "data.preferences")
+    held_out = _encode_held_out(setting, pairs, tokenizer, spec, "data.preferences")
     base = load_model(setting.policy, resolve_device(setting.recipe.compute))
     model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft")
     scorer = setting.scorer(model).eval()
     layout = choose_layout(scorer, examples)
-    scores = _reference_scores(setting, scorer, [*examples, *held_out], cache)
-    kind = {"beta": spec.beta, "kind": spec.loss, "smoothing": spec.label_smoothing}
-    objective = Preference(examples, scores[: len(examples)], **kind)  # type: ignore[arg-type]
-    validation = Preference(held_out, scores[len(examples) :], **kind) if held_out else None  # type: ignore[arg-type]
-    _step_0_gate(scorer, objective)
+    compared = VARIANTS[spec.loss].reference
+    reference = _reference_scores(setting, scorer, [*examples, *held_out], cache) if compared else None
+    objective = _preference(spec, examples, reference)
+    validation = _preference(spec, held_out, None if reference is None else reference[len(examples) :]) if held_out else None
+    if compared:
+        step_0_gate(scorer, objective)
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
-    return _fit(setting, "align", spec, spec.peft, scorer, layout, tokenizer, objective, validation, plan)
+    return _fit(setting, "align", spec, spec.peft, scorer, layout, tokenizer, objective, validation, plan, pairs)
+
+
+def _preference(spec: DPO, examples: Sequence[Example], reference: torch.Tensor | None) -> Preference:
+    """The objective of a recipe; `reference` [examples or more, 2]."""
+    gamma = spec.simpo_gamma or 0.0
+    return Preference(examples, reference, spec.beta, spec.loss, spec.label_smoothing, gamma, spec.sft_weight)
 
 
 def _encode_train(
-    setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field: str
+    setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, spec: SFT | DPO, field: str
 ) -> Sequence[Example]:
     """Training examples; the rows that do not fit are written to quarantine.parquet."""
     rows = table.filter(split="train")
-    encoded = encode_conversations(rows, tokenizer, max_length, field)
-    assert len(encoded.examples) + len(encoded.left_out) == rows.height
+    _refuse_beyond(load_config(setting.policy), "sft" if isinstance(spec, SFT) else "alignment", "max_length", spec.max_length)
+    encoded = encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong, setting.encoder_decoder)
+    setting.progress.note(f"{field}: {encoded.summary()}")
     encoded.quarantine(rows).write_parquet(setting.out / "quarantine.parquet")
     if not encoded.examples:
         reasons = "; ".join(sorted({reason for _, reason in encoded.left_out})) or "no training rows at all"
@@ -117,9 +150,17 @@ def _encode_train(
     return encoded.examples
 
 
-def _encode_held_out(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int, field: str) -> Sequence[Example]:
-    held_out = table.filter(split="holdout").head(VALIDATION_EXAMPLES)
-    return encode_conversations(held_out, tokenizer, max_length, field).examples
+def _refuse_beyond(config: PreTrainedConfig, section: str, field: str, tokens: int) -> None:
+    """Refuse rows that are longer than the table of positions of a model."""
+    if tokens > (longest := longest_sequence(config)):
+        raise Refusal(f"{section}.{field}", f"{tokens} with a model of {longest} positions", f"at most {longest}", "lower it")
+
+
+def _encode_held_out(
+    setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, spec: SFT | DPO, field: str
+) -> Sequence[Example]:
+    rows = table.filter(split="holdout").head(VALIDATION_EXAMPLES)
+    return encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong, setting.encoder_decoder).examples
 
 
 def _validation(held_out: Sequence[Example]) -> LanguageModelling | None:
@@ -139,44 +180,81 @@ def _reference_scores(setting: Setting, scorer: Scorer, examples: Sequence[Examp
     return scores
 
 
-def _step_0_gate(scorer: Scorer, objective: Preference) -> None:
-    """Policy and reference are equal before the first step, so the loss is known; anything else is a defect."""
-    few = Preference(objective.examples[:8], objective.reference[:8], objective.beta, objective.kind, objective.smoothing)
-    measured, expected = mean_loss(scorer, few, token_budget(scorer.device)), at_start(objective.kind, objective.beta)
-    tolerance = STEP_0_TOLERANCE if scorer.dtype == torch.float32 else 100 * STEP_0_TOLERANCE
-    if abs(measured - expected) > tolerance * max(1.0, expected):
-        raise RuntimeError(
-            f"step-0 gate: loss {measured:.6f} before training, expected {expected:.6f}: policy and reference differ"
-        )
+@torch.no_grad()
+def step_0_gate(scorer: Scorer, objective: Preference) -> None:
+    """Policy and reference are equal before the first step, so the loss is known, and rewards and margin are 0.
+
+    Raises:
+        RuntimeError: when their means over a few pairs are others: a defect, which would train against a wrong reference.
+    """
+    rows = range(min(STEP_0_PAIRS, len(objective.examples)))
+    margin_alone = replace(objective, sft_weight=0.0)  # the likelihood of chosen is not known beforehand
+    expected = {"loss": at_start(objective.kind, objective.hyperparameters), "margin": 0.0, "reward_chosen": 0.0}
+    found = dict.fromkeys(expected, 0.0)
+    for row in rows:
+        loss, sums = margin_alone.loss(scorer([objective.examples[row]]), [row])
+        found = {name: found[name] + float({**sums, "loss": loss}[name]) / len(rows) for name in expected}
+    tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * objective.beta)
+    if any(not abs(found[name] - expected[name]) <= tolerance * max(1.0, expected[name]) for name in found):
+        said = ", ".join(f"{name} {found[name]:.6f} (expected {expected[name]:.6f})" for name in found)
+        raise RuntimeError(f"step-0 gate: before training {said}: policy and reference differ")
 
 
 def _run(
     setting: Setting, name: str, spec: Optimization, peft: Peft, model: nn.Module, tokenizer: PreTrainedTokenizerBase,
-    objective: Objective, validation: Objective | None, plan: Plan,
+    objective: Objective, validation: Objective | None, plan: Plan, table: pl.DataFrame | None = None,
 ) -> Built:  # fmt: skip
     """Wrap, check the layout and fit."""
-    scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft")).eval()
+    neftune = spec.neftune_alpha if isinstance(spec, SFT) else None
+    scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft"), neftune).eval()
     layout = choose_layout(scorer, objective.examples)
-    return _fit(setting, name, spec, peft, scorer, layout, tokenizer, objective, validation, plan)
+    return _fit(setting, name, spec, peft, scorer, layout, tokenizer, objective, validation, plan, table)
 
 
 def _fit(
     setting: Setting, name: str, spec: Optimization, peft: Peft, scorer: Scorer, layout: str, tokenizer: PreTrainedTokenizerBase,
-    objective: Objective, validation: Objective | None, plan: Plan,
+    objective: Objective, validation: Objective | None, plan: Plan, table: pl.DataFrame | None = None,
 ) -> Built:  # fmt: skip
+    """Train and save. `table` holds the rows behind the examples, which an error names."""
     setting.progress.note(f"{name}: {layout}")
+    _refuse_unmeasured(name, spec, validation)
+    if spec.gradient_checkpointing:
+        checkpoint_activations(scorer.model, f"{SECTIONS[name]}.gradient_checkpointing")
     job = Job(name, scorer, objective, plan, spec, setting.recipe.compute, setting.out, setting.progress, validation)
+    if table is not None:
+        job = replace(job, places=functools.partial(_places, table, setting.out / "quarantine.parquet"))
     metrics = train(job)
     (setting.out / "layout.txt").write_text(layout + "\n")
-    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy, setting.out)
+    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy, setting.out) if is_main() else {}
     parameters = list(scorer.model.parameters())
     trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}
-    return Built({**metrics, **size, "peak_memory_gb": peak_memory_gb()}, outputs)
+    return Built({**metrics, **size}, outputs)
 
 
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far; on CUDA the largest allocation of the device."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3)
+def _refuse_unmeasured(name: str, spec: Optimization, validation: Objective | None) -> None:
+    """Without held-out examples there is no validation loss to stop for or to choose by."""
+    wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
+    for field in (field for field, asked in wanted.items() if asked and validation is None):
+        raise Refusal(f"{SECTIONS[name]}.{field}", "a choice by the validation loss, and no held-out rows", "held-out rows",
+                      f"raise data.holdout, or remove {field}")  # fmt: skip
+
+
+def checkpoint_activations(model: nn.Module, field: str) -> None:
+    """Have each block keep its inputs alone and compute the rest again in the backward pass.
+
+    Raises:
+        Refusal: when the model cannot; `field` is the recipe's.
+    """
+    try:
+        inner_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise Refusal(field, f"true, and {error}", "false for this model", f"remove {field}") from error
+
+
+def _places(table: pl.DataFrame, quarantine: Path, examples: Sequence[int]) -> Sequence[str]:
+    """File and row of training examples: they are the training rows of `table` that are not in quarantine, in their order."""
+    trained = table.filter(split="train").join(
+        pl.read_parquet(quarantine), on=["source", "row"], how="anti", maintain_order="left"
+    )
+    return [f"{source}:{row}" for source, row in trained[list(examples)].select("source", "row").iter_rows()]

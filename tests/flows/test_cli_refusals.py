@@ -44,6 +44,12 @@ FIELDS = {
     "model folder that is missing": (
         ["model={source: local, path: nowhere}"], ("model.path: found nowhere, which is no folder", "save_pretrained")
     ),
+    "GGUF file that is missing": (
+        ["model={source: gguf, path: nowhere.gguf}"], ("model.path: found", "nowhere.gguf, which is no file", "check the path")
+    ),
+    "field of another architecture": (
+        ["model.architecture=t5"], ("model.kv_heads: found 1 with architecture t5", "remove kv_heads")
+    ),
     "data file that is missing": (
         ["data.preferences=no/such/pairs.jsonl"], ("data.preferences: found nothing at 'no/such/pairs.jsonl'", "relative paths")
     ),

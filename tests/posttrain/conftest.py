@@ -7,7 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers.processors import TemplateProcessing
+from transformers import LlamaConfig, LlamaForCausalLM, T5Tokenizer
 
 from posttrain.packing import Example
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
@@ -28,6 +29,24 @@ def _trained_tokenizer():
 def tokenizer(_trained_tokenizer):
     """A byte-level BPE of 320 tokens with the default chat template; EOS is token 0, padding token 1. Free to be changed."""
     return copy.deepcopy(_trained_tokenizer)
+
+
+@pytest.fixture
+def with_bos(tokenizer):
+    """The tokenizer with a BOS token, which it puts before every text by itself, and no chat template."""
+    tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
+    before = ("<|bos|>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|bos|> $A", special_tokens=[before])
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+@pytest.fixture
+def t5_tokenizer():
+    """T5's tokenizer on single characters: padding is 0, EOS 1, which it puts after every text; line breaks become blanks."""
+    characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.:,?!0123456789"
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((c, -3.0) for c in characters)]
+    return prepare_tokenizer(T5Tokenizer(vocab=pieces, extra_ids=0))
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,7 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
     ("field", "value", "rebuilt"),
     [
         ("alignment.beta", 0.3, "align evaluate register"),
+        ("alignment.loss", "hinge", "align evaluate register"),
         ("alignment.learning_rate", 1e-4, "align evaluate register"),
         ("alignment.peft", {"method": "full"}, "align evaluate register"),
         ("sft.epochs", 2, "sft align evaluate register"),
@@ -102,6 +103,8 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
         ("tracking.uri", "http://elsewhere", ""),
         ("name", "other", ""),
         ("compute.log_every", 3, ""),
+        ("compute.num_processes", 2, "pretrain sft align evaluate register"),
+        ("compute.strategy", "fsdp2", ""),  # with one process there is nothing to share
         ("compute.checkpoint_seconds", 1.0, ""),
         ("compute.device", "cpu", ""),
         ("tracking.experiment", "other", ""),
@@ -190,3 +193,55 @@ def test_a_hub_model_counts_by_name_and_revision(document, store):
     found = [keys(changed(hub, *change), store)["sft"] for change in
              [("name", "tiny"), ("model.revision", "def"), ("model.name", "someone/other")]]  # fmt: skip
     assert len(set(found)) == 3
+
+
+def registered(document: dict, uri: str) -> dict:
+    """The recipe on a registered model, without pretraining."""
+    rest = {name: section for name, section in document.items() if name != "pretrain"}
+    return rest | {"model": {"source": "registry", "uri": uri}}
+
+
+@pytest.fixture
+def versions(tmp_path) -> dict[str, Path]:
+    """Checkpoint folders of registered versions, by their URI; versions 1 and 3 are equal."""
+    folders = {}
+    for version, content in (("1", "{}"), ("2", "{ }"), ("3", "{}")):
+        folders[f"models:/house/{version}"] = tmp_path / version
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "config.json").write_text(content)
+    return folders
+
+
+def test_a_registered_model_is_fetched_once_and_counts_by_content(document, store, versions):
+    fetched: list[str] = []
+
+    def fetch(uri: str) -> Path:
+        fetched.append(uri)
+        return versions[uri]
+
+    def chain(version: str) -> Chain:
+        return Chain(validate_recipe(registered(document, f"models:/house/{version}"), "tiny.yaml"), store, fetch)
+
+    first = chain("1")
+    (origin,) = first.policy_origins("sft")
+    assert (origin.name, origin.location) == ("model", "models:/house/1")
+    assert first.policy_before("sft").base == str(versions["models:/house/1"])
+    assert fetched == ["models:/house/1"]
+    digests = [chain(version).policy_origins("sft")[0].digest for version in "123"]
+    assert digests[0] == digests[2] == origin.digest
+    assert digests[1] != origin.digest
+
+
+def test_without_a_registry_a_registered_model_is_an_error(document, store):
+    chain = Chain(validate_recipe(registered(document, "models:/house/1"), "tiny.yaml"), store)
+    with pytest.raises(LookupError, match=r"models:/house/1: this chain was made without a registry"):
+        chain.policy_origins("sft")
+
+
+def test_continued_pretraining_counts_its_model_by_content_alone(document, store, tmp_path):
+    """Where a folder lies, and under which branch a commit was found, is no part of the key."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    found = [keys(changed(document, "model", {"source": "local", "path": str(tmp_path / n)}), store) for n in ("here", "there")]
+    assert found[0] == found[1]

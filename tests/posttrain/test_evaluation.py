@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from posttrain.evaluation import HeldOut, evaluate, held_out_prompts
+from posttrain.data.encode import encode_conversations
+from posttrain.evaluation import HeldOut, evaluate, held_out_prompts, open_policy, respond
 from posttrain.models import scratch_model
 from posttrain.policy import Policy
 from posttrain.progress import Quiet
+from posttrain.reference import score_branches
 from posttrain.statistics import win_rate
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
 from schemas.model import ScratchModel
+from schemas.training import DPO, PreferenceLoss
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -107,8 +111,6 @@ def test_perplexity_of_a_model_with_zero_head_is_the_size_of_its_vocabulary(sett
 
 def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
     """k1 on the candidate's own samples, computed here with plain transformers logits."""
-    from posttrain.evaluation import open_policy, respond
-
     policies, held_out = setting
     numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
     candidate, tokenizer = open_policy(recipe(), policies["aligned"])
@@ -126,6 +128,27 @@ def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
     assert numbers["kl_per_token"] == pytest.approx(total / tokens, abs=1e-4)
 
 
+NUMBERS = {"robust": {"label_smoothing": 0.1}, "simpo": {"simpo_gamma": 0.5}}
+
+
+@pytest.mark.parametrize("loss", get_args(PreferenceLoss))
+def test_the_margin_is_in_the_unit_of_the_loss_and_against_the_policy_before_alignment(setting, tmp_path, loss):
+    """β = 0.5, of log-ratios to the SFT policy, also where training knows no reference: sums, or means over a response."""
+    policies, held_out = setting
+    alignment = DPO(algorithm="dpo", beta=0.5, loss=loss, **NUMBERS.get(loss, {}))
+    numbers = evaluate(recipe().model_copy(update={"alignment": alignment}), policies, held_out, tmp_path, Quiet()).metrics
+    candidate, tokenizer = open_policy(recipe(), policies["aligned"])
+    parent, _ = open_policy(recipe(), policies["sft"])
+    pairs = encode_conversations(held_out.preferences, tokenizer, 10**6, "data").examples
+    ratios = (score_branches(candidate, pairs, 10**6) - score_branches(parent, pairs, 10**6)).tolist()
+    per_token = loss in {"ipo", "sigmoid_norm", "simpo", "orpo"}
+    lengths = [[len(branch) if per_token else 1 for branch in pair.branches] for pair in pairs]
+    margins = [0.5 * (c / n - r / m) for (c, r), (n, m) in zip(ratios, lengths, strict=True)]
+    assert len(pairs[0].branches[0]) != len(pairs[0].branches[1])
+    assert numbers["preference_margin"] == pytest.approx(sum(margins) / len(margins), rel=1e-3, abs=1e-5)
+    assert numbers["preference_accuracy"] == pytest.approx(sum(m > 0 for m in margins) / len(margins))
+
+
 def test_prompts_are_distinct_and_come_from_the_preferences_first():
     repeated = pl.DataFrame({"prompt": [user("a"), user("a"), user("b")]})
     other = pl.DataFrame({"prompt": [user("c")]})
@@ -137,3 +160,52 @@ def test_prompts_are_distinct_and_come_from_the_preferences_first():
 def test_no_held_out_prompt_is_refused():
     with pytest.raises(Refusal, match=r"data\.holdout"):
         held_out_prompts(HeldOut(None, None, None), 8)
+
+
+def other_family(architecture: str, max_length: int, tmp_path_factory) -> dict[str, Policy]:
+    """Three tiny policies of another architecture."""
+    texts = [f"the film number {i} was {'good' if i % 2 else 'bad'} and long" for i in range(40)]
+    tokenizer, policies = prepare_tokenizer(train_tokenizer(texts, 300)), {}
+    spec = {
+        "source": "scratch",
+        "architecture": architecture,
+        "hidden_size": 16,
+        "layers": 1,
+        "heads": 2,
+        "max_length": max_length,
+    }
+    for seed, name in enumerate(("base", "sft", "aligned")):
+        policies[name] = Policy(str(tmp_path_factory.mktemp(name)))
+        scratch_model(ScratchModel.model_validate(spec), tokenizer, seed).save_pretrained(policies[name].base)
+        tokenizer.save_pretrained(policies[name].base)
+    return policies
+
+
+def test_an_encoder_decoder_is_measured_by_its_own_loss(setting, tmp_path, tmp_path_factory):
+    """Perplexity is exp of the loss that T5 computes itself when it is given prompts and labels, weighted by tokens."""
+    policies, preferences = other_family("t5", 64, tmp_path_factory), setting[1].preferences
+    numbers = evaluate(recipe(), policies, HeldOut(None, None, preferences), tmp_path, Quiet()).metrics
+    scorer, tokenizer = open_policy(recipe(), policies["aligned"])
+    encoded = encode_conversations(preferences.drop("rejected"), tokenizer, 64, "data", encoder_decoder=True)
+    total, tokens = 0.0, 0
+    for example in encoded.examples:
+        prompt, labels = (torch.from_numpy(part.astype(np.int64))[None] for part in (example.prompt, example.branches[0]))
+        with torch.no_grad():
+            total += float(scorer.model(input_ids=prompt, labels=labels).loss) * labels.numel()
+        tokens += labels.numel()
+    assert numbers["perplexity_aligned"] == pytest.approx(math.exp(total / tokens), rel=1e-4)
+    assert numbers["kl_per_token"] != 0
+    assert 1 <= numbers["response_tokens_aligned"] <= 6
+
+
+def test_a_model_with_learned_positions_is_measured_within_them(setting, tmp_path, tmp_path_factory):
+    """40 positions are fewer than the tokens of a longer prompt: it is cut on the left to leave room for the answer."""
+    policies, held_out = other_family("gpt2", 40, tmp_path_factory), setting[1]
+    long = held_out.preferences.with_columns(prompt=pl.Series([user(f"film {i} " * 20) for i in range(10)]))
+    rows = HeldOut(held_out.documents, None, long)
+    numbers = evaluate(recipe(), policies, rows, tmp_path, Quiet()).metrics
+    assert all(math.isfinite(value) for value in numbers.values())
+    scorer, tokenizer = open_policy(recipe(), policies["base"])
+    answers = respond(recipe(), "base", scorer, tokenizer, held_out_prompts(rows, 8), Quiet()).examples
+    assert {len(example.prompt) for example in answers} == {40 - 6}
+    assert tokenizer.decode(answers[0].prompt).endswith("Assistant:\n")

@@ -9,12 +9,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from posttrain.export import RoundTripFailed, export, verify
-from posttrain.models import load_model, load_tokenizer
+from posttrain.export import RoundTripFailed, export, logits_of, verify
+from posttrain.models import load_model, load_tokenizer, scratch_model
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.policy import Policy
+from schemas.model import ScratchModel
 
 CPU = torch.device("cpu")
 IDS = torch.arange(2, 12)[None]
@@ -122,3 +123,42 @@ def test_a_missing_file_is_found(exported):
     (exported / "checkpoint" / "model.safetensors").unlink()
     with pytest.raises(RoundTripFailed):
         verify(exported)
+
+
+@pytest.fixture(scope="module")
+def seq2seq(_trained_tokenizer, lora, tmp_path_factory) -> Policy:
+    """A T5 from scratch with one adapter."""
+    spec = ScratchModel(source="scratch", architecture="t5", hidden_size=32, layers=1, heads=4)
+    base, plain = tmp_path_factory.mktemp("t5"), scratch_model(spec, _trained_tokenizer, 0)
+    plain.save_pretrained(base)
+    _trained_tokenizer.save_pretrained(base)
+    spec, model = lora(target_modules=("q", "v")), load_model(Policy(str(base)), CPU)
+    model = wrap(model, spec, 0, "sft.peft")
+    for parameter in trainable_state(model).values():
+        torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("t5-sft")
+    save_trained(model, _trained_tokenizer, spec, Policy(str(base)), folder)
+    return Policy(str(base), adapters=(folder / "adapter",))
+
+
+def test_an_encoder_decoder_is_compared_with_decoder_inputs(seq2seq, tmp_path):
+    """One number of the decoder's cross-attention altered must show."""
+    assert export(seq2seq, tmp_path) == {"checkpoint": "checkpoint", "adapter": "adapter", "base": "base"}
+    reloaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32).eval()
+    trained = load_model(seq2seq, CPU).eval()
+    torch.testing.assert_close(logits_of(reloaded, [5, 6, 7]), logits_of(trained, [5, 6, 7]), atol=1e-5, rtol=0)
+    path = tmp_path / "checkpoint" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["decoder.block.0.layer.1.EncDecAttention.v.weight"][0, 0] += 3
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(RoundTripFailed, match="loaded as: checkpoint"):
+        verify(tmp_path)
+
+
+def test_logits_of_an_encoder_decoder_are_those_of_its_text_given_itself(seq2seq):
+    """The decoder is given the start token, 1 here, and then the text."""
+    model = load_model(seq2seq, CPU).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = model(input_ids=ids, decoder_input_ids=torch.tensor([[1, 5, 6]])).logits
+    assert torch.equal(logits_of(model, [5, 6, 7]), expected)

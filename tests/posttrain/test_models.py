@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from posttrain.device import resolve_device, resolve_dtype
+from posttrain.export import logits_of
 from posttrain.models import load_model, load_tokenizer, scratch_config, scratch_model
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.policy import Policy
@@ -52,6 +53,67 @@ def test_a_scratch_model_has_the_shape_of_its_recipe(tokenizer):
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.lm_head.weight.shape == (len(tokenizer), 48), "as many rows as the tokenizer has, not as the recipe allows"
     assert (model.config.eos_token_id, model.config.pad_token_id, model.config.bos_token_id) == (0, 1, None)
+
+
+def test_a_scratch_gpt2_has_learned_positions_and_no_dropout(tokenizer):
+    """Feed-forward: 4 · 48 = 192; one matrix makes queries, keys and values: 3 · 48 = 144 (GPT-2 stores them transposed)."""
+    spec = SPEC.model_copy(update={"architecture": "gpt2", "kv_heads": None})
+    model = scratch_model(spec, tokenizer, seed=0)
+    block = model.transformer.h[0]
+    assert len(model.transformer.h) == 2
+    assert model.transformer.wpe.weight.shape == (64, 48)
+    assert block.mlp.c_fc.weight.shape == (48, 192)
+    assert block.attn.c_attn.weight.shape == (48, 144)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert model.lm_head.weight.shape == (len(tokenizer), 48)
+    assert {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {0.0}
+    assert (model.config.eos_token_id, model.config.pad_token_id, model.config.bos_token_id) == (0, 1, None)
+
+
+def test_a_scratch_t5_has_two_stacks_a_gated_gelu_and_starts_from_padding(tokenizer):
+    """12 numbers per head, 4 heads; two matrices of 48 · 8 / 3 = 128 rows into the feed-forward layer."""
+    spec = SPEC.model_copy(update={"architecture": "t5", "kv_heads": None})
+    model = scratch_model(spec, tokenizer, seed=0)
+    block = model.decoder.block[0]
+    assert (len(model.encoder.block), len(model.decoder.block)) == (2, 2)
+    assert block.layer[0].SelfAttention.q.weight.shape == (48, 48)
+    assert block.layer[2].DenseReluDense.wi_0.weight.shape == block.layer[2].DenseReluDense.wi_1.weight.shape == (128, 48)
+    assert model.lm_head.weight is model.shared.weight
+    assert model.lm_head.weight.shape == (len(tokenizer), 48)
+    assert {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {0.0}
+    assert (model.config.decoder_start_token_id, model.config.pad_token_id, model.config.eos_token_id) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "t5"])
+def test_a_saved_scratch_model_is_loaded_as_what_it_is(architecture, tokenizer, tmp_path):
+    spec = SPEC.model_copy(update={"architecture": architecture, "kv_heads": None})
+    model = scratch_model(spec, tokenizer, seed=0).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(Policy(str(tmp_path)), CPU).eval()
+    assert type(loaded) is type(model)
+    assert torch.equal(logits_of(loaded, IDS[0].tolist()), logits_of(model, IDS[0].tolist()))
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_a_t5_of_the_hub_keeps_its_head(untied, tokenizer, tmp_path):
+    """Version 1.1 and FLAN: a head of its own and unscaled outputs, which their config says by `tie_word_embeddings: false`.
+
+    transformers 5.23 ties every T5 unless the file has two different matrices, and saves `true` in any case.
+    """
+    model = scratch_model(SPEC.model_copy(update={"architecture": "t5", "kv_heads": None}), tokenizer, seed=0).eval()
+    if untied:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    model.save_pretrained(tmp_path / "hub")
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    del config["scale_decoder_outputs"]
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": not untied}))
+    model.config.scale_decoder_outputs = not untied
+    expected = logits_of(model, IDS[0].tolist())
+    loaded = load_model(Policy(str(tmp_path / "hub")), CPU).eval()
+    assert torch.equal(logits_of(loaded, IDS[0].tolist()), expected)
+    loaded.save_pretrained(tmp_path / "again")
+    assert torch.equal(logits_of(load_model(Policy(str(tmp_path / "again")), CPU).eval(), IDS[0].tolist()), expected)
 
 
 @pytest.mark.parametrize(("hidden", "given", "expected"), [(128, None, 352), (96, None, 256), (128, 100, 100)])
@@ -185,11 +247,38 @@ def test_an_adapter_with_a_tensor_too_few_or_too_many_is_an_error(checkpoint, ad
     [
         ("auto", "cpu", torch.float32),
         ("float32", "cpu", torch.float32),
-        ("bfloat16", "cpu", torch.bfloat16),
     ],
 )
 def test_arithmetic_by_device(dtype, device, expected):
     assert resolve_dtype(Compute(dtype=dtype, device=device)) == expected
+
+
+@pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", "bf16"])
+def test_bfloat16_on_a_cpu_needs_a_chip_that_gains_by_it(able, monkeypatch):
+    compute = Compute(dtype="bfloat16", device="cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, able: True})
+    assert resolve_dtype(compute) == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, able: False})
+    with pytest.raises(Refusal, match="slower than float32") as refused:
+        resolve_dtype(compute)
+    assert refused.value.where == "compute.dtype"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_float16_without_a_gpu_is_refused():
+    """The recipe may leave the device open: then only the machine can tell."""
+    with pytest.raises(Refusal, match="no CUDA device") as refused:
+        resolve_dtype(Compute(dtype="float16"))
+    assert refused.value.where == "compute.dtype"
+
+
+def test_two_processes_cannot_share_a_cuda_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device(Compute(device="cuda", num_processes=2)).type == "cuda"
+    with pytest.raises(Refusal, match="2 CUDA devices") as refused:
+        resolve_device(Compute(device="cuda", num_processes=3))
+    assert refused.value.where == "compute.num_processes"
 
 
 def test_the_cpu_is_taken_when_asked_for():

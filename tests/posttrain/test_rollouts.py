@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
 
 import posttrain.rollouts as rollouts
 from posttrain.peft.wrap import trainable_state, wrap
@@ -114,3 +115,44 @@ def test_an_adapter_samples_from_the_adapted_policy(tiny_llama, tokenizer, promp
     for parameter in trainable_state(adapted).values():
         torch.nn.init.normal_(parameter, std=0.5)
     assert lists(sample(adapted, tokenizer, prompts, 10, COLD, seed=0)) != base
+
+
+ENDS = {"eos_token_id": EOS, "pad_token_id": 1}
+SEQ2SEQ = {
+    "t5": T5Config(vocab_size=12, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+                   initializer_factor=3.0, decoder_start_token_id=1, **ENDS),
+    "bart": BartConfig(vocab_size=12, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=48, decoder_ffn_dim=48,
+                       encoder_attention_heads=4, decoder_attention_heads=4, init_std=0.5, bos_token_id=2,
+                       decoder_start_token_id=2, forced_eos_token_id=None, **ENDS),
+}  # fmt: skip
+
+
+@pytest.fixture(params=SEQ2SEQ)
+def encoder_decoder(request):
+    """A random model of 12 tokens whose answers depend on the prompt; BART's positions count from the start of the row."""
+    torch.manual_seed(0)
+    return AutoModelForSeq2SeqLM.from_config(SEQ2SEQ[request.param]).eval()
+
+
+@torch.no_grad()
+def greedy_answer(model, prompt: np.ndarray, limit: int) -> list[int]:
+    """The most likely answer of an encoder-decoder, one plain forward pass per token: no cache, no padding."""
+    answer = [model.config.decoder_start_token_id]
+    while len(answer) <= limit:
+        logits = model(input_ids=torch.tensor([prompt.tolist()]), decoder_input_ids=torch.tensor([answer])).logits
+        answer.append(int(logits[0, -1].argmax()))
+        if answer[-1] == EOS:
+            break
+    return answer[1:]
+
+
+def test_an_encoder_decoder_answers_without_the_prompt_and_the_start_token(encoder_decoder, tokenizer, prompts):
+    together = lists(sample(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0))
+    assert together == [greedy_answer(encoder_decoder, prompt, 10) for prompt in prompts]
+    assert len({tuple(tokens) for tokens in together}) > 1
+
+
+def test_an_encoder_decoder_whose_padding_equals_eos_answers_the_same(encoder_decoder, tokenizer, prompts):
+    expected = lists(sample(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0))
+    tokenizer.pad_token = tokenizer.eos_token
+    assert lists(sample(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0)) == expected

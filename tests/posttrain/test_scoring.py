@@ -25,6 +25,7 @@ from transformers import (
 import posttrain.scoring as scoring
 from posttrain.packing import Example, pack
 from posttrain.scoring import Scorer, choose_layout, layout_error
+from posttrain.segments import SEGMENTS
 
 CPU = torch.device("cpu")
 
@@ -57,15 +58,17 @@ def assert_gradients_equal(ours: list[torch.Tensor], plain: list[torch.Tensor]) 
         torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, float(b.abs().max())), rtol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=6),
     shape=st.sampled_from([(4, 4), (4, 2), (4, 1)]),
     vocabulary=st.integers(11, 200),
+    attention=st.sampled_from(["sdpa", "eager", SEGMENTS]),
 )
-def test_prefix_shared_pairs_equal_separate_sequences_in_value_and_gradient(lengths, shape, vocabulary):
+def test_prefix_shared_pairs_equal_separate_sequences_in_value_and_gradient(lengths, shape, vocabulary, attention):
     rng = np.random.default_rng(1)
     model = llama(vocabulary, *shape)
+    model.set_attn_implementation(attention)
     pairs = [example(rng, vocabulary, *sizes) for sizes in lengths]
     separate = [Example(e.prompt, (branch,)) for e in pairs for branch in e.branches]
     weights = torch.randn(sum(e.targets for e in pairs))
@@ -111,11 +114,15 @@ def mistral() -> MistralForCausalLM:
 
 @pytest.mark.parametrize("build", [llama, gpt2, gemma2, qwen3, mistral])
 def test_start_up_check_accepts_models_whose_packing_is_exact(build):
+    """With the model's own attention and an explicit mask, and on the CPU with segments in the place of SDPA."""
     rng = np.random.default_rng(0)
-    scorer = Scorer(build().eval(), CPU)
+    model = build().eval()
+    scorer = Scorer(model, CPU)
     pairs = [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)]
     assert layout_error(scorer, "packed", pairs) < 1e-5
-    assert choose_layout(scorer, pairs).startswith("packed")
+    own = model.config._attn_implementation
+    assert choose_layout(scorer, pairs).startswith("packed with segments" if own == "sdpa" else "packed: differs")
+    assert layout_error(scorer, "packed", pairs) < 1e-5
     assert scorer.layout == "packed"
 
 
@@ -123,7 +130,7 @@ def test_start_up_check_falls_back_where_the_model_ignores_the_mask():
     """An attention that drops the block mask lets packed sequences see each other: scores move, so rows are padded instead."""
     model = llama().eval()
     attention = model.model.forward
-    model.model.forward = lambda *a, attention_mask=None, **k: attention(*a, **k, attention_mask=None)
+    model.model.forward = lambda *a, attention_mask=None, segments=None, **k: attention(*a, **k)
     rng = np.random.default_rng(0)
     scorer = Scorer(model, CPU)
     verdict = choose_layout(scorer, [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)])

@@ -51,6 +51,12 @@ def test_trainable_parameters_per_stage_by_hand():
     assert sizes["trainable_parameters_alignment"] == 2_496
 
 
+def test_a_method_that_adds_weights_to_the_model_leaves_its_size_as_it_is():
+    """BitFit gives this model biases of zero: q and o 64 each, k and v 16 each, 96 twice and 64, in three blocks 1,248."""
+    sizes = size_of(recipe(SCRATCH, pretrain={"tokens": 1000}, sft={"peft": {"method": "bitfit"}}))
+    assert (sizes["parameters"], sizes["trainable_parameters_sft"]) == (118_464, 1_248)
+
+
 def test_a_model_without_grouped_queries_has_one_cache_size(tmp_path):
     """GPT-2 with 2 layers, 4 heads of 8 numbers: 2 · 4 · 2 · 32 = 512 bytes."""
     GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=16).save_pretrained(tmp_path)
@@ -66,6 +72,21 @@ def test_heads_wider_than_their_share_of_the_model_are_counted(tmp_path):
     ).save_pretrained(tmp_path)  # fmt: skip
     sizes = size_of(recipe({"source": "local", "path": str(tmp_path)}, sft={"peft": {"method": "full"}}))
     assert (sizes["kv_cache_bytes_per_token"], sizes["kv_cache_without_gqa"]) == (1024, 2048)
+
+
+def test_an_encoder_decoder_by_hand():
+    """Embedding, shared with the head: 32,000. An encoder block: four matrices of 64 · 64, three of 64 · 96, two norms: 34,944. A
+    decoder block attends twice: 51,392. Each stack has a norm of 64 and biases of 32 distances · 8 heads. In all 291,648.
+
+    Cache per answered token: 2 · 4 bytes · 3 decoder layers · 8 numbers · 8 heads = 1,536. LoRA has rank 4, on q and v of the
+    nine attentions: 9 · 2 · (4 · 64 + 64 · 4).
+    """
+    model = {name: value for name, value in SCRATCH.items() if name != "kv_heads"} | {"architecture": "t5"}
+    q_and_v = {"method": "lora", "r": 4, "alpha": 8, "target_modules": ["q", "v"]}
+    sizes = size_of(recipe(model, pretrain={"tokens": 1000}, alignment={"algorithm": "dpo", "peft": q_and_v}))
+    assert sizes["parameters"] == 32_000 + 3 * (34_944 + 51_392) + 2 * (64 + 32 * 8) == 291_648
+    assert sizes["trainable_parameters_alignment"] == 9 * 2 * (4 * 64 + 64 * 4)
+    assert sizes["kv_cache_bytes_per_token"] == sizes["kv_cache_without_gqa"] == 1536
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from posttrain.tokenizer import DEFAULT_CHAT_TEMPLATE, EOS, PAD, prepare_tokenizer, train_tokenizer
+from posttrain.tokenizer import (
+    DEFAULT_CHAT_TEMPLATE,
+    EOS,
+    PAD,
+    added_tokens,
+    prepare_tokenizer,
+    train_tokenizer,
+    writes_bos,
+)
 from schemas.errors import Refusal
 
 TEXTS = ["The hotel was clean and the staff was kind."] * 5
@@ -80,3 +88,33 @@ def test_padding_falls_back_to_eos_and_what_is_there_is_kept():
     assert (tokenizer.pad_token_id, tokenizer.chat_template) == (0, "mine")
     other = prepare_tokenizer(train_tokenizer(TEXTS, 300))
     assert (other.pad_token, other.chat_template) == (PAD, DEFAULT_CHAT_TEMPLATE)
+
+
+# Without BOS, as a template is that leaves BOS to the tokenizer.
+PLAIN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [None, PLAIN, "{{ bos_token }}" + PLAIN])
+def test_a_chat_starts_with_one_bos_where_the_tokenizer_starts_texts_with_it(with_bos, template, tmp_path):
+    """Whoever wrote it: the default template, the tokenizer's own, or this project; also in what is saved and loaded."""
+    with_bos.chat_template = template
+    prepare_tokenizer(prepare_tokenizer(with_bos)).save_pretrained(tmp_path)
+    for tokenizer in (with_bos, AutoTokenizer.from_pretrained(tmp_path)):
+        text = tokenizer.apply_chat_template(TALK, tokenize=False)
+        assert text.startswith("<|bos|>")
+        assert text.count("<|bos|>") == 1
+        assert writes_bos(tokenizer)
+        assert tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False).count(tokenizer.bos_token_id) == 1
+
+
+def test_a_template_without_bos_is_kept_where_the_tokenizer_adds_none(tokenizer):
+    """Qwen's, say: a BOS token may be defined and yet belong before no text."""
+    tokenizer.bos_token, tokenizer.chat_template = PAD, PLAIN
+    assert prepare_tokenizer(tokenizer).chat_template == PLAIN
+    assert not writes_bos(tokenizer)
+
+
+def test_what_a_tokenizer_adds_to_a_text_is_seen_from_what_it_does(with_bos, t5_tokenizer):
+    assert added_tokens(t5_tokenizer) == ([], [1])
+    assert added_tokens(with_bos) == ([with_bos.bos_token_id], [])
+    assert added_tokens(prepare_tokenizer(train_tokenizer(TEXTS, 300))) == ([], [])

@@ -50,11 +50,11 @@ def test_every_field_is_described():
 
 
 def test_tagged_unions_are_rendered_for_the_prefect_form():
-    """Prefect shows `oneOf` with a discriminator as raw JSON; `anyOf` gives one tab per kind: three kinds of model."""
+    """Prefect shows `oneOf` with a discriminator as raw JSON; `anyOf` gives one tab per kind: five kinds of model."""
     schema = recipe_schema()
     assert [path for path, node in nodes(schema) if {"oneOf", "discriminator"} & node.keys()] == []
     assert [kind["$ref"] for kind in schema["properties"]["model"]["anyOf"]] == [
-        f"#/$defs/{name}" for name in ("ScratchModel", "HubModel", "LocalModel")
+        f"#/$defs/{name}" for name in ("ScratchModel", "HubModel", "LocalModel", "GgufModel", "RegistryModel")
     ]
 
 

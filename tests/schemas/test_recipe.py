@@ -138,3 +138,19 @@ def test_a_recipe_without_prompts_for_evaluation_is_refused(data):
 def test_a_recipe_that_trains_nothing_is_refused():
     with pytest.raises(ValidationError, match="trains nothing"):
         recipe()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "t5"])
+def test_an_odd_width_per_head_is_refused_only_where_positions_turn_pairs(architecture):
+    """45 / 3 = 15 numbers per head: rotary positions need an even number, learned and relative ones do not."""
+    fields = {"source": "scratch", "hidden_size": 45, "heads": 3}
+    assert ScratchModel.model_validate({**fields, "architecture": architecture}).heads == 3
+    with pytest.raises(ValidationError, match=r"model\.heads"):
+        ScratchModel.model_validate({**fields, "architecture": "llama", "kv_heads": 1})
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "t5"])
+def test_a_written_out_model_section_is_read_again(architecture):
+    """Prefect hands a recipe on with every field written out: one that does not apply must then be null."""
+    model = ScratchModel.model_validate({"source": "scratch", "architecture": architecture})
+    assert ScratchModel.model_validate(model.model_dump(mode="json")) == model

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import pairwise
-
 import polars as pl
 import pytest
 
-from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.data.encode import encode_conversations, encode_prompts
+from posttrain.tokenizer import prepare_tokenizer
 from schemas.errors import Refusal
 
 EOS = 0
@@ -36,8 +34,10 @@ def pairs(*rows: tuple[str, str, str]) -> pl.DataFrame:
     )
 
 
-def encode(table, tokenizer, max_length=200):
-    return encode_conversations(table, tokenizer, max_length, "data.preferences")
+def encode(table, tokenizer, max_length=200, **changes):
+    encoded = encode_conversations(table, tokenizer, max_length, "data.preferences", **changes)
+    assert len(encoded.examples) + len(encoded.left_out) == table.height
+    return encoded
 
 
 def test_the_prompt_ends_and_the_completion_starts_where_the_default_template_says(tokenizer):
@@ -60,23 +60,68 @@ def test_a_pair_shares_its_prompt_and_keeps_chosen_before_rejected(tokenizer):
     assert [tokenizer.decode(branch) for branch in example.branches] == ["Good<|endoftext|>", "Bad<|endoftext|>"]
 
 
-@pytest.mark.parametrize("ending", ["{{ eos_token }}", "", "{{ eos_token }}\n"])
-def test_eos_stands_exactly_once_in_a_completion_whether_or_not_the_template_writes_it(tokenizer, ending):
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['role'] }}:\n{{ m['content'] }}"
-        "{% if m['role'] == 'assistant' %}" + ending + "{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}assistant:\n{% endif %}"
-    )
-    table = instructions(("Hi\n", "Hello"), ("Rate it.\n", "Good"))
-    for example in encode(table, tokenizer).examples:
+# Starts an answer on a line of its own and writes `ending` after it.
+LINES = (
+    "{% for m in messages %}{{ m['role'] }}:\n{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}ENDING{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("ending", ["{{ eos_token }}", "", "{{ eos_token }}\n", "{{ eos_token }} \n\n"])
+def test_a_completion_ends_with_its_one_eos_whatever_the_template_writes_after_an_answer(tokenizer, ending):
+    """Blanks after EOS are never sampled, so they are not trained on."""
+    tokenizer.chat_template = LINES.replace("ENDING", ending)
+    for example in encode(instructions(("Hi\n", "Hello"), ("Rate it.\n", "Good")), tokenizer).examples:
         assert example.branches[0].tolist().count(EOS) == 1
+        assert example.branches[0][-1] == EOS
 
 
-def test_eos_is_the_last_token_under_the_default_template_and_one_that_writes_none(tokenizer):
-    table = instructions(("Hi", "Hello"))
-    assert encode(table, tokenizer).examples[0].branches[0][-1] == EOS
-    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "")
-    assert encode(table, tokenizer).examples[0].branches[0].tolist()[-1] == EOS
+def test_an_eos_inside_an_answer_does_not_stand_for_the_one_at_its_end(tokenizer):
+    tokenizer.chat_template = LINES.replace("ENDING", "")
+    (example,) = encode(instructions(("Hi\n", "Hello<|endoftext|>Bye")), tokenizer).examples
+    assert tokenizer.decode(example.branches[0]) == "Hello<|endoftext|>Bye<|endoftext|>"
+
+
+@pytest.mark.parametrize("pad", ["<|endoftext|>", "<|pad|>"])
+def test_eos_is_a_target_and_padding_never_is_also_where_they_are_one_token(tokenizer, pad):
+    tokenizer.pad_token = pad
+    (example,) = encode(pairs(("Hi", "Hello", "It was clean and the staff was kind.")), tokenizer).examples
+    for branch in example.branches:
+        assert branch[-1] == EOS
+        assert not set(branch[:-1].tolist()) & {EOS, tokenizer.pad_token_id}
+
+
+def test_a_row_that_would_train_on_the_padding_token_is_left_out(tokenizer):
+    """The token is spelled out in the data. Where EOS pads, there is no padding token to train on."""
+    table = pairs(("Hi", "Hello", "Bye"), ("Hi", "Hello", "Bye<|pad|>"))
+    encoded = encode(table, tokenizer)
+    assert len(encoded.examples) == 1
+    assert encoded.left_out == [(1, "a completion contains the padding token")]
+
+
+def test_an_answer_that_is_eos_alone_is_left_out(tokenizer):
+    """A template may strip blanks: the answer has text in the data and none for the model."""
+    tokenizer.chat_template = LINES.replace("{{ m['content'] }}", "{{ m['content'] | trim }}").replace("ENDING", "")
+    encoded = encode(instructions(("Hi", " \n "), ("Hi", "Hello")), tokenizer)
+    assert encoded.left_out == [(0, "a completion has no token but EOS")]
+
+
+def test_a_conversation_that_the_template_refuses_is_left_out_with_what_it_says(tokenizer):
+    """Gemma's has no system role, for one."""
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + LINES.replace("ENDING", "")
+    )
+    table = pl.DataFrame(
+        {
+            "prompt": [user("Hi"), user("Hi"), [{"role": "system", "content": "Be kind."}, *user("Hi")]],
+            "completion": [assistant("Hello"), assistant(""), assistant("Hello")],
+        }
+    )
+    encoded = encode(table, tokenizer)
+    assert len(encoded.examples) == 1
+    assert [row for row, _ in encoded.left_out] == [1, 2], "in the order of the table"
+    assert encoded.left_out[1][1] == "the chat template refuses the conversation: no system role"
 
 
 def test_the_prompt_is_cut_from_the_left_until_the_longest_completion_fits(tokenizer):
@@ -110,6 +155,49 @@ def test_a_completion_that_does_not_fit_is_left_out_with_its_row_and_reason(toke
     assert encoded.quarantine(places).to_dicts() == [{"source": "a.jsonl", "row": 8, "reason": reason}]
 
 
+def test_a_completion_is_cut_where_the_recipe_allows_and_then_has_no_eos(tokenizer):
+    """8 tokens at most: one stays of the prompt, 7 of the long completion; the short one is whole and ends with EOS."""
+    table = pairs(("Hi there", "It was clean and the staff was kind.", "No"))
+    (whole,) = encode(table, tokenizer).examples
+    encoded = encode(table, tokenizer, max_length=8, overlong="truncate")
+    (cut,) = encoded.examples
+    assert cut.prompt.tolist() == whole.prompt[-1:].tolist()
+    assert cut.branches[0].tolist() == whole.branches[0][:7].tolist()
+    assert EOS not in cut.branches[0]
+    assert cut.branches[1].tolist() == whole.branches[1].tolist()
+    assert cut.branches[1][-1] == EOS
+    assert (encoded.prompts_cut, encoded.completions_cut) == (1, 1)
+
+
+@pytest.mark.parametrize("overlong", ["quarantine", "truncate"])
+def test_a_row_that_fits_is_the_same_under_both_rules(tokenizer, overlong):
+    """The completion and one token of the prompt just fit; the prompt loses the rest, which counts as one cut prompt."""
+    table = instructions(("Write a review.", "It was clean."))
+    (whole,) = encode(table, tokenizer).examples
+    encoded = encode(table, tokenizer, max_length=whole.targets + 1, overlong=overlong)
+    assert encoded.examples[0].branches[0].tolist() == whole.branches[0].tolist()
+    assert (encoded.prompts_cut, encoded.completions_cut) == (1, 0)
+
+
+def test_a_pair_that_differs_only_beyond_the_cut_is_left_out(tokenizer):
+    """Both answers start with the same 40 words: more than the 7 tokens that stay."""
+    table = pairs(("Hi", "the " * 40 + "end", "the " * 40 + "rest"), ("Hi", "Hello", "Bye"))
+    assert len(encode(table, tokenizer).examples) == 2
+    encoded = encode(table, tokenizer, max_length=8, overlong="truncate")
+    assert encoded.left_out == [(0, "chosen and rejected are equal as tokens once cut to 7")]
+
+
+def test_the_counts_say_what_became_of_every_row(tokenizer):
+    """Row 0 fits, 1 loses some of its prompt, 2 does not fit, 3 is a pair of equals."""
+    long = "It was clean and the staff was kind."
+    table = pairs(
+        ("Hi", "Yes", "No"), ("Write a review of the hotel. " * 9, "Yes", "No"), ("Hi", long * 9, "No"), ("Hi", "No", "No")
+    )
+    encoded = encode(table, tokenizer, max_length=60)
+    assert [row for row, _ in encoded.left_out] == [2, 3]
+    assert encoded.summary() == "4 rows: 2 examples, 2 left out; 1 prompts and 0 completions cut, 0 boundaries moved"
+
+
 def test_a_pair_that_is_equal_as_tokens_is_left_out(tokenizer):
     encoded = encode(pairs(("Hi", "Hello", "Hello"), ("Hi", "Hello", "Bye")), tokenizer)
     assert len(encoded.examples) == 1
@@ -121,6 +209,29 @@ def test_no_rows_give_no_examples_and_an_empty_quarantine_with_its_columns(token
     places = pl.DataFrame(schema={"source": pl.String, "row": pl.Int64})
     assert encoded.examples == []
     assert encoded.quarantine(places).schema == {"source": pl.String, "row": pl.Int64, "reason": pl.String}
+
+
+@pytest.mark.parametrize("template", [None, LINES.replace("ENDING", "")])
+def test_a_prompt_has_one_bos_at_its_start_and_none_elsewhere(with_bos, template):
+    """The tokenizer adds BOS to every text by itself, and here the template, too, is about to write it."""
+    with_bos.chat_template = template
+    tokenizer, bos = prepare_tokenizer(with_bos), with_bos.bos_token_id
+    table = pl.DataFrame({"prompt": [user("Hi") + assistant("Hello") + user("Bye")], "completion": [assistant("Goodbye")]})
+    (example,) = encode(table, tokenizer).examples
+    assert example.prompt[0] == bos
+    assert [*example.prompt[1:], *example.branches[0]].count(bos) == 0
+    assert encode_prompts(table["prompt"].to_list(), tokenizer)[0].tolist() == example.prompt.tolist()
+
+
+@pytest.mark.parametrize(("room", "kept"), [(2, 1), (5, 4)])
+def test_a_cut_prompt_keeps_its_bos(with_bos, room, kept):
+    """Of `room` tokens BOS is the first, and the others are the last of the prompt."""
+    table = instructions(("Write a review.", "It was clean."))
+    tokenizer = prepare_tokenizer(with_bos)
+    (whole,) = encode(table, tokenizer).examples
+    (cut,) = encode(table, tokenizer, max_length=whole.targets + room).examples
+    assert cut.prompt.tolist() == [tokenizer.bos_token_id, *whole.prompt[-kept:].tolist()]
+    assert encode(table, tokenizer, max_length=whole.targets + 1).examples == [], "BOS alone is no prompt"
 
 
 def test_two_bos_tokens_are_refused(tokenizer):
@@ -143,7 +254,7 @@ def test_shifted_boundaries_in_more_than_1_percent_of_rows_are_refused(tokenizer
 def test_shifted_boundaries_in_at_most_1_percent_of_rows_are_kept_with_nothing_lost(tokenizer, shifted, rows):
     table = shifting(tokenizer, shifted, rows)
     encoded = encode(table, tokenizer)
-    assert len(encoded.examples) == rows
+    assert (len(encoded.examples), encoded.shifted) == (rows, shifted)
     for example, (prompt, completion) in zip(encoded.examples, table.rows(), strict=True):
         text = prompt[0]["content"] + completion[0]["content"] + "<|endoftext|>"
         assert tokenizer.decode([*example.prompt, *example.branches[0]]) == text
@@ -158,30 +269,21 @@ def shifting(tokenizer, shifted: int, rows: int) -> pl.DataFrame:
     return instructions(*[("staff was", " kind")] * shifted, *[("staff was", " \nkind")] * (rows - shifted))
 
 
-@pytest.mark.parametrize("context", [8, 9, 64])
-def test_every_token_of_a_document_is_a_target_exactly_once(tokenizer, context):
-    """All but the first, which nothing predicts; pieces hold at most `context` tokens and carry on where the last one ended."""
-    texts = ["The hotel was clean and the staff was kind. " * 4, "Hello", "", "1, 2, 3." * 9]
-    examples = encode_documents(texts, tokenizer, context)
-    expected = []
-    for text in texts:
-        expected += [*tokenizer(text)["input_ids"], EOS][1:]
-    assert [int(token) for example in examples for token in example.branches[0]] == expected
-    assert Counter(expected)[EOS] == 3  # the empty document has nothing to predict its EOS from
-    assert all(1 < example.length <= context for example in examples)
-    assert all(len(example.prompt) == 1 for example in examples)
+def test_an_encoder_reads_the_prompt_with_its_eos_and_the_decoder_starts_with_the_answer(t5_tokenizer):
+    """T5 (EOS is 1) reads line breaks as blanks. A cut prompt keeps its end, EOS included."""
+    table = pairs(("Rate it.", "Good", "Bad"))
+    (decoder,) = encode(table, t5_tokenizer).examples
+    (example,) = encode(table, t5_tokenizer, encoder_decoder=True).examples
+    assert example.prompt.tolist() == [*decoder.prompt.tolist(), 1]
+    assert t5_tokenizer.decode(example.prompt) == "User: Rate it. Assistant:</s>"
+    assert [t5_tokenizer.decode(branch) for branch in example.branches] == ["Good</s>", "Bad</s>"]
+    assert encode_prompts([user("Rate it.")], t5_tokenizer, encoder_decoder=True)[0].tolist() == example.prompt.tolist()
+    (cut,) = encode(table, t5_tokenizer, max_length=6 + 3, encoder_decoder=True).examples
+    assert cut.prompt.tolist() == example.prompt[-3:].tolist()
 
 
-def test_pieces_of_a_document_overlap_by_one_token(tokenizer):
-    examples = encode_documents(["The hotel was clean and the staff was kind."], tokenizer, 8)
-    assert len(examples) > 1
-    for before, after in pairwise(examples):
-        assert after.prompt[0] == before.branches[0][-1]
-
-
-def test_a_document_that_fills_the_context_leaves_no_empty_piece(tokenizer):
-    """15 tokens with EOS in pieces of 8 that overlap by one: 8 + 8 - 1 = 15, so two pieces and not three."""
-    text = tokenizer.decode(list(range(70, 84)))
-    ids = tokenizer(text)["input_ids"]
-    assert len(ids) == 14
-    assert [example.length for example in encode_documents([text], tokenizer, 8)] == [8, 8]
+def test_a_prompt_of_an_encoder_is_never_cut_to_its_eos_alone(t5_tokenizer):
+    """6 tokens of "Good" with EOS, one of the prompt and its EOS: 8 fit, 7 do not."""
+    table = pairs(("Rate it.", "Good", "Bad"))
+    assert encode(table, t5_tokenizer, max_length=8, encoder_decoder=True).examples[0].prompt.tolist()[-1] == 1
+    assert encode(table, t5_tokenizer, max_length=7, encoder_decoder=True).examples == []

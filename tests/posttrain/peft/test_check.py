@@ -43,7 +43,7 @@ IMPOSSIBLE = [
     (("last_layers", {"layers": 4}), "llama", {}, "layers", "4"),
     (("last_layers head", {}), "bert", {}, "head", "no output head"),
     (("bottleneck parallel", {}), "bert", {}, "method", "parallel on a bert"),
-    (("prompt_tuning", {"virtual_tokens": 20}), "llama", {"max_length": 50}, "virtual_tokens", "20 before sequences of up to 50"),
+    (("prompt_tuning", {"virtual_tokens": 20}), "gpt2", {"max_length": 50}, "virtual_tokens", "20 before sequences of up to 50"),
     (("prefix_tuning", {"virtual_tokens": 20}), "gpt2", {"max_length": 50}, "virtual_tokens", "model of 64 positions"),
     (("full", {}), "llama", {"below": ("bottleneck",)}, "method", "full above a bottleneck adapter"),
     (("prompt_tuning", {}), "llama", {"below": ("prefix_tuning",)}, "method", "above a soft prompt"),
@@ -58,7 +58,8 @@ POSSIBLE = [
     (("prefix_tuning", {}), "t5", {"max_length": 10_000}),
     (("lora", {"init": "pissa", "r": 16}), "llama", {}),
     (("lora", {}), "gpt2", {"below": ("bottleneck", "lora")}),
-    (("prompt_tuning", {"virtual_tokens": 14}), "llama", {"max_length": 50}),
+    (("prompt_tuning", {"virtual_tokens": 14}), "gpt2", {"max_length": 50}),
+    (("prefix_tuning", {}), "llama", {"max_length": 10_000}),
     (("full", {}), "llama", {"below": ("lora", "bitfit")}),
     (("lora", {}), "llama", {"quantization": "nf4", "device": "cuda"}),
     (("lora dora", {}), "llama", {"quantization": "int8", "device": "cpu"}),
@@ -142,6 +143,14 @@ def test_a_recipe_is_checked_stage_by_stage(sft, align, where):
     with pytest.raises(Refusal) as refused:
         check_recipe(recipe(sft, align), CONFIGS["t5"])
     assert refused.value.where == where
+
+
+def test_a_recipe_with_gradient_checkpointing_cannot_have_a_prefix():
+    chosen = recipe({"method": "full"}, {"method": "prefix_tuning"})
+    check_recipe(chosen, CONFIGS["llama"])
+    checkpointed = chosen.alignment.model_copy(update={"gradient_checkpointing": True})
+    with pytest.raises(Refusal, match="gradient checkpointing"):
+        check_recipe(chosen.model_copy(update={"alignment": checkpointed}), CONFIGS["llama"])
 
 
 def test_a_recipe_that_works_passes():

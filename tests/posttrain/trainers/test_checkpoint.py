@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from posttrain.peft.wrap import trainable_state, wrap
-from posttrain.trainers.checkpoint import Position, load_checkpoint, save_checkpoint
+from posttrain.trainers.checkpoint import Position, load_best, load_checkpoint, save_best, save_checkpoint
 from schemas.training import Full
 
 
@@ -48,6 +48,25 @@ def test_a_checkpoint_restores_weights_optimizer_random_state_and_position(tmp_p
     step(other, other_optimizer)
     for name, tensor in trainable_state(model).items():
         assert torch.equal(tensor, trainable_state(other)[name]), name
+
+
+def test_the_loss_scale_is_part_of_a_checkpoint(tmp_path, state):
+    scaler, other = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 2.0))
+    save_checkpoint(tmp_path, *state(), Position(1), scaler)
+    load_checkpoint(tmp_path, *state(), other)
+    assert other.get_scale() == 1024.0
+
+
+def test_the_best_tensors_are_put_back_and_those_of_other_steps_go_with_the_next_checkpoint(tmp_path, state):
+    model, optimizer = state()
+    kept = {name: tensor.detach().clone() for name, tensor in trainable_state(model).items()}
+    save_best(tmp_path, model, 3)
+    step(model, optimizer)
+    save_best(tmp_path, model, 5)
+    load_best(tmp_path, model, 3)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in trainable_state(model).items())
+    save_checkpoint(tmp_path, model, optimizer, Position(6, best_step=5))
+    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["000000005.safetensors"]
 
 
 def test_only_the_newest_checkpoint_is_kept(tmp_path, state):

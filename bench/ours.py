@@ -1,0 +1,118 @@
+"""Our side of `sft` and `dpo`: the product's own path, from the model's folder to the training curve."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.sides import Measured, arguments, clocks, peak_gb
+from bench.workload import BETA, LORA, Workload, eos_id, start_adapter, token_ids
+from posttrain.models import load_model
+from posttrain.packing import Example
+from posttrain.peft.wrap import wrap
+from posttrain.policy import Policy
+from posttrain.progress import Quiet
+from posttrain.reference import score_branches
+from posttrain.scoring import Scorer, choose_layout
+from posttrain.trainers.loop import CURVE, Job, token_budget, train
+from posttrain.trainers.objectives import LanguageModelling, Preference
+from schemas.recipe import Compute
+from schemas.training import Full, LoRA, Optimization
+
+
+class ProcessorTime(Quiet):
+    """Notes the processor time before the first step and after each."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def start(self, what: str, total: int) -> None:
+        """The first step begins."""
+        self.at.append(clocks()[1])
+
+    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
+        """A step ended."""
+        self.at.append(clocks()[1])
+
+
+def examples_of(workload: Workload) -> list[Example]:
+    """The rows as tokens; SFT trains on the chosen response."""
+    end = [eos_id(workload.vocabulary)]
+    names = ("chosen", "rejected") if workload.kind == "dpo" else ("chosen",)
+
+    def example(row: Mapping[str, str]) -> Example:
+        prompt, *responses = (token_ids(row[name]) for name in ("prompt", *names))
+        return Example(np.asarray(prompt, np.int32), tuple(np.asarray(tokens + end, np.int32) for tokens in responses))
+
+    return [example(row) for row in workload.rows()]
+
+
+def scorer_of(workload: Workload, folder: Path) -> Scorer:
+    """The initial policy, wrapped as the workload says."""
+    device = torch.device(workload.device)
+    model = load_model(Policy(str(folder / "model")), device)
+    wrapped = wrap(model, Full(method="full") if workload.full else LoRA(method="lora", **LORA), 0, "bench")
+    start_adapter(wrapped)
+    return Scorer(wrapped, device, torch.float32 if workload.device == "cpu" else torch.bfloat16).eval()
+
+
+def measure(workload: Workload, folder: Path, out: Path) -> Measured:
+    """Train all steps; `out` is an empty folder for the curve."""
+    scorer, examples = scorer_of(workload, folder), examples_of(workload)
+    layout = choose_layout(scorer, examples)
+    began = clocks()
+    objective = objective_of(workload, scorer, examples)
+    ended, before_training = clocks(), peak_gb()
+    processor = ProcessorTime()
+    train(
+        Job(
+            name=workload.kind,
+            scorer=scorer,
+            objective=objective,
+            plan=[list(range(at, at + workload.batch)) for at in range(0, len(examples), workload.batch)],
+            spec=Optimization(learning_rate=workload.learning_rate, schedule="constant", warmup_share=0.0),
+            compute=Compute(device=workload.device, checkpoint_seconds=1e9, log_every=1),
+            out=out,
+            progress=processor,
+        )
+    )
+    curve = [json.loads(line) for line in (out / CURVE).read_text().splitlines()]
+    return Measured(
+        losses=[point["loss"] for point in curve],
+        seconds=_between([0.0, *(point["seconds"] for point in curve)]),
+        cpu_seconds=_between(processor.at),
+        reference_seconds=ended[0] - began[0],
+        reference_cpu_seconds=ended[1] - began[1],
+        peak_gb=peak_gb(),
+        before_training_gb=before_training,
+        gpu_gb=torch.cuda.max_memory_allocated() / 1e9 if workload.device == "cuda" else None,
+        note=layout,
+    )
+
+
+def objective_of(workload: Workload, scorer: Scorer, examples: Sequence[Example]) -> LanguageModelling | Preference:
+    """What is minimised; scoring the reference takes its time here, as in the product before the first step."""
+    if workload.kind == "sft":
+        return LanguageModelling(examples)
+    return Preference(examples, score_branches(scorer, examples, 4 * token_budget(scorer.device)), beta=BETA)
+
+
+def _between(times: Sequence[float]) -> list[float]:
+    return [end - start for start, end in itertools.pairwise(times)]
+
+
+def main() -> None:
+    """Measure and write the result where the parent process looks for it."""
+    given = arguments()
+    out = given.result.with_suffix(".run")
+    out.mkdir()
+    measure(Workload.read(given.folder), given.folder, out).write(given.result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The fixed training workload: rows, a word-level tokenizer of any size, a Llama of a given shape, written to a folder once.
+
+Both sides load the same files. Only torch, transformers and tokenizers are imported, which the peer's environment has too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+WORDS = 1000  # the rows use the first words of the vocabulary
+SPECIAL = ("<pad>", "<eos>", "<unk>")
+SMALLEST_VOCABULARY = WORDS + len(SPECIAL)
+BATCH = {"dpo": 4, "sft": 8}  # pairs, rows
+MAX_LENGTH = 1024
+BETA = 0.1
+BETAS = (0.9, 0.95)  # of AdamW
+LORA = {"r": 8, "alpha": 8, "target_modules": ("q_proj", "v_proj")}
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2},
+    "small": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8,
+              "num_key_value_heads": 2},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+           "num_key_value_heads": 8},
+}  # fmt: skip
+"""`small` is the shape of the published figures, `1b` that of Llama 3.2 1B; `tiny` is for tests."""
+
+LENGTHS = {"tiny": ((10, 30), (2, 20))}
+"""Least and most words of a prompt and of a response. `tiny` has few: sums of fewer log-probabilities round less in fp32."""
+USUAL_LENGTHS = ((100, 300), (20, 200))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One benchmark of one objective; the same on both sides."""
+
+    kind: str
+    """`sft` or `dpo`."""
+    vocabulary: int
+    """Tokens of the vocabulary."""
+    full: bool
+    """Train every weight, the tied head included; otherwise LoRA on the query and value projections."""
+    steps: int
+    """Optimizer steps in each process."""
+    shape: str
+    """A name of `SHAPES`."""
+    device: str
+    """`cpu` (fp32) or `cuda` (bf16)."""
+    learning_rate: float
+    """Constant learning rate."""
+    passes: int = 1
+    """How often the rows are repeated; 1 means that every step has rows of its own."""
+
+    @property
+    def batch(self) -> int:
+        """Rows per optimizer step."""
+        return BATCH[self.kind]
+
+    def rows(self) -> list[dict[str, str]]:
+        """As many rows as the steps need, in training order."""
+        distinct = rows(self.steps // self.passes * self.batch, *LENGTHS.get(self.shape, USUAL_LENGTHS))
+        return distinct * self.passes
+
+    def write(self, folder: Path) -> None:
+        """This workload as JSON beside its model."""
+        (folder / "workload.json").write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> Workload:
+        """What `write` wrote."""
+        return cls(**json.loads((folder / "workload.json").read_text()))
+
+
+def rows(count: int, prompt: tuple[int, int], response: tuple[int, int], seed: int = 0) -> list[dict[str, str]]:
+    """Preference pairs of random words; `prompt` and `response` give the least and most words."""
+    random_state = random.Random(seed)
+
+    def words(length: tuple[int, int]) -> str:
+        return " ".join(f"w{random_state.randrange(WORDS)}" for _ in range(random_state.randint(*length)))
+
+    return [{"prompt": words(prompt), "chosen": " " + words(response), "rejected": " " + words(response)} for _ in range(count)]
+
+
+def token_ids(text: str) -> list[int]:
+    """What the tokenizer makes of a text of `rows`."""
+    return [int(word.removeprefix("w")) for word in text.split()]
+
+
+def eos_id(vocabulary: int) -> int:
+    """Token that ends a response."""
+    return vocabulary - len(SPECIAL) + SPECIAL.index("<eos>")
+
+
+def make_tokenizer(vocabulary: int) -> Any:
+    """A word is a token: `w0`, `w1`, …, then padding, end and unknown."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [*(f"w{i}" for i in range(vocabulary - len(SPECIAL))), *SPECIAL]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+def make_model(vocabulary: int, shape: str) -> Any:
+    """A random Llama with grouped queries and tied embeddings; the seed fixes every weight."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=eos_id(vocabulary),
+        pad_token_id=vocabulary - len(SPECIAL),
+        **SHAPES[shape],
+    )
+    return LlamaForCausalLM(config)
+
+
+def start_adapter(model: Any) -> None:
+    """The same first LoRA matrices on every side, whatever random numbers were drawn before (A uniform, B zero)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_A" in name:
+            bound = 1 / math.sqrt(parameter.shape[1])
+            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            parameter.data.copy_(drawn)
+        elif "lora_B" in name:
+            parameter.data.zero_()
+
+
+def main() -> None:
+    """Write the model and tokenizer of the workload in a folder beside it."""
+    parser = argparse.ArgumentParser(description="Write the initial model and tokenizer that every side loads.")
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    workload = Workload.read(folder)
+    make_model(workload.vocabulary, workload.shape).save_pretrained(folder / "model")
+    make_tokenizer(workload.vocabulary).save_pretrained(folder / "model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Architectures: the config of a new model of each family, without dropout, and the class that runs a config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    T5Config,
+)
+
+from schemas.model import KV_HEADS, ROPE_THETA, ScratchModel
+
+UNLIMITED = 2**31
+# Families whose positions are a table of embeddings: a longer sequence is an index error.
+LEARNED_POSITIONS = {
+    "bart", "biogpt", "blenderbot", "blenderbot-small", "gpt2", "gpt_bigcode", "gpt_neo", "mbart", "mvp", "opt", "plbart",
+}  # fmt: skip
+
+
+def longest_sequence(config: PreTrainedConfig) -> int:
+    """Tokens that a model can read; where positions are computed rather than looked up there is no limit."""
+    return int(config.max_position_embeddings) if config.model_type in LEARNED_POSITIONS else UNLIMITED
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The transformers class that generates text with this architecture."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def _gated_width(spec: ScratchModel) -> int:
+    """A gated layer has three matrices: 8/3 of the width costs what 4 times the width costs with two."""
+    return spec.intermediate_size or -(-spec.hidden_size * 8 // 3 // 32) * 32
+
+
+def _llama(spec: ScratchModel, vocab_size: int) -> PreTrainedConfig:
+    """Llama 3: grouped-query attention, rotary positions, SwiGLU."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=spec.hidden_size,
+        intermediate_size=_gated_width(spec),
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads or KV_HEADS,
+        max_position_embeddings=spec.max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta or ROPE_THETA},
+        tie_word_embeddings=spec.tie_embeddings,
+    )
+
+
+def _gpt2(spec: ScratchModel, vocab_size: int) -> PreTrainedConfig:
+    """GPT-2: learned absolute positions, layer norm, biases."""
+    return GPT2Config(
+        vocab_size=vocab_size,
+        n_embd=spec.hidden_size,
+        n_inner=spec.intermediate_size,
+        n_layer=spec.layers,
+        n_head=spec.heads,
+        n_positions=spec.max_length,
+        tie_word_embeddings=spec.tie_embeddings,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+
+
+def _t5(spec: ScratchModel, vocab_size: int) -> PreTrainedConfig:
+    """T5 with the gated GELU of version 1.1 (arXiv 2002.05202); relative positions have no longest sequence of their own."""
+    return T5Config(
+        vocab_size=vocab_size,
+        d_model=spec.hidden_size,
+        d_kv=spec.hidden_size // spec.heads,
+        d_ff=_gated_width(spec),
+        num_layers=spec.layers,
+        num_heads=spec.heads,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    )
+
+
+CONFIGS: dict[str, Callable[[ScratchModel, int], PreTrainedConfig]] = {"llama": _llama, "gpt2": _gpt2, "t5": _t5}
+"""By `model.architecture`: the config for the sizes of a recipe and a vocabulary."""

@@ -1,0 +1,74 @@
+"""The largest memory of one stage, though a run's stages share a process.
+
+Linux keeps a process's largest resident set (VmHWM) and lets it be reset, so each stage has its own. Elsewhere the number is the
+largest since the process began, earlier stages included. On CUDA it is the largest allocation of the device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+import torch
+
+from posttrain.store import Built
+
+P = ParamSpec("P")
+RESET_PEAK = "5"  # proc_pid_clear_refs(5): the peak becomes the resident set of the moment
+
+
+def measured(stage: Callable[P, Built]) -> Callable[P, Built]:
+    """The stage, with its own `peak_memory_gb` (10⁹ bytes) among the metrics that it returns."""
+
+    @functools.wraps(stage)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Built:
+        reset_peak()
+        built = stage(*args, **kwargs)
+        built.metrics["peak_memory_gb"] = peak_memory_gb()
+        return built
+
+    return run
+
+
+def reset_peak() -> None:
+    """Begin a new measurement. What earlier work has freed and the allocator still holds is given back to the system first."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    if sys.platform == "linux":
+        _return_freed_memory()
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+
+
+def _return_freed_memory() -> None:
+    """glibc keeps freed blocks below the top of its heap resident; musl has no such function and needs none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def peak_memory_gb() -> float:
+    """Largest memory since `reset_peak` in 10⁹ bytes: of the CUDA device where it holds anything, else of this process."""
+    allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return round((allocated or _largest_resident()) / 1e9, 3)
+
+
+def _largest_resident() -> int:
+    """Bytes."""
+    if sys.platform == "linux":
+        return resident("VmHWM")
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def resident(field: str) -> int:
+    """Bytes in a field of this process's status on Linux: `VmRSS` now, `VmHWM` at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024

@@ -1,0 +1,51 @@
+"""Child processes that do not outlive whoever started them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+PR_SET_PDEATHSIG = 1
+# Looked up here: between fork and exec a child of a threaded process should do as little as possible.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def die_with_parent(signal_number: int = signal.SIGTERM) -> None:
+    """Where the system can do it (Linux), have this process sent a signal when its parent dies, kill -9 included."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal_number)
+
+
+def child_of_this_process() -> Callable[[], None]:
+    """A `preexec_fn` that ends the child with SIGTERM when this process, or the thread that starts it, dies."""
+    parent = os.getpid()
+
+    def prepare() -> None:
+        die_with_parent()
+        if os.getppid() != parent:  # it died before the call
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return prepare
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """SIGTERM to the process group that `process` leads, and SIGKILL to what is left of it after `seconds`."""
+    try:
+        _signal_group(process, signal.SIGTERM)
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:  # a second interrupt ends the waiting, not the killing
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], signal_number: int) -> None:
+    try:
+        os.killpg(process.pid, signal_number)
+    except ProcessLookupError:
+        return

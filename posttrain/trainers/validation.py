@@ -1,0 +1,57 @@
+"""The loss on held-out examples: when it is measured, what is the best so far, and when to stop for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from posttrain.distributed import summed, turns
+from posttrain.packing import micro_batches
+from posttrain.scoring import Scorer
+from posttrain.trainers.checkpoint import Position
+from posttrain.trainers.objectives import Objective
+from schemas.training import EarlyStop
+
+
+@torch.no_grad()
+def mean_loss(scorer: Scorer, objective: Objective, budget: int) -> float:
+    """Mean loss of an objective over all its examples, without training; processes that train together share the work."""
+    training = scorer.training
+    scorer.eval()
+    rows = range(len(objective.examples))
+    groups = micro_batches(rows, np.array([example.length for example in objective.examples]), budget)
+    losses = torch.zeros(len(groups), dtype=torch.float64, device=scorer.device)
+    for index, counts, _ in turns(groups):
+        loss, _ = objective.loss(scorer([objective.examples[row] for row in groups[index]]), groups[index])
+        if counts:
+            losses[index] = loss
+    scorer.train(training)
+    return math.fsum(summed(losses).tolist()) / objective.units(rows)
+
+
+def validation_steps(steps: int, validations: int) -> frozenset[int]:
+    """Steps (from 1) after which to measure: `validations` of them, evenly spread, the last step among them."""
+    return frozenset(-(-steps * k // validations) for k in range(1, validations + 1))
+
+
+def judge(position: Position, loss: float, rule: EarlyStop | None) -> bool:
+    """Enter a validation loss into `position`; returns whether it is the lowest so far. One that is not finite is no improvement.
+
+    An improvement is measured from the last improvement, so that a loss which creeps down by less than `min_delta` each time is
+    one as soon as the sum of its steps is more.
+    """
+    if loss < position.level - (rule.min_delta if rule else 0.0):
+        position.level, position.stale = loss, 0
+    else:
+        position.stale += 1
+    if not loss < position.best_loss:
+        return False
+    position.best_loss, position.best_step = loss, position.step
+    return True
+
+
+def exhausted(position: Position, rule: EarlyStop | None) -> bool:
+    """Whether the patience of `rule` is at its end."""
+    return rule is not None and position.stale >= rule.patience
