@@ -71,7 +71,7 @@ class Method:
     quantized: bool = False
     """Trains on a base in 4 or 8 bits."""
     vllm: bool = False
-    """vLLM serves the adapter without a merge."""
+    """vLLM serves the adapter without a merge; not with `use_dora`."""
 
     def apply(self, model: Any, request: Request) -> Applied:
         """Put new parameters on a transformers model."""

@@ -140,7 +140,8 @@ def padded_logits(
 def generate(model: Any, ids: Tensor, attended: Tensor, **options: Any) -> Tensor:
     """`model.generate` for models with and without a soft prompt, exact for rows padded on the left.
 
-    peft puts virtual tokens before the padding, which moves them away from the row's first token; here they stand next to it.
+    peft's own `generate` puts virtual tokens before the padding and ignores positions, which moves them away from the row's first
+    token; here they stand next to it.
 
     Returns:
         [B, T + new] of a decoder, [B, 1 + new] of an encoder-decoder, as transformers does.
