@@ -1,7 +1,7 @@
 """What consumers load: a merged checkpoint, and the adapter with its base, proven equal in a fresh process.
 
 checkpoint/   merged safetensors, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained`, or `AutoModelForSeq2SeqLM`
-adapter/      where PEFT was used: `PeftModel.from_pretrained(base, adapter)`
+adapter/      where PEFT was used: `PeftModel.from_pretrained(base, adapter)`, or `load_delta` of posttrain/peft/delta.py
 base/         the adapter's base, unless it is a hub id, which `adapter_config.json` then names
 """
 
@@ -65,7 +65,8 @@ def _export_adapter(policy: Policy, out: Path) -> dict[str, str]:
     """The last adapter, and the policy below it where that is not simply a hub model."""
     adapter, below = policy.adapters[-1], replace(policy, adapters=policy.adapters[:-1])
     shutil.copytree(adapter, out / "adapter")
-    if not below.adapters and not Path(below.base).is_dir():
+    named_by_adapter = (adapter / "adapter_config.json").exists()
+    if named_by_adapter and not below.adapters and not Path(below.base).is_dir():
         return {"adapter": "adapter"}
     load_model(below, torch.device("cpu")).save_pretrained(out / "base")  # type: ignore[operator]
     load_tokenizer(below).save_pretrained(out / "base")

@@ -3,6 +3,7 @@
 packed           many examples in a row, a pair sharing its prompt: the fastest, exact where the model honours an explicit mask
 padded           one row per branch
 encoder_decoder  the prompt goes through the encoder once, its branches are rows of the decoder
+soft_prompt      one row per branch, after the virtual tokens of a soft prompt, which packing would show to one sequence alone
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from posttrain.attention import attention_mask
 from posttrain.packing import Example, in_one_row, pack
+from posttrain.peft.blocks import core
+from posttrain.peft.soft_prompts import prompted
 from posttrain.segments import SEGMENTS, segments_of
 
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # four dimensions: transformers takes it as it is and makes none of its own
@@ -89,7 +92,29 @@ def encoder_decoder(model: Any, examples: Sequence[Example], device: torch.devic
     return Located(hidden[scored], targets[scored], scored.nonzero()[:, 0], len(targets))
 
 
-LAYOUTS: dict[str, Layout] = {"packed": packed, "padded": padded, "encoder_decoder": encoder_decoder}
+def soft_prompt(model: Any, examples: Sequence[Example], device: torch.device, embed: Embed | None) -> Located:
+    """Rows after the virtual tokens of `model`, a peft model, whose positions are cut off the output."""
+    inner = core(model)
+    if not inner.config.is_encoder_decoder:
+        rows = Rows.of(examples, device)
+        at = prompted(model, rows.ids, rows.attended)
+        hidden = inner.base_model(**at.inputs).last_hidden_state[:, at.skip : -1]
+        return Located(hidden[rows.scored], rows.ids[:, 1:][rows.scored], rows.branch, len(rows.ids))
+    prompts, seen = _pad([e.prompt for e in examples for _ in e.branches], device)
+    targets, scored = _pad([branch for e in examples for branch in e.branches], device)
+    at = prompted(model, prompts, seen, scored)
+    encoded = inner.get_encoder()(**{name: at.inputs[name] for name in at.inputs if name != "use_cache"}).last_hidden_state
+    decoder = {"attention_mask" if name == "decoder_attention_mask" else name: value for name, value in at.decoder.items()}
+    hidden = inner.get_decoder()(
+        input_ids=shifted(targets, inner.config.decoder_start_token_id),
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=at.inputs["attention_mask"],
+        **{"use_cache": False} | decoder,
+    ).last_hidden_state
+    return Located(hidden[scored], targets[scored], scored.nonzero()[:, 0], len(targets))
+
+
+LAYOUTS: dict[str, Layout] = {"packed": packed, "padded": padded, "encoder_decoder": encoder_decoder, "soft_prompt": soft_prompt}
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from posttrain.chain import Chain
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
+from posttrain.peft.methods import METHODS
 from posttrain.policy import Policy
 from posttrain.rewards import load_judge
 from schemas.errors import Refusal
-from schemas.model import GgufModel, LocalModel, Model
+from schemas.model import GgufModel, LocalModel, Model, ScratchModel
 from schemas.recipe import Recipe
 
 
@@ -28,6 +29,7 @@ def preflight(chain: Chain) -> dict[str, float]:
     recipe = chain.recipe
     check_model(chain.model)
     check_device(recipe)
+    check_methods(chain)
     load_judge(recipe.evaluation.judge)
     own = {name: files for name, files in _own_sources(chain).items() if files}
     if "corpus" in own:
@@ -97,6 +99,32 @@ def check_model(model: Model) -> None:
             check_folder(Path(model.path).expanduser())
         case GgufModel():
             check_gguf(Path(model.path).expanduser().resolve())
+
+
+def check_methods(chain: Chain) -> None:
+    """Refuse a PEFT method that cannot work on this model, or that the registry cannot hold.
+
+    Full fine-tuning and LoRA work everywhere: they are not asked about, which would import torch.
+    """
+    recipe = chain.recipe
+    stages = {"sft.peft.method": recipe.sft, "alignment.peft.method": recipe.alignment}
+    methods = {where: stage.peft.method for where, stage in stages.items() if stage is not None and hasattr(stage, "peft")}
+    if set(methods.values()) <= {"full", "lora"}:
+        return
+    from posttrain.models import load_config, scratch_config
+    from posttrain.peft.check import check_recipe
+    from posttrain.policy import source_policy
+
+    model = chain.model
+    if isinstance(model, ScratchModel):
+        check_recipe(recipe, scratch_config(model, model.vocab_size))
+    else:
+        check_recipe(recipe, load_config(source_policy(model)))
+    for where, method in methods.items():
+        if recipe.registry and not METHODS[method].merges:
+            merging = ", ".join(name for name, each in METHODS.items() if each.merges)
+            raise Refusal(where, f"{method}, which cannot be merged, with a registry section", f"registry null, or {merging}",
+                          "consumers load a plain checkpoint: choose one of these, or set registry=null")  # fmt: skip
 
 
 def check_folder(folder: Path) -> None:

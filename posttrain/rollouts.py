@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from posttrain.packing import Tokens
+from posttrain.peft.soft_prompts import generate
 from posttrain.scoring import inner_model
 
 BATCH = 128  # prompts generated together
@@ -30,15 +31,16 @@ def sample(
 
     The seed fixes the responses of a given policy to a given list of prompts.
     """
-    model = inner_model(model).eval()
+    whole, model = model.eval(), inner_model(model)
     habits, model.generation_config = model.generation_config, GenerationConfig()  # penalties and filters are not the policy
     responses: list[Tokens] = []
     torch.manual_seed(seed)
     for start in range(0, len(prompts), BATCH):
         ids, attended = _padded(prompts[start : start + BATCH], tokenizer, "right" if model.config.is_encoder_decoder else "left")
-        out = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=attended.to(model.device),
+        out = generate(
+            whole,
+            ids.to(model.device),
+            attended.to(model.device),
             max_new_tokens=max_new_tokens,
             do_sample=True,
             temperature=temperature,

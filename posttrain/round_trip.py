@@ -19,12 +19,16 @@ from transformers import AutoConfig
 
 from posttrain.architectures import auto_class
 from posttrain.export import TOLERANCE, logits_of
+from posttrain.peft.delta import RECORD, load_delta
 
 
 def reloaded(folder: Path) -> Iterator[tuple[str, Any]]:
     """Every way in which a consumer can load the folder."""
     yield "checkpoint", _load(folder / "checkpoint")
     if not (folder / "adapter").is_dir():
+        return
+    if (folder / "adapter" / RECORD).exists():
+        yield "delta on its base", load_delta(_load(folder / "base"), folder / "adapter")
         return
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     shipped = (folder / "base").is_dir()

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.head import head_of, token_logprobs, token_statistics
-from posttrain.layouts import LAYOUTS, Embed, Located, Rows, packed
+from posttrain.layouts import LAYOUTS, Embed, Located, Rows, packed, shifted
 from posttrain.packing import Example
+from posttrain.peft.blocks import core
+from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
 from posttrain.segments import SEGMENTS
+from schemas.errors import Refusal
 
+SOFT_PROMPT = "soft_prompt"
 PLAIN = "plain"  # the model's own forward pass and logits: slow, and right for any language model
 TOLERANCE = 1e-4  # of the start-up check, in fp32
 CHECKED = 32  # tokens of a completion that it scores
@@ -55,14 +59,17 @@ class Scorer(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.device, self.dtype, self.neftune = model, device, dtype, neftune
-        self.layout = layout or ("encoder_decoder" if inner_model(model).config.is_encoder_decoder else "packed")
+        self.layout = layout or _declared_layout(model)
 
     def forward(self, examples: Sequence[Example], statistics: bool = False) -> TokenScores:
         """Score every completion token of `examples`, branches in their order; `statistics` adds entropy and top-1."""
+        if self._embed and self.layout in (PLAIN, SOFT_PROMPT):
+            found = f"{self.neftune} in the layout {self.layout}, which has no place for noise"
+            raise Refusal("sft.neftune_alpha", found, "null", "remove neftune_alpha")
         with self.arithmetic():
             if self.layout == PLAIN:
                 return self._plain(examples)
-            model = inner_model(self.model)
+            model = self.model if self.layout == SOFT_PROMPT else inner_model(self.model)
             return self._score(LAYOUTS[self.layout](model, examples, self.device, self._embed), statistics)
 
     def score_in_one_row(self, examples: Sequence[Example]) -> TokenScores:
@@ -90,15 +97,22 @@ class Scorer(nn.Module):
         rows = Rows.of(examples, self.device)
         keep = int(rows.scored.any(0).sum())  # columns with a target; they are the last ones, in which all branches end
         last = {"logits_to_keep": keep + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-        out = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last)
-        logprobs = out.logits[:, -keep - 1 : -1].float().log_softmax(-1).gather(2, rows.ids[:, -keep:, None])[..., 0]
+        if virtual_tokens(self.model):
+            logits = padded_logits(self.model, rows.ids, rows.attended)
+        else:
+            logits = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last).logits
+        logprobs = logits[:, -keep - 1 : -1].float().log_softmax(-1).gather(2, rows.ids[:, -keep:, None])[..., 0]
         return TokenScores(logprobs[rows.scored[:, -keep:]], rows.branch, len(rows.ids))
 
     def _plain_decoder(self, example: Example, branch: Any) -> Tensor:
         """Log-probabilities [n] of one branch under an encoder-decoder, which shifts the labels itself."""
         prompt, labels = (torch.from_numpy(part.astype("int64"))[None].to(self.device) for part in (example.prompt, branch))
-        logits = self.model(input_ids=prompt, labels=labels, use_cache=False).logits[0].float()
-        logprobs: Tensor = logits.log_softmax(-1).gather(1, labels[0, :, None])[:, 0]
+        if virtual_tokens(self.model):
+            start = inner_model(self.model).config.decoder_start_token_id
+            logits = padded_logits(self.model, prompt, torch.ones_like(prompt), shifted(labels, start))
+        else:
+            logits = self.model(input_ids=prompt, labels=labels, use_cache=False).logits
+        logprobs: Tensor = logits[0].float().log_softmax(-1).gather(1, labels[0, :, None])[:, 0]
         return logprobs
 
     @property
@@ -114,7 +128,13 @@ class Scorer(nn.Module):
 
 def inner_model(model: nn.Module) -> Any:
     """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return core(model)
+
+
+def _declared_layout(model: nn.Module) -> str:
+    if virtual_tokens(model):
+        return SOFT_PROMPT
+    return "encoder_decoder" if inner_model(model).config.is_encoder_decoder else "packed"
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ Triplet = tuple[Tensor, Tensor, Tensor]
 @torch.no_grad()
 def before_step(model: Any) -> None:
     """Add the gradient of the orthogonality penalty: its weight times the mean of all layers' |Q Qᵀ - I|² and |Pᵀ P - I|²."""
-    spec = _spec(model)
+    spec = adaptive(model)
     if spec is None or not spec.orthogonality:
         return
     layers = _triplets(model)
@@ -43,7 +43,7 @@ def after_step(model: Any, optimizer: Optimizer, step: int, steps: int) -> None:
         step: finished optimizer steps, this one included.
         steps: optimizer steps of the whole stage.
     """
-    spec = _spec(model)
+    spec = adaptive(model)
     if spec is None:
         return
     layers, state = _triplets(model), optimizer.state
@@ -92,7 +92,7 @@ def importance(layer: Triplet, state: Any) -> Tensor:
     return score
 
 
-def _spec(model: Any) -> AdaLoRA | None:
+def adaptive(model: Any) -> AdaLoRA | None:
     known = trained(model)
     return known.spec if known is not None and isinstance(known.spec, AdaLoRA) else None
 

@@ -142,7 +142,7 @@ class _Run:
                 counted = value if each.counts else torch.zeros_like(value)
                 sums[name] = sums[name] + counted if name in sums else counted
         loss = summed(sums["loss"].clone())
-        norm, skipped = self.updates.take(rate, loss)
+        norm, skipped = self.updates.take(rate, loss, self.position.step, len(self.job.plan))
         self.guard.watch(self.position.step, rows, skipped, loss)
         return {**{name: value / units for name, value in sums.items()}, "grad_norm": norm / size()}
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.distributed import full
+from posttrain.peft.adalora import adaptive, after_step, before_step
 from posttrain.peft.wrap import trainable_state
 from posttrain.scoring import Scorer
 from schemas.training import Optimization
@@ -26,7 +27,7 @@ class Updates:
     """Turns losses into updates of the trainable tensors, which are listed once: a model may hold many more that are frozen."""
 
     def __init__(self, scorer: Scorer, spec: Optimization) -> None:
-        self.spec = spec
+        self.spec, self.model = spec, scorer.model
         self.optimizer = make_optimizer(scorer.model, spec)
         self.parameters = list(trainable_state(scorer.model).values())
         self.scaler = torch.amp.GradScaler(scorer.device.type, enabled=scorer.dtype == torch.float16)
@@ -35,18 +36,23 @@ class Updates:
         """Accumulate gradients."""
         self.scaler.scale(loss).backward()
 
-    def take(self, rate: float, loss: Tensor) -> tuple[Tensor, Tensor]:
+    def take(self, rate: float, loss: Tensor, step: int, steps: int) -> tuple[Tensor, Tensor]:
         """Update with the accumulated gradients at learning rate `rate`, unless they or the step's `loss` are not finite.
+
+        `step` counts this one, of `steps` in all.
 
         Returns:
             the norm of the gradient before clipping, and 1 where the step was skipped, both on the device.
         """
         self.scaler.unscale_(self.optimizer)
+        before_step(self.model)
         norm = full(nn.utils.clip_grad_norm_(self.parameters, self.spec.max_grad_norm))
         skipped = (~torch.isfinite(norm + loss)).float()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._step_unless(skipped)
+        if adaptive(self.model) and not bool(skipped):
+            after_step(self.model, self.optimizer, step, steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         return norm, skipped

@@ -116,7 +116,7 @@ def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Buil
     examples = _encode_train(setting, pairs, tokenizer, spec, "data.preferences")
     held_out = _encode_held_out(setting, pairs, tokenizer, spec, "data.preferences")
     base = load_model(setting.policy, resolve_device(setting.recipe.compute))
-    model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft")
+    model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft", tokenizer)
     scorer = setting.scorer(model).eval()
     layout = choose_layout(scorer, examples)
     compared = VARIANTS[spec.loss].reference
@@ -206,7 +206,7 @@ def _run(
 ) -> Built:  # fmt: skip
     """Wrap, check the layout and fit."""
     neftune = spec.neftune_alpha if isinstance(spec, SFT) else None
-    scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft"), neftune).eval()
+    scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft", tokenizer), neftune).eval()
     layout = choose_layout(scorer, objective.examples)
     return _fit(setting, name, spec, peft, scorer, layout, tokenizer, objective, validation, plan, table)
 
