@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import posttrain.trainers.optimizer as optimizer
-from posttrain.peft.wrap import trainable_state
+from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.scoring import Scorer
 from posttrain.trainers.loop import train
 from posttrain.trainers.optimizer import Updates, make_optimizer
+from schemas.peft import AdaLoRA
 from schemas.training import Optimization
 
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def test_a_skipped_step_moves_neither_weights_nor_state(scorer, objective, fused
     def step(factor: float) -> float:
         loss = -policy(held.examples).logprobs.mean() * factor
         updates.backward(loss)
-        return float(updates.take(0.01, loss.detach())[1])
+        return float(updates.take(0.01, loss.detach(), 1, 3)[1])
 
     assert step(1.0) == 0
     weights = {name: tensor.detach().clone() for name, tensor in trainable_state(policy.model).items()}
@@ -84,3 +85,13 @@ def test_half_precision_has_the_gradients_of_float32_for_body_and_trainable_head
         assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
         norms[arithmetic] = {name: float(gradient.norm()) for name, gradient in gradients.items()}
     assert norms[dtype] == pytest.approx(norms[torch.float32], rel=0.05)
+
+
+def test_adalora_gives_up_ranks_in_the_loop(job, tiny_llama):
+    """After ten steps, the layers' ranks are 2 on average: of 4 singular values a layer half are zero."""
+    spec = AdaLoRA(method="adalora", init_r=4, target_r=2)
+    policy = Scorer(wrap(tiny_llama(), spec, 0, "sft.peft"), CPU)
+    train(job(plan=[[0, 1, 2]] * 10, scorer=policy))
+    values = [tensor for name, tensor in policy.model.named_parameters() if "lora_E" in name]
+    assert len(values) == 14  # seven linear layers in each of two blocks
+    assert sum(int((tensor == 0).sum()) for tensor in values) == 14 * (4 - 2)
