@@ -88,11 +88,10 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
 
     chain = new_chain(pinned(loaded, checked.root), checked)
     counts = preflight(chain)
-    from posttrain.sizing import size_of
+    from posttrain.sizing import memory_of, size_of
 
-    size = size_of(loaded.model_copy(update={"model": chain.model}))
-    found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size}
-    show(found, as_json)
+    found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(chain.model)}
+    show(found | {"memory": memory_of(chain)}, as_json)
 
 
 @app.command()

@@ -75,20 +75,25 @@ def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, 
         Refusal: when there is no held-out prompt, or the judge misbehaves.
     """
     prompts = held_out_prompts(held_out, recipe.evaluation.prompts)
-    measured = {}
     own_kl: tuple[float, Interval] | None = None
-    for name, policy in policies.items():
-        scorer, tokenizer = open_policy(recipe, policy)
-        responses = respond(recipe, name, scorer, tokenizer, prompts, progress)
-        progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
-        perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(recipe, scorer, tokenizer, held_out)
-        measured[name] = Measured(responses, perplexity, logprobs)
+    measured = {name: _measure(recipe, name, policy, held_out, prompts, progress) for name, policy in policies.items()}
     candidate = list(policies)[-1]
     if len(policies) > 1 and recipe.alignment.algorithm != "none":
         own_kl = _kl(recipe, policies, measured[candidate].responses.examples)
     numbers = _compare(recipe, measured, own_kl)
     _write(out, prompts, measured, numbers, own_kl)
     return Built(numbers, {"evaluation": "evaluation.json", "samples": "samples.parquet"})
+
+
+def _measure(
+    recipe: Recipe, name: str, policy: Policy, held_out: HeldOut, prompts: Conversations, progress: Progress
+) -> Measured:
+    """One policy, which is in memory only here."""
+    scorer, tokenizer = open_policy(recipe, policy)
+    responses = respond(recipe, name, scorer, tokenizer, prompts, progress)
+    progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
+    perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(recipe, scorer, tokenizer, held_out)
+    return Measured(responses, perplexity, logprobs)
 
 
 def held_out_prompts(held_out: HeldOut, limit: int) -> Conversations:
@@ -162,12 +167,15 @@ def _pair_logprobs(recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenize
 def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) -> tuple[float, Interval]:
     """KL(candidate || reference) per token in nats, on the candidate's own samples (k1 estimator)."""
     *_, reference, candidate = policies.values()
-    scores = []
-    for policy in (candidate, reference):
-        scorer, _ = open_policy(recipe, policy)
-        choose_layout(scorer, samples)
-        scores.append(score_branches(scorer, samples, token_budget(scorer.device))[:, 0])
+    scores = [_own_scores(recipe, policy, samples) for policy in (candidate, reference)]
     return ratio_interval((scores[0] - scores[1]).tolist(), [example.targets for example in samples])
+
+
+def _own_scores(recipe: Recipe, policy: Policy, samples: list[Example]) -> torch.Tensor:
+    """Log-probabilities [samples] under one policy, which is in memory only here."""
+    scorer, _ = open_policy(recipe, policy)
+    choose_layout(scorer, samples)
+    return score_branches(scorer, samples, token_budget(scorer.device))[:, 0]
 
 
 def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, Interval] | None) -> dict[str, float]:

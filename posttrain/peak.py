@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import torch
 from posttrain.store import Built
 
 P = ParamSpec("P")
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # versions 2 and 1
 RESET_PEAK = "5"  # proc_pid_clear_refs(5): the peak becomes the resident set of the moment
 
 
@@ -60,15 +62,38 @@ def peak_memory_gb() -> float:
     return round((allocated or _largest_resident()) / 1e9, 3)
 
 
+def resident_bytes() -> int:
+    """Memory of this process now; elsewhere than on Linux, at most so far."""
+    return _status("VmRSS") if sys.platform == "linux" else _largest_resident()
+
+
+def available_bytes(device: torch.device) -> int:
+    """What a stage on `device` could use: of a CUDA device all of its memory, else what no other process of this machine holds.
+
+    A control group's limit, as containers have one, counts as the machine's.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if sys.platform != "linux":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = _field(Path("/proc/meminfo"), "MemAvailable") + resident_bytes()
+    limits = [int(text) for path in CGROUP_LIMITS if path.exists() and (text := path.read_text().strip()).isdigit()]
+    return min([free, *limits])
+
+
 def _largest_resident() -> int:
     """Bytes."""
     if sys.platform == "linux":
-        return resident("VmHWM")
+        return _status("VmHWM")
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else largest * 1024
 
 
-def resident(field: str) -> int:
-    """Bytes in a field of this process's status on Linux: `VmRSS` now, `VmHWM` at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
+def _status(name: str) -> int:
+    """Bytes in a field of this process's status: `VmRSS` resident now, `VmHWM` at most."""
+    return _field(Path("/proc/self/status"), name)
+
+
+def _field(path: Path, name: str) -> int:
+    """Bytes in a field that the kernel gives in kB."""
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(f"{name}:")) * 1024

@@ -150,7 +150,7 @@ def layout_error(scorer: Scorer, layout: str, examples: Sequence[Example]) -> fl
 def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
     """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report."""
     by_length = sorted(examples, key=lambda example: example.length)
-    few, doubts = [_with_few_targets(example) for example in (by_length[-1], *by_length[:2])], []
+    few, doubts = [with_few_targets(example) for example in (by_length[-1], *by_length[:2])], []
     model = inner_model(scorer.model)
     own = model.config._attn_implementation
     for layout, attention in _candidates(scorer, own):
@@ -171,7 +171,7 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
     return "; ".join([f"{PLAIN}: one row per response and full logits, slow", *doubts])
 
 
-def _with_few_targets(example: Example) -> Example:
+def with_few_targets(example: Example) -> Example:
     """As long, with fewer scored tokens: the model's own logits of all would be the largest tensor of the whole run."""
     if len(example.branches) > 1:
         return Example(example.prompt, tuple(branch[:CHECKED] for branch in example.branches))

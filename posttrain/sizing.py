@@ -1,48 +1,161 @@
-"""How large a recipe's model is, without loading weights."""
+"""How large a recipe's model is, and how much memory each of its stages will take, without loading weights."""
 
 from __future__ import annotations
 
-import copy
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig
 
-from posttrain.architectures import auto_class
+from posttrain.chain import Chain
+from posttrain.device import resolve_device, resolve_dtype
+from posttrain.forecast import Arithmetic, Peak, Training, evaluation_peaks, training_peaks, wrapped
+from posttrain.lengths import Rows, first_rows
+from posttrain.losses.preference import VARIANTS
 from posttrain.models import load_config, scratch_config
-from posttrain.peft.wrap import wrap
+from posttrain.packing import Example
+from posttrain.peak import available_bytes, resident_bytes
 from posttrain.policy import source_policy
-from schemas.model import ScratchModel
+from posttrain.rollouts import BATCH
+from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
+from posttrain.trainers.plan import Plan, by_rows, by_tokens
+from schemas.model import Model, ScratchModel
 from schemas.recipe import Recipe
+from schemas.training import DPO, SFT, Full, Pretrain
+
+# Measured on Linux with glibc 2.36 and torch 2.13: at the start of the quickstart's stages a run held 0.73 to 0.80 GB where this
+# began with 0.50 GB. The rest is Prefect, MLflow, and what torch loads with its first products.
+BESIDE = 270_000_000
+# A data set as text, as what the tokenizer gives out for all rows at once, and as examples: 24 to 38 bytes per byte of JSON.
+PER_BYTE = 33
+# glibc does not use again a part of what a forward pass frees between blocks that it keeps: 0.25 to 0.48 of it in models of 50M
+# parameters, with LoRA and in full, in SFT and DPO, with short rows and long. Other allocators were not measured.
+WASTE = {"glibc": 0.36}
+STEPS = 64  # of a plan, among which the largest is looked for
+GB = 1e9
 
 
-def size_of(recipe: Recipe) -> dict[str, Any]:
-    """Parameters, trainable ones per stage, and key-value cache per token with and without grouped-query attention (bytes, fp32).
+def config_of(model: Model) -> PreTrainedConfig:
+    """The architecture that a model of a recipe has."""
+    return scratch_config(model, model.vocab_size) if isinstance(model, ScratchModel) else load_config(source_policy(model))
 
-    The model is built on the meta device, which holds no numbers.
-    """
-    config = _config(recipe)
-    sizes: dict[str, Any] = {}
-    for stage, spec in (("sft", recipe.sft), ("alignment", recipe.alignment)):
-        if spec is None or not hasattr(spec, "peft"):
-            continue
-        with torch.device("meta"):
-            model = auto_class(config).from_config(copy.deepcopy(config))  # a method may set flags in it
-            model = wrap(model, spec.peft, recipe.seed, f"{stage}.peft")
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        sizes[f"trainable_parameters_{stage}"] = trained
-    with torch.device("meta"):
-        sizes["parameters"] = sum(p.numel() for p in auto_class(config).from_config(config).parameters())
+
+def size_of(model: Model) -> dict[str, int]:
+    """Parameters, and key-value cache per token with and without grouped-query attention (bytes, fp32)."""
+    config = config_of(model)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     per_head = 2 * 4 * config.num_hidden_layers * head
-    return sizes | {
+    return {
+        "parameters": sum(p.numel() for p in wrapped(config, Full(method="full")).parameters()),
         "kv_cache_bytes_per_token": per_head * kv_heads,
         "kv_cache_without_gqa": per_head * config.num_attention_heads,
     }
 
 
-def _config(recipe: Recipe) -> PreTrainedConfig:
-    if isinstance(recipe.model, ScratchModel):
-        return scratch_config(recipe.model, recipe.model.vocab_size)
-    return load_config(source_policy(recipe.model))
+def memory_of(chain: Chain) -> dict[str, dict[str, Any]]:
+    """By stage that computes: device, parameters, the share that is trained, and the predicted peak of memory with its parts.
+
+    `peak_memory_gb` is what the stage's metric of this name should show, in 10⁹ bytes: per process, and on CUDA of the device.
+    """
+    recipe, compute = chain.recipe, chain.recipe.compute
+    beside = resident_bytes() + BESIDE  # before this adds to it
+    on = Arithmetic(resolve_device(compute), resolve_dtype(compute), compute.num_processes)
+    config, rows = config_of(chain.model), first_rows(chain)
+    found = {}
+    for stage in (stage for stage in READS if stage in recipe.stages):
+        spec, lengths, peaks = _stage(stage, recipe, config, rows, on)
+        model = wrapped(config, getattr(spec, "peft", None) or Full(method="full"))
+        found[stage] = {
+            "device": str(on.device),
+            **counts(model, trained=stage != "evaluate"),
+            "rows": lengths,
+            **_largest([Peak("encoding the rows", data=_text(stage, recipe, rows)), *peaks], on, beside),
+        }
+    return found
+
+
+READS = {"pretrain": ("corpus",), "sft": ("instructions",), "align": ("preferences",), "evaluate": ()}
+"""Data sets that a stage encodes whole; evaluation encodes the held-out rows of all."""
+
+
+def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
+    """Bytes that the rows of a stage take while they are encoded."""
+    held_out = recipe.data.holdout
+    shares = dict.fromkeys(READS[stage], 1 - held_out) or dict.fromkeys(rows.sizes, held_out)
+    return int(PER_BYTE * sum(share * rows.sizes[name] for name, share in shares.items()))
+
+
+def _stage(
+    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic
+) -> tuple[Pretrain | SFT | DPO, str, list[Peak]]:
+    """Section of a stage, its rows in words, and its phases."""
+    spec: Any = {"pretrain": recipe.pretrain, "sft": recipe.sft, "align": recipe.alignment}.get(stage) or _prompts(recipe)
+    examples, lengths = rows.examples(spec, config.is_encoder_decoder)
+    if stage == "evaluate":
+        prompts = [len(example.prompt) for example in examples[: min(BATCH, recipe.evaluation.prompts)]]
+        return spec, lengths, evaluation_peaks(config, prompts, recipe.evaluation.max_new_tokens, examples, on)
+    compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
+    peft = getattr(spec, "peft", None) or Full(method="full")
+    training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared)
+    return spec, lengths, training_peaks(training, on)
+
+
+def _prompts(recipe: Recipe) -> SFT | DPO:
+    """The section that says how the rows are encoded whose prompts evaluation takes."""
+    if recipe.data.preferences is None:
+        return recipe.sft or SFT()
+    return recipe.alignment if isinstance(recipe.alignment, DPO) else DPO(algorithm="dpo")
+
+
+def _objective(spec: Pretrain | SFT | DPO, examples: Sequence[Example]) -> Objective:
+    if not isinstance(spec, DPO):
+        return LanguageModelling(examples, z_loss=spec.z_loss)
+    reference = torch.zeros(len(examples), 2) if VARIANTS[spec.loss].reference else None
+    gamma = spec.simpo_gamma or 0.0
+    return Preference(examples, reference, spec.beta, spec.loss, spec.label_smoothing, gamma, spec.sft_weight)
+
+
+def _plan(spec: Pretrain | SFT | DPO, examples: Sequence[Example], seed: int) -> Plan:
+    """Steps over the rows that were read, as many times as it takes to see a large one."""
+    if isinstance(spec, Pretrain):
+        return by_tokens([e.length for e in examples], spec.batch_tokens, min(spec.tokens, STEPS * spec.batch_tokens), seed)
+    epochs = max(1, min(spec.epochs, STEPS * spec.batch_size // len(examples)))
+    return by_rows(len(examples), spec.batch_size, epochs, seed)
+
+
+def counts(model: nn.Module, trained: bool = True) -> dict[str, Any]:
+    """Parameters of a model, and how many of them a training stage trains."""
+    parameters = sum(p.numel() for p in model.parameters())
+    if not trained:
+        return {"parameters": parameters}
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "parameters": parameters,
+        "trainable_parameters": trainable,
+        "trainable_share": round(trainable / parameters, 6),
+    }
+
+
+def _largest(peaks: Sequence[Peak], on: Arithmetic, beside: int) -> dict[str, Any]:
+    """The phase that takes most, with what lies beside it in a host's process, and a warning where that is more than there is."""
+    host = on.device.type == "cpu"
+    waste = WASTE.get(platform.libc_ver()[0], 0.0) if host else 0.0
+    peak = max((replace(each, waste=int(waste * each.passing)) for each in peaks), key=lambda each: each.total)
+    parts = {"baseline": beside if host else 0, **peak.parts()}
+    total = sum(parts.values())
+    needed, there = total * (on.processes if host else 1), available_bytes(on.device)
+    warning = (
+        f"about {needed / GB:.1f} GB are needed and {there / GB:.1f} GB are available: "
+        "lower batch_size or max_length, train an adapter, or set gradient_checkpointing"
+    )
+    return {
+        "peak_memory_gb": round(total / GB, 3),
+        "peak_at": peak.phase,
+        "parts_gb": {name: round(size / GB, 3) for name, size in parts.items() if size},
+        **({"warning": warning} if needed > there else {}),
+    }

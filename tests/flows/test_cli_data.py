@@ -116,11 +116,12 @@ def test_check_prints_stages_counts_and_sizes_and_writes_nothing(call, tiny, tmp
 
 def test_check_counts_the_parameters_that_a_run_reports(call, tiny, finished, tmp_path):
     done = call("check", tiny.recipe, "--store", tmp_path / "store", "--json")
-    model = json.loads(done.out)["model"]
+    document = json.loads(done.out)
+    model, memory = document["model"], document["memory"]
     built = {stage.name: stage.metrics for stage in finished.report.stages}
     assert model["parameters"] == built["sft"]["parameters"] == built["sft"]["trainable_parameters"]
-    assert model["trainable_parameters_sft"] == built["sft"]["trainable_parameters"]
-    assert model["trainable_parameters_alignment"] == built["align"]["trainable_parameters"]
+    assert memory["sft"]["trainable_parameters"] == built["sft"]["trainable_parameters"]
+    assert memory["align"]["trainable_parameters"] == built["align"]["trainable_parameters"]
 
 
 def test_check_follows_the_stages_that_overrides_remove(call, tiny, tmp_path):

@@ -1,0 +1,239 @@
+"""The largest memory that a stage will hold on its device, found by running the stage's own code on tensors without numbers.
+
+What runs is the scorer, the objective and the optimizer that train, on the largest micro-batch of a plan. Not run are libraries'
+own buffers and the allocator's waste, for which `posttrain/sizing.py` adds what was measured. On a CPU this was compared with
+measured peaks. For CUDA the same trace is made in half precision with the CUDA budget of tokens, on fake tensors of the CPU
+(segments in place of FlexAttention, which keeps as little); no GPU was there to compare it with.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from posttrain.architectures import auto_class
+from posttrain.head import BLOCK_ELEMENTS
+from posttrain.memory import LiveBytes, give_tensors, pretending
+from posttrain.packing import Example, micro_batches
+from posttrain.peft.wrap import wrap
+from posttrain.reference import Reference
+from posttrain.scoring import PLAIN, Scorer, inner_model, with_few_targets
+from posttrain.segments import SEGMENTS
+from posttrain.trainers.loop import token_budget
+from posttrain.trainers.objectives import Objective
+from posttrain.trainers.optimizer import Updates
+from posttrain.trainers.parallel import shared
+from posttrain.trainers.plan import Plan
+from posttrain.trainers.stages import checkpoint_activations
+from schemas.training import Full, Optimization, Peft
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where and in what precision a stage computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    processes: int = 1
+
+    @property
+    def budget(self) -> int:
+        """Tokens per forward and backward pass."""
+        return token_budget(self.device)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes that live at the largest moment of one phase of a stage."""
+
+    phase: str
+    data: int = 0
+    """Rows as text and as tokens."""
+    weights: int = 0
+    """Parameters and buffers."""
+    gradients: int = 0
+    """Of all trainable parameters, though at the largest moment some may not be made yet: `activations` is less by those."""
+    optimizer: int = 0
+    """State of the optimizer."""
+    reference: int = 0
+    """The copy of the trainable tensors that the reference is."""
+    activations: int = 0
+    """All that is in no other part."""
+    waste: int = 0
+    """Freed blocks that the allocator does not use again."""
+    passing: int = field(default=0, kw_only=True)
+    """No part: what a forward pass with gradients made and freed, in blocks that an allocator may fail to use again."""
+
+    def parts(self) -> dict[str, int]:
+        """The parts by name; together they are the peak."""
+        return {name: size for name, size in vars(self).items() if name not in ("phase", "passing")}
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.parts().values())
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training stage as far as its memory depends on it."""
+
+    config: PreTrainedConfig
+    spec: Optimization
+    peft: Peft
+    objective: Objective
+    plan: Plan
+    compared: bool
+    """Whether the initial policy scores the examples first."""
+
+    def groups(self, on: Arithmetic) -> list[list[int]]:
+        """The first two micro-batches of the step with the largest one: gradients of the first live while the second runs."""
+        lengths = np.array([example.length for example in self.objective.examples])
+        shares = [shared(rows, lengths, on.processes)[0] for rows in self.plan]
+        steps = [micro_batches(rows, lengths, on.budget) for rows in shares if rows]
+        return max(steps, key=lambda groups: int(lengths[groups[0]].sum()))[:2]
+
+
+def wrapped(config: PreTrainedConfig, peft: Peft) -> nn.Module:
+    """The model of a stage on the meta device, which holds no numbers."""
+    with torch.device("meta"):
+        return wrap(auto_class(config).from_config(copy.deepcopy(config)), peft, 0, "peft")  # a method may set flags in it
+
+
+def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:
+    """The phases of a training stage: start-up check, reference scores where there are some, steps."""
+    model = wrapped(stage.config, stage.peft)
+    with pretending() as live:
+        scorer = _scorer(model, on, live)
+        peaks = [_start_up(scorer, live, stage.objective.examples)]
+        if stage.compared:
+            peaks.append(_reference(scorer, live, stage.objective.examples, 4 * on.budget))
+        if stage.spec.gradient_checkpointing:
+            checkpoint_activations(model, "gradient_checkpointing")
+        peaks.append(_steps(scorer, live, stage, stage.groups(on)))
+    return [_on_device(peak, on) for peak in peaks]
+
+
+def _scorer(model: nn.Module, on: Arithmetic, live: LiveBytes) -> Scorer:
+    """A scorer in the layout that the start-up check tries first."""
+    give_tensors(model)
+    dtype = torch.bfloat16 if on.dtype in HALF else on.dtype
+    scorer = Scorer(model, torch.device("cpu"), dtype).eval()
+    inner = inner_model(model)
+    if scorer.layout == "packed" and inner.config._attn_implementation == "sdpa":
+        inner.set_attn_implementation(SEGMENTS)
+    return scorer
+
+
+@torch.no_grad()
+def _start_up(scorer: Scorer, live: LiveBytes, examples: Sequence[Example]) -> Peak:
+    """The check of the layout scores an example with the model's own logits, [tokens, vocabulary] in fp32."""
+    weights = live.begin()
+    longest = with_few_targets(max(examples, key=lambda example: example.length))
+    Scorer(scorer.model, scorer.device, torch.float32, PLAIN)([Example(longest.prompt, longest.branches[:1])])
+    return Peak("start-up check", weights=weights, activations=live.peak - weights)
+
+
+@torch.no_grad()
+def _reference(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], budget: int) -> Peak:
+    """The copy that the reference is known by is gone before the scoring; whichever of the two is larger counts."""
+    weights = live.begin()
+    copy = Reference(scorer.model)
+    copied = live.live - weights
+    del copy
+    live.begin()
+    _score_largest(scorer, examples, budget)
+    scored = live.peak - weights
+    if copied > scored:
+        return Peak("copy for the reference", weights=weights, reference=copied)
+    return Peak("reference scoring", weights=weights, activations=scored)
+
+
+def _steps(scorer: Scorer, live: LiveBytes, stage: Training, groups: Sequence[Sequence[int]]) -> Peak:
+    """An optimizer step that finds the optimizer's state in memory."""
+    scorer.train()
+    weights = live.begin()
+    updates = Updates(scorer, stage.spec)
+    for parameter in updates.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    gradients = live.live - weights
+    updates.optimizer.step()
+    updates.optimizer.zero_grad(set_to_none=True)
+    before, passing = live.begin(), 0
+    examples, units = stage.objective.examples, stage.objective.units([row for group in groups for row in group])
+    for group in groups:
+        freed = live.freed
+        loss, _ = stage.objective.loss(scorer([examples[row] for row in group]), group)
+        passing = max(passing, live.freed - freed)
+        updates.backward(loss / units)
+    updates.optimizer.step()
+    return Peak(
+        "training", weights=weights, gradients=gradients, optimizer=before - weights,
+        activations=live.peak - before - gradients, passing=passing,
+    )  # fmt: skip
+
+
+def _score_largest(scorer: Scorer, examples: Sequence[Example], budget: int) -> None:
+    lengths = np.array([example.length for example in examples])
+    group = max(micro_batches(range(len(examples)), lengths, budget), key=lambda rows: int(lengths[rows].sum()))
+    scorer([examples[row] for row in group]).per_branch()
+
+
+def evaluation_peaks(
+    config: PreTrainedConfig, prompts: Sequence[int], new_tokens: int, examples: Sequence[Example], on: Arithmetic
+) -> list[Peak]:
+    """The phases in which one policy is evaluated: sampling answers to `prompts` (lengths of one batch), and scoring."""
+    model = wrapped(config, Full(method="full"))
+    with pretending() as live, torch.no_grad():
+        scorer = _scorer(model, on, live)
+        peaks = [_start_up(scorer, live, examples)]
+        weights = live.begin()
+        _score_largest(scorer, examples, on.budget)
+        peaks.append(Peak("scoring", weights=weights, activations=live.peak - weights))
+        with scorer.arithmetic():
+            peaks.append(_sampling(inner_model(model), live, (len(prompts), max(prompts)), new_tokens))
+    return [_on_device(peak, on) for peak in peaks]
+
+
+def _sampling(model: Any, live: LiveBytes, shape: tuple[int, int], new_tokens: int) -> Peak:
+    """The first pass over prompts [B, P], and the last one, of one token after all others are in the cache."""
+    weights = live.begin()
+    _next_token(model, _inputs(model, shape, 1))
+    first = live.peak
+    cache = _next_token(model, _inputs(model, shape, new_tokens))
+    live.begin()
+    _next_token(model, {**_inputs(model, shape, 1, new_tokens), "past_key_values": cache})
+    return Peak("sampling", weights=weights, activations=max(first, live.peak) - weights)
+
+
+def _next_token(model: Any, inputs: dict[str, Any]) -> Any:
+    """Sample one token [B] as `generate` does: fp32 copies of the logits, warped, then normalised; returns the cache."""
+    out = model(**inputs, use_cache=True, **({} if model.config.is_encoder_decoder else {"logits_to_keep": 1}))
+    logits = out.logits[:, -1].to(torch.float32, copy=True)
+    torch.multinomial((logits / 1.0).softmax(-1), 1)
+    return out.past_key_values
+
+
+def _inputs(model: Any, shape: tuple[int, int], new: int, seen: int = 0) -> dict[str, Any]:
+    """What a pass over prompts and `new - 1` more tokens reads; with `seen`, over one token after these."""
+    rows, prompt = shape
+    attended = torch.ones(rows, prompt if model.config.is_encoder_decoder else prompt + (seen or new - 1), dtype=torch.long)
+    if not model.config.is_encoder_decoder:
+        return {"input_ids": torch.zeros(rows, 1 if seen else attended.shape[1], dtype=torch.long), "attention_mask": attended}
+    prompts = torch.zeros(rows, prompt, dtype=torch.long)
+    return {"input_ids": prompts, "attention_mask": attended, "decoder_input_ids": torch.zeros(rows, new, dtype=torch.long)}
+
+
+def _on_device(peak: Peak, on: Arithmetic) -> Peak:
+    """The head's block of logits is larger on CUDA than it was in the trace: the products and their fp32 copy."""
+    extra = 2 * 4 * BLOCK_ELEMENTS["cuda"] if on.device.type == "cuda" else 0
+    return replace(peak, activations=peak.activations + extra)

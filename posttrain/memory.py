@@ -1,0 +1,131 @@
+"""Live memory of a computation that is not computed: tensors that have a shape and no content, and a count of their bytes.
+
+torch's FakeTensorMode stands in for the numbers, so a model of any size runs in seconds and in no memory, forward, backward and
+optimizer step. What it cannot know is where shapes follow from values (a mask that picks rows); integers and truth values are
+therefore real here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+LARGE_BLOCK = 32 * 2**20  # bytes; glibc takes what is larger from the system and gives it back at once (M_MMAP_THRESHOLD)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that were made while it was entered, until they are freed.
+
+    A storage is counted once, whatever views there are of it. Memory that a kernel takes and returns is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        """Bytes now."""
+        self.peak = 0
+        """Most bytes since `begin`."""
+        self.freed = 0
+        """Bytes freed since `begin` in blocks of less than `LARGE_BLOCK`."""
+        self._sizes: dict[int, int] = {}
+
+    def begin(self) -> int:
+        """Measure from now on; returns the bytes that live now."""
+        self.peak, self.freed = self.live, 0
+        return self.live
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        size = self._sizes.pop(key)
+        self.live -= size
+        if size < LARGE_BLOCK:
+            self.freed += size
+
+
+class RealIntegers(TorchDispatchMode):
+    """Computes what consists of integers and truth values alone; entered after FakeTensorMode."""
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], _positions(args[1]))
+        given = _tensors((args, kwargs))
+        if any(isinstance(tensor, FakeTensor) or tensor.is_floating_point() for tensor in given):
+            return func(*args, **kwargs)
+        if not given and _has_numbers(made := func(*args, **kwargs)):  # a new tensor: made twice, once as a fake
+            return made
+        with unset_fake_temporarily():
+            out = func(*args, **kwargs)
+        return func(*args, **kwargs) if _has_numbers(out) else out
+
+
+def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The same index without masks: the number of elements that a mask picks is part of the result's shape."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        known = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
+        with unset_fake_temporarily():
+            found.extend(index.nonzero().unbind(1) if known and index is not None else [index])
+    return found
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _has_numbers(tree: Any) -> bool:
+    return any(tensor.is_floating_point() for tensor in _tensors(tree))
+
+
+@contextmanager
+def pretending() -> Iterator[LiveBytes]:
+    """Inside, no number is computed; yields the count of bytes."""
+    with FakeTensorMode(allow_non_fake_inputs=True), RealIntegers(), LiveBytes() as live:  # type: ignore[no-untyped-call]
+        yield live
+
+
+def give_tensors(model: nn.Module) -> None:
+    """Replace the parameters and buffers of a model of the meta device by tensors of the CPU, which are fake while pretending.
+
+    peft moves adapters to the device of their layer, which fake parameters cannot follow; so models are wrapped on the meta
+    device first.
+    """
+    made: dict[Tensor, Tensor] = {}  # tied ones stay tied
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and tensor.is_meta:
+                    if tensor not in made:
+                        made[tensor] = _like(tensor)
+                    table[name] = made[tensor]  # type: ignore[assignment]
+
+
+def _like(tensor: Tensor) -> Tensor:
+    new = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
+    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new

@@ -1,0 +1,123 @@
+"""Predicted peaks: parts by hand, and the whole against what a stage really took."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from posttrain.forecast import Arithmetic, Training, evaluation_peaks, training_peaks
+from posttrain.packing import Example
+from posttrain.trainers.objectives import LanguageModelling, Preference
+from schemas.training import DPO, SFT, Full, LoRA
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = Arithmetic(torch.device("cpu"), torch.float32)
+TIED = 4 * (97 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32) + 32)  # bytes of the weights of `config`
+
+
+def config() -> LlamaConfig:
+    return LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                       num_key_value_heads=2, tie_word_embeddings=True)  # fmt: skip
+
+
+def examples(branches: int) -> list[Example]:
+    return [Example(np.zeros(20, np.int32), (np.zeros(10, np.int32),) * branches) for _ in range(8)]
+
+
+def phases(training: Training) -> dict:
+    return {peak.phase: peak for peak in training_peaks(training, CPU)}
+
+
+def test_full_fine_tuning_holds_gradients_and_two_moments_of_every_weight():
+    """Weights W, gradients W, AdamW's moments 2 W, and 4 bytes of its step counter for each tensor."""
+    spec = SFT(peft=Full(method="full"))
+    peak = phases(Training(config(), spec, spec.peft, LanguageModelling(examples(1)), [[0, 1, 2, 3]], False))["training"]
+    assert TIED <= peak.weights <= TIED + 1000  # and the buffers of the rotary positions
+    assert peak.gradients == TIED
+    assert 2 * TIED <= peak.optimizer <= 2 * TIED + 4 * 20
+    assert peak.activations > 0
+    assert peak.total == sum(peak.parts().values())
+
+
+def test_an_adapter_holds_those_of_its_own_tensors_alone():
+    """LoRA of rank 4 on q (32 → 32) and v (32 → 16) of two layers: 2 · (4·32 + 32·4 + 4·32 + 16·4) numbers."""
+    peft = LoRA(method="lora", r=4, target_modules=("q_proj", "v_proj"))
+    spec = DPO(algorithm="dpo", peft=peft)
+    objective = Preference(examples(2), torch.zeros(8, 2), 0.1)
+    found = phases(Training(config(), spec, peft, objective, [[0, 1, 2, 3]], True))
+    adapter = 4 * 2 * (4 * 32 + 32 * 4 + 4 * 32 + 16 * 4)
+    assert found["training"].gradients == adapter
+    assert 2 * adapter <= found["training"].optimizer <= 2 * adapter + 4 * 8
+    assert {"start-up check", "training"} < found.keys()
+
+
+def test_longer_rows_take_more_and_half_precision_less():
+    spec = SFT(peft=Full(method="full"))
+
+    def activations(length: int, on: Arithmetic) -> int:
+        rows = [Example(np.zeros(1, np.int32), (np.zeros(length, np.int32),)) for _ in range(4)]
+        training = Training(config(), spec, spec.peft, LanguageModelling(rows), [[0, 1, 2, 3]], False)
+        return next(peak for peak in training_peaks(training, on) if peak.phase == "training").activations
+
+    half = Arithmetic(torch.device("cpu"), torch.bfloat16)
+    assert activations(64, CPU) < activations(128, CPU)
+    assert activations(512, half) < activations(512, CPU)
+
+
+def test_sampling_holds_a_cache_of_every_prompt():
+    """Cache per token: 2 · 4 bytes · 2 layers · 2 heads of 8 numbers = 256; 16 prompts of 30 tokens and 10 new ones."""
+    found = {peak.phase: peak for peak in evaluation_peaks(config(), [30] * 16, 10, examples(2), CPU)}
+    assert found["sampling"].activations > 256 * 16 * 39
+
+
+SHAPE = {"source": "scratch", "hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 4, "intermediate_size": 1376,
+         "vocab_size": 32_000, "tie_embeddings": False}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_predictions_are_within_a_quarter_of_what_the_quickstart_takes(tmp_path):
+    """`posttrain check` against the stages' own metric."""
+    recipe = ROOT / "deployments" / "recipes" / "quickstart.yaml"
+    assert_close(*check_and_run(recipe, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_predictions_are_within_a_quarter_of_what_50m_parameters_take(tmp_path, method):
+    """A Llama shape of 54M parameters, on few tokens: every stage reaches its peak in its first steps."""
+    peft = f"{{method: {method}}}"
+    few = [
+        "model=" + json.dumps(SHAPE), "pretrain.tokens=8192", f"sft.peft={peft}", f"alignment.peft={peft}", "data.holdout=0.95",
+        "evaluation.prompts=16", "evaluation.max_new_tokens=8", "evaluation.gates={}", "registry=null",
+    ]  # fmt: skip
+    assert_close(*check_and_run(ROOT / "deployments" / "recipes" / "quickstart.yaml", tmp_path, *few))
+
+
+def check_and_run(recipe: Path, folder: Path, *changes: str) -> tuple[dict, dict]:
+    """Predicted and measured peaks in GB by stage."""
+    words = [word for change in changes for word in ("--set", change)]
+
+    def call(verb: str) -> dict:
+        command = [sys.executable, "-m", "flows.cli", verb, str(recipe), *words, "--store", str(folder / "store"), "--json"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode in (0, 3), done.stderr
+        return json.loads(done.stdout)
+
+    predicted = {stage: numbers["peak_memory_gb"] for stage, numbers in call("check")["memory"].items()}
+    stages = call("run")["stages"]
+    return predicted, {stage["name"]: stage["metrics"]["peak_memory_gb"] for stage in stages if stage["name"] in predicted}
+
+
+def assert_close(predicted: dict, measured: dict) -> None:
+    """To a quarter of what was measured."""
+    assert predicted.keys() == measured.keys()
+    assert predicted == pytest.approx(measured, rel=0.25)
