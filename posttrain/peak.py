@@ -6,6 +6,7 @@ largest since the process began, earlier stages included. On CUDA it is the larg
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
@@ -46,7 +47,8 @@ def reset_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
     if sys.platform == "linux":
         _return_freed_memory()
-        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+        with contextlib.suppress(OSError):  # a container may forbid it: then the number is the largest since the process began
+            Path("/proc/self/clear_refs").write_text(RESET_PEAK)
 
 
 def _return_freed_memory() -> None:
