@@ -53,7 +53,7 @@ class Method:
     made_by: str
     """`module:function` under posttrain.peft that takes (model, Request) and returns Applied."""
     share: tuple[float, float]
-    """Trainable parameters in percent of all as published, from and to."""
+    """Trainable parameters in percent of all, from and to: usual values, which depend on the model and on the method's sizes."""
     from_peft: bool = True
     """Saved in peft's own format, else as a delta that `posttrain/peft/delta.py` loads."""
     packing: bool = True
