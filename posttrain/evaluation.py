@@ -25,7 +25,7 @@ from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
 from posttrain.rewards import load_judge
-from posttrain.rollouts import sample
+from posttrain.rollouts import Sampling, sample
 from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.statistics import Interval, ratio_interval, win_rate
 from posttrain.store import Built
@@ -120,7 +120,10 @@ def respond(
     new = min(spec.max_new_tokens, longest_sequence(config) - 1)
     ids = [prompt[new - longest_sequence(config) :] for prompt in encode_prompts(prompts, tokenizer, config.is_encoder_decoder)]
     count = counted(progress, f"evaluate {name}", len(prompts))
-    generated = sample(scorer.model, tokenizer, ids, new, spec.temperature, recipe.seed, count)
+    plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
+                    eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip
+    with scorer.arithmetic():
+        generated = [response for (response,) in sample(scorer.model, ids, plan, count)]
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
     questions = [str(prompt[-1]["content"]) for prompt in prompts]
     return Responses(
