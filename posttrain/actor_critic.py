@@ -56,7 +56,7 @@ def _values(model: Any, hidden: Tensor) -> Tensor:
 
 
 def entropy(hidden: Tensor, head: Head) -> Tensor:
-    """Entropy of the next-token distribution in nats [N], differentiable; the logits of a few rows at a time, made again backward."""
+    """Entropy of the next-token distribution in nats [N], differentiable; the backward pass makes the logits again."""
     rows = max(1, ENTROPY_LOGITS // len(head.weight))
     parts = [checkpoint(_entropy, part, head, use_reentrant=False) for part in hidden.split(rows)]
     return torch.cat(parts) if parts else hidden.new_zeros(0)

@@ -20,10 +20,12 @@ from posttrain.models import load_config, scratch_config
 from posttrain.packing import Example
 from posttrain.peak import available_bytes, resident_bytes
 from posttrain.policy import source_policy
+from posttrain.ppo_memory import ppo_peaks
 from posttrain.rollouts import BATCH
 from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
 from posttrain.trainers.plan import Plan, by_rows, by_tokens
 from schemas.model import Model, ScratchModel
+from schemas.ppo import PPO
 from schemas.recipe import Recipe
 from schemas.training import DPO, SFT, Full, Pretrain
 
@@ -92,10 +94,13 @@ def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
 
 def _stage(
     stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic
-) -> tuple[Pretrain | SFT | DPO, str, list[Peak]]:
+) -> tuple[Pretrain | SFT | DPO | PPO, str, list[Peak]]:
     """Section of a stage, its rows in words, and its phases."""
     spec: Any = {"pretrain": recipe.pretrain, "sft": recipe.sft, "align": recipe.alignment}.get(stage) or _prompts(recipe)
-    examples, lengths = rows.examples(spec, config.is_encoder_decoder)
+    encoded_as = _prompts(recipe) if isinstance(spec, PPO) else spec
+    examples, lengths = rows.examples(encoded_as, config.is_encoder_decoder)
+    if isinstance(spec, PPO):
+        return spec, lengths, ppo_peaks(config, spec, examples, recipe.seed, on)
     if stage == "evaluate":
         prompts = [len(example.prompt) for example in examples[: min(BATCH, recipe.evaluation.prompts)]]
         return spec, lengths, evaluation_peaks(config, prompts, recipe.evaluation.max_new_tokens, examples, on)

@@ -15,7 +15,10 @@ from schemas.base import Frozen, refused
 from schemas.data import Data, Filtering
 from schemas.evaluation import Evaluation, Registry
 from schemas.model import Model
-from schemas.training import SFT, Alignment, NoAlignment, Pretrain
+from schemas.ppo import PPO, StageReward
+from schemas.training import DPO, SFT, NoAlignment, Pretrain
+
+Alignment = Annotated[DPO | PPO | NoAlignment, Field(discriminator="algorithm")]
 
 STAGES = ("validate", "filter", "pretrain", "sft", "align", "evaluate", "register")
 
@@ -73,6 +76,8 @@ class Recipe(Frozen):
     """Language modelling on the filtered corpus; null = none."""
     sft: SFT | None = None
     """Supervised fine-tuning on the instructions; null = none."""
+    reward: None = None
+    """x"""
     alignment: Alignment = NoAlignment()
     """Preference alignment."""
     evaluation: Evaluation = Evaluation()
@@ -85,6 +90,11 @@ class Recipe(Frozen):
     """Where stages run: `inline` is this process."""
     tracking: Tracking = Tracking()
     """MLflow."""
+
+    @property
+    def prompts_table(self) -> str:
+        """The data set whose prompts PPO answers: the preferences where there are some, else the instructions."""
+        return "preferences" if self.data.preferences is not None else "instructions"
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -107,10 +117,11 @@ class Recipe(Frozen):
 
 def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
     """Stages that are asked for without what they read."""
+    prompts_alone = isinstance(recipe.alignment, PPO)
     needs = {
         "data.corpus": ("pretrain", recipe.data.corpus),
         "data.instructions": ("sft", recipe.data.instructions),
-        "data.preferences": ("align", recipe.data.preferences),
+        "data.preferences": ("align", recipe.data.preferences or (prompts_alone and recipe.data.instructions)),
     }
     problems = [
         refused(where, "null", f"a source, since the stage {stage} reads it", f"set {where}, or remove the stage")
@@ -165,9 +176,24 @@ def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     ]
 
 
+def _cannot_reward(recipe: Recipe) -> list[PydanticCustomError]:
+    """Sources of rewards that this recipe does not have."""
+    if not isinstance(recipe.alignment, PPO) or recipe.reward is not None:
+        return []
+    return [
+        refused(f"alignment.{field}", "source model, and no section reward", "a section reward, or source function or registry",
+                "add reward: {}, which trains a reward model on data.preferences")
+        for field in ("reward", "monitor")
+        if any(isinstance(source, StageReward) for source in getattr(recipe.alignment, field))
+    ]  # fmt: skip
+
+
 def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     """Settings that are fine alone and not together."""
-    problems = []
+    problems = [*_cannot_reward(recipe)]
+    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
+        problems.append(refused("compute.num_processes", f"{recipe.compute.num_processes} with alignment.algorithm ppo", "1",
+                                "set compute.num_processes=1: PPO trains on one device"))  # fmt: skip
     longest = recipe.model.max_length if recipe.model.source == "scratch" else None
     wanted = {
         "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,

@@ -66,13 +66,13 @@ def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, clip: float) 
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """½ max((V - R)², (V_clipped - R)²) per token, V_clipped within ± clip of the value at sampling (arXiv 2403.17031, detail 14)."""
+    """½ max((V - R)², (V' - R)²) per token, V' = V kept within ± clip of the value at sampling (arXiv 2403.17031, detail 14)."""
     clipped = old + (values - old).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """An estimate of KL(π || π_ref) per token that is unbiased and never negative: r - 1 - log r, r = π_ref / π (Schulman 2020)."""
+    """r - 1 - log r with r = π_ref / π (Schulman 2020): an unbiased estimate of KL(π || π_ref) per token, never negative."""
     log_ratio = reference - logprobs
     return log_ratio.exp() - 1 - log_ratio
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic, without_dropout
 from posttrain.architectures import longest_sequence
 from posttrain.data.encode import encode_prompts
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.models import load_model, load_tokenizer
-from posttrain.packing import Example
+from posttrain.packing import Example, Tokens
 from posttrain.peak import measured
-from posttrain.peft.wrap import save_trained, wrap
+from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.reference import Reference
-from posttrain.reward_models import open_reward_model
-from posttrain.reward_sources import RewardModels, load_rewards
+from posttrain.reward_models import RewardModel, open_reward_model
+from posttrain.reward_sources import RewardModels, Rewards, load_rewards
 from posttrain.rollouts import sample
-from posttrain.scoring import PLAIN, choose_layout
+from posttrain.scoring import PLAIN, choose_layout, inner_model
 from posttrain.store import Built
 from posttrain.trainers.collect import Collector, Prompts
 from posttrain.trainers.loop import Job, train
@@ -31,43 +35,123 @@ from posttrain.trainers.stages import Setting, checkpoint_activations
 from posttrain.twins import keep_apart, twin
 from schemas.errors import Refusal
 from schemas.peft import LoRA
-from schemas.ppo import PPO, RegistryReward
+from schemas.ppo import PPO, RegistryReward, StageReward
 
-STAGE = "model"  # key of the stage's reward model among the folders
+CHECKED = 3  # prompts that the layout is checked on
 
 
 @measured
 def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[str, Path]) -> Built:
-    """Policy optimisation on the prompts of `rows`; saves `model/` or `adapter/`, and samples of every iteration.
+    """Policy optimisation on the training prompts of `rows`; saves `model/` or `adapter/`, and responses of every iteration.
 
     Args:
+        setting: recipe, policy and where to write.
+        spec: its section.
+        rows: a table with `prompt` and `split`.
         rewards: folders of reward models: of this run's stage under `model`, of registered ones under their URI.
+
+    Raises:
+        Refusal: when there is no prompt, when the model has no layout that gives hidden states, or when a reward misbehaves.
     """
-    tokenizer = load_tokenizer(setting.policy)
-    device, dtype = resolve_device(setting.recipe.compute), resolve_dtype(setting.recipe.compute)
-    base = load_model(setting.policy, device)
-    models = _reward_models(spec, rewards, base, setting)
-    critic = twin(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
-    model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft", tokenizer)
-    for other in (critic, *models.modules):
-        if other is not None:
-            keep_apart(other, model)
-    without_dropout(model)
-    reference = Reference(model)
-    _give_values(model, critic, spec, setting.recipe.seed)
-    prompts = _prompts(spec, rows, tokenizer, model_config(base))
-    scorer = ActorCritic(model, device, dtype, temperature=spec.temperature).eval()
+    tokenizer, device = load_tokenizer(setting.policy), resolve_device(setting.recipe.compute)
+    seed, dtype = setting.recipe.seed, resolve_dtype(setting.recipe.compute)
+    backbone = _backbone(setting, spec, rewards, tokenizer, device)
+    prompts = _prompts(spec, rows, tokenizer, inner_model(backbone.policy).config)
+    scorer = ActorCritic(backbone.policy, device, dtype, temperature=spec.temperature).eval()
     scorer.entropy = spec.entropy_coefficient > 0
-    setting.progress.note(f"align: {_layout(scorer, prompts)}")
+    layout = _layout(scorer, prompts.tokens)
+    setting.progress.note(f"align: {layout}")
     if spec.gradient_checkpointing:
-        checkpoint_activations(model, "alignment.gradient_checkpointing")
-    log = SampleLog(setting.out / SAMPLES)
+        checkpoint_activations(backbone.policy, "alignment.gradient_checkpointing")
     collect = Collector(
-        spec, setting.recipe.seed, scorer, reference, sample, load_rewards(spec, models.rewards), tokenizer, prompts, log,
-        setting.progress,
+        spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
+        tokenizer=tokenizer, prompts=prompts, log=SampleLog(setting.out / SAMPLES),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, dtype)
-    job = Job("align", scorer, objective, plan_of(spec, setting.recipe.seed), spec, setting.recipe.compute, setting.out,
-              setting.progress, rounds=objective)  # fmt: skip
+    job = Job("align", scorer, objective, plan_of(spec, seed), spec, setting.recipe.compute, setting.out, setting.progress,
+              rounds=objective)  # fmt: skip
     metrics = train(job)
-    return _saved(setting, spec, scorer, tokenizer, metrics)
+    (setting.out / "layout.txt").write_text(layout + "\n")
+    return _saved(setting, spec, backbone.policy, tokenizer, metrics | {"prompts": len(prompts.tokens)})
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    """Models on one set of base weights, apart from what each of them trains."""
+
+    policy: nn.Module
+    reference: Reference
+    rewards: Rewards
+
+
+def _backbone(
+    setting: Setting, spec: PPO, folders: Mapping[str, Path], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> _Backbone:
+    """Reward model and critic are twins of the base, made before the policy's method is put on it."""
+    seed = setting.recipe.seed
+    base = load_model(setting.policy, device)
+    stage, registered = _reward_models(setting, spec, folders, base)
+    critic = twin(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
+    policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer)
+    for other in (critic, stage.model if stage else None):
+        if other is not None:
+            keep_apart(other, policy)
+    without_dropout(policy)
+    reference = Reference(policy)
+    if critic is not None:
+        critic = wrap(critic, LoRA(method="lora"), seed, "alignment.value_model")
+        add_value_head(critic)
+        add_critic(policy, critic)
+    elif spec.advantage == "gae":
+        add_value_head(policy)
+    rewards = load_rewards(spec, RewardModels(stage, {uri: model.of_texts for uri, model in registered.items()}))
+    return _Backbone(policy, reference, rewards)
+
+
+def _reward_models(
+    setting: Setting, spec: PPO, folders: Mapping[str, Path], base: nn.Module
+) -> tuple[RewardModel | None, dict[str, RewardModel]]:
+    """The model of the stage `reward`, on the policy's own weights where it was trained on them, and registered ones by URI."""
+    compute = setting.recipe.compute
+    device, dtype = resolve_device(compute), resolve_dtype(compute)
+    sources = (*spec.reward, *spec.monitor)
+    wanted = any(isinstance(source, StageReward) for source in sources)
+    stage = open_reward_model(folders["model"], device, dtype, base) if wanted else None
+    uris = {source.uri for source in sources if isinstance(source, RegistryReward)}
+    return stage, {uri: open_reward_model(folders[uri], device, dtype) for uri in sorted(uris)}
+
+
+def _prompts(spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
+    """The distinct training prompts, cut from the left to leave room for a response."""
+    room = spec.max_length - spec.max_new_tokens
+    if spec.max_length > (longest := longest_sequence(config)):
+        raise Refusal(
+            "alignment.max_length", f"{spec.max_length} with a model of {longest} positions", f"at most {longest}", "lower it"
+        )
+    distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in rows.filter(split="train")["prompt"].to_list()}
+    if not distinct:
+        raise Refusal("data.preferences", "no prompt to train on", "at least one", "lower data.holdout, or give more rows")
+    conversations = list(distinct.values())
+    tokens = encode_prompts(conversations, tokenizer, config.is_encoder_decoder)
+    return Prompts(conversations, [prompt[-room:] for prompt in tokens])
+
+
+def _layout(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
+    """Check the layout on prompts that stand for responses; returns a sentence for the report."""
+    examples = [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in sorted(prompts, key=len)[-CHECKED:]]
+    layout = choose_layout(scorer, examples)
+    if scorer.layout == PLAIN:
+        raise Refusal("alignment.algorithm", f"ppo with a model that has no exact layout ({layout})", "dpo",
+                      "choose alignment.algorithm=dpo for this model")  # fmt: skip
+    return layout
+
+
+def _saved(
+    setting: Setting, spec: PPO, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, float]
+) -> Built:
+    """Save the policy without its critic."""
+    critic = remove_critic(policy)
+    outputs = save_trained(policy, tokenizer, spec.peft, setting.policy, setting.out)
+    trained = sum(parameter.numel() for parameter in trainable_state(policy).values())
+    size = {"parameters": sum(p.numel() for p in policy.parameters()), "trainable_parameters": trained}
+    return Built({**metrics, **size, **({"critic_parameters": critic} if critic else {})}, outputs)

@@ -16,7 +16,6 @@ from posttrain.actor_critic import ActorCritic
 from posttrain.experience import Scored
 from posttrain.losses import ppo
 from posttrain.packing import Example, Tokens, micro_batches
-from posttrain.progress import Progress
 from posttrain.reference import Reference
 from posttrain.reward_sources import Answered, Conversation, Rewards
 from posttrain.rollouts import Sampler, Sampling
@@ -47,7 +46,6 @@ class Collector:
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
     log: SampleLog
-    progress: Progress
 
     def __call__(self, iteration: int) -> Collected:
         """The responses of iteration `iteration` (from 0)."""
@@ -64,7 +62,9 @@ class Collector:
             scores = scores.clamp(-self.spec.reward_clip, self.spec.reward_clip)
         self.log.add(iteration, answered, rewards)
         self.scorer.train(training)
-        return Collected(scored, scores, {**_numbers(scored, scores, ended), **{name: float(x.mean()) for name, x in said.items()}})
+        return Collected(
+            scored, scores, {**_numbers(scored, scores, ended), **{name: float(x.mean()) for name, x in said.items()}}
+        )
 
     def _drawn(self, iteration: int) -> list[int]:
         """Prompts of an iteration: each is drawn once before any is drawn again."""
@@ -73,15 +73,20 @@ class Collector:
 
     def _answered(self, drawn: Sequence[int], iteration: int) -> list[Example]:
         prompts = [self.prompts.tokens[index] for index in drawn]
-        eos, pad = (int(token) for token in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id))  # type: ignore[arg-type]
+        eos, pad = (int(token) for token in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id))
         seed = int(np.random.default_rng([self.seed, iteration]).integers(2**31))
-        plan = Sampling(self.spec.max_new_tokens, self.spec.temperature, seed, eos=eos, pad=pad, samples=self.spec.samples)
+        spec = self.spec
+        plan = Sampling(
+            max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=seed, samples=spec.samples, eos=eos, pad=pad
+        )
         with self.scorer.arithmetic():
             responses = self.sampler(self.scorer.model, prompts, plan)
         return [Example(prompt, branches) for prompt, branches in zip(prompts, responses, strict=True)]
 
     def _as_text(self, drawn: Sequence[int], examples: Sequence[Example]) -> Answered:
-        each = [(index, example.prompt, branch) for index, example in zip(drawn, examples, strict=True) for branch in example.branches]
+        each = [
+            (index, example.prompt, branch) for index, example in zip(drawn, examples, strict=True) for branch in example.branches
+        ]
         texts = self.tokenizer.batch_decode([branch.tolist() for _, _, branch in each], skip_special_tokens=True)
         conversations = [self.prompts.conversations[index] for index, _, _ in each]
         return Answered(conversations, [prompt for _, prompt, _ in each], [branch for _, _, branch in each], texts)

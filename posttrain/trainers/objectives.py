@@ -44,7 +44,7 @@ class Rounds(Protocol):
     def ends(self, step: int) -> bool:
         """Whether a round ends with the step that makes `step` in all."""
 
-    def numbers(self) -> Mapping[str, float]:
+    def numbers(self) -> dict[str, float]:
         """What the round measured so far; replaces the step's numbers of the same name."""
 
     def state(self) -> Mapping[str, Any]:

@@ -37,7 +37,9 @@ Collect = Callable[[int], Collected]
 def plan_of(spec: PPO, seed: int) -> Plan:
     """The examples (prompts with their responses) of every step: each epoch of an iteration in an order of its own."""
     prompts = spec.rollouts // spec.samples
-    orders = (np.random.default_rng([seed, i, e]).permutation(prompts) for i in range(spec.iterations) for e in range(spec.epochs))
+    orders = (
+        np.random.default_rng([seed, i, e]).permutation(prompts) for i in range(spec.iterations) for e in range(spec.epochs)
+    )
     return [part.tolist() for order in orders for part in np.array_split(order, spec.minibatches)]
 
 
@@ -154,14 +156,14 @@ class PolicyOptimization:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def _first_ratio_is_one(self, logprobs: Tensor, old: Tensor) -> None:
-        """Raises RuntimeError when the policy does not give the sampled tokens the probabilities that it gave them in sampling."""
+        """Raises RuntimeError when the policy gives sampled tokens other probabilities than it gave them in sampling."""
         if not self.fresh:
             return
         self.fresh, worst = False, float((logprobs.detach() - old).abs().max())
         if not worst <= RATIO_TOLERANCE[self.dtype]:
             raise RuntimeError(f"before the first step of an iteration log ρ is off by {worst:.1e}: scores are not reproducible")
 
-    def numbers(self) -> Mapping[str, float]:
+    def numbers(self) -> dict[str, float]:
         """Means over the iteration's steps so far, and what its responses were like."""
         tokens = float(self.sums.get("tokens", torch.tensor(1.0)))
         means = {name: float(value) / tokens for name, value in self.sums.items() if name != "tokens"}
