@@ -76,8 +76,6 @@ class Recipe(Frozen):
     """Language modelling on the filtered corpus; null = none."""
     sft: SFT | None = None
     """Supervised fine-tuning on the instructions; null = none."""
-    reward: None = None
-    """x"""
     alignment: Alignment = NoAlignment()
     """Preference alignment."""
     evaluation: Evaluation = Evaluation()

@@ -167,7 +167,8 @@ class PolicyOptimization:
         """Means over the iteration's steps so far, and what its responses were like."""
         tokens = float(self.sums.get("tokens", torch.tensor(1.0)))
         means = {name: float(value) / tokens for name, value in self.sums.items() if name != "tokens"}
-        return {**means, **self.measured}
+        loss = sum(mean for name, mean in means.items() if name.endswith("_loss"))
+        return {**means, "loss": loss, **self.measured}
 
     def state(self) -> Mapping[str, Any]:
         """The iteration in hand."""
