@@ -10,7 +10,7 @@ from rich.table import Table
 
 from schemas.results import RunReport
 
-SHOWN = ("loss", "validation_loss", "accuracy", "margin")
+SHOWN = ("loss", "validation_loss", "held_out_accuracy", "held_out_calibration_error", "accuracy", "margin")
 
 
 class TerminalProgress:

@@ -17,4 +17,4 @@ def twin(model: Model) -> Model:
     other; values written in place are. Tied parameters stay tied. Gradients are not taken over.
     """
     alike: dict[int, nn.Parameter] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, alike)  # type: ignore[arg-type]  # deepcopy adds to it whatever else it copies
+    return copy.deepcopy(model, alike)  # which adds to it whatever else it copies
