@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from posttrain.data.encode import Conversation
 from posttrain.packing import Tokens
 from posttrain.reward_functions import load_function
+from posttrain.reward_models import RewardModel
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
-
-Conversation = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,6 @@ class Answered:
 
 Source = Callable[[Answered], Tensor]
 """From R answers to rewards [R] in fp32."""
-OfTokens = Callable[[Sequence[Tokens], Sequence[Tokens]], Tensor]
-OfTexts = Callable[[Sequence[Conversation], Sequence[str]], Tensor]
-
-
-@dataclass(frozen=True)
-class RewardModels:
-    """The reward models that sources name, by registry URI."""
-
-    stage: OfTokens | None = None
-    """Of the stage `reward`, with the policy's tokenizer."""
-    registered: Mapping[str, OfTexts] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +42,12 @@ class Rewards:
         return torch.stack(weighed).sum(0), said
 
 
-def load_rewards(spec: PPO, models: RewardModels) -> Rewards:
+def load_rewards(spec: PPO, models: Mapping[str, RewardModel]) -> Rewards:
     """The sources of a recipe.
+
+    Args:
+        spec: names them.
+        models: reward models by `address`.
 
     Raises:
         Refusal: when a function does not exist.
@@ -76,17 +68,18 @@ def label(source: RewardSource) -> str:
             return "model"
 
 
-def _source(source: RewardSource, field: str, models: RewardModels) -> Source:
-    match source:
-        case FunctionReward():
-            return _function(source, f"alignment.{field}.name")
-        case RegistryReward():
-            registered = (models.registered or {})[source.uri]
-            return lambda answered: registered(answered.conversations, answered.texts)
-        case StageReward():
-            stage = models.stage
-            assert stage is not None
-            return lambda answered: stage(answered.prompts, answered.responses)
+def address(source: StageReward | RegistryReward) -> str:
+    """What a reward model is found under: `model` for the stage's, the URI for a registered one."""
+    return source.uri if isinstance(source, RegistryReward) else source.source
+
+
+def _source(source: RewardSource, field: str, models: Mapping[str, RewardModel]) -> Source:
+    if isinstance(source, FunctionReward):
+        return _function(source, f"alignment.{field}.name")
+    model = models[address(source)]
+    if isinstance(source, StageReward) and model.of_policy:  # what was sampled, to the token
+        return lambda answered: model(answered.prompts, answered.responses)
+    return lambda answered: model.of_texts(answered.conversations, answered.texts)
 
 
 def _function(source: FunctionReward, field: str) -> Source:

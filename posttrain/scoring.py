@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,8 +152,14 @@ def layout_error(scorer: Scorer, layout: str, examples: Sequence[Example]) -> fl
     return float((together.logprobs - alone).abs().nan_to_num(nan=math.inf).max())
 
 
-def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
-    """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report."""
+LayoutError = Callable[[Any, str, Sequence[Example]], float]
+
+
+def choose_layout(scorer: Scorer, examples: Sequence[Example], error_of: LayoutError = layout_error) -> str:
+    """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report.
+
+    `error_of(scorer, layout, examples)` is the largest difference of what the scorer computes from the model's own forward pass.
+    """
     by_length = sorted(examples, key=lambda example: example.length)
     few, doubts = [with_few_targets(example) for example in (by_length[-1], *by_length[:2])], []
     model = inner_model(scorer.model)
@@ -161,7 +167,10 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
     for layout, attention in _candidates(scorer, own):
         name = layout if attention == own else f"{layout} with {attention}"
         try:
-            error = _check(scorer, layout, attention, own, few)
+            _set_attention(model, attention)
+            if attention != own:
+                _train_once(scorer, few)
+            error = error_of(scorer, layout, few)
         except torch.OutOfMemoryError:
             raise
         except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, ImportError) as failure:
@@ -170,10 +179,10 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
         if error <= TOLERANCE:
             scorer.layout = layout
             return "; ".join([f"{name}: differs from the model's own scores by at most {error:.1e}", *doubts])
-        doubts.append(f"{name} would change log-probabilities by {error:.1e}, above {TOLERANCE:.0e}")
+        doubts.append(f"{name} would change scores by {error:.1e}, above {TOLERANCE:.0e}")
     scorer.layout = PLAIN
     _set_attention(model, own)
-    return "; ".join([f"{PLAIN}: one row per response and full logits, slow", *doubts])
+    return "; ".join([f"{PLAIN}: the model's own forward pass, slow", *doubts])
 
 
 def with_few_targets(example: Example) -> Example:
@@ -197,14 +206,11 @@ def _candidates(scorer: Scorer, own: str) -> Iterable[tuple[str, str]]:
     return list(dict.fromkeys([("packed", fast), ("packed", own), ("padded", own)]))
 
 
-def _check(scorer: Scorer, layout: str, attention: str, own: str, examples: Sequence[Example]) -> float:
-    """The layout's error; an attention that is not the model's own must also get through a backward pass."""
-    model = inner_model(scorer.model)
-    _set_attention(model, attention)
-    if attention != own and any(p.requires_grad for p in model.parameters()):
-        scorer(examples).logprobs.sum().backward()
-        model.zero_grad(set_to_none=True)
-    return layout_error(scorer, layout, examples)
+def _train_once(scorer: Scorer, examples: Sequence[Example]) -> None:
+    """An attention that is not the model's own must also get through a backward pass."""
+    if any(p.requires_grad for p in scorer.model.parameters()):
+        scorer(examples).per_branch().sum().backward()
+        scorer.model.zero_grad(set_to_none=True)
 
 
 def _set_attention(model: Any, attention: str) -> None:

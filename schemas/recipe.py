@@ -16,11 +16,12 @@ from schemas.data import Data, Filtering
 from schemas.evaluation import Evaluation, Registry
 from schemas.model import Model
 from schemas.ppo import PPO, StageReward
+from schemas.reward import RewardModel
 from schemas.training import DPO, SFT, NoAlignment, Pretrain
 
 Alignment = Annotated[DPO | PPO | NoAlignment, Field(discriminator="algorithm")]
 
-STAGES = ("validate", "filter", "pretrain", "sft", "align", "evaluate", "register")
+STAGES = ("validate", "filter", "pretrain", "sft", "reward", "align", "evaluate", "register")
 
 
 class Compute(Frozen):
@@ -76,6 +77,8 @@ class Recipe(Frozen):
     """Language modelling on the filtered corpus; null = none."""
     sft: SFT | None = None
     """Supervised fine-tuning on the instructions; null = none."""
+    reward: RewardModel | None = None
+    """Reward model on the preference pairs, trained before alignment and apart from the policy; null = none."""
     alignment: Alignment = NoAlignment()
     """Preference alignment."""
     evaluation: Evaluation = Evaluation()
@@ -101,6 +104,7 @@ class Recipe(Frozen):
             "filter": self.pretrain is not None,
             "pretrain": self.pretrain is not None,
             "sft": self.sft is not None,
+            "reward": self.reward is not None,
             "align": self.alignment.algorithm != "none",
             "register": self.registry is not None,
         }
@@ -115,17 +119,14 @@ class Recipe(Frozen):
 
 def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
     """Stages that are asked for without what they read."""
-    prompts_alone = isinstance(recipe.alignment, PPO)
-    needs = {
-        "data.corpus": ("pretrain", recipe.data.corpus),
-        "data.instructions": ("sft", recipe.data.instructions),
-        "data.preferences": ("align", recipe.data.preferences or (prompts_alone and recipe.data.instructions)),
-    }
+    prompts = recipe.prompts_table if isinstance(recipe.alignment, PPO) else "preferences"
+    reads = {"pretrain": "corpus", "sft": "instructions", "reward": "preferences", "align": prompts}
     problems = [
-        refused(where, "null", f"a source, since the stage {stage} reads it", f"set {where}, or remove the stage")
-        for where, (stage, given) in needs.items()
-        if stage in recipe.stages and given is None
-    ]
+        refused(f"data.{source}", "null", f"a source, since the stage {stage} reads it",
+                f"set data.{source}, or remove the stage")
+        for stage, source in reads.items()
+        if stage in recipe.stages and getattr(recipe.data, source) is None
+    ]  # fmt: skip
     if recipe.model.source == "scratch" and recipe.pretrain is None:
         problems.append(
             refused(
@@ -135,12 +136,9 @@ def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
                 "add pretrain, or start from model.source hub or local",
             )
         )
-    if not {"pretrain", "sft", "align"} & set(recipe.stages):
-        problems.append(
-            refused(
-                "sft", "a recipe that trains nothing", "at least one of pretrain, sft, alignment", "add the stage that you want"
-            )
-        )
+    if not {"pretrain", "sft", "reward", "align"} & set(recipe.stages):
+        problems.append(refused("sft", "a recipe that trains nothing", "at least one of pretrain, sft, reward, alignment",
+                                "add the stage that you want"))  # fmt: skip
     if recipe.data.instructions is None and recipe.data.preferences is None:
         problems.append(
             refused(
@@ -196,6 +194,7 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     wanted = {
         "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,
         "sft.max_length": recipe.sft.max_length if recipe.sft else 0,
+        "reward.max_length": recipe.reward.max_length if recipe.reward and recipe.reward.model is None else 0,
         "alignment.max_length": getattr(recipe.alignment, "max_length", 0),
     }
     for where, tokens in wanted.items():

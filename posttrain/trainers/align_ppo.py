@@ -16,14 +16,14 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic, without_dropout
 from posttrain.architectures import longest_sequence
 from posttrain.data.encode import encode_prompts
-from posttrain.device import resolve_device, resolve_dtype
+from posttrain.device import resolve_device
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
 from posttrain.peak import measured
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.reference import Reference
 from posttrain.reward_models import RewardModel, open_reward_model
-from posttrain.reward_sources import RewardModels, Rewards, load_rewards
+from posttrain.reward_sources import Rewards, address, load_rewards
 from posttrain.rollouts import sample
 from posttrain.scoring import PLAIN, choose_layout, inner_model
 from posttrain.store import Built
@@ -31,12 +31,13 @@ from posttrain.trainers.collect import Collector, Prompts
 from posttrain.trainers.loop import Job, train
 from posttrain.trainers.ppo import PolicyOptimization, plan_of
 from posttrain.trainers.samples import SAMPLES, SampleLog
-from posttrain.trainers.stages import Setting, checkpoint_activations
+from posttrain.trainers.stages import Setting, checkpoint_activations, refuse_beyond
 from posttrain.twins import keep_apart, twin
 from schemas.errors import Refusal
 from schemas.peft import LoRA
-from schemas.ppo import PPO, RegistryReward, StageReward
+from schemas.ppo import PPO, FunctionReward
 
+STAGE = "model"  # what the reward stage's model is found under
 CHECKED = 3  # prompts that the layout is checked on
 
 
@@ -54,7 +55,7 @@ def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[
         Refusal: when there is no prompt, when the model has no layout that gives hidden states, or when a reward misbehaves.
     """
     tokenizer, device = load_tokenizer(setting.policy), resolve_device(setting.recipe.compute)
-    seed, dtype = setting.recipe.seed, resolve_dtype(setting.recipe.compute)
+    seed, dtype = setting.recipe.seed, setting.dtype
     backbone = _backbone(setting, spec, rewards, tokenizer, device)
     prompts = _prompts(spec, rows, tokenizer, inner_model(backbone.policy).config)
     scorer = ActorCritic(backbone.policy, device, dtype, temperature=spec.temperature).eval()
@@ -90,12 +91,11 @@ def _backbone(
     """Reward model and critic are twins of the base, made before the policy's method is put on it."""
     seed = setting.recipe.seed
     base = load_model(setting.policy, device)
-    stage, registered = _reward_models(setting, spec, folders, base)
+    models = _reward_models(setting, spec, folders, base, device)
     critic = twin(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
     policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer)
-    for other in (critic, stage.model if stage else None):
-        if other is not None:
-            keep_apart(other, policy)
+    for other in (*([critic] if critic is not None else []), *(model.scorer.model for model in models.values())):
+        keep_apart(other, policy)
     without_dropout(policy)
     reference = Reference(policy)
     if critic is not None:
@@ -104,30 +104,23 @@ def _backbone(
         add_critic(policy, critic)
     elif spec.advantage == "gae":
         add_value_head(policy)
-    rewards = load_rewards(spec, RewardModels(stage, {uri: model.of_texts for uri, model in registered.items()}))
-    return _Backbone(policy, reference, rewards)
+    return _Backbone(policy, reference, load_rewards(spec, models))
 
 
 def _reward_models(
-    setting: Setting, spec: PPO, folders: Mapping[str, Path], base: nn.Module
-) -> tuple[RewardModel | None, dict[str, RewardModel]]:
-    """The model of the stage `reward`, on the policy's own weights where it was trained on them, and registered ones by URI."""
-    compute = setting.recipe.compute
-    device, dtype = resolve_device(compute), resolve_dtype(compute)
-    sources = (*spec.reward, *spec.monitor)
-    wanted = any(isinstance(source, StageReward) for source in sources)
-    stage = open_reward_model(folders["model"], device, dtype, base) if wanted else None
-    uris = {source.uri for source in sources if isinstance(source, RegistryReward)}
-    return stage, {uri: open_reward_model(folders[uri], device, dtype) for uri in sorted(uris)}
+    setting: Setting, spec: PPO, folders: Mapping[str, Path], base: nn.Module, device: torch.device
+) -> dict[str, RewardModel]:
+    """The models that sources name; one that the run trained on the policy's own weights is put on these."""
+    wanted = {address(source) for source in (*spec.reward, *spec.monitor) if not isinstance(source, FunctionReward)}
+    return {
+        name: open_reward_model(folders[name], device, setting.dtype, base if name == STAGE else None) for name in sorted(wanted)
+    }
 
 
 def _prompts(spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
     """The distinct training prompts, cut from the left to leave room for a response."""
     room = spec.max_length - spec.max_new_tokens
-    if spec.max_length > (longest := longest_sequence(config)):
-        raise Refusal(
-            "alignment.max_length", f"{spec.max_length} with a model of {longest} positions", f"at most {longest}", "lower it"
-        )
+    refuse_beyond(longest_sequence(config), "alignment", "max_length", spec.max_length)
     distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in rows.filter(split="train")["prompt"].to_list()}
     if not distinct:
         raise Refusal("data.preferences", "no prompt to train on", "at least one", "lower data.holdout, or give more rows")

@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.actor_critic import ActorCritic
+from posttrain.data.encode import Conversation
 from posttrain.experience import Scored
 from posttrain.losses import ppo
 from posttrain.packing import Example, Tokens, micro_batches
 from posttrain.reference import Reference
-from posttrain.reward_sources import Answered, Conversation, Rewards
+from posttrain.reward_sources import Answered, Rewards
 from posttrain.rollouts import Sampler, Sampling
 from posttrain.trainers.loop import token_budget
 from posttrain.trainers.ppo import Collected

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Order(Frozen):
     """One training stage, with all that it needs beside the recipe."""
 
-    stage: Literal["pretrain", "sft", "align"]
+    stage: Literal["pretrain", "sft", "reward", "align"]
     """Name of the stage."""
     recipe: Recipe
     """The whole recipe."""
@@ -65,6 +65,13 @@ def _sft(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
     return stages.sft(setting, order.recipe.sft, rows)
 
 
+def _reward(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
+    from posttrain.trainers.reward import reward
+
+    assert order.recipe.reward
+    return reward(setting, order.recipe.reward, rows)
+
+
 def _align(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
     from posttrain.trainers.align_ppo import align_ppo
     from posttrain.trainers.stages import align
@@ -76,4 +83,9 @@ def _align(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
     return align(setting, alignment, rows, order.cache)
 
 
-STAGES: dict[str, Callable[[Setting, Order, pl.DataFrame], Built]] = {"pretrain": _pretrain, "sft": _sft, "align": _align}
+STAGES: dict[str, Callable[[Setting, Order, pl.DataFrame], Built]] = {
+    "pretrain": _pretrain,
+    "sft": _sft,
+    "reward": _reward,
+    "align": _align,
+}

@@ -22,7 +22,7 @@ CASES = [(method, kind) for kind in ("llama", "t5") for method in METHODS if (me
 @pytest.mark.parametrize(("method", "kind"), CASES, ids=lambda value: value)
 def test_a_few_iterations(ppo_job, spec, tiny, random_examples, tmp_path, method, kind):
     chosen = spec(NAMES.get(method, method))
-    job, objective, reference = ppo_job(
+    job, _, reference = ppo_job(
         model=tiny(kind), method=chosen, iterations=2, rollouts=8, epochs=1, learning_rate=2e-2, max_new_tokens=4
     )
     model = job.scorer.model
