@@ -120,7 +120,7 @@ class PPO(Optimization):
     peft: Peft = LoRA(method="lora")
     """What is trained."""
 
-    @field_validator("reward", "monitor", mode="before")
+    @field_validator("reward", "monitor", mode="before", json_schema_input_type=RewardSource | tuple[RewardSource, ...])
     @classmethod
     def _one_is_a_list_of_one(cls, given: Any) -> Any:
         return (given,) if isinstance(given, dict | Rewarding) else given
