@@ -41,6 +41,7 @@ def encoder_config(spec: ScratchEncoder, vocab_size: int, max_length: int, pad_t
         num_attention_heads=spec.heads,
         intermediate_size=spec.intermediate_size or 4 * spec.hidden_size,
         max_position_embeddings=max_length,
+        type_vocab_size=1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         pad_token_id=pad_token_id,
@@ -101,6 +102,11 @@ def joining_pairs(tokenizer: Any) -> PreTrainedTokenizerBase:
     """A generator's tokenizer, made to put EOS before, between and after two texts; this is saved with it."""
     eos = tokenizer.eos_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{eos} $A {eos}", pair=f"{eos} $A {eos} $B:1 {eos}:1", special_tokens=[(eos, tokenizer.eos_token_id)]
+        single=f"{eos} $A {eos}", pair=f"{eos} $A {eos} $B {eos}", special_tokens=[(eos, tokenizer.eos_token_id)]
     )
     return tokenizer  # type: ignore[no-any-return]
+
+
+def marks_responses(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether an encoder's tokenizer says by token types which of two texts a token belongs to."""
+    return "token_type_ids" in tokenizer.model_input_names

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from posttrain.architectures import longest_sequence
 from posttrain.data.encode import Conversation, encode_response
 from posttrain.data.encode_pairs import encode_text_pairs, prompt_text
+from posttrain.encoders import marks_responses
 from posttrain.packing import Example, Tokens, micro_batches
 from posttrain.peft.methods import ENCODER
 from posttrain.reward_checkpoint import load_reward, read_record
@@ -111,5 +112,6 @@ def open_reward_model(
     """
     record = read_record(folder)
     model = load_reward(folder, base)
-    scorer = RewardScorer(model.to(device), device, dtype)
-    return RewardModel(scorer, AutoTokenizer.from_pretrained(folder), record.mean, record.of_policy)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    scorer = RewardScorer(model.to(device), device, dtype, token_types=marks_responses(tokenizer))
+    return RewardModel(scorer, tokenizer, record.mean, record.of_policy)

@@ -39,13 +39,20 @@ class Rewards:
 
 
 class RewardScorer(Scorer):
-    """Scores whole responses: the reward of a branch is read at its last token. An encoder is scored one response a row."""
+    """Scores whole responses: the reward of a branch is read at its last token. An encoder is scored one response a row.
+
+    Args:
+        model, device, dtype, layout: as of `Scorer`.
+        token_types: whether an encoder is told which tokens are the response's, as its tokenizer would.
+    """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32, layout: str | None = None
-    ) -> None:
+        self, model: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32, layout: str | None = None,
+        token_types: bool = False,
+    ) -> None:  # fmt: skip
         own = ENCODER if blocks.architecture(inner_model(model).config) == ENCODER else None
         super().__init__(model, device, dtype, layout or own)
+        self.token_types = token_types
 
     def forward(self, examples: Sequence[Example], statistics: bool = False) -> Rewards:  # type: ignore[override]
         """The reward of every branch of `examples`, in their order; there are no token statistics."""
@@ -81,15 +88,15 @@ class RewardScorer(Scorer):
         return hidden[:, -1]
 
     def _encoded(self, examples: Sequence[Example]) -> Tensor:
-        """[B] of an encoder, which is told by token types, where it has them, what is prompt and what is response."""
+        """[B] of an encoder."""
         pairs = [(e.prompt, branch) for e in examples for branch in e.branches]
         ids, attended = pad_rows([np.concatenate(pair) for pair in pairs], self.device)
-        model, more = inner_model(self.model), {}
-        if getattr(model.config, "type_vocab_size", 1) > 1:
+        more = {}
+        if self.token_types:
             prompts = torch.tensor([len(prompt) for prompt, _ in pairs], device=self.device)
             response = torch.arange(ids.shape[1], device=self.device) >= prompts[:, None]
             more = {"token_type_ids": (response & attended).long()}
-        logits: Tensor = model(input_ids=ids, attention_mask=attended.long(), **more).logits
+        logits: Tensor = inner_model(self.model)(input_ids=ids, attention_mask=attended.long(), **more).logits
         return logits[:, 0].float()
 
 

@@ -17,7 +17,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "validation_loss"),
     "reward margin": ("margin",),
     "preference accuracy": ("accuracy",),
-    "implicit reward": ("reward_chosen", "reward_rejected"),
+    "reward of chosen and rejected": ("reward_chosen", "reward_rejected"),
     "log-probability": ("logprob_chosen", "logprob_rejected"),
     "log-ratio to the reference per token": ("kl_chosen", "kl_rejected"),
     "reward of the responses, and what watches": ("score", "monitor_*"),

@@ -19,7 +19,7 @@ from posttrain.data.encode import Encoded, encode_conversations
 from posttrain.data.encode_pairs import encode_pairs
 from posttrain.device import resolve_device
 from posttrain.distributed import is_main
-from posttrain.encoders import joining_pairs, load_encoder, pair_tokenizer, scratch_encoder
+from posttrain.encoders import joining_pairs, load_encoder, marks_responses, pair_tokenizer, scratch_encoder
 from posttrain.models import load_config, load_model, load_tokenizer
 from posttrain.packing import Example
 from posttrain.peak import measured
@@ -63,7 +63,8 @@ def reward(setting: Setting, spec: RewardModel, pairs: pl.DataFrame) -> Built:
     examples = [_read(e, pad) for e in kept_examples(setting, rows, start.encode(rows), FIELD)]
     held_out = [_read(e, pad) for e in start.encode(pairs.filter(split="holdout")).examples]
     model = with_score(start.model, spec.peft, setting.recipe.seed, "reward.peft", start.tokenizer, start.new)
-    scorer = RewardScorer(model, resolve_device(setting.recipe.compute), setting.dtype).eval()
+    device, types = resolve_device(setting.recipe.compute), marks_responses(start.tokenizer)
+    scorer = RewardScorer(model, device, setting.dtype, token_types=types).eval()
     layout = "encoder: one row per response" if scorer.layout == ENCODER else choose_layout(scorer, examples, reward_error)
     objective = BradleyTerry(examples, spec.margin)
     validation = BradleyTerry(held_out[:VALIDATION_EXAMPLES], spec.margin) if held_out else None

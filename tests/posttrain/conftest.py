@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -13,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Tokenizer
 from posttrain.actor_critic import ActorCritic, add_value_head, without_dropout
 from posttrain.packing import Example
 from posttrain.peft.wrap import wrap
-from posttrain.progress import Quiet
+from posttrain.policy import Policy
+from posttrain.progress import Progress, Quiet
 from posttrain.reference import Reference
 from posttrain.reward_sources import Rewards
 from posttrain.rollouts import sample
@@ -22,9 +25,13 @@ from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.trainers.collect import Collector, Prompts
 from posttrain.trainers.loop import Job
 from posttrain.trainers.ppo import PolicyOptimization, plan_of
+from posttrain.trainers.reward import reward
 from posttrain.trainers.samples import SAMPLES, SampleLog
+from posttrain.trainers.stages import Setting
+from schemas.load import validate_recipe
 from schemas.ppo import PPO
 from schemas.recipe import Compute
+from schemas.reward import RewardModel
 from schemas.training import Full, LoRA
 
 TEXTS = [
@@ -171,3 +178,60 @@ def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
         return made, objective, reference
 
     return build
+
+
+@pytest.fixture(scope="session")
+def reward_pairs():
+    """Builds pairs whose chosen side has a good word and whose rejected side a bad one; a quarter of them is held out."""
+
+    def build(count: int = 48, seed: int = 0) -> pl.DataFrame:
+        rng = np.random.default_rng(seed)
+
+        def answer(*words: str) -> list[dict[str, str]]:
+            said = [*rng.choice(["the", "hotel", "staff", "was", "a", "review"], rng.integers(2, 8)), rng.choice(words), "."]
+            return [{"role": "assistant", "content": " ".join(said)}]
+
+        columns = {
+            "prompt": [[{"role": "user", "content": f"Write a review of hotel {i}."}] for i in range(count)],
+            "chosen": [answer("clean", "kind", "lovely") for _ in range(count)],
+            "rejected": [answer("dirty", "rude", "awful") for _ in range(count)],
+            "split": ["holdout" if i % 4 == 3 else "train" for i in range(count)],
+            "source": ["p.jsonl"] * count,
+            "row": range(1, count + 1),
+        }
+        return pl.DataFrame(columns)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def reward_stage(checkpoint, reward_pairs):
+    """Runs the reward stage into a folder, on these pairs unless others are given; returns what it built."""
+
+    def run(out: Path, policy: Path = checkpoint, progress: Progress | None = None, pairs: pl.DataFrame | None = None,
+            seconds: float = 1e6, **section):  # fmt: skip
+        document = {
+            "name": "tiny", "model": {"source": "local", "path": str(policy)}, "data": {"preferences": "p"}, "reward": {},
+            "compute": {"device": "cpu", "dtype": "float32", "log_every": 1, "checkpoint_seconds": seconds},
+        }  # fmt: skip
+        out.mkdir(exist_ok=True)
+        setting = Setting(validate_recipe(document, "test"), Policy(str(policy)), "digest", out, progress or Quiet())
+        numbers = {"epochs": 4, "batch_size": 8, "max_length": 96, "learning_rate": 5e-3, "peft": {"method": "lora", "r": 4}}
+        return reward(setting, RewardModel(**numbers | section), reward_pairs() if pairs is None else pairs)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_reward(reward_stage, tmp_path_factory):
+    """Trains a reward model with a method, once a session for each `name`: the output `reward`."""
+    done: dict[str, Path] = {}
+
+    def folder(name: str, peft: dict, **changes) -> Path:
+        if name not in done:
+            out = tmp_path_factory.mktemp("reward")
+            reward_stage(out, peft=peft, **{"epochs": 1} | changes)
+            done[name] = out / "reward"
+        return done[name]
+
+    return folder
