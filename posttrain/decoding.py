@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from posttrain.key_values import Room, kept, moves
+from posttrain.key_values import Room, Rooms, kept, moves
 from posttrain.packing import Tokens
 from posttrain.peft.blocks import core
 from posttrain.peft.soft_prompts import virtual_tokens
 
-PROMPT_TOKENS = {"cpu": 2**12, "cuda": 2**16}  # of prompts encoded together
+PROMPT_TOKENS = {"cpu": 2**11, "cuda": 2**16}  # of prompts encoded together
 DROP = 8  # rows are dropped when one in so many ended
 BLOCK = 512  # tokens of the vocabulary that are first chosen together
 BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}  # probabilities held at once
@@ -38,7 +38,7 @@ def can_decode(model: nn.Module) -> bool:
 class Rows:
     """B responses in progress. Prompts stand on the left of one column, from which on all rows get their next tokens."""
 
-    cache: Cache
+    cache: Rooms
     attended: Tensor  # [B, columns], 1 where there is a token or will be one
     positions: Tensor  # [B], of the next token
     responses: Tensor  # [B], the number of each row's response
@@ -46,9 +46,9 @@ class Rows:
 
     def drop(self, left: int, tokens: Tensor) -> Tensor:
         """Let the last rows take the places of those that ended; the remaining of `tokens` [B]."""
-        places, movers = moves(~self.ended)
-        for layer in self.cache.layers:
-            layer.move(places, movers, left)
+        places, movers = moves(self.ended, left)
+        for room in self.cache.rooms:
+            room.move(places, movers, left)
         order = kept(places, movers, left)
         self.attended, self.positions = self.attended[order], self.positions[order]
         self.responses, self.ended = self.responses[order], self.ended[order]
@@ -56,7 +56,7 @@ class Rows:
 
     def advance(self, model: Any, tokens: Tensor) -> Tensor:
         """Append `tokens` [B]; the logits [B, V] of those after them."""
-        seen = self.cache.get_seq_length() + 1
+        seen = self.cache.filled + 1
         logits = _next_logits(model, tokens[:, None], self.attended[:, :seen], self.positions[:, None], self.cache)
         self.positions += 1
         return logits
@@ -82,7 +82,8 @@ def decode(
         FloatingPointError: when logits are not finite.
     """
     inner = core(model)
-    rows, logits = _encode(inner, prompts, owner, uniforms.shape[1])
+    rows, logits = encode(inner, prompts, owner, uniforms.shape[1], PROMPT_TOKENS[inner.device.type])
+    _refuse_not_finite(logits)
     uniforms = uniforms.to(logits.device)
     out = uniforms.new_full(uniforms.shape[:2], eos, dtype=torch.long)
     for step in range(uniforms.shape[1]):
@@ -99,27 +100,28 @@ def decode(
     return out
 
 
-def _encode(model: Any, prompts: Sequence[Tokens], owner: Sequence[int], new: int) -> tuple[Rows, Tensor]:
-    """The rows that continue the prompts by up to `new` tokens, and the logits [B, V] of their first."""
+def encode(model: Any, prompts: Sequence[Tokens], owner: Sequence[int], new: int, budget: int) -> tuple[Rows, Tensor]:
+    """The rows that continue the prompts by up to `new` tokens, and the logits [B, V] of their first.
+
+    `prompts` and `owner` are those of `decode`; at most `budget` tokens go through the model together.
+    """
     of, width = torch.tensor(owner, device=model.device), len(prompts[0])
-    layers: list[Room] = []
+    rooms: list[Room] = []
     logits = []
-    for first, last in _groups(prompts, PROMPT_TOKENS[model.device.type]):
+    for first, last in _groups(prompts, budget):
         ids, attended = (part.to(model.device) for part in padded(prompts[first:last], "left"))
         cache = DynamicCache()
         logits.append(_next_logits(model, ids, attended, (attended.cumsum(1) - 1).clamp(min=0), cache))
-        if not layers:
-            layers = [Room(len(owner), width + new - 1, width, layer) for layer in cache.layers]
+        encoded: list[Any] = cache.layers
+        rooms = rooms or [Room(len(owner), width + new - 1, width, layer) for layer in encoded]
         start, stop = np.searchsorted(owner, (first, last))
         within = of[start:stop] - first
-        for room, layer in zip(layers, cache.layers, strict=True):
+        for room, layer in zip(rooms, encoded, strict=True):
             room.put(slice(start, stop), layer.keys[within], layer.values[within])
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)[of]
     attended = (torch.arange(width + new, device=model.device) >= width - lengths[:, None]).long()
-    together = torch.cat(logits)
-    _refuse_not_finite(together)
-    rows = Rows(Cache(layers=list(layers)), attended, lengths, torch.arange(len(owner), device=model.device), of < 0)
-    return rows, together[of]
+    rows = Rows(Rooms(rooms), attended, lengths, torch.arange(len(owner), device=model.device), of < 0)
+    return rows, torch.cat(logits)[of]
 
 
 def _groups(prompts: Sequence[Tokens], budget: int) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 
 class Room(DynamicLayer):
@@ -20,44 +20,57 @@ class Room(DynamicLayer):
 
     def __init__(self, rows: int, columns: int, filled: int, like: Any) -> None:
         """Room for `rows` times `columns` keys and values of the form that the layer `like` holds."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.all_keys, self.all_values = (
             part.new_zeros(rows, part.shape[1], columns, part.shape[3]) for part in (like.keys, like.values)
         )
         self.is_initialized = True
-        self._fill(filled)
+        self.fill(filled)
 
-    def _fill(self, columns: int) -> None:
-        """The first `columns` are in use."""
-        self.keys, self.values = self.all_keys[:, :, :columns], self.all_values[:, :, :columns]
+    def fill(self, columns: int) -> tuple[Tensor, Tensor]:
+        """Put the first `columns` in use, of which it returns views."""
+        used = self.all_keys[:, :, :columns], self.all_values[:, :, :columns]
+        self.keys, self.values = used
+        self.filled = columns
+        return used
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the next columns; the keys and values so far, as views."""
-        filled = self.keys.shape[2]
-        self._fill(filled + key_states.shape[2])
-        self.keys[:, :, filled:] = key_states
-        self.values[:, :, filled:] = value_states
-        return self.keys, self.values
+        new = slice(self.filled, self.filled + key_states.shape[2])
+        self.all_keys[:, :, new] = key_states
+        self.all_values[:, :, new] = value_states
+        return self.fill(new.stop)
 
     def put(self, rows: slice, keys: Tensor, values: Tensor) -> None:
         """Give `rows` their last columns in use, from [rows, kv heads, T, D]."""
-        width = keys.shape[2]
-        self.keys[rows, :, -width:] = keys
-        self.values[rows, :, -width:] = values
+        last = slice(self.filled - keys.shape[2], self.filled)
+        self.all_keys[rows, :, last] = keys
+        self.all_values[rows, :, last] = values
 
     def move(self, places: Tensor, movers: Tensor, left: int) -> None:
         """Copy the rows `movers` over the rows `places`, then keep the first `left` rows: nothing else is copied."""
-        for used in (self.keys, self.values):
-            used[places] = used[movers]
-        filled = self.keys.shape[2]
+        for part in (self.all_keys, self.all_values):
+            part[places, :, : self.filled] = part[movers, :, : self.filled]
         self.all_keys, self.all_values = self.all_keys[:left], self.all_values[:left]
-        self._fill(filled)
+        self.fill(self.filled)
 
 
-def moves(stays: Tensor) -> tuple[Tensor, Tensor]:
-    """From which rows stay, [B]: the places that become free among the first ones, and the later rows that take them."""
-    left = int(stays.sum())
-    return (~stays[:left]).nonzero()[:, 0], left + stays[left:].nonzero()[:, 0]
+class Rooms(Cache):
+    """The cache of a model: a room for each layer."""
+
+    def __init__(self, rooms: list[Room]) -> None:
+        super().__init__(layers=list(rooms))
+        self.rooms = rooms
+
+    @property
+    def filled(self) -> int:
+        """Columns in use."""
+        return self.rooms[0].filled
+
+
+def moves(ended: Tensor, left: int) -> tuple[Tensor, Tensor]:
+    """Of rows [B] of which `left` go on: the places that become free among the first ones, and the later rows that take them."""
+    return ended[:left].nonzero()[:, 0], left + (~ended[left:]).nonzero()[:, 0]
 
 
 def kept(places: Tensor, movers: Tensor, left: int) -> Tensor:

@@ -97,7 +97,7 @@ def _stage(
     spec: Any = {"pretrain": recipe.pretrain, "sft": recipe.sft, "align": recipe.alignment}.get(stage) or _prompts(recipe)
     examples, lengths = rows.examples(spec, config.is_encoder_decoder)
     if stage == "evaluate":
-        prompts = [len(example.prompt) for example in examples[: min(BATCH, recipe.evaluation.prompts)]]
+        prompts = sorted((len(example.prompt) for example in examples[: recipe.evaluation.prompts]), reverse=True)[:BATCH]
         return spec, lengths, evaluation_peaks(config, prompts, recipe.evaluation.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
     peft = getattr(spec, "peft", None) or Full(method="full")

@@ -19,7 +19,7 @@ def numbered(rows: int, columns: int, filled: int) -> Room:
 
 def test_the_last_rows_take_the_places_of_those_that_left():
     """Rows 1 and 3 of six leave: rows 4 and 5 move there, the others stay where they are."""
-    places, movers = moves(torch.tensor([True, False, True, False, True, True]))
+    places, movers = moves(torch.tensor([False, True, False, True, False, False]), 4)
     assert places.tolist() == [1, 3]
     assert movers.tolist() == [4, 5]
     assert kept(places, movers, 4).tolist() == [0, 4, 2, 5]
@@ -30,7 +30,7 @@ def test_the_last_rows_take_the_places_of_those_that_left():
 
 
 def test_nothing_moves_when_the_last_rows_leave():
-    places, movers = moves(torch.tensor([True, True, False, False]))
+    places, movers = moves(torch.tensor([False, False, True, True]), 2)
     assert places.tolist() == movers.tolist() == []
     assert kept(places, movers, 2).tolist() == [0, 1]
 
