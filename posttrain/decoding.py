@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from posttrain.key_values import Room, Rooms, kept, moves
 from posttrain.packing import Tokens
@@ -20,6 +21,7 @@ from posttrain.peft.soft_prompts import virtual_tokens
 
 PROMPT_TOKENS = {"cpu": 2**11, "cuda": 2**16}  # of prompts encoded together
 DROP = 8  # rows are dropped when one in so many ended
+NOTHING = -1  # drawn where no token can be
 BLOCK = 512  # tokens of the vocabulary that are first chosen together
 BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}  # probabilities held at once
 
@@ -56,10 +58,15 @@ class Rows:
 
     def advance(self, model: Any, tokens: Tensor) -> Tensor:
         """Append `tokens` [B]; the logits [B, V] of those after them."""
-        seen = self.cache.filled + 1
-        logits = _next_logits(model, tokens[:, None], self.attended[:, :seen], self.positions[:, None], self.cache)
+        logits: Tensor = model(
+            input_ids=tokens[:, None],
+            attention_mask=self.attended[:, : self.cache.filled + 1],
+            position_ids=self.positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
         self.positions += 1
-        return logits
+        return logits[:, -1]
 
 
 def decode(
@@ -82,46 +89,58 @@ def decode(
         FloatingPointError: when logits are not finite.
     """
     inner = core(model)
-    rows, logits = encode(inner, prompts, owner, uniforms.shape[1], PROMPT_TOKENS[inner.device.type])
-    _refuse_not_finite(logits)
-    uniforms = uniforms.to(logits.device)
-    out = uniforms.new_full(uniforms.shape[:2], eos, dtype=torch.long)
+    rows, tokens = encode(inner, prompts, owner, uniforms.shape[1], PROMPT_TOKENS[inner.device.type])
+    uniforms = uniforms.to(tokens.device)
+    out = tokens.new_full(uniforms.shape[:2], eos)
     for step in range(uniforms.shape[1]):
-        tokens = draw(logits, temperature, uniforms[rows.responses, step])
+        tokens = draw(rows.advance(inner, tokens), temperature, uniforms[rows.responses, step])
         out[rows.responses, step] = tokens
-        rows.ended |= tokens == eos
+        rows.ended |= (tokens == eos) | (tokens == NOTHING)
         left = len(tokens) - int(rows.ended.sum())
-        if not left or step + 1 == uniforms.shape[1]:
+        if not left:
             break
-        if left <= len(tokens) - len(tokens) / DROP:
-            tokens = rows.drop(left, tokens)
-        logits = rows.advance(inner, tokens)
-    _refuse_not_finite(logits)
+        tokens = rows.drop(left, tokens) if left <= len(tokens) - len(tokens) / DROP else tokens
+    if (out == NOTHING).any():
+        raise FloatingPointError("the policy's logits are not finite: nothing can be sampled from it")
     return out
 
 
 def encode(model: Any, prompts: Sequence[Tokens], owner: Sequence[int], new: int, budget: int) -> tuple[Rows, Tensor]:
-    """The rows that continue the prompts by up to `new` tokens, and the logits [B, V] of their first.
+    """The rows that continue the prompts by up to `new` tokens, and the last tokens [B] of the prompts, with which they begin.
 
     `prompts` and `owner` are those of `decode`; at most `budget` tokens go through the model together.
     """
-    of, width = torch.tensor(owner, device=model.device), len(prompts[0])
-    rooms: list[Room] = []
-    logits = []
+    of = torch.tensor(owner, device=model.device)
+    past = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)[of]
+    width, rooms = max(1, len(prompts[0]) - 1), list[Room]()
     for first, last in _groups(prompts, budget):
-        ids, attended = (part.to(model.device) for part in padded(prompts[first:last], "left"))
-        cache = DynamicCache()
-        logits.append(_next_logits(model, ids, attended, (attended.cumsum(1) - 1).clamp(min=0), cache))
-        encoded: list[Any] = cache.layers
-        rooms = rooms or [Room(len(owner), width + new - 1, width, layer) for layer in encoded]
-        start, stop = np.searchsorted(owner, (first, last))
-        within = of[start:stop] - first
-        for room, layer in zip(rooms, encoded, strict=True):
-            room.put(slice(start, stop), layer.keys[within], layer.values[within])
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)[of]
-    attended = (torch.arange(width + new, device=model.device) >= width - lengths[:, None]).long()
-    rows = Rows(Rooms(rooms), attended, lengths, torch.arange(len(owner), device=model.device), of < 0)
-    return rows, torch.cat(logits)[of]
+        layers: list[Any] = _encoded(model, prompts[first:last])
+        rooms = rooms or [Room(len(owner), width + new, width, layer) for layer in layers]
+        rows = slice(bisect_left(owner, first), bisect_left(owner, last))
+        columns = layers[0].keys.shape[2]
+        take = (torch.arange(-columns, 0, device=model.device) + past[rows, None]).clamp(min=0)
+        for room, layer in zip(rooms, layers, strict=True):
+            room.put(rows, *(_taken(part, of[rows] - first, take) for part in (layer.keys, layer.values)))
+    attended = (torch.arange(width + new, device=model.device) >= width - past[:, None]).long()
+    tokens = torch.tensor([int(prompt[-1]) for prompt in prompts], device=model.device)[of]
+    return Rows(Rooms(rooms), attended, past, torch.arange(len(owner), device=model.device), of < 0), tokens
+
+
+def _encoded(model: Any, prompts: Sequence[Tokens]) -> list[Any]:
+    """The cache's layers after all tokens of the prompts but the last; what is right of a shorter prompt means nothing.
+
+    Padding on the right needs no mask: a token sees what is left of it. Of a prompt of one token that token is encoded, in vain.
+    """
+    ids, _ = padded([prompt[: max(1, len(prompt) - 1)] for prompt in prompts], "right")
+    positions = torch.arange(ids.shape[1], device=model.device).expand_as(ids)
+    cache = DynamicCache()
+    model.base_model(input_ids=ids.to(model.device), position_ids=positions, past_key_values=cache, use_cache=True)
+    return list(cache.layers)
+
+
+def _taken(part: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Of keys or values [P, heads, T, D] the given rows [B], and of each its columns [B, C]: [B, heads, C, D]."""
+    return part.transpose(1, 2)[rows[:, None], columns].transpose(1, 2)
 
 
 def _groups(prompts: Sequence[Tokens], budget: int) -> Iterator[tuple[int, int]]:
@@ -140,14 +159,6 @@ def padded(prompts: Sequence[Tokens], side: str) -> tuple[Tensor, Tensor]:
     return pad(rows), pad([torch.ones_like(row) for row in rows])
 
 
-def _next_logits(model: Any, ids: Tensor, attended: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Logits [B, V] after the last of `ids` [B, T], which join the cache."""
-    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    given = {"input_ids": ids, "attention_mask": attended, "position_ids": positions, "past_key_values": cache}
-    logits: Tensor = model(**given, use_cache=True, **last).logits
-    return logits[:, -1]
-
-
 def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
     """One token for each row of logits [B, V], from softmax(logits / temperature) by inversion: first a block, then in it.
 
@@ -159,7 +170,7 @@ def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
         uniforms: [B, 2] fp64 in [0, 1).
 
     Returns:
-        [B] token ids.
+        [B] token ids; `NOTHING` where the logits are not finite.
     """
     size = max(1, BLOCK_ELEMENTS[logits.device.type] // logits.shape[1])
     parts = zip(logits.split(size), uniforms.split(size), strict=True)
@@ -171,18 +182,15 @@ def _draw(p: Tensor, uniforms: Tensor) -> Tensor:
     whole = vocabulary - vocabulary % BLOCK
     masses = [p[:, :whole].unflatten(1, (-1, BLOCK)).sum(2)] if whole else []
     masses += [p[:, whole:].sum(1, keepdim=True)] if whole < vocabulary else []
-    start = _invert(torch.cat(masses, 1), uniforms[:, :1]) * BLOCK
-    at = start + torch.arange(BLOCK, device=p.device)
+    block, total = _invert(torch.cat(masses, 1), uniforms[:, :1])
+    at = block * BLOCK + torch.arange(BLOCK, device=p.device)
     inside = p.gather(1, at.clamp(max=vocabulary - 1)).masked_fill_(at >= vocabulary, 0.0)
-    return (start + _invert(inside, uniforms[:, 1:]))[:, 0]
+    token = block * BLOCK + _invert(inside, uniforms[:, 1:])[0]
+    return token.masked_fill_(total.isnan(), NOTHING)[:, 0]
 
 
-def _invert(masses: Tensor, uniform: Tensor) -> Tensor:
-    """The first index [B, 1] at which the sum of masses [B, K] exceeds the share `uniform` [B, 1] of all."""
+def _invert(masses: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """The first index [B, 1] at which the sum of masses [B, K] exceeds the share `uniform` [B, 1] of all, and all [B, 1]."""
     edges = masses.cumsum(1, dtype=torch.float64)
-    return torch.searchsorted(edges, uniform * edges[:, -1:], right=True).clamp_(max=masses.shape[1] - 1)
-
-
-def _refuse_not_finite(logits: Tensor) -> None:
-    if not logits.isfinite().all():
-        raise FloatingPointError("the policy's logits are not finite: nothing can be sampled from it")
+    total = edges[:, -1:]
+    return torch.searchsorted(edges, uniform * total, right=True).clamp_(max=masses.shape[1] - 1), total

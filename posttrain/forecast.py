@@ -221,13 +221,11 @@ def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: i
 
 
 def _decode(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -> None:
-    """The first and the last token of our own loop, whose cache has room for all of them from the start."""
-    tokens, new = [np.zeros(length, np.int32) for length in prompts], max(2, new_tokens)
-    rows, logits = encode(model, tokens, range(len(prompts)), new, budget)
+    """The prompts and the last token of our own loop, whose cache has room for all tokens from the start."""
+    rows, last = encode(model, [np.zeros(n, np.int32) for n in prompts], range(len(prompts)), new_tokens, budget)
     for room in rows.cache.rooms:
-        room.fill(prompts[0] + new - 2)
-    logits = rows.advance(model, torch.zeros(len(prompts), dtype=torch.long))
-    draw(logits, 1.0, torch.zeros(len(prompts), 2, dtype=torch.float64))
+        room.fill(room.filled + new_tokens - 1)
+    draw(rows.advance(model, last), 1.0, torch.zeros(len(prompts), 2, dtype=torch.float64))
 
 
 def _next_token(model: Any, inputs: dict[str, Any]) -> Any:

@@ -102,22 +102,23 @@ def test_what_is_more_than_keys_and_values_is_left_to_transformers():
 
 
 class Watched:
-    """Notes the shape of the ids of every forward pass."""
+    """Notes the shape of the ids of every forward pass of a model's body."""
 
     def __init__(self, model) -> None:
         self.shapes: list[tuple[int, int]] = []
-        model.register_forward_pre_hook(self._note, with_kwargs=True)
+        model.base_model.register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, module, args, kwargs) -> None:
         self.shapes.append(tuple(kwargs["input_ids"].shape))
 
 
 def test_a_prompt_is_encoded_once_for_all_its_samples(model, prompts):
+    """Prompts of 7, 1 and 12 tokens: all but the last token once, and the last one with the first token of every sample."""
     seen = Watched(model)
     responses = sample(model, prompts[:3], plan(4, samples=5, eos=-1))
     assert [len(tokens) for row in responses for tokens in row] == [4] * 15
     assert [len(row) for row in responses] == [5, 5, 5]
-    assert seen.shapes == [(3, 12), (15, 1), (15, 1), (15, 1)]
+    assert seen.shapes == [(3, 11), (15, 1), (15, 1), (15, 1), (15, 1)]
     assert len({tuple(tokens.tolist()) for tokens in responses[0]}) > 1
 
 
@@ -134,9 +135,9 @@ def test_rows_that_ended_leave_the_batch_and_an_empty_one_stops(model, prompts):
     responses = sample(model, prompts * 4, plan(400, 3.0))
     longest = max(len(tokens) for (tokens,) in responses)
     rows = [rows for rows, _ in seen.shapes[1:]]
-    assert len(seen.shapes) == longest < 400
+    assert len(rows) == longest < 400
     assert rows == sorted(rows, reverse=True)
-    alive = [sum(len(tokens) > step for (tokens,) in responses) for step in range(1, longest)]
+    alive = [sum(len(tokens) > step for (tokens,) in responses) for step in range(longest)]
     assert all(a <= r <= a * decoding.DROP / (decoding.DROP - 1) for a, r in zip(alive, rows, strict=True))
 
 
