@@ -116,7 +116,7 @@ def _stage(stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on:
     if isinstance(spec, PPO):
         return spec, lengths, ppo_peaks(config, spec, examples, recipe.seed, on)
     if stage == "evaluate":
-        prompts = [len(example.prompt) for example in examples[: min(BATCH, recipe.evaluation.prompts)]]
+        prompts = sorted((len(example.prompt) for example in examples[: recipe.evaluation.prompts]), reverse=True)[:BATCH]
         return spec, lengths, evaluation_peaks(config, prompts, recipe.evaluation.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
     peft = getattr(spec, "peft", None) or Full(method="full")

@@ -163,3 +163,43 @@ def test_an_encoder_decoder_whose_padding_equals_eos_answers_the_same(encoder_de
     expected = lists(respond(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0))
     tokenizer.pad_token = tokenizer.eos_token
     assert lists(respond(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0)) == expected
+
+
+class Refused(Exception):
+    """Raised inside a forward pass."""
+
+
+def refuse(*_) -> None:
+    raise Refused
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("two_parts", [False, True])
+def test_sampling_leaves_no_trace(two_parts, fails, tiny_llama, tokenizer, prompts):
+    """Mode of every module, torch's random state and the generation config are as before, also after a failure."""
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(SEQ2SEQ["t5"]) if two_parts else tiny_llama(12, attention_dropout=0.5)
+    model.train()
+    list(model.modules())[-1].eval()
+    modes, habits, state = [m.training for m in model.modules()], model.generation_config, torch.get_rng_state()
+    if fails:
+        model.get_output_embeddings().register_forward_pre_hook(refuse)
+        with pytest.raises(Refused):
+            respond(model, tokenizer, prompts, 4, 1.0)
+    else:
+        respond(model, tokenizer, prompts, 4, 1.0)
+    assert [m.training for m in model.modules()] == modes
+    assert model.generation_config is habits
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_is_off(tiny_llama, tokenizer, prompts):
+    model = tiny_llama(12, initializer_range=0.4, attention_dropout=0.9)
+    expected = lists(respond(model, tokenizer, prompts, 10, 1.0))
+    assert lists(respond(model.train(), tokenizer, prompts, 10, 1.0)) == expected
+
+
+def test_an_encoder_decoder_gives_several_samples_to_each_prompt(encoder_decoder, tokenizer, prompts):
+    plan = Sampling(max_new_tokens=5, temperature=COLD, seed=0, samples=2, eos=EOS, pad=1)
+    expected = respond(encoder_decoder, tokenizer, prompts, 5, COLD)
+    assert [lists(row) for row in sample(encoder_decoder, prompts, plan)] == [[r.tolist()] * 2 for r in expected]
