@@ -57,7 +57,7 @@ def test_check_counts_what_the_reward_model_trains_and_predicts_its_memory(tiny,
         (["data.preferences=null", "alignment={algorithm: none}"], ("data.preferences: found null", "stage reward")),
         (["model.architecture=t5", "model.kv_heads=null"], ("reward.model: found t5, an encoder-decoder", "a decoder or an enc")),
         (["sft.peft={method: prompt_tuning}", "registry=null"], ("sft.peft.method: found prompt_tuning", "name reward.model")),
-        (["reward=null", "registry.reward_model=judge"], ("registry.reward_model: found judge, and reward null", "add the section")),
+        (["reward=null", "registry.reward_model=judge"], ("registry.reward_model: found judge, and reward null",)),
         (["registry.reward_model=tiny"], ("registry.reward_model: found tiny, the name of the policy",)),
         (
             ["registry.reward_model=judge", "reward.peft={method: bottleneck}"],
@@ -77,7 +77,7 @@ import json, sys
 import mlflow, pandas
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/judge@champion")
-said = [{"role": "user", "content": "Write a review of the Old Mill, a hotel."}, {"role": "assistant", "content": "It was lovely."}]
+said = [{"role": "user", "content": "Review the Old Mill, a hotel."}, {"role": "assistant", "content": "It was lovely."}]
 pair = (said[0]["content"], said[1]["content"])
 json.dump({
     "chat": model.predict(said), "list": model.predict([said, said]), "pair": model.predict(pair),
@@ -87,8 +87,9 @@ json.dump({
 """
 
 
+@pytest.mark.slow
 def test_a_registered_reward_model_is_used_without_this_project(again, copy, client_of, call, tmp_path):
-    """A second one on fewer steps is less accurate, or no better: it does not become champion."""
+    """A second one that learns nothing is no more accurate, and does not become champion."""
     words = ("--set", REWARD, "--set", "registry.reward_model=judge")
     run = again(copy, *words)
     assert run.process.returncode == 0, run.process.stderr
@@ -102,14 +103,12 @@ def test_a_registered_reward_model_is_used_without_this_project(again, copy, cli
     found = json.loads(done.stdout)
     assert found["imported"] == []
     ours = open_reward_model(Path(stage_of(run.report, "reward").outputs["reward"]), torch.device("cpu"))
-    asked = [{"role": "user", "content": "Write a review of the Old Mill, a hotel."}]
+    asked = [{"role": "user", "content": "Review the Old Mill, a hotel."}]
     expected = float(ours.of_texts([asked], ["It was lovely."]))
     given = [*found["chat"], *found["list"], *found["pair"], *found["frame"]]
     assert given == pytest.approx([expected] * 5, abs=1e-5)
-    tags = client_of(copy).get_model_version("judge", "1").tags
-    assert float(tags["held_out_accuracy"]) == pytest.approx(
-        stage_of(run.report, "reward").metrics["held_out_accuracy"], abs=1e-6
-    )
+    recorded = float(client_of(copy).get_model_version("judge", "1").tags["held_out_accuracy"])
+    assert recorded == pytest.approx(stage_of(run.report, "reward").metrics["held_out_accuracy"], abs=1e-6)
     walked = call("lineage", "models:/judge@champion", "--store", copy, "--json")
     assert walked.code == 0, walked.err
     assert [stage["stage"] for stage in json.loads(walked.out)["stages"]][-1] == "reward"
