@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from posttrain.architectures import auto_class
+from posttrain.decoding import PROMPT_TOKENS, can_decode, draw, encode
 from posttrain.head import BLOCK_ELEMENTS
 from posttrain.memory import LiveBytes, give_tensors, pretending
 from posttrain.packing import Example, micro_batches
@@ -222,19 +223,31 @@ def evaluation_peaks(
         scorer = _scorer(model, on, live)
         peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, on.budget)]
         with scorer.arithmetic():
-            peaks.append(_sampling(inner_model(model), live, (len(prompts), max(prompts)), new_tokens))
+            peaks.append(_sampling(inner_model(model), live, prompts, new_tokens, on.device))
     return [_on_device(peak, on) for peak in peaks]
 
 
-def _sampling(model: Any, live: LiveBytes, shape: tuple[int, int], new_tokens: int) -> Peak:
-    """The first pass over prompts [B, P], and the last one, of one token after all others are in the cache."""
+def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: int, device: torch.device) -> Peak:
+    """The first pass over prompts of these lengths, and the last one, of one token after all others are in the cache."""
     weights = live.begin()
+    if can_decode(model):
+        _decode(model, sorted(prompts, reverse=True), new_tokens, PROMPT_TOKENS[device.type])
+        return Peak("sampling", weights=weights, activations=live.peak - weights)
+    shape = (len(prompts), max(prompts))
     _next_token(model, _inputs(model, shape, 1))
     first = live.peak
     cache = _next_token(model, _inputs(model, shape, new_tokens))
     live.begin()
     _next_token(model, {**_inputs(model, shape, 1, new_tokens), "past_key_values": cache})
     return Peak("sampling", weights=weights, activations=max(first, live.peak) - weights)
+
+
+def _decode(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -> None:
+    """The prompts and the last token of our own loop, whose cache has room for all tokens from the start."""
+    rows, last = encode(model, [np.zeros(n, np.int32) for n in prompts], range(len(prompts)), new_tokens, budget)
+    for room in rows.cache.rooms:
+        room.fill(room.filled + new_tokens - 1)
+    draw(rows.advance(model, last), 1.0, torch.zeros(len(prompts), 2, dtype=torch.float64))
 
 
 def _next_token(model: Any, inputs: dict[str, Any]) -> Any:

@@ -15,9 +15,11 @@ from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
 from posttrain.peft.methods import METHODS
 from posttrain.policy import Policy
 from posttrain.reward_check import check_reward
+from posttrain.reward_functions import load_function
 from posttrain.rewards import load_judge
 from schemas.errors import Refusal
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
+from schemas.ppo import PPO, FunctionReward
 from schemas.recipe import Recipe
 from schemas.reward import RewardBase
 
@@ -36,6 +38,7 @@ def preflight(chain: Chain) -> dict[str, float]:
     check_methods(chain)
     check_reward(chain)
     load_judge(recipe.evaluation.judge)
+    check_rewards(recipe)
     own = {name: files for name, files in _own_sources(chain).items() if files}
     if "corpus" in own:
         from posttrain.filters.corpus import check_text
@@ -104,6 +107,15 @@ def check_model(model: Model | RewardBase, field: str = "model") -> None:
             check_folder(Path(model.path).expanduser(), f"{field}.path")
         case GgufModel():
             check_gguf(Path(model.path).expanduser().resolve())
+
+
+def check_rewards(recipe: Recipe) -> None:
+    """Refuse reward functions that do not exist."""
+    if not isinstance(recipe.alignment, PPO):
+        return
+    for field in ("reward", "monitor"):
+        for source in (each for each in getattr(recipe.alignment, field) if isinstance(each, FunctionReward)):
+            load_function(source.name, f"alignment.{field}.name")
 
 
 def check_methods(chain: Chain) -> None:

@@ -21,11 +21,13 @@ from posttrain.models import load_config, scratch_config
 from posttrain.packing import Example
 from posttrain.peak import available_bytes, resident_bytes
 from posttrain.policy import source_policy
+from posttrain.ppo_memory import ppo_peaks
 from posttrain.reward_check import reward_config
 from posttrain.rollouts import BATCH
 from posttrain.trainers.objectives import BradleyTerry, LanguageModelling, Objective, Preference
 from posttrain.trainers.plan import Plan, by_rows, by_tokens
 from schemas.model import Model, ScratchModel
+from schemas.ppo import PPO
 from schemas.recipe import Recipe
 from schemas.reward import RewardModel, ScratchEncoder
 from schemas.training import DPO, SFT, Full, Pretrain
@@ -105,13 +107,18 @@ def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
     return int(PER_BYTE * sum(share * rows.sizes[name] for name, share in shares.items()))
 
 
-def _stage(stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic) -> tuple[Spec, str, list[Peak]]:
+def _stage(
+    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic
+) -> tuple[Spec | PPO, str, list[Peak]]:
     """Section of a stage, its rows in words, and its phases."""
     sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
     spec: Any = sections.get(stage) or _prompts(recipe)
-    examples, lengths = rows.examples(spec, config.is_encoder_decoder)
+    encoded_as = _prompts(recipe) if isinstance(spec, PPO) else spec
+    examples, lengths = rows.examples(encoded_as, config.is_encoder_decoder)
+    if isinstance(spec, PPO):
+        return spec, lengths, ppo_peaks(config, spec, examples, recipe.seed, on)
     if stage == "evaluate":
-        prompts = [len(example.prompt) for example in examples[: min(BATCH, recipe.evaluation.prompts)]]
+        prompts = sorted((len(example.prompt) for example in examples[: recipe.evaluation.prompts]), reverse=True)[:BATCH]
         return spec, lengths, evaluation_peaks(config, prompts, recipe.evaluation.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
     peft = getattr(spec, "peft", None) or Full(method="full")

@@ -17,4 +17,12 @@ def twin(model: Model) -> Model:
     other; values written in place are. Tied parameters stay tied. Gradients are not taken over.
     """
     alike: dict[int, nn.Parameter] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, alike)  # which adds to it whatever else it copies
+    return copy.deepcopy(model, alike)
+
+
+def keep_apart(twin: nn.Module, trained: nn.Module) -> None:
+    """Give a twin copies of the values that the other model trains in place; what is frozen in both stays shared."""
+    moving = {parameter.data_ptr() for parameter in trained.parameters() if parameter.requires_grad}
+    for parameter in twin.parameters():
+        if parameter.data_ptr() in moving:
+            parameter.data = parameter.data.clone()

@@ -15,8 +15,11 @@ from schemas.base import Frozen, refused
 from schemas.data import Data, Filtering
 from schemas.evaluation import Evaluation, Registry
 from schemas.model import Model
+from schemas.ppo import PPO, StageReward
 from schemas.reward import RewardModel
-from schemas.training import SFT, Alignment, NoAlignment, Pretrain
+from schemas.training import DPO, SFT, NoAlignment, Pretrain
+
+Alignment = Annotated[DPO | PPO | NoAlignment, Field(discriminator="algorithm")]
 
 STAGES = ("validate", "filter", "pretrain", "sft", "reward", "align", "evaluate", "register")
 
@@ -90,6 +93,11 @@ class Recipe(Frozen):
     """MLflow."""
 
     @property
+    def prompts_table(self) -> str:
+        """The data set whose prompts PPO answers: the preferences where there are some, else the instructions."""
+        return "preferences" if self.data.preferences is not None else "instructions"
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """Names of the stages this recipe asks for, in order."""
         asked = {
@@ -111,7 +119,8 @@ class Recipe(Frozen):
 
 def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
     """Stages that are asked for without what they read."""
-    reads = {"pretrain": "corpus", "sft": "instructions", "reward": "preferences", "align": "preferences"}
+    prompts = recipe.prompts_table if isinstance(recipe.alignment, PPO) else "preferences"
+    reads = {"pretrain": "corpus", "sft": "instructions", "reward": "preferences", "align": prompts}
     problems = [
         refused(f"data.{source}", "null", f"a source, since the stage {stage} reads it",
                 f"set data.{source}, or remove the stage")
@@ -163,9 +172,24 @@ def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     ]
 
 
+def _cannot_reward(recipe: Recipe) -> list[PydanticCustomError]:
+    """Sources of rewards that this recipe does not have."""
+    if not isinstance(recipe.alignment, PPO) or recipe.reward is not None:
+        return []
+    return [
+        refused(f"alignment.{field}", "source model, and no section reward", "a section reward, or source function or registry",
+                "add reward: {}, which trains a reward model on data.preferences")
+        for field in ("reward", "monitor")
+        if any(isinstance(source, StageReward) for source in getattr(recipe.alignment, field))
+    ]  # fmt: skip
+
+
 def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     """Settings that are fine alone and not together."""
-    problems = []
+    problems = [*_cannot_reward(recipe)]
+    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
+        problems.append(refused("compute.num_processes", f"{recipe.compute.num_processes} with alignment.algorithm ppo", "1",
+                                "set compute.num_processes=1: PPO trains on one device"))  # fmt: skip
     longest = recipe.model.max_length if recipe.model.source == "scratch" else None
     wanted = {
         "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,

@@ -33,8 +33,8 @@ def reward(chain: Chain, out: Path) -> Built:
 
 @stage_task
 def align(chain: Chain, out: Path) -> Built:
-    """Direct preference optimisation on the preference pairs."""
-    return _train(chain, "align", chain.output("validate", "preferences"), out)
+    """Preference pairs against the reference (DPO), or rewards of the policy's own responses (PPO)."""
+    return _train(chain, "align", chain.output("validate", chain.recipe.prompts_table), out)
 
 
 def _train(chain: Chain, stage: Literal["pretrain", "sft", "reward", "align"], rows: Path, out: Path) -> Built:
@@ -49,6 +49,7 @@ def _train(chain: Chain, stage: Literal["pretrain", "sft", "reward", "align"], r
         rows=rows,
         out=out,
         cache=chain.store.root / "cache" / "reference-logprobs",
+        rewards=chain.reward_folders() if stage == "align" else {},
     )
     build = launch if chain.recipe.compute.num_processes > 1 else carry_out
     return build(order, progress.current())

@@ -88,6 +88,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "reward": reward,
         "reward_interval": [reward[f"held_out_accuracy_{end}"] for end in ("low", "high")] if reward else None,
         "skipped": [stage for stage in recipe.stages if stage not in {ran.name for ran in run.stages}],
+        "course": samples.course(read.lines(folders, "align", "rollouts.jsonl")),
         "groups": samples.groups(frame, names, recipe.seed),
         "costs": [_cost(stage, results.get(stage.name), curves.get(stage.name, [])) for stage in run.stages],
         "lineage": [results[stage.name] for stage in run.stages if stage.name in results],

@@ -37,6 +37,25 @@ class Objective(Protocol):
         """Loss and metrics of these rows, both summed over units; `scores` is what the job's scorer made of them."""
 
 
+class Rounds(Protocol):
+    """What an objective adds whose examples change: a round of steps trains on what was collected before its first one."""
+
+    def enter(self, step: int) -> bool:
+        """Called before step `step` (from 0): collect examples where a round begins; False leaves the step out."""
+
+    def ends(self, step: int) -> bool:
+        """Whether a round ends with the step that makes `step` in all."""
+
+    def numbers(self) -> dict[str, float]:
+        """What the round measured so far; replaces the step's numbers of the same name."""
+
+    def state(self) -> Mapping[str, Any]:
+        """All that the next step depends on beside model and optimizer, as tensors, numbers, strings, lists and dicts."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+
+
 @dataclass(frozen=True)
 class LanguageModelling:
     """Mean cross-entropy per target token: pretraining and SFT."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from posttrain.policy import Policy
 from posttrain.progress import Progress
 from posttrain.store import Built
@@ -35,6 +37,8 @@ class Order(Frozen):
     """Folder that the stage writes into."""
     cache: Path
     """Folder that keeps reference log-probabilities across runs."""
+    rewards: dict[str, Path] = Field(default_factory=dict)
+    """Folders of reward models for PPO: the stage's under `model`, registered ones under their URI."""
 
 
 def carry_out(order: Order, progress: Progress) -> Built:
@@ -69,10 +73,14 @@ def _reward(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
 
 
 def _align(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
-    from posttrain.trainers import stages
+    from posttrain.trainers.align_ppo import align_ppo
+    from posttrain.trainers.stages import align
+    from schemas.ppo import PPO
 
     alignment: Any = order.recipe.alignment
-    return stages.align(setting, alignment, rows, order.cache)
+    if isinstance(alignment, PPO):
+        return align_ppo(setting, alignment, rows, order.rewards)
+    return align(setting, alignment, rows, order.cache)
 
 
 STAGES: dict[str, Callable[[Setting, Order, pl.DataFrame], Built]] = {
