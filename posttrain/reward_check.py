@@ -21,9 +21,12 @@ def check_reward(chain: Chain) -> None:
     Raises:
         Refusal: for the first reason.
     """
-    spec = chain.recipe.reward
+    spec, registry = chain.recipe.reward, chain.recipe.registry
     if spec is None or isinstance(spec.model, ScratchEncoder):
         return
+    if registry and registry.reward_model and not METHODS[spec.peft.method].merges:
+        raise Refusal("reward.peft.method", f"{spec.peft.method}, which cannot be merged, with registry.reward_model", _merging(),
+                      "consumers load a plain checkpoint: choose one of these, or set registry.reward_model=null")  # fmt: skip
     if spec.model is None:
         _check_below(chain.recipe)
     check_start(spec, reward_config(chain))
@@ -70,6 +73,9 @@ def _check_below(recipe: Recipe) -> None:
     """A reward model is saved as one checkpoint, or one adapter on a plain one: none can stay in the policy that it starts as."""
     method = recipe.sft.peft.method if recipe.sft else "full"
     if not METHODS[method].merges:
-        merging = ", ".join(name for name, each in METHODS.items() if each.merges)
         raise Refusal("sft.peft.method", f"{method}, which cannot be merged, below a reward model that starts as that policy",
-                      f"{merging}; or a reward.model of its own", "choose one of these, or name reward.model")  # fmt: skip
+                      f"{_merging()}; or a reward.model of its own", "choose one of these, or name reward.model")  # fmt: skip
+
+
+def _merging() -> str:
+    return ", ".join(name for name, method in METHODS.items() if method.merges)

@@ -46,6 +46,8 @@ class Record:
     """Whether it is an adapter on that policy's weights."""
     whole: bool
     """Whether the folder is a checkpoint by itself; else `base/` and `adapter/` are."""
+    pairs: bool
+    """Whether it reads prompt and response as two texts."""
     heads: tuple[str, ...]
     """Modules that are the score head."""
 
@@ -78,7 +80,8 @@ def save_reward(
         kept = {name: tensor for name, tensor in inner.state_dict().items() if not attached(name)}
         inner.save_pretrained(folder / BASE, state_dict=kept)
     tokenizer.save_pretrained(folder)
-    record = Record(mean, of_policy, of_policy and adapted, whole, tuple(names))
+    pairs = architecture(inner.config) == ENCODER
+    record = Record(mean, of_policy, of_policy and adapted, whole, pairs, tuple(names))
     (folder / RECORD).write_text(json.dumps(asdict(record), indent=1))
 
 

@@ -77,5 +77,7 @@ class Registry(Frozen):
 
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")]
     """Name of the registered model."""
+    reward_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")] | None = None
+    """Registered name of the stage reward's model, whose `champion` is the most accurate one on held-out pairs; null: none."""
     promote_on: Literal["win_rate_vs_sft", "win_rate_vs_base"] | None = None
     """The win rate that decides: a champion must be beaten head to head; null: passing the gates is enough."""

@@ -204,6 +204,12 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
         problems.append(refused("model.trust_remote_code", "true with a registry section", "false, or registry null",
                                 "consumers load registered models without the model's own code"))  # fmt: skip
+    if recipe.registry and recipe.registry.reward_model and recipe.reward is None:
+        problems.append(refused("registry.reward_model", f"{recipe.registry.reward_model}, and reward null",
+                                "null, or a reward section", "add the section reward, or remove reward_model"))  # fmt: skip
+    if recipe.registry and recipe.registry.reward_model == recipe.registry.model:
+        problems.append(refused("registry.reward_model", f"{recipe.registry.model}, the name of the policy", "a name of its own",
+                                "choose another name"))  # fmt: skip
     ratio = recipe.evaluation.gates.perplexity_ratio_vs_base
     if ratio and ratio.lower_bound_above is not None:
         problems.append(refused("evaluation.gates.perplexity_ratio_vs_base.lower_bound_above", "a bound on an interval",

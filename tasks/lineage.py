@@ -30,7 +30,7 @@ def lineage_of(model: str, root: Path, tracking: str | None) -> dict[str, Any]:
     uri = tracking or own_tracking(root)
     if model.startswith(REGISTERED):
         tags = dict(version_behind(model, uri, root, "MODEL").tags)
-        last, head = root / "register" / tags["posttrain.key"], {"model": model, "tags": tags}
+        last, head = root / _place(tags), {"model": model, "tags": tags}
     else:
         report = root / "runs" / model / "result.json"
         if not report.exists():
@@ -63,9 +63,14 @@ def _walk(last: Path, root: Path, tracking: str) -> list[tuple[StageResult, Path
 def _registered(uri: str, root: Path, tracking: str) -> tuple[Path, Path]:
     """The register stage behind a version, and the root of its store: this one, or the one that the version names."""
     tags = version_behind(uri, tracking, root, "MODEL").tags
-    place = Path("register") / tags["posttrain.key"]
+    place = _place(tags)
     home = root if (root / place).is_dir() else Path(tags["posttrain.store"])
     return home / place, home
+
+
+def _place(tags: dict[str, str]) -> Path:
+    """The folder in a store of the stage that made a version: `register`, or for a reward model `reward`."""
+    return Path(tags.get("posttrain.stage", "register")) / tags["posttrain.key"]
 
 
 def _described(result: StageResult, root: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
 from tasks import registry
 from tasks.chains import chain_of
+from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ def register(recipe: Recipe, store: str, run_id: str) -> Returned:
     """Register the candidate when it passes every gate, and move the alias when it beats the champion."""
     started = time.monotonic()
     chain = chain_of(recipe, store, run_id)
+    reward = register_reward(chain, run_id)
     gates = check_gates(recipe.evaluation.gates, chain.stored("evaluate").result.metrics)
     if failed := [gate for gate in gates if not gate.passed]:
         raise GateRefused("; ".join(map(describe, failed)))
     _forget_unless_registered(chain)
     stored = find_or_build(chain, run_id, "register", lambda out: _build(chain, run_id, out, gates))
-    return as_state(_with_promotion(chain, stage_report(stored, time.monotonic() - started)))
+    report = _with_promotion(chain, stage_report(stored, time.monotonic() - started))
+    return as_state(report.model_copy(update={"outputs": report.outputs | reward}))
 
 
 def _with_promotion(chain: Chain, report: StageReport) -> StageReport:

@@ -126,7 +126,7 @@ def log_version(
             name="model",
             python_model=str(CONSUMER),
             artifacts={part: str(folder / path) for part, path in folders.items()},
-            pip_requirements=_pinned(),
+            pip_requirements=pinned_requirements(),
             signature=ModelSignature(params=params),
         )
     if not client.search_registered_models(f"name = '{name}'"):
@@ -136,7 +136,7 @@ def log_version(
     return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
 
-def _pinned() -> list[str]:
+def pinned_requirements() -> list[str]:
     """The consumer's requirements at the versions that were verified."""
     from importlib.metadata import version
 

@@ -1,0 +1,95 @@
+"""Registered reward models in MLflow: a version for each result of the stage reward, and the alias of the most accurate one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from posttrain.chain import Chain
+from posttrain.environment import environment
+from posttrain.store import Stored
+from tasks.registry import CHALLENGER, CHAMPION, champion_of, client_of, find_version, pinned_requirements
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CONSUMER = Path(__file__).with_name("reward_consumer.py")
+ACCURACY = "held_out_accuracy"
+
+
+def register_reward(chain: Chain, run_id: str) -> dict[str, str]:
+    """Register the reward model of this run where the recipe names one; returns what the stage's report says about it.
+
+    Versions are judged by their accuracy on the held-out pairs of their own run: the alias `champion` goes to one that beats the
+    champion's, `challenger` to any other.
+    """
+    name = chain.recipe.registry.reward_model if chain.recipe.registry else None
+    if name is None:
+        return {}
+    stored = chain.stored("reward")
+    version = find_version(client_of(chain), name, stored.result.key) or _log(chain, run_id, name, stored)
+    return {"reward_model": f"models:/{name}/{version.version}", "reward_alias": _promote(chain, version)}
+
+
+def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
+    """Log the folder as a pyfunc model with the one artifact `checkpoint`, and make a version of it."""
+    import mlflow
+
+    client = client_of(chain)
+    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # advice to give an input example
+        checkpoint = Path(scratch) / "checkpoint"  # MLflow names an artifact after its folder
+        shutil.copytree(stored.path("reward"), checkpoint)
+        logged = mlflow.pyfunc.log_model(
+            name="reward_model",
+            python_model=str(CONSUMER),
+            artifacts={"checkpoint": str(checkpoint)},
+            pip_requirements=pinned_requirements(),
+        )
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
+    tags = reward_tags(chain, stored) | {"model_id": str(logged.model_id)}
+    return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
+
+
+def reward_tags(chain: Chain, stored: Stored) -> dict[str, str]:
+    """What made this version, so that it can be walked back without the store, and how good it is."""
+    spec = chain.recipe.reward
+    assert spec
+    held_out = {name: f"{value:.6f}" for name, value in stored.result.metrics.items() if name.startswith("held_out_")}
+    return {
+        "posttrain.key": stored.result.key,
+        "posttrain.stage": "reward",
+        "posttrain.store": str(chain.store.root),
+        "recipe": chain.recipe.name,
+        "base_model": spec.model.source if spec.model else "the policy before alignment",
+        "algorithm": "bradley-terry",
+        "method": spec.peft.method,
+        "git_commit": environment().get("git_commit", "unknown"),
+        **{f"digest.{origin.name}": origin.digest for origin in stored.result.inputs},
+        **held_out,
+    }
+
+
+def _promote(chain: Chain, version: ModelVersion) -> str:
+    """Move an alias to the version, and return which."""
+    client, name = client_of(chain), version.name
+    with FileLock(chain.store.root / "tracking" / f"{name}.promotion.lock"):
+        champion = champion_of(client, name)
+        if champion is not None and champion.version == version.version:
+            return CHAMPION
+        beaten = champion is None or _accuracy(version) > _accuracy(champion)
+        alias = CHAMPION if beaten else CHALLENGER
+        client.set_registered_model_alias(name, alias, version.version)
+    return alias
+
+
+def _accuracy(version: ModelVersion) -> float:
+    """Of held-out pairs; of a version that was measured on none, less than any."""
+    return float(version.tags.get(ACCURACY, -1.0))
