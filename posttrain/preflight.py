@@ -19,7 +19,7 @@ from posttrain.reward_functions import load_function
 from posttrain.rewards import load_judge
 from schemas.errors import Refusal
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
-from schemas.ppo import PPO, FunctionReward
+from schemas.ppo import PPO, FunctionReward, RegistryReward
 from schemas.recipe import Recipe
 from schemas.reward import RewardBase
 
@@ -38,7 +38,7 @@ def preflight(chain: Chain) -> dict[str, float]:
     check_methods(chain)
     check_reward(chain)
     load_judge(recipe.evaluation.judge)
-    check_rewards(recipe)
+    check_rewards(chain)
     own = {name: files for name, files in _own_sources(chain).items() if files}
     if "corpus" in own:
         from posttrain.filters.corpus import check_text
@@ -109,13 +109,21 @@ def check_model(model: Model | RewardBase, field: str = "model") -> None:
             check_gguf(Path(model.path).expanduser().resolve())
 
 
-def check_rewards(recipe: Recipe) -> None:
-    """Refuse reward functions that do not exist."""
-    if not isinstance(recipe.alignment, PPO):
+def check_rewards(chain: Chain) -> None:
+    """Refuse sources of rewards for PPO that do not exist: functions, and registered versions that are no reward models."""
+    spec = chain.recipe.alignment
+    if not isinstance(spec, PPO):
         return
-    for field in ("reward", "monitor"):
-        for source in (each for each in getattr(recipe.alignment, field) if isinstance(each, FunctionReward)):
-            load_function(source.name, f"alignment.{field}.name")
+    for field, source in (*(("reward", each) for each in spec.reward), *(("monitor", each) for each in spec.monitor)):
+        match source:
+            case FunctionReward():
+                load_function(source.name, f"alignment.{field}.name")
+            case RegistryReward():
+                from posttrain.reward_checkpoint import RECORD  # which imports torch
+
+                if not (chain.fetch(source.uri) / RECORD).exists():
+                    raise Refusal(f"alignment.{field}.uri", f"{source.uri}, which is no reward model",
+                                  "a version that registry.reward_model made", "check the name")  # fmt: skip
 
 
 def check_methods(chain: Chain) -> None:

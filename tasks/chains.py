@@ -36,12 +36,13 @@ def _with_exact_rewards(recipe: Recipe, root: Path) -> Recipe:
     if not isinstance(recipe.alignment, PPO):
         return recipe
 
-    def exact(source: RewardSource) -> RewardSource:
+    def exact(source: RewardSource, field: str) -> RewardSource:
         if not isinstance(source, RegistryReward):
             return source
-        return source.model_copy(update={"uri": exact_uri(source.uri, recipe, root)})
+        return source.model_copy(update={"uri": exact_uri(source.uri, recipe, root, f"alignment.{field}.uri")})
 
-    sources = {name: tuple(map(exact, getattr(recipe.alignment, name))) for name in ("reward", "monitor")}
+    given = {field: getattr(recipe.alignment, field) for field in ("reward", "monitor")}
+    sources = {field: tuple(exact(source, field) for source in listed) for field, listed in given.items()}
     return recipe.model_copy(update={"alignment": recipe.alignment.model_copy(update=sources)})
 
 

@@ -69,9 +69,9 @@ def version_behind(uri: str, tracking: str, root: Path, where: str) -> ModelVers
     return version
 
 
-def exact_uri(uri: str, recipe: Recipe, root: Path) -> str:
-    """`models:/NAME/VERSION` of the version behind `model.uri`."""
-    version = version_behind(uri, tracking_uri(recipe, root), root, "model.uri")
+def exact_uri(uri: str, recipe: Recipe, root: Path, where: str = "model.uri") -> str:
+    """`models:/NAME/VERSION` of the version behind the URI in the recipe's field `where`."""
+    version = version_behind(uri, tracking_uri(recipe, root), root, where)
     return f"models:/{version.name}/{version.version}"
 
 
