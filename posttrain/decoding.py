@@ -19,7 +19,7 @@ from posttrain.packing import Tokens
 from posttrain.peft.blocks import core
 from posttrain.peft.soft_prompts import virtual_tokens
 
-PROMPT_TOKENS = {"cpu": 2**11, "cuda": 2**16}  # of prompts encoded together
+PROMPT_TOKENS = {"cpu": 2**10, "cuda": 2**16}  # of prompts encoded together: on a CPU they stay in its cache
 DROP = 8  # rows are dropped when one in so many ended
 NOTHING = -1  # drawn where no token can be
 BLOCK = 512  # tokens of the vocabulary that are first chosen together
