@@ -34,6 +34,7 @@ from posttrain.trainers.objectives import LanguageModelling
 from posttrain.trainers.validation import mean_loss
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
+from schemas.training import DPO
 
 Conversations = list[list[dict[str, Any]]]
 PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
@@ -164,7 +165,8 @@ def _pair_logprobs(recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenize
     if not pairs:
         return None
     lengths = torch.tensor([[len(branch) for branch in pair.branches] for pair in pairs])
-    return score(score_branches(scorer, pairs, token_budget(scorer.device)), lengths, recipe.alignment.loss)
+    loss = recipe.alignment.loss if isinstance(recipe.alignment, DPO) else "sigmoid"
+    return score(score_branches(scorer, pairs, token_budget(scorer.device)), lengths, loss)
 
 
 def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) -> tuple[float, Interval]:
@@ -202,7 +204,8 @@ def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, 
         numbers |= _with_interval("kl_per_token", *kl)
     if recipe.alignment.algorithm != "none" and policy is not None and reference is not None:
         ratios = (policy - reference).double()  # to the policy before alignment, also for a loss that trains without a reference
-        margins = recipe.alignment.beta * (ratios[:, 0] - ratios[:, 1])
+        scale = recipe.alignment.beta if isinstance(recipe.alignment, DPO) else 1.0  # PPO: the margin is in nats
+        margins = scale * (ratios[:, 0] - ratios[:, 1])
         numbers |= _with_interval("preference_accuracy", *ratio_interval(((margins > 0) + 0.5 * (margins == 0)).tolist()))
         numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))
     return numbers
