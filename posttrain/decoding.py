@@ -14,16 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from posttrain.draws import NOTHING, draw
 from posttrain.key_values import Room, Rooms, kept, moves
 from posttrain.packing import Tokens
 from posttrain.peft.blocks import core
 from posttrain.peft.soft_prompts import virtual_tokens
 
-PROMPT_TOKENS = {"cpu": 2**11, "cuda": 2**16}  # of prompts encoded together
+PROMPT_TOKENS = {"cpu": 2**10, "cuda": 2**16}  # of prompts encoded together: on a CPU they stay in its cache
 DROP = 8  # rows are dropped when one in so many ended
-NOTHING = -1  # drawn where no token can be
-BLOCK = 512  # tokens of the vocabulary that are first chosen together
-BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}  # probabilities held at once
 
 
 def can_decode(model: nn.Module) -> bool:
@@ -59,7 +57,7 @@ class Rows:
     def advance(self, model: Any, tokens: Tensor) -> Tensor:
         """Append `tokens` [B]; the logits [B, V] of those after them."""
         logits: Tensor = model(
-            input_ids=tokens[:, None],
+            input_ids=tokens.clamp(min=0)[:, None],  # a row that drew nothing has ended and is still there
             attention_mask=self.attended[:, : self.cache.filled + 1],
             position_ids=self.positions[:, None],
             past_key_values=self.cache,
@@ -91,7 +89,7 @@ def decode(
     inner = core(model)
     rows, tokens = encode(inner, prompts, owner, uniforms.shape[1], PROMPT_TOKENS[inner.device.type])
     uniforms = uniforms.to(tokens.device)
-    out = tokens.new_full(uniforms.shape[:2], eos)
+    out = tokens.new_zeros(uniforms.shape[:2])
     for step in range(uniforms.shape[1]):
         tokens = draw(rows.advance(inner, tokens), temperature, uniforms[rows.responses, step])
         out[rows.responses, step] = tokens
@@ -157,40 +155,3 @@ def padded(prompts: Sequence[Tokens], side: str) -> tuple[Tensor, Tensor]:
     rows = [torch.from_numpy(prompt.astype(np.int64)) for prompt in prompts]
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
     return pad(rows), pad([torch.ones_like(row) for row in rows])
-
-
-def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
-    """One token for each row of logits [B, V], from softmax(logits / temperature) by inversion: first a block, then in it.
-
-    Two random numbers choose among V tokens; `torch.multinomial` draws one for every token.
-
-    Args:
-        logits: [B, V].
-        temperature: above 0.
-        uniforms: [B, 2] fp64 in [0, 1).
-
-    Returns:
-        [B] token ids; `NOTHING` where the logits are not finite.
-    """
-    size = max(1, BLOCK_ELEMENTS[logits.device.type] // logits.shape[1])
-    parts = zip(logits.split(size), uniforms.split(size), strict=True)
-    return torch.cat([_draw((part.float() / temperature).softmax(-1), u) for part, u in parts])
-
-
-def _draw(p: Tensor, uniforms: Tensor) -> Tensor:
-    vocabulary = p.shape[1]
-    whole = vocabulary - vocabulary % BLOCK
-    masses = [p[:, :whole].unflatten(1, (-1, BLOCK)).sum(2)] if whole else []
-    masses += [p[:, whole:].sum(1, keepdim=True)] if whole < vocabulary else []
-    block, total = _invert(torch.cat(masses, 1), uniforms[:, :1])
-    at = block * BLOCK + torch.arange(BLOCK, device=p.device)
-    inside = p.gather(1, at.clamp(max=vocabulary - 1)).masked_fill_(at >= vocabulary, 0.0)
-    token = block * BLOCK + _invert(inside, uniforms[:, 1:])[0]
-    return token.masked_fill_(total.isnan(), NOTHING)[:, 0]
-
-
-def _invert(masses: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """The first index [B, 1] at which the sum of masses [B, K] exceeds the share `uniform` [B, 1] of all, and all [B, 1]."""
-    edges = masses.cumsum(1, dtype=torch.float64)
-    total = edges[:, -1:]
-    return torch.searchsorted(edges, uniform * total, right=True).clamp_(max=masses.shape[1] - 1), total

@@ -19,7 +19,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from posttrain.architectures import auto_class
-from posttrain.decoding import PROMPT_TOKENS, can_decode, draw, encode
+from posttrain.decoding import PROMPT_TOKENS, can_decode, encode
+from posttrain.draws import draw
 from posttrain.head import BLOCK_ELEMENTS
 from posttrain.memory import LiveBytes, give_tensors, pretending
 from posttrain.packing import Example, micro_batches

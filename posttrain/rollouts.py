@@ -34,7 +34,7 @@ class Sampling:
     samples: int = 1
     """Responses to each prompt."""
     eos: int
-    """Token that ends a response."""
+    """Token that ends a response; -1: none does."""
     pad: int
     """Token that fills rows; it may equal EOS."""
 

@@ -119,6 +119,26 @@ def lora():
     return build
 
 
+@pytest.fixture(scope="session")
+def chi_square():
+    """Measures how far counts are from probabilities: Pearson's statistic in standard deviations from its expectation.
+
+    Cells with less than 5 expected counts are taken together.
+    """
+
+    def distance(counts: np.ndarray, p: np.ndarray) -> float:
+        expected = p * counts.sum()
+        cells = expected >= 5
+        if (rest := expected[~cells].sum()) >= 5:
+            counts, expected = np.append(counts[cells], counts[~cells].sum()), np.append(expected[cells], rest)
+        else:
+            counts, expected = counts[cells], expected[cells]
+        freedom = len(counts) - 1
+        return float((((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom))
+
+    return distance
+
+
 class Words:
     """Stands for a tokenizer: its tokens are their numbers."""
 

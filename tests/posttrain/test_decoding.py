@@ -22,7 +22,7 @@ from transformers import (
 
 import posttrain.decoding as decoding
 import posttrain.rollouts as rollouts
-from posttrain.decoding import can_decode, draw
+from posttrain.decoding import can_decode
 from posttrain.rollouts import Sampling, sample
 
 EOS, PAD, VOCABULARY = 0, 1, 24
@@ -141,20 +141,8 @@ def test_rows_that_ended_leave_the_batch_and_an_empty_one_stops(model, prompts):
     assert all(a <= r <= a * decoding.DROP / (decoding.DROP - 1) for a, r in zip(alive, rows, strict=True))
 
 
-def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
-    """Distance in standard deviations from its expectation of the statistic over the cells with at least 5 expected counts."""
-    expected = p * counts.sum()
-    cells = expected >= 5
-    counts = np.append(counts[cells], counts[~cells].sum())
-    expected = np.append(expected[cells], max(expected[~cells].sum(), 1e-9))
-    if expected[-1] < 5:
-        counts, expected = counts[:-1], expected[:-1]
-    freedom = len(counts) - 1
-    return float((((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom))
-
-
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-def test_two_tokens_have_the_joint_distribution_of_the_model(model, temperature):
+def test_two_tokens_have_the_joint_distribution_of_the_model(model, temperature, chi_square):
     """p(a, b) = p(a) p(b | a), each softmax(logits / T) of a plain forward pass; half of the draws are samples of one prompt."""
     prompt = np.array([5, 9, 3], np.int32)
     with torch.no_grad():
@@ -169,42 +157,19 @@ def test_two_tokens_have_the_joint_distribution_of_the_model(model, temperature)
         assert abs(chi_square(counts.ravel(), joint.ravel())) < 4
 
 
-def test_a_draw_by_hand(monkeypatch):
-    """p = (.1, .2, .3, .2, .2) in blocks of 2: masses .3, .5, .2, edges .3, .8, 1.
-
-    A first number of .5 falls into the second block, where p is (.3, .2): the edges are .6 and 1 of it.
-    """
-    monkeypatch.setattr(decoding, "BLOCK", 2)
-    logits = torch.tensor([[0.1, 0.2, 0.3, 0.2, 0.2]]).log().expand(5, -1)
-    uniforms = torch.tensor([[0.5, 0.59], [0.5, 0.61], [0.0, 0.0], [0.29, 0.9], [0.81, 0.99]], dtype=torch.float64)
-    assert draw(logits, 1.0, uniforms).tolist() == [2, 3, 0, 1, 4]
-    assert draw(torch.tensor([[0.0, 0.0, 9.0, 3.0, 0.0]]), 0.01, uniforms[2:3]).tolist() == [2]
-
-
-@pytest.mark.parametrize("elements", [2**19, 1])
-def test_a_large_vocabulary_is_drawn_in_its_blocks(elements, monkeypatch):
-    """1,300 tokens are two blocks of 512 and a rest; tokens of probability 0 never come."""
-    monkeypatch.setitem(decoding.BLOCK_ELEMENTS, "cpu", elements)
-    logits = torch.randn(1300, generator=torch.Generator().manual_seed(0)) * 2
-    logits[::3] = -torch.inf
-    draws = 40_000 if elements > 1 else 500
-    uniforms = torch.rand(draws, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    counts = np.bincount(draw(logits.expand(draws, -1), 1.0, uniforms).numpy(), minlength=1300)
-    assert counts[::3].sum() == 0
-    assert abs(chi_square(counts, logits.double().softmax(-1).numpy())) < 4
-
-
-def test_the_edges_of_the_unit_interval_draw_tokens_that_are_possible():
-    logits = torch.tensor([[-torch.inf] * 600 + [0.0, 1.0] + [-torch.inf] * 700])
-    almost_one = np.nextafter(1.0, 0.0)
-    for u, token in ((0.0, 600), (almost_one, 601)):
-        assert draw(logits, 1.0, torch.full((1, 2), u, dtype=torch.float64)).tolist() == [token]
-
-
 def test_a_policy_of_not_a_number_is_refused(model, prompts):
     torch.nn.init.constant_(model.model.norm.weight, torch.nan)
     with pytest.raises(FloatingPointError, match="not finite"):
         sample(model, prompts, plan(3))
+
+
+@torch.no_grad()
+def test_one_row_of_not_a_number_is_enough(model, prompts):
+    """Token 21 is in one of the prompts alone."""
+    assert sum(21 in prompt for prompt in [*prompts[:2], np.array([21, 3], np.int32)]) == 1
+    model.model.embed_tokens.weight[21] = torch.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        sample(model, [*prompts[:2] * 8, np.array([21, 3], np.int32)], plan(4, eos=-1))
 
 
 def test_arithmetic_is_that_of_the_active_autocast(model, prompts):

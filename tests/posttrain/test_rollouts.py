@@ -203,3 +203,11 @@ def test_an_encoder_decoder_gives_several_samples_to_each_prompt(encoder_decoder
     plan = Sampling(max_new_tokens=5, temperature=COLD, seed=0, samples=2, eos=EOS, pad=1)
     expected = respond(encoder_decoder, tokenizer, prompts, 5, COLD)
     assert [lists(row) for row in sample(encoder_decoder, prompts, plan)] == [[r.tolist()] * 2 for r in expected]
+
+
+def test_attention_that_training_uses_is_put_back(model, tokenizer, prompts):
+    """FlexAttention is replaced by SDPA while sampling."""
+    expected = lists(respond(model, tokenizer, prompts, 6, 1.0))
+    model.set_attn_implementation("flex_attention")
+    assert lists(respond(model, tokenizer, prompts, 6, 1.0)) == expected
+    assert model.config._attn_implementation == "flex_attention"
