@@ -16,6 +16,7 @@ from posttrain.device import dtype_name
 from posttrain.policy import Policy, folder_digest, model_origin, policy_after, source_policy
 from posttrain.rewards import function_origin, judge_origin
 from posttrain.store import StageKey, Store, Stored
+from schemas.evaluation import RewardModelJudge
 from schemas.model import LocalModel, Model, RegistryModel, ScratchModel
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
 from schemas.recipe import Recipe, policies
@@ -141,6 +142,16 @@ class Chain:
         own = any(isinstance(source, StageReward) for source in sources)
         return registered | ({"model": self.output("reward", "reward")} if own else {})
 
+    def judging_model(self) -> Path | None:
+        """Folder of the stage reward where evaluation judges by it."""
+        own = isinstance(self.recipe.evaluation.judge, RewardModelJudge)
+        return self.output("reward", "reward") if own else None
+
+    def judge_origin(self) -> Origin:
+        """The judge by content."""
+        judge = self.recipe.evaluation.judge
+        return self.stored("reward").origin() if isinstance(judge, RewardModelJudge) else judge_origin(judge)
+
     def output(self, stage: str, output: str) -> Path:
         """A named output of a finished stage."""
         return self.stored(stage).path(output)
@@ -212,6 +223,6 @@ _INPUTS: dict[str, Callable[[Chain], tuple[Origin, ...]]] = {
     "sft": lambda c: (*c.policy_origins("sft"), c.stored("validate").origin("instructions")),
     "reward": lambda c: (*c.reward_origins(), c.stored("validate").origin("preferences")),
     "align": lambda c: (*c.policy_origins("align"), *_rows_of_alignment(c)),
-    "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c), judge_origin(c.recipe.evaluation.judge)),
+    "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c), c.judge_origin()),
     "register": lambda c: c.policy_origins("register"),
 }

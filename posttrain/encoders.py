@@ -50,13 +50,15 @@ def encoder_config(spec: ScratchEncoder, vocab_size: int, max_length: int, pad_t
     return config
 
 
-def scratch_encoder(spec: ScratchEncoder, tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int) -> Encoder:
+def scratch_encoder(
+    spec: ScratchEncoder, tokenizer: PreTrainedTokenizerBase, max_length: int, device: torch.device, seed: int
+) -> Encoder:
     """A randomly initialised encoder for this tokenizer; the seed fixes every weight."""
     torch.manual_seed(seed)
     pad: Any = tokenizer.pad_token_id
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(encoder_config(spec, len(tokenizer), max_length, pad))
+    model: Any = AutoModelForSequenceClassification.from_config(encoder_config(spec, len(tokenizer), max_length, pad))
     _init_head(model)
-    return Encoder(model)
+    return Encoder(model.to(device))
 
 
 def load_encoder(policy: Policy, device: torch.device, seed: int) -> Encoder:

@@ -24,7 +24,7 @@ from posttrain.peak import measured
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
-from posttrain.rewards import load_judge
+from posttrain.rewards import Judge, open_judge
 from posttrain.rollouts import Sampling, sample
 from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.statistics import Interval, ratio_interval, win_rate
@@ -69,15 +69,21 @@ class Measured:
 
 
 @measured
-def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress) -> Built:
+def evaluate(
+    recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress,
+    reward_model: Path | None = None,
+) -> Built:  # fmt: skip
     """Measure every policy (the candidate is the last) and compare; writes `evaluation.json` and `samples.parquet`.
+
+    `reward_model` is the folder of the stage reward, for a recipe that judges by it.
 
     Raises:
         Refusal: when there is no held-out prompt, or the judge misbehaves.
     """
     prompts = held_out_prompts(held_out, recipe.evaluation.prompts)
     own_kl: tuple[float, Interval] | None = None
-    measured = {name: _measure(recipe, name, policy, held_out, prompts, progress) for name, policy in policies.items()}
+    judge = open_judge(recipe, reward_model)
+    measured = {name: _measure(recipe, name, policy, held_out, prompts, judge, progress) for name, policy in policies.items()}
     candidate = list(policies)[-1]
     if len(policies) > 1 and recipe.alignment.algorithm != "none":
         own_kl = _kl(recipe, policies, measured[candidate].responses.examples)
@@ -87,11 +93,11 @@ def evaluate(recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, 
 
 
 def _measure(
-    recipe: Recipe, name: str, policy: Policy, held_out: HeldOut, prompts: Conversations, progress: Progress
+    recipe: Recipe, name: str, policy: Policy, held_out: HeldOut, prompts: Conversations, judge: Judge, progress: Progress
 ) -> Measured:
     """One policy, which is in memory only here."""
     scorer, tokenizer = open_policy(recipe, policy)
-    responses = respond(recipe, name, scorer, tokenizer, prompts, progress)
+    responses = respond(recipe, name, scorer, tokenizer, prompts, progress, judge)
     progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
     perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(recipe, scorer, tokenizer, held_out)
     return Measured(responses, perplexity, logprobs)
@@ -114,8 +120,9 @@ def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedToken
 
 
 def respond(
-    recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress
-) -> Responses:
+    recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress,
+    judge: Judge,
+) -> Responses:  # fmt: skip
     """Sample one answer per prompt and have it judged."""
     config, spec = inner_model(scorer.model).config, recipe.evaluation
     new = min(spec.max_new_tokens, longest_sequence(config) - 1)
@@ -126,10 +133,9 @@ def respond(
     with scorer.arithmetic():
         generated = [response for (response,) in sample(scorer.model, ids, plan, count)]
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
-    questions = [str(prompt[-1]["content"]) for prompt in prompts]
     return Responses(
         texts=texts,
-        rewards=list(load_judge(spec.judge)(questions, texts)),
+        rewards=list(judge(prompts, texts)),
         ended=[bool(tokens[-1] == tokenizer.eos_token_id) for tokens in generated],
         examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
     )

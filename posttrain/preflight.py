@@ -18,6 +18,7 @@ from posttrain.reward_check import check_reward
 from posttrain.reward_functions import load_function
 from posttrain.rewards import load_judge
 from schemas.errors import Refusal
+from schemas.evaluation import FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
 from schemas.ppo import PPO, FunctionReward, RegistryReward
 from schemas.recipe import Recipe
@@ -37,7 +38,8 @@ def preflight(chain: Chain) -> dict[str, float]:
     check_device(recipe)
     check_methods(chain)
     check_reward(chain)
-    load_judge(recipe.evaluation.judge)
+    if isinstance(recipe.evaluation.judge, FunctionJudge):
+        load_judge(recipe.evaluation.judge)
     check_rewards(chain)
     own = {name: files for name, files in _own_sources(chain).items() if files}
     if "corpus" in own:

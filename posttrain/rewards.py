@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from posttrain.reward_functions import Reward, load_function
 from schemas.evaluation import FunctionJudge
+from schemas.recipe import Recipe
 from schemas.results import Origin
+
+Judge = Callable[[Sequence[list[dict[str, Any]]], Sequence[str]], Sequence[float]]
+"""From conversations and the texts of the answers to one reward per answer."""
+
+
+def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge:
+    """The judge of a recipe's evaluation: a function is given the last message of each conversation.
+
+    Args:
+        folder: output of the stage reward, for a recipe that judges by it.
+
+    Raises:
+        Refusal: as `load_function`.
+    """
+    judge = recipe.evaluation.judge
+    if isinstance(judge, FunctionJudge):
+        function = load_judge(judge)
+        return lambda prompts, responses: function([str(prompt[-1]["content"]) for prompt in prompts], responses)
+    from posttrain.device import resolve_device, resolve_dtype
+    from posttrain.reward_models import open_reward_model
+
+    assert folder
+    model = open_reward_model(folder, resolve_device(recipe.compute), resolve_dtype(recipe.compute))
+    return lambda prompts, responses: model.of_texts(prompts, responses).tolist()
 
 
 def load_judge(judge: FunctionJudge) -> Reward:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen
@@ -17,6 +17,22 @@ class FunctionJudge(Frozen):
     """A Python function."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "posttrain.data.samples:sentiment"
     """`module:function`."""
+
+
+class RewardModelJudge(Frozen):
+    """The reward model that this run trains. A policy that was aligned with it is judged by what it was trained to please."""
+
+    source: Literal["reward_model"]
+    """The stage reward."""
+
+
+def _function_by_default(given: Any) -> Any:
+    return {"source": "function", **given} if isinstance(given, dict) else given
+
+
+Judge = Annotated[
+    Annotated[FunctionJudge | RewardModelJudge, Field(discriminator="source")], BeforeValidator(_function_by_default)
+]
 
 
 class Gate(Frozen):
@@ -66,7 +82,7 @@ class Evaluation(Frozen):
     """Longest sampled response in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature."""
-    judge: FunctionJudge = FunctionJudge()
+    judge: Judge = FunctionJudge()
     """Who scores responses."""
     gates: Gates = Gates()
     """Limits before the registry."""

@@ -131,7 +131,11 @@ def _walk(location: tuple[int | str, ...], document: Any) -> tuple[list[str], li
 
 
 def _is_tag(step: int | str, choices: list[type[BaseModel]], section: Any) -> bool:
-    return isinstance(section, Mapping) and step in section.values() and any(step in _tags(m) for m in choices)
+    """Whether a step of a location is the tag of a union's member: one that the section names, or that it has by default."""
+    if not isinstance(section, Mapping) or not any(step in _tags(m) for m in choices):
+        return False
+    unsaid = (field.default for m in choices for name, field in m.model_fields.items() if name not in section)
+    return step in section.values() or any(default == step for default in unsaid)
 
 
 def _tags(model: type[BaseModel]) -> set[Any]:

@@ -204,6 +204,9 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
         problems.append(refused("model.trust_remote_code", "true with a registry section", "false, or registry null",
                                 "consumers load registered models without the model's own code"))  # fmt: skip
+    if recipe.evaluation.judge.source == "reward_model" and recipe.reward is None:
+        problems.append(refused("evaluation.judge.source", "reward_model, and reward null", "function, or a reward section",
+                                "add the section reward, or name a function"))  # fmt: skip
     if recipe.registry and recipe.registry.reward_model and recipe.reward is None:
         problems.append(refused("registry.reward_model", f"{recipe.registry.reward_model}, and reward null",
                                 "null, or a reward section", "add the section reward, or remove reward_model"))  # fmt: skip

@@ -20,7 +20,7 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
     Raises:
         Refusal: when the registry has no such version.
     """
-    recipe = _with_exact_rewards(recipe, root)
+    recipe = _with_exact_reward_model(_with_exact_rewards(recipe, root))
     match recipe.model:
         case HubModel(name=name, revision=revision):
             exact = {"revision": commit_of(name, revision)}
@@ -29,6 +29,15 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
         case _:
             return recipe
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=exact)})
+
+
+def _with_exact_reward_model(recipe: Recipe) -> Recipe:
+    """The same for the checkpoint that a reward model starts as."""
+    given = recipe.reward.model if recipe.reward else None
+    if recipe.reward is None or not isinstance(given, HubModel):
+        return recipe
+    exact = given.model_copy(update={"revision": commit_of(given.name, given.revision)})
+    return recipe.model_copy(update={"reward": recipe.reward.model_copy(update={"model": exact})})
 
 
 def _with_exact_rewards(recipe: Recipe, root: Path) -> Recipe:

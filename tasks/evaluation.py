@@ -23,4 +23,4 @@ def evaluate(chain: Chain, out: Path) -> Built:
         return pl.read_parquet(chain.output(stage, output)).filter(split="holdout") if present else None
 
     rows = HeldOut(held_out("filter", "kept"), held_out("validate", "instructions"), held_out("validate", "preferences"))
-    return measure(chain.recipe, chain.policies(), rows, out, progress.current())
+    return measure(chain.recipe, chain.policies(), rows, out, progress.current(), chain.judging_model())

@@ -82,6 +82,7 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
 
     from posttrain.evaluation import HeldOut, held_out_prompts, open_policy, respond
     from posttrain.policy import Policy
+    from posttrain.rewards import open_judge
     from posttrain.statistics import win_rate
     from schemas.recipe import policies
 
@@ -95,5 +96,6 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
         HeldOut(None, None, pl.read_parquet(held_out.path(table)).filter(split="holdout")), chain.recipe.evaluation.prompts
     )
     scorer, tokenizer = open_policy(chain.recipe, Policy(str(Path(folder) / "artifacts" / "checkpoint")))
-    rewards = respond(chain.recipe, "champion", scorer, tokenizer, prompts, progress.current()).rewards
+    judge = open_judge(chain.recipe, chain.judging_model())
+    rewards = respond(chain.recipe, "champion", scorer, tokenizer, prompts, progress.current(), judge).rewards
     return win_rate(candidate, rewards)

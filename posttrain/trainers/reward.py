@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from posttrain.architectures import longest_sequence
 from posttrain.calibration import correlation, expected_calibration_error, reliability
@@ -52,16 +53,23 @@ class Start:
     encode: Callable[[pl.DataFrame], Encoded]
     new: tuple[str, ...] = ()
     """Modules that the model's checkpoint lacks."""
+    pad: int | None = None
+    """Padding token of a decoder, which is not read at the end of a response; an encoder is told by a mask what is padding."""
+
+    def read(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples as rewards are read off them."""
+        if self.pad is None:
+            return list(examples)
+        return [Example(e.prompt, tuple(until_padding(branch, self.pad) for branch in e.branches)) for e in examples]
 
 
 @measured
 def reward(setting: Setting, spec: RewardModel, pairs: pl.DataFrame) -> Built:
     """Train a reward model that ranks chosen above rejected; saves `reward/` and what was measured on held-out pairs."""
     start = _start(setting, spec)
-    pad: Any = start.tokenizer.pad_token_id
     rows = pairs.filter(split="train")
-    examples = [_read(e, pad) for e in kept_examples(setting, rows, start.encode(rows), FIELD)]
-    held_out = [_read(e, pad) for e in start.encode(pairs.filter(split="holdout")).examples]
+    examples = start.read(kept_examples(setting, rows, start.encode(rows), FIELD))
+    held_out = start.read(start.encode(pairs.filter(split="holdout")).examples)
     model = with_score(start.model, spec.peft, setting.recipe.seed, "reward.peft", start.tokenizer, start.new)
     device, types = resolve_device(setting.recipe.compute), marks_responses(start.tokenizer)
     scorer = RewardScorer(model, device, setting.dtype, token_types=types).eval()
@@ -83,28 +91,28 @@ def reward(setting: Setting, spec: RewardModel, pairs: pl.DataFrame) -> Built:
 
 def _start(setting: Setting, spec: RewardModel) -> Start:
     """The model, its tokenizer and how it reads pairs. `setting.policy` is where its weights, or its tokenizer, come from."""
+    config = load_config(setting.policy)
+    if isinstance(spec.model, ScratchEncoder) or architecture(config) == ENCODER:
+        return _start_encoder(setting, spec, config)
+    refuse_beyond(longest_sequence(config) - 1, "reward", "max_length", spec.max_length)  # see `reward_scoring.END`
+    tokenizer = load_tokenizer(setting.policy)
+    encode = functools.partial(
+        encode_conversations, tokenizer=tokenizer, max_length=spec.max_length, field_name=FIELD, overlong=spec.overlong
+    )
+    pad: Any = tokenizer.pad_token_id
+    return Start(load_model(setting.policy, resolve_device(setting.recipe.compute)), tokenizer, encode, pad=pad)
+
+
+def _start_encoder(setting: Setting, spec: RewardModel, config: PreTrainedConfig) -> Start:
     device, seed = resolve_device(setting.recipe.compute), setting.recipe.seed
     if isinstance(spec.model, ScratchEncoder):
         tokenizer = joining_pairs(load_tokenizer(setting.policy))
-        model: Any = scratch_encoder(spec.model, tokenizer, spec.max_length, seed).model.to(device)  # type: ignore[arg-type]
-        return Start(model, tokenizer, lambda table: encode_pairs(table, tokenizer, spec.max_length, spec.overlong))
-    config = load_config(setting.policy)
-    if architecture(config) == ENCODER:
+        encoder = scratch_encoder(spec.model, tokenizer, spec.max_length, device, seed)
+    else:
         refuse_beyond(longest_sequence(config), "reward", "max_length", spec.max_length)
         tokenizer, encoder = pair_tokenizer(setting.policy), load_encoder(setting.policy, device, seed)
-        read = lambda table: encode_pairs(table, tokenizer, spec.max_length, spec.overlong)  # noqa: E731
-        return Start(encoder.model, tokenizer, read, encoder.new)
-    refuse_beyond(longest_sequence(config) - 1, "reward", "max_length", spec.max_length)  # see `reward_scoring.END`
-    tokenizer = load_tokenizer(setting.policy)
-    return Start(
-        load_model(setting.policy, device),
-        tokenizer,
-        lambda table: encode_conversations(table, tokenizer, spec.max_length, FIELD, spec.overlong),
-    )
-
-
-def _read(example: Example, pad: int) -> Example:
-    return Example(example.prompt, tuple(until_padding(branch, pad) for branch in example.branches))
+    encode = functools.partial(encode_pairs, tokenizer=tokenizer, max_length=spec.max_length, overlong=spec.overlong)
+    return Start(encoder.model, tokenizer, encode, encoder.new)
 
 
 def _scores(setting: Setting, scorer: RewardScorer, examples: list[Example], what: str) -> Tensor:

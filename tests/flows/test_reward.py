@@ -58,6 +58,7 @@ def test_check_counts_what_the_reward_model_trains_and_predicts_its_memory(tiny,
         (["model.architecture=t5", "model.kv_heads=null"], ("reward.model: found t5, an encoder-decoder", "a decoder or an enc")),
         (["sft.peft={method: prompt_tuning}", "registry=null"], ("sft.peft.method: found prompt_tuning", "name reward.model")),
         (["reward=null", "registry.reward_model=judge"], ("registry.reward_model: found judge, and reward null",)),
+        (["reward=null", "evaluation.judge={source: reward_model}"], ("evaluation.judge.source: found reward_model",)),
         (["registry.reward_model=tiny"], ("registry.reward_model: found tiny, the name of the policy",)),
         (
             ["registry.reward_model=judge", "reward.peft={method: bottleneck}"],
@@ -91,8 +92,9 @@ json.dump({
 def test_a_registered_reward_model_is_used_without_this_project(again, copy, client_of, call, tmp_path):
     """A second one that learns nothing is no more accurate, and does not become champion."""
     words = ("--set", REWARD, "--set", "registry.reward_model=judge")
-    run = again(copy, *words)
+    run = again(copy, *words, "--set", "evaluation.judge={source: reward_model}")
     assert run.process.returncode == 0, run.process.stderr
+    assert run.built == ["reward", "evaluate"]
     outputs = stage_of(run.report, "register").outputs
     assert (outputs["reward_model"], outputs["reward_alias"]) == ("models:/judge/1", "champion")
     uri = f"sqlite:///{copy / 'tracking' / 'mlflow.db'}"

@@ -190,6 +190,15 @@ def test_a_reward_model_starts_as_the_policy_before_alignment_or_as_its_own_chec
     assert keys(changed(elsewhere, "sft.epochs", 2), store)["reward"] == other.identity("reward").key != found["reward"]
 
 
+def test_evaluation_by_the_reward_model_follows_what_that_is(document, store):
+    judged = changed(document, "evaluation.judge", {"source": "reward_model"})
+    before, after = keys(judged, store), keys(changed(judged, "reward.epochs", 2), store)
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == ["reward", "evaluate"]
+    assert (
+        Chain(validate_recipe(judged, "tiny.yaml"), store).judging_model() == store.root / "reward" / before["reward"] / "reward"
+    )
+
+
 def test_a_local_model_counts_by_content(document, store, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()

@@ -17,6 +17,7 @@ from posttrain.models import scratch_model
 from posttrain.policy import Policy
 from posttrain.progress import Quiet
 from posttrain.reference import score_branches
+from posttrain.rewards import open_judge
 from posttrain.statistics import win_rate
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.errors import Refusal
@@ -115,7 +116,9 @@ def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
     numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
     candidate, tokenizer = open_policy(recipe(), policies["aligned"])
     parent, _ = open_policy(recipe(), policies["sft"])
-    answers = respond(recipe(), "aligned", candidate, tokenizer, held_out_prompts(held_out, 8), Quiet()).examples
+    answers = respond(
+        recipe(), "aligned", candidate, tokenizer, held_out_prompts(held_out, 8), Quiet(), open_judge(recipe())
+    ).examples
     total, tokens = 0.0, 0
     for example in answers:
         ids = torch.from_numpy(np.concatenate([example.prompt, example.branches[0]]).astype(np.int64))[None]
@@ -206,6 +209,6 @@ def test_a_model_with_learned_positions_is_measured_within_them(setting, tmp_pat
     numbers = evaluate(recipe(), policies, rows, tmp_path, Quiet()).metrics
     assert all(math.isfinite(value) for value in numbers.values())
     scorer, tokenizer = open_policy(recipe(), policies["base"])
-    answers = respond(recipe(), "base", scorer, tokenizer, held_out_prompts(rows, 8), Quiet()).examples
+    answers = respond(recipe(), "base", scorer, tokenizer, held_out_prompts(rows, 8), Quiet(), open_judge(recipe())).examples
     assert {len(example.prompt) for example in answers} == {40 - 6}
     assert tokenizer.decode(answers[0].prompt).endswith("Assistant:\n")

@@ -7,11 +7,14 @@ import time
 import types
 
 import pytest
+import torch
 
 from posttrain.reward_functions import load_function
-from posttrain.rewards import load_judge
+from posttrain.reward_models import open_reward_model
+from posttrain.rewards import load_judge, open_judge
 from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
+from schemas.load import validate_recipe
 
 PROMPTS, RESPONSES = ["Rate A", "Rate B"], ["good", "excellent"]
 
@@ -65,6 +68,18 @@ def test_a_name_that_is_no_function_is_refused_before_it_is_called():
     """`SEEDS` is a dictionary: calling it would fail only after everything was trained."""
     with pytest.raises(Refusal, match="SEEDS"):
         load_judge(FunctionJudge(name="posttrain.data.samples:SEEDS"))
+
+
+def test_a_reward_model_judges_whole_conversations(trained_reward, checkpoint):
+    """As it scores them by itself; a function would see the last message alone."""
+    folder = trained_reward("lora", {"method": "lora", "r": 4})
+    document = {"name": "tiny", "model": {"source": "local", "path": str(checkpoint)}, "data": {"preferences": "p"},
+                "reward": {}, "evaluation": {"judge": {"source": "reward_model"}}, "compute": {"device": "cpu"}}  # fmt: skip
+    user = {"role": "user", "content": "Write a review."}
+    said = [[user], [user, {"role": "assistant", "content": "Bad."}, user]]
+    rewards = open_judge(validate_recipe(document, "tiny"), folder)(said, ["clean", "clean"])
+    assert rewards == open_reward_model(folder, torch.device("cpu")).of_texts(said, ["clean", "clean"]).tolist()
+    assert rewards[0] != rewards[1]
 
 
 def test_the_default_judge_exists():

@@ -47,6 +47,13 @@ def register(root, tmp_path):
 CHECKPOINT = {"checkpoint/config.json": "{}", "checkpoint/model.safetensors": "weights", "adapter/adapter_config.json": "{}"}
 
 
+def test_the_revision_of_a_reward_models_checkpoint_is_a_commit_too(root, monkeypatch):
+    monkeypatch.setattr("tasks.chains.commit_of", lambda name, revision: f"commit of {name} at {revision}")
+    hub = {"source": "hub", "name": "someone/bert"}
+    recipe = recipe_on("models:/house/1", root, model={"source": "local", "path": "m"}, reward={"model": hub})
+    assert pinned(recipe, root).reward.model.revision == "commit of someone/bert at main"
+
+
 def test_an_alias_becomes_the_version_that_it_means_when_the_run_starts(root, register):
     """The alias moves during the run, as promotion may do: the run goes on with what it started from."""
     client = connect(own_tracking(root), root)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -138,16 +138,18 @@ def test_rows_longer_than_the_encoder_can_read_are_refused(reward_stage, masked_
         reward_stage(tmp_path / "out", masked_model, **section)
 
 
-def test_where_eos_pads_too_the_reward_is_read_before_it(reward_stage, reward_pairs, checkpoint, tokenizer, tmp_path):
+@pytest.fixture
+def padding_with_eos(checkpoint, tokenizer, tmp_path):
+    """The policy's folder with a tokenizer whose padding token is EOS."""
+    folder = shutil.copytree(checkpoint, tmp_path / "policy")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_where_eos_pads_too_the_reward_is_read_before_it(reward_stage, reward_pairs, padding_with_eos, tmp_path):
     """As transformers will read the saved model, which takes the last token that is not padding."""
-    policy = tmp_path / "policy"
-    policy.mkdir()
-    for path in checkpoint.iterdir():
-        (policy / path.name).write_bytes(path.read_bytes())
-    alike = copy.deepcopy(tokenizer)
-    alike.pad_token = alike.eos_token
-    alike.save_pretrained(policy)
-    reward_stage(tmp_path / "out", policy)
+    reward_stage(tmp_path / "out", padding_with_eos)
     folder = tmp_path / "out" / "reward"
     model, saved = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     prompts, chosen, _ = sides(reward_pairs(), "holdout")
@@ -158,6 +160,12 @@ def test_where_eos_pads_too_the_reward_is_read_before_it(reward_stage, reward_pa
         logit = model(input_ids=ids).logits.item()
     ours = open_reward_model(folder, CPU).of_texts(prompts[:1], chosen[:1])
     assert logit - model.config.reward_mean == pytest.approx(ours.item(), abs=1e-5)
+
+
+def test_where_eos_pads_too_an_encoder_still_reads_its_last_separator(reward_stage, reward_pairs, padding_with_eos, tmp_path):
+    built = reward_stage(tmp_path / "out", padding_with_eos, model=SCRATCH, peft=FULL)
+    found = rewards_of(open_reward_model(tmp_path / "out" / "reward", CPU), reward_pairs(), "holdout")
+    assert float(found.mean()) == pytest.approx(built.metrics["held_out_reward_mean"], abs=1e-5)
 
 
 @pytest.mark.parametrize("section", [{}, {"model": SCRATCH, "peft": FULL}], ids=["llama lora", "bert"])
