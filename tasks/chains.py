@@ -10,7 +10,7 @@ from posttrain.hub import commit_of
 from posttrain.store import Store
 from schemas.model import HubModel, RegistryModel
 from schemas.recipe import Recipe
-from tasks.registry import exact_uri, fetch_checkpoint
+from tasks.registry import exact_uri, fetch_version
 
 
 def pinned(recipe: Recipe, root: Path) -> Recipe:
@@ -31,7 +31,7 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
 
 def new_chain(recipe: Recipe, store: Store) -> Chain:
     """The chain of a pinned recipe."""
-    return Chain(recipe, store, lambda uri: fetch_checkpoint(uri, recipe, store.root))
+    return Chain(recipe, store, lambda uri: fetch_version(uri, recipe, store.root))
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.peft.methods import METHODS, Method
-from posttrain.peft.stacking import STAYS, stack_problem
+from posttrain.peft.stacking import OTHER, STAYS, stack_problem
 from schemas.errors import Refusal
 from schemas.peft import LoRA, Peft
 from schemas.recipe import Recipe
@@ -27,7 +27,7 @@ class Plan:
     config: Any
     """The model's transformers config."""
     below: tuple[str, ...] = ()
-    """Methods of the stages before, whose adapters this one is trained on."""
+    """Methods of the stages before, whose adapters this one is trained on; `unmerged` is any that should merge and did not."""
     max_length: int = 0
     """Longest sequence of the stage in tokens."""
     gradient_checkpointing: bool = False
@@ -45,13 +45,20 @@ class Plan:
         return Refusal(f"{self.field}.{part}", found, allowed, remedy)
 
 
-def check_recipe(recipe: Recipe, config: Any, device: str = "cpu", quantization: str | None = None) -> None:
+def check_recipe(
+    recipe: Recipe, config: Any, device: str = "cpu", quantization: str | None = None, below: tuple[str, ...] = ()
+) -> None:
     """Refuse a recipe whose stages cannot be trained with their methods on this model.
+
+    Args:
+        below: methods of the adapters that came with the model unmerged.
 
     Raises:
         Refusal: for the first one that cannot.
     """
-    below: tuple[str, ...] = ()
+    if below and recipe.pretrain is not None:
+        raise Refusal("pretrain", f"a model with an adapter that cannot be merged ({', '.join(below)})", "pretrain null",
+                      "remove pretrain, which would train every weight under the adapter, or choose another model")  # fmt: skip
     for section, stage in (("sft", recipe.sft), ("alignment", recipe.alignment)):
         spec: Peft | None = getattr(stage, "peft", None)
         if spec is None:
@@ -96,9 +103,13 @@ def _quantization(plan: Plan) -> Refusal | None:
 
 
 def _below(plan: Plan) -> Refusal | None:
-    families = {METHODS[method].family for method in plan.below if not METHODS[method].merges}
+    families = {OTHER if method == OTHER else METHODS[method].family for method in plan.below if not _merges(method)}
     problem = stack_problem(plan.spec.method, families & STAYS.keys())
     return Refusal(f"{plan.field}.method", *problem) if problem else None
+
+
+def _merges(method: str) -> bool:
+    return method != OTHER and METHODS[method].merges
 
 
 def _context(plan: Plan) -> Refusal | None:
