@@ -98,10 +98,10 @@ def fetch_version(uri: str, recipe: Recipe, root: Path) -> Path:
                           "register it again")  # fmt: skip
         scratch = Path(f"{folder}.partial")
         shutil.rmtree(scratch, ignore_errors=True)
-        for part in {"checkpoint"} & parts or parts:
-            mlflow.artifacts.download_artifacts(f"{artifacts}/{part}", dst_path=str(scratch))
-        (scratch / "checkpoint" if "checkpoint" in parts else scratch).rename(folder)
-        shutil.rmtree(scratch, ignore_errors=True)
+        wanted = {"checkpoint"} & parts or parts
+        places = [Path(mlflow.artifacts.download_artifacts(f"{artifacts}/{part}", dst_path=str(scratch))) for part in wanted]
+        (places[0] if "checkpoint" in parts else places[0].parent).rename(folder)
+        shutil.rmtree(scratch, ignore_errors=True)  # unless it was the parent
     return folder
 
 

@@ -82,6 +82,19 @@ def test_the_checkpoint_alone_is_fetched_into_the_cache_once(root, register, tmp
     assert {path.name for path in folder.parent.iterdir()} == {"house-1-aa", "house-1-aa.lock"}
 
 
+PARTS = {"base/config.json": "{}", "base/model.safetensors": "weights", "adapter/lineage.json": "{}", "adapter/delta.py": ""}
+
+
+def test_of_a_version_without_a_checkpoint_base_and_adapters_are_fetched(root, register):
+    register("aa", PARTS)
+    folder = fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
+    assert folder == root / "cache" / "models" / "house-1-aa"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(PARTS)
+    policy = new_chain(recipe_on("models:/house/1", root), Store(root)).policy_before("align")
+    assert (policy.base, policy.adapters) == (str(folder / "base"), (folder / "adapter",))
+    assert {path.name for path in folder.parent.iterdir()} == {"house-1-aa", "house-1-aa.lock"}
+
+
 def test_a_download_that_was_cut_short_is_started_again(root, register):
     register("aa", CHECKPOINT)
     half = root / "cache" / "models" / "house-1-aa.partial" / "checkpoint"
