@@ -20,20 +20,18 @@ from transformers import AutoConfig
 
 from posttrain.architectures import auto_class
 from posttrain.export import TOLERANCE, logits_of
-from posttrain.peft.delta import RECORD, load_delta
 from posttrain.peft.unmerged import LOADER
 
 
 def reloaded(folder: Path) -> Iterator[tuple[str, Any]]:
     """Every way in which a consumer can load the folder."""
-    if not (folder / "checkpoint").is_dir():
+    merged = (folder / "checkpoint").is_dir()
+    if merged:
+        yield "checkpoint", _load(folder / "checkpoint")
+    if not merged or any(folder.glob(f"adapter*/{LOADER}")):
         yield "adapters on their base", _with_parts(folder)
         return
-    yield "checkpoint", _load(folder / "checkpoint")
     if not (folder / "adapter").is_dir():
-        return
-    if (folder / "adapter" / RECORD).exists():
-        yield "delta on its base", load_delta(_load(folder / "base"), folder / "adapter")
         return
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     shipped = (folder / "base").is_dir()
@@ -48,7 +46,7 @@ def _with_parts(folder: Path) -> Any:
     """The base with its adapters, by peft and by the loader that lies beside a delta."""
     model = _load(folder / "base")
     for adapter in sorted(folder.glob("adapter*")):
-        if (adapter / RECORD).exists():
+        if (adapter / LOADER).exists():
             model = runpy.run_path(str(adapter / LOADER))["load_delta"](model, adapter)
         else:
             adapted = PeftModel.from_pretrained(model, str(adapter))

@@ -17,7 +17,7 @@ class ChatModel(PythonModel):
     """`predict` takes one conversation, a list of them, plain prompts, or a DataFrame with a `messages` or `prompt` column."""
 
     def load_context(self, context: Any) -> None:
-        """Load the merged checkpoint that was registered, or the base with the adapters that cannot be merged into it."""
+        """Load the merged checkpoint that was registered, or the base with the adapters that are not merged into it."""
         folders = context.artifacts
         merged = "checkpoint" in folders
         folder = folders["checkpoint" if merged else "base"]

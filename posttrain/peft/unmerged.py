@@ -41,7 +41,8 @@ def write_parts(model: Any, policy: Policy, out: Path) -> list[str]:
     base.save_pretrained(out / "base", state_dict=plain)
     names = ["adapter"] if len(stay) == 1 else [f"adapter-{number}" for number in range(1, len(stay) + 1)]
     for name, folder in zip(names, stay, strict=True):
-        _copy(folder, out / name)
+        copy_adapter(folder, out / name)
+        _name_no_base(out / name / PEFT_CONFIG)
     lineage.rebase([out / name for name in names], load_model(Policy(str(out / "base")), torch.device("cpu")))
     return names
 
@@ -55,14 +56,18 @@ def _staying(model: Any, adapters: Sequence[Path]) -> list[Path]:
     return sorted(stay, key=lambda folder: methods[folder].family == "soft prompts")
 
 
-def _copy(folder: Path, to: Path) -> None:
-    """An adapter that names no base, since it belongs on the one beside it, with the loader that peft lacks."""
+def copy_adapter(folder: Path, to: Path) -> None:
+    """An adapter's folder, with its loader where that is not peft."""
     shutil.copytree(folder, to)
     if not (to / PEFT_CONFIG).exists():
         shutil.copy(delta.__file__, to / LOADER)
-        return
-    config = json.loads((to / PEFT_CONFIG).read_text()) | {"base_model_name_or_path": "", "revision": None}
-    (to / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def _name_no_base(path: Path) -> None:
+    """The adapter belongs on the base beside it, which may hold more than one of the hub."""
+    if path.exists():
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": "", "revision": None}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
 def methods_that_stay(adapters: Sequence[Path]) -> tuple[str, ...]:
