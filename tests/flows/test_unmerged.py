@@ -20,7 +20,7 @@ PROMPT = ["--set", "sft.peft={method: bottleneck, reduction_factor: 4}", "--set"
 def registered(finished, again, tmp_path_factory) -> SimpleNamespace:
     """A copy of the finished store whose champion is version 2: a soft prompt above a bottleneck adapter."""
     store = Path(shutil.copytree(finished.store, tmp_path_factory.mktemp("unmerged") / "store"))
-    run = again(store, *PROMPT, "--set", "registry.promote_on=null")
+    run = again(store, *PROMPT)
     assert run.process.returncode == 0, run.process.stderr
     return SimpleNamespace(store=store, report=run.report)
 
@@ -34,7 +34,8 @@ def test_it_is_registered_without_a_checkpoint(registered, client_of):
 
 def test_a_candidate_is_compared_with_it(registered, again):
     """Exit code 3 is a candidate that did not beat the champion."""
-    run = again(registered.store, "--set", "alignment.learning_rate=4.0e-3")
+    words = ("alignment.learning_rate=4.0e-3", "registry.promote_on=win_rate_vs_sft")
+    run = again(registered.store, *(word for each in words for word in ("--set", each)))
     assert run.process.returncode in (0, 3), run.process.stderr
     assert "comparing with champion version 2" in run.process.stderr
     assert "champion version 2" in run.report.promotion or "in place of version 2" in run.report.promotion
@@ -58,7 +59,7 @@ def second(tiny, method: dict, **sections) -> dict:
 def test_a_recipe_goes_on_from_it(registered, tiny, cli, prefect_url, client_of, tmp_path):
     """LoRA above the soft prompt and the bottleneck adapter; both stay, and the lineage leads back to the corpus."""
     (tmp_path / "second.yaml").write_text(yaml.safe_dump(second(tiny, {"method": "lora", "r": 4})))
-    words = ("run", tmp_path / "second.yaml", "--store", registered.store, "--json", "--set", "registry.promote_on=null")
+    words = ("run", tmp_path / "second.yaml", "--store", registered.store, "--json")
     process = cli(*words, cwd=tmp_path, PREFECT_API_URL=prefect_url)
     assert process.returncode == 0, process.stderr
     report = RunReport.model_validate_json(process.stdout)
