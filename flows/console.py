@@ -10,7 +10,7 @@ from rich.table import Table
 
 from schemas.results import RunReport
 
-SHOWN = ("loss", "validation_loss", "accuracy", "margin")
+SHOWN = ("score", "kl", "loss", "validation_loss", "held_out_accuracy", "held_out_calibration_error", "accuracy", "margin")
 
 
 class TerminalProgress:
@@ -78,8 +78,8 @@ def show_report(report: RunReport, console: Console) -> None:
 # The numbers that say most about a stage, by name; the first ones that it has are shown.
 HEADLINES = (
     "preferences_kept", "preferences_quarantined", "instructions_kept", "instructions_quarantined", "documents_kept",
-    "documents_rejected", "loss", "validation_loss", "accuracy", "tokens_per_second", "win_rate_vs_sft", "win_rate_vs_base",
-    "preference_accuracy", "kl_per_token",
+    "documents_rejected", "score", "kl", "loss", "validation_loss", "accuracy", "tokens_per_second", "win_rate_vs_sft",
+    "win_rate_vs_base", "preference_accuracy", "kl_per_token",
 )  # fmt: skip
 
 

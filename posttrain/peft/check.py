@@ -34,6 +34,8 @@ class Plan:
     quantization: str | None = None
     """`nf4` or `int8`: how the base is held."""
     device: str = "cpu"
+    virtual_below: int = 0
+    """Virtual tokens of the stages before."""
 
     @property
     def method(self) -> Method:
@@ -59,14 +61,16 @@ def check_recipe(
     if below and recipe.pretrain is not None:
         raise Refusal("pretrain", f"a model with an adapter that cannot be merged ({', '.join(below)})", "pretrain null",
                       "remove pretrain, which would train every weight under the adapter, or choose another model")  # fmt: skip
+    virtual = 0
     for section, stage in (("sft", recipe.sft), ("alignment", recipe.alignment)):
         spec: Peft | None = getattr(stage, "peft", None)
         if spec is None:
             continue
         length, recomputed = getattr(stage, "max_length", 0), getattr(stage, "gradient_checkpointing", False)
-        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, quantization, device)
+        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, quantization, device, virtual)
         if refusal := check_method(plan):
             raise refusal
+        virtual += getattr(spec, "virtual_tokens", 0)
         below = () if spec.method == "full" else (*below, spec.method)
 
 
@@ -117,8 +121,13 @@ def _context(plan: Plan) -> Refusal | None:
     from posttrain.architectures import longest_sequence
 
     virtual = getattr(plan.spec, "virtual_tokens", 0)
-    if not virtual or virtual + plan.max_length <= (longest := longest_sequence(plan.config)):
+    longest = longest_sequence(plan.config)
+    if virtual + plan.virtual_below + plan.max_length <= longest or not virtual + plan.virtual_below:
         return None
+    if plan.virtual_below:
+        found = f"{plan.max_length} after {plan.virtual_below} virtual tokens, in a model of {longest} positions"
+        where = f"{plan.field.partition('.')[0]}.max_length"
+        return Refusal(where, found, f"at most {max(0, longest - plan.virtual_below)}", "lower it")
     found = f"{virtual} before sequences of up to {plan.max_length} tokens, in a model of {longest} positions"
     return plan.refuse("virtual_tokens", found, f"at most {max(0, longest - plan.max_length)}", "lower it, or lower max_length")
 
