@@ -46,13 +46,22 @@ def source_policy(model: Model) -> Policy:
         case HubModel():
             return Policy(model.name, model.revision, model.trust_remote_code)
         case LocalModel():
-            return Policy(str(_absolute(model.path)))
+            return folder_policy(_absolute(model.path))
         case GgufModel():
             return Policy(str(_absolute(model.path).parent), gguf=_absolute(model.path).name)
         case ScratchModel():
             return Policy("")
         case RegistryModel():
             raise LookupError(f"{model.uri} is not fetched yet")
+
+
+def folder_policy(folder: Path) -> Policy:
+    """The policy in a folder of save_pretrained, or in one that `posttrain/export.py` wrote."""
+    if (folder / "checkpoint").is_dir() and not (folder / "config.json").exists():
+        return Policy(str(folder / "checkpoint"))
+    if (folder / "base").is_dir() and not (folder / "config.json").exists():
+        return Policy(str(folder / "base"), adapters=tuple(sorted(folder.glob("adapter*"))))
+    return Policy(str(folder))
 
 
 def model_origin(model: Model) -> tuple[Origin, ...]:

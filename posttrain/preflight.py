@@ -12,8 +12,7 @@ from pathlib import Path
 
 from posttrain.chain import Chain
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
-from posttrain.peft.methods import METHODS
-from posttrain.policy import Policy
+from posttrain.policy import Policy, folder_policy, source_policy
 from posttrain.reward_check import check_reward
 from posttrain.reward_functions import load_function
 from posttrain.rewards import load_judge
@@ -106,7 +105,7 @@ def check_model(model: Model | RewardBase, field: str = "model") -> None:
     """Refuse a model on this machine that cannot be one; `field` is where the recipe names it."""
     match model:
         case LocalModel():
-            check_folder(Path(model.path).expanduser(), f"{field}.path")
+            check_folder(Path(folder_policy(Path(model.path).expanduser()).base), f"{field}.path")
         case GgufModel():
             check_gguf(Path(model.path).expanduser().resolve())
 
@@ -129,29 +128,22 @@ def check_rewards(chain: Chain) -> None:
 
 
 def check_methods(chain: Chain) -> None:
-    """Refuse a PEFT method that cannot work on this model, or that the registry cannot hold.
+    """Refuse a PEFT method that cannot work on this model, or above the adapters that came with it.
 
-    Full fine-tuning and LoRA work everywhere: they are not asked about, which would import torch.
+    Full fine-tuning and LoRA work on every plain model: they are not asked about, which would import torch.
     """
-    recipe = chain.recipe
-    stages = {"sft.peft.method": recipe.sft, "alignment.peft.method": recipe.alignment}
-    methods = {where: stage.peft.method for where, stage in stages.items() if stage is not None and hasattr(stage, "peft")}
-    if set(methods.values()) <= {"full", "lora"}:
+    recipe, model = chain.recipe, chain.model
+    policy = None if isinstance(model, ScratchModel) else source_policy(model)
+    adapters = policy.adapters if policy else ()
+    methods = {stage.peft.method for stage in (recipe.sft, recipe.alignment) if stage is not None and hasattr(stage, "peft")}
+    if methods <= {"full", "lora"} and not adapters:
         return
     from posttrain.models import load_config, scratch_config
     from posttrain.peft.check import check_recipe
-    from posttrain.policy import source_policy
+    from posttrain.peft.unmerged import methods_that_stay
 
-    model = chain.model
-    if isinstance(model, ScratchModel):
-        check_recipe(recipe, scratch_config(model, model.vocab_size))
-    else:
-        check_recipe(recipe, load_config(source_policy(model)))
-    for where, method in methods.items():
-        if recipe.registry and not METHODS[method].merges:
-            merging = ", ".join(name for name, each in METHODS.items() if each.merges)
-            raise Refusal(where, f"{method}, which cannot be merged, with a registry section", f"registry null, or {merging}",
-                          "consumers load a plain checkpoint: choose one of these, or set registry=null")  # fmt: skip
+    config = scratch_config(model, model.vocab_size) if isinstance(model, ScratchModel) else load_config(source_policy(model))
+    check_recipe(recipe, config, below=methods_that_stay(adapters))
 
 
 def check_folder(folder: Path, field: str = "model.path") -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from posttrain.chain import Chain
 from posttrain.peft.check import Plan, check_method
 from posttrain.peft.methods import ENCODER, ENCODER_DECODER, METHODS
+from posttrain.policy import source_policy
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
 from schemas.recipe import Recipe
@@ -29,16 +30,23 @@ def check_reward(chain: Chain) -> None:
                       "consumers load a plain checkpoint: choose one of these, or set registry.reward_model=null")  # fmt: skip
     if spec.model is None:
         _check_below(chain.recipe)
+    given = _start(chain)
+    if not isinstance(given, ScratchModel) and source_policy(given).adapters:
+        raise Refusal(FIELD, "a model with an adapter that cannot be merged", "a plain checkpoint", "name another model")
     check_start(spec, reward_config(chain))
+
+
+def _start(chain: Chain) -> Any:
+    """The section of the model that a reward model starts as."""
+    spec = chain.recipe.reward
+    return spec.model if spec and spec.model and not isinstance(spec.model, ScratchEncoder) else chain.model
 
 
 def reward_config(chain: Chain) -> Any:
     """The transformers config of the checkpoint that a reward model starts as."""
     from posttrain.models import load_config, scratch_config
-    from posttrain.policy import source_policy
 
-    spec = chain.recipe.reward
-    given = spec.model if spec and spec.model and not isinstance(spec.model, ScratchEncoder) else chain.model
+    given = _start(chain)
     return scratch_config(given, given.vocab_size) if isinstance(given, ScratchModel) else load_config(source_policy(given))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,18 @@ from transformers import AutoConfig
 
 from posttrain.architectures import auto_class
 from posttrain.export import TOLERANCE, logits_of
-from posttrain.peft.delta import RECORD, load_delta
+from posttrain.peft.unmerged import LOADER
 
 
 def reloaded(folder: Path) -> Iterator[tuple[str, Any]]:
     """Every way in which a consumer can load the folder."""
-    yield "checkpoint", _load(folder / "checkpoint")
-    if not (folder / "adapter").is_dir():
+    merged = (folder / "checkpoint").is_dir()
+    if merged:
+        yield "checkpoint", _load(folder / "checkpoint")
+    if not merged or any(folder.glob(f"adapter*/{LOADER}")):
+        yield "adapters on their base", _with_parts(folder)
         return
-    if (folder / "adapter" / RECORD).exists():
-        yield "delta on its base", load_delta(_load(folder / "base"), folder / "adapter")
+    if not (folder / "adapter").is_dir():
         return
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     shipped = (folder / "base").is_dir()
@@ -37,6 +40,18 @@ def reloaded(folder: Path) -> Iterator[tuple[str, Any]]:
     adapted = PeftModel.from_pretrained(_load(place, revision), str(folder / "adapter"))
     yield "adapter on its base", adapted
     yield "adapter merged again", adapted.merge_and_unload(safe_merge=True)
+
+
+def _with_parts(folder: Path) -> Any:
+    """The base with its adapters, by peft and by the loader that lies beside a delta."""
+    model = _load(folder / "base")
+    for adapter in sorted(folder.glob("adapter*")):
+        if (adapter / LOADER).exists():
+            model = runpy.run_path(str(adapter / LOADER))["load_delta"](model, adapter)
+        else:
+            adapted = PeftModel.from_pretrained(model, str(adapter))
+            model = adapted if adapted.active_peft_config.is_prompt_learning else adapted.get_base_model()
+    return model
 
 
 def _load(place: Path | str, revision: str = "main") -> Any:

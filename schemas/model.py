@@ -83,7 +83,7 @@ class HubModel(Frozen):
 
 
 class LocalModel(Frozen):
-    """A folder written by `save_pretrained`, tokenizer included."""
+    """A folder written by `save_pretrained`, tokenizer included, or the artifacts of a registered version."""
 
     source: Literal["local"]
     """A folder on this machine."""

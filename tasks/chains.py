@@ -11,7 +11,7 @@ from posttrain.store import Store
 from schemas.model import HubModel, RegistryModel
 from schemas.ppo import PPO, RegistryReward, RewardSource
 from schemas.recipe import Recipe
-from tasks.registry import exact_uri, fetch_checkpoint
+from tasks.registry import exact_uri, fetch_version
 
 
 def pinned(recipe: Recipe, root: Path) -> Recipe:
@@ -57,7 +57,7 @@ def _with_exact_rewards(recipe: Recipe, root: Path) -> Recipe:
 
 def new_chain(recipe: Recipe, store: Store) -> Chain:
     """The chain of a pinned recipe."""
-    return Chain(recipe, store, lambda uri: fetch_checkpoint(uri, recipe, store.root))
+    return Chain(recipe, store, lambda uri: fetch_version(uri, recipe, store.root))
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,12 +1,15 @@
-"""The registered model's code (MLflow "models from code"): chat messages in, text out. Needs mlflow, torch, transformers."""
+"""The registered model's code (MLflow "models from code"): chat messages in, text out. It needs what `registry.py` requires."""
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 
@@ -14,12 +17,17 @@ class ChatModel(PythonModel):
     """`predict` takes one conversation, a list of them, plain prompts, or a DataFrame with a `messages` or `prompt` column."""
 
     def load_context(self, context: Any) -> None:
-        """Load the merged checkpoint that was registered."""
-        folder = context.artifacts["checkpoint"]
+        """Load the merged checkpoint that was registered, or the base with the adapters that are not merged into it."""
+        folders = context.artifacts
+        merged = "checkpoint" in folders
+        folder = folders["checkpoint" if merged else "base"]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.answers_apart = AutoConfig.from_pretrained(folder).is_encoder_decoder  # its output does not repeat the question
         model_class = AutoModelForSeq2SeqLM if self.answers_apart else AutoModelForCausalLM
-        self.model = model_class.from_pretrained(folder).eval()
+        self.model: Any = model_class.from_pretrained(folder)
+        for name in sorted(name for name in folders if name.startswith("adapter") and not merged):
+            self.model = with_adapter(self.model, Path(folders[name]))
+        self.model.eval()
 
     # Without annotations: MLflow turns them into a schema, and an input of several forms has none.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
@@ -38,7 +46,7 @@ class ChatModel(PythonModel):
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"] + self._after()])
         out = self.model.generate(
-            ids,
+            input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -51,6 +59,14 @@ class ChatModel(PythonModel):
         """What ends the text of an encoder: EOS, where the tokenizer writes one after every text, as T5's does."""
         last = self.tokenizer("a")["input_ids"][-1:]
         return last if self.answers_apart and last == [self.tokenizer.eos_token_id] else []
+
+
+def with_adapter(model: Any, folder: Path) -> Any:
+    """The model with an adapter in it: by the loader that lies in the folder, or by peft."""
+    if (folder / "delta.py").exists():
+        return runpy.run_path(str(folder / "delta.py"))["load_delta"](model, folder)
+    adapted = PeftModel.from_pretrained(model, str(folder))
+    return adapted if adapted.active_peft_config.is_prompt_learning else adapted.get_base_model()
 
 
 def conversations(model_input: Any) -> list[list[dict[str, str]]]:

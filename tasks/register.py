@@ -81,7 +81,7 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
     import mlflow
 
     from posttrain.evaluation import HeldOut, held_out_prompts, open_policy, respond
-    from posttrain.policy import Policy
+    from posttrain.policy import folder_policy
     from posttrain.rewards import open_judge
     from posttrain.statistics import win_rate
     from schemas.recipe import policies
@@ -95,7 +95,7 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
     prompts = held_out_prompts(
         HeldOut(None, None, pl.read_parquet(held_out.path(table)).filter(split="holdout")), chain.recipe.evaluation.prompts
     )
-    scorer, tokenizer = open_policy(chain.recipe, Policy(str(Path(folder) / "artifacts" / "checkpoint")))
+    scorer, tokenizer = open_policy(chain.recipe, folder_policy(Path(folder) / "artifacts"))
     judge = open_judge(chain.recipe, chain.judging_model())
     rewards = respond(chain.recipe, "champion", scorer, tokenizer, prompts, progress.current(), judge).rewards
     return win_rate(candidate, rewards)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -75,11 +75,13 @@ def exact_uri(uri: str, recipe: Recipe, root: Path, where: str = "model.uri") ->
     return f"models:/{version.name}/{version.version}"
 
 
-def fetch_checkpoint(uri: str, recipe: Recipe, root: Path) -> Path:
-    """A folder in the cache of the store with the checkpoint of a registered version, downloaded whole or not at all.
+def fetch_version(uri: str, recipe: Recipe, root: Path) -> Path:
+    """A folder in the cache of the store with a registered version, downloaded whole or not at all.
+
+    It is the checkpoint or, where the version has none, holds its base and the adapters on it.
 
     Raises:
-        Refusal: when there is no such version, or it has no checkpoint.
+        Refusal: when there is no such version, or it has neither.
     """
     import mlflow
 
@@ -90,13 +92,16 @@ def fetch_checkpoint(uri: str, recipe: Recipe, root: Path) -> Path:
         if folder.is_dir():
             return folder
         artifacts = f"models:/{version.name}/{version.version}/artifacts"
-        if "checkpoint" not in {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=artifacts)}:
+        parts = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=artifacts)}
+        if not {"checkpoint", "base"} & parts:
             raise Refusal("model.uri", f"{uri}, which has no checkpoint", "a version as posttrain registers it",
                           "register it again")  # fmt: skip
         scratch = Path(f"{folder}.partial")
         shutil.rmtree(scratch, ignore_errors=True)
-        Path(mlflow.artifacts.download_artifacts(f"{artifacts}/checkpoint", dst_path=str(scratch))).rename(folder)
-        shutil.rmtree(scratch)
+        wanted = {"checkpoint"} & parts or parts
+        places = [Path(mlflow.artifacts.download_artifacts(f"{artifacts}/{part}", dst_path=str(scratch))) for part in wanted]
+        (places[0] if "checkpoint" in parts else places[0].parent).rename(folder)
+        shutil.rmtree(scratch, ignore_errors=True)  # unless it was the parent
     return folder
 
 
@@ -105,35 +110,38 @@ def log_version(
 ) -> ModelVersion:
     """Log the exported folders as a pyfunc model and register a version; an interrupted attempt's version is taken up."""
     import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import DataType, ParamSchema, ParamSpec
 
     assert chain.recipe.registry
     name = chain.recipe.registry.model
     client = client_of(chain)
     if found := find_version(client, name, key):
         return found
-    params = ParamSchema(
-        [
-            ParamSpec("max_new_tokens", DataType.long, 128),
-            ParamSpec("temperature", DataType.double, 0.0),
-            ParamSpec("seed", DataType.long, 0),
-        ]
-    )
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice to give an input example
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(CONSUMER),
-            artifacts={part: str(folder / path) for part, path in folders.items()},
-            pip_requirements=pinned_requirements(),
-            signature=ModelSignature(params=params),
-        )
+        logged = mlflow.pyfunc.log_model(name="model", **consumer_of(folder, folders))
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    tags = version_tags(chain, key, gates) | {"model_id": str(logged.model_id)}
+    tags = version_tags(chain, key, gates) | {"artifacts": ", ".join(folders), "model_id": str(logged.model_id)}
     client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
     return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
+
+
+def consumer_of(folder: Path, folders: dict[str, str]) -> dict[str, Any]:
+    """What `mlflow.pyfunc` needs to save an exported folder as a model."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import DataType, ParamSchema, ParamSpec
+
+    params = [
+        ParamSpec("max_new_tokens", DataType.long, 128),
+        ParamSpec("temperature", DataType.double, 0.0),
+        ParamSpec("seed", DataType.long, 0),
+    ]
+    return {
+        "python_model": str(CONSUMER),
+        "artifacts": {part: str(folder / path) for part, path in folders.items()},
+        "pip_requirements": pinned_requirements(),
+        "signature": ModelSignature(params=ParamSchema(params)),
+    }
 
 
 def pinned_requirements() -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.peft.methods import METHODS, Method
-from posttrain.peft.stacking import STAYS, stack_problem
+from posttrain.peft.stacking import OTHER, STAYS, stack_problem
 from schemas.errors import Refusal
 from schemas.peft import LoRA, Peft
 from schemas.recipe import Recipe
@@ -27,13 +27,15 @@ class Plan:
     config: Any
     """The model's transformers config."""
     below: tuple[str, ...] = ()
-    """Methods of the stages before, whose adapters this one is trained on."""
+    """Methods of the stages before, whose adapters this one is trained on; `unmerged` is any that should merge and did not."""
     max_length: int = 0
     """Longest sequence of the stage in tokens."""
     gradient_checkpointing: bool = False
     quantization: str | None = None
     """`nf4` or `int8`: how the base is held."""
     device: str = "cpu"
+    virtual_below: int = 0
+    """Virtual tokens of the stages before."""
 
     @property
     def method(self) -> Method:
@@ -45,21 +47,30 @@ class Plan:
         return Refusal(f"{self.field}.{part}", found, allowed, remedy)
 
 
-def check_recipe(recipe: Recipe, config: Any, device: str = "cpu", quantization: str | None = None) -> None:
+def check_recipe(
+    recipe: Recipe, config: Any, device: str = "cpu", quantization: str | None = None, below: tuple[str, ...] = ()
+) -> None:
     """Refuse a recipe whose stages cannot be trained with their methods on this model.
+
+    Args:
+        below: methods of the adapters that came with the model unmerged.
 
     Raises:
         Refusal: for the first one that cannot.
     """
-    below: tuple[str, ...] = ()
+    if below and recipe.pretrain is not None:
+        raise Refusal("pretrain", f"a model with an adapter that cannot be merged ({', '.join(below)})", "pretrain null",
+                      "remove pretrain, which would train every weight under the adapter, or choose another model")  # fmt: skip
+    virtual = 0
     for section, stage in (("sft", recipe.sft), ("alignment", recipe.alignment)):
         spec: Peft | None = getattr(stage, "peft", None)
         if spec is None:
             continue
         length, recomputed = getattr(stage, "max_length", 0), getattr(stage, "gradient_checkpointing", False)
-        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, quantization, device)
+        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, quantization, device, virtual)
         if refusal := check_method(plan):
             raise refusal
+        virtual += getattr(spec, "virtual_tokens", 0)
         below = () if spec.method == "full" else (*below, spec.method)
 
 
@@ -96,9 +107,13 @@ def _quantization(plan: Plan) -> Refusal | None:
 
 
 def _below(plan: Plan) -> Refusal | None:
-    families = {METHODS[method].family for method in plan.below if not METHODS[method].merges}
+    families = {OTHER if method == OTHER else METHODS[method].family for method in plan.below if not _merges(method)}
     problem = stack_problem(plan.spec.method, families & STAYS.keys())
     return Refusal(f"{plan.field}.method", *problem) if problem else None
+
+
+def _merges(method: str) -> bool:
+    return method != OTHER and METHODS[method].merges
 
 
 def _context(plan: Plan) -> Refusal | None:
@@ -106,8 +121,13 @@ def _context(plan: Plan) -> Refusal | None:
     from posttrain.architectures import longest_sequence
 
     virtual = getattr(plan.spec, "virtual_tokens", 0)
-    if not virtual or virtual + plan.max_length <= (longest := longest_sequence(plan.config)):
+    longest = longest_sequence(plan.config)
+    if virtual + plan.virtual_below + plan.max_length <= longest or not virtual + plan.virtual_below:
         return None
+    if plan.virtual_below:
+        found = f"{plan.max_length} after {plan.virtual_below} virtual tokens, in a model of {longest} positions"
+        where = f"{plan.field.partition('.')[0]}.max_length"
+        return Refusal(where, found, f"at most {max(0, longest - plan.virtual_below)}", "lower it")
     found = f"{virtual} before sequences of up to {plan.max_length} tokens, in a model of {longest} positions"
     return plan.refuse("virtual_tokens", found, f"at most {max(0, longest - plan.max_length)}", "lower it, or lower max_length")
 

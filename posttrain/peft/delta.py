@@ -1,12 +1,31 @@
 """Load a bottleneck adapter, BitFit or last layers onto its base, with torch, transformers and safetensors alone.
 
-This file imports nothing of the project: copy it beside the adapter.
+This file imports nothing of the project, and an exported adapter has it beside it.
 
     model = load_delta(AutoModelForCausalLM.from_pretrained(BASE), "adapter")
 
 The folder holds `delta.safetensors`, the trained tensors under the names that they have in the model, and `delta.json`: `config`
 are flags of the model's config that the tensors need, `bottleneck` says where bottleneck adapters sit and what they compute (null
 for the other methods), `tensors` names every tensor. BitFit and last layers leave a plain model that `save_pretrained` writes.
+
+For a bottleneck adapter this is enough, where no file is to be checked and nothing is to be trained:
+
+    import json
+    from safetensors.torch import load_file
+    from torch.nn import functional as F
+
+    def load_bottleneck(model, folder):
+        record, tensors = json.load(open(f"{folder}/delta.json"))["bottleneck"], load_file(f"{folder}/delta.safetensors")
+        shape = record["shape"]
+        for place in record["places"]:
+            prefix = f"{place}.{shape['name']}."
+            own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            def add(layer, inputs, output, own=own):
+                hidden = inputs[0] if shape["parallel"] else output
+                inner = getattr(F, shape["activation"])(F.linear(hidden, own["down.weight"], own["down.bias"]))
+                return output + shape["scale"] * F.linear(inner, own["up.weight"], own["up.bias"])
+            model.get_submodule(place).register_forward_hook(add)
+        return model
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,6 +69,21 @@ def verify(model: Any, folder: Path) -> None:
     if wanted != found and wanted != _by_content(blocks.core(model)):
         raise Refusal(f"adapter ({folder})", f"a base of {_short(found)}", f"{_short(wanted)} (digests), on which it was trained",
                       "load the adapter on the base and the adapters that it was trained on, in their order")  # fmt: skip
+
+
+def method_of(folder: Path) -> str:
+    """The method by which an adapter was trained."""
+    return str(json.loads((folder / FILE).read_text())["peft"]["method"])
+
+
+def rebase(folders: Sequence[Path], base: Any) -> None:
+    """Note that adapters belong on this plain model, one above the other: what else they were trained on was merged into it."""
+    below = _by_content(base)
+    for folder in folders:
+        content = json.loads((folder / FILE).read_text()) | {"base": asdict(below)}
+        (folder / FILE).write_text(json.dumps(content, indent=1, sort_keys=True))
+        (tensors,) = folder.glob("*.safetensors")
+        below = replace(below, adapters=(*below.adapters, file_digest(tensors)))
 
 
 def adopt(model: Any, folder: Path) -> None:

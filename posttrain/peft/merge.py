@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from posttrain.peft import blocks
 from posttrain.peft.delta import Bottleneck
+from posttrain.peft.fold import fold, foldable
 from posttrain.peft.methods import METHODS
 from posttrain.peft.soft_prompts import soft_prompt
+from posttrain.peft.stacking import families_in
 from posttrain.peft.trained import trained
 from posttrain.peft.wrap import load_adapter
 from schemas.errors import Refusal
@@ -40,18 +42,26 @@ def merge(model: nn.Module) -> nn.Module:
         Refusal: with the reason, when there is none.
     """
     known = trained(model)
-    if known is None or known.tuner is None:
-        if any(isinstance(module, Bottleneck) for module in model.modules()):
-            raise _refusal(f"peft.method ({'' if known is None else known.spec.method})", _ADDS)
+    where = f"peft.method ({'' if known is None else known.spec.method})"
+    if known is not None and known.tuner is not None:
+        if reason := not_mergeable(model, known.tuner):
+            raise _refusal(where, reason)
+        return _merged(model, known.tuner, where)
+    if is_plain(model):
         return model
-    if reason := not_mergeable(model, known.tuner):
-        raise _refusal(f"peft.method ({known.spec.method})", reason)
-    return _merged(model, known.tuner, f"peft.method ({known.spec.method})")
+    if not is_foldable(model):
+        raise _refusal(where, _ADDS)
+    return _folded(model, where)
 
 
 def is_plain(model: nn.Module) -> bool:
     """Whether nothing but a transformers model is left, which `save_pretrained` writes whole."""
     return blocks.core(model) is model and not any(isinstance(module, Bottleneck) for module in model.modules())
+
+
+def is_foldable(model: nn.Module) -> bool:
+    """Whether parallel bottleneck adapters are all that keeps the model from being plain, and it can take them in."""
+    return blocks.core(model) is model and families_in(model) == {"adapters"} and foldable(model)
 
 
 _ADDS = "it adds computation that the base's architecture has no place for"
@@ -71,18 +81,29 @@ def not_mergeable(model: Any, tuner: Any) -> str | None:
     return None
 
 
+def _folded(model: nn.Module, where: str) -> nn.Module:
+    """Fold in place."""
+    training, before = model.training, probe(model.eval())
+    fold(model)
+    _compare(model, before, where)
+    return model.train(training)
+
+
 def _merged(model: Any, tuner: Any, where: str) -> nn.Module:
     """Merge in place; a soft prompt below keeps its place outside."""
     training = model.training
     before = probe(model.eval())
     plain = tuner.merge_and_unload(safe_merge=True)
     merged: nn.Module = model if soft_prompt(model) is not None else plain
-    after = probe(merged.eval())
+    _compare(merged.eval(), before, where)
+    return merged.train(training)
+
+
+def _compare(merged: nn.Module, before: Tensor, where: str) -> None:
     allowed = TOLERANCE.get(next(merged.parameters()).dtype, 2e-2) * max(1.0, float(before.abs().max()))
-    difference = float((after - before).abs().nan_to_num(nan=math.inf).max())
+    difference = float((probe(merged) - before).abs().nan_to_num(nan=math.inf).max())
     if difference > allowed:
         raise _refusal(where, f"merging it changes logits by {difference:.1e}, more than {allowed:.1e}")
-    return merged.train(training)
 
 
 @torch.no_grad()

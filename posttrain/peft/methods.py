@@ -61,7 +61,7 @@ class Method:
     gradient_checkpointing: bool = True
     """Activations can be recomputed in the backward pass."""
     merges: bool = True
-    """The trained model can become a plain checkpoint of the base's architecture."""
+    """The trained model always becomes a plain checkpoint of the base's architecture; `fold.py` does it for some bottlenecks."""
     architectures: frozenset[str] = ANY
     """Kinds of models that it works on."""
     conv1d: bool = True

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from posttrain.export import RoundTripFailed, export, logits_of, verify
 from posttrain.models import load_model, load_tokenizer, scratch_model
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
-from posttrain.policy import Policy
+from posttrain.policy import Policy, folder_policy
 from schemas.model import ScratchModel
+from schemas.peft import BottleneckAdapter
 
 CPU = torch.device("cpu")
 IDS = torch.arange(2, 12)[None]
@@ -123,6 +124,28 @@ def test_a_missing_file_is_found(exported):
     (exported / "checkpoint" / "model.safetensors").unlink()
     with pytest.raises(RoundTripFailed):
         verify(exported)
+
+
+@pytest.mark.slow
+def test_a_policy_that_cannot_be_merged_exports_its_base_and_the_adapter(checkpoint, tmp_path):
+    """The loader that lies beside the adapter is altered afterwards, which shows: it is the one that was verified."""
+    plain, spec = Policy(str(checkpoint)), BottleneckAdapter(method="bottleneck", variant="houlsby")
+    model = wrap(load_model(plain, CPU), spec, 0, "sft.peft")
+    for parameter in trainable_state(model).values():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_trained(model, None, spec, plain, tmp_path / "sft")
+    out = tmp_path / "out"
+    (out / "adapter-2").mkdir(parents=True)  # of an interrupted export with other adapters
+    policy = Policy(str(checkpoint), adapters=(tmp_path / "sft" / "adapter",))
+    assert export(policy, out) == {"base": "base", "adapter": "adapter"}
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"base", "adapter"}
+    assert AutoTokenizer.from_pretrained(out / "base").chat_template == load_tokenizer(plain).chat_template
+    expected = logits_of(load_model(policy, CPU).eval(), [5, 6, 7])
+    assert torch.equal(logits_of(load_model(folder_policy(out), CPU).eval(), [5, 6, 7]), expected)
+    loader = out / "adapter" / "delta.py"
+    loader.write_text(loader.read_text().replace("return self.scale * update", "return 0 * update"))
+    with pytest.raises(RoundTripFailed, match=r"logits differ by .* when loaded as: adapters on their base"):
+        verify(out)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from posttrain.store import Store
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from tasks.chains import chain_of, new_chain, pinned
-from tasks.registry import fetch_checkpoint
+from tasks.registry import fetch_version
 from tasks.tracking import connect, own_tracking
 
 
@@ -80,12 +80,25 @@ LOCAL = {"source": "local", "path": "somewhere"}
 def test_the_checkpoint_alone_is_fetched_into_the_cache_once(root, register, tmp_path):
     register("aa", CHECKPOINT)
     recipe = recipe_on("models:/house/1", root)
-    folder = fetch_checkpoint("models:/house/1", recipe, root)
+    folder = fetch_version("models:/house/1", recipe, root)
     assert folder == root / "cache" / "models" / "house-1-aa"
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"config.json": "{}", "model.safetensors": "weights"}
     (tmp_path / "logged" / "aa" / "artifacts" / "checkpoint" / "config.json").write_text("changed")
-    assert fetch_checkpoint("models:/house/1", recipe, root) == folder
+    assert fetch_version("models:/house/1", recipe, root) == folder
     assert (folder / "config.json").read_text() == "{}"
+    assert {path.name for path in folder.parent.iterdir()} == {"house-1-aa", "house-1-aa.lock"}
+
+
+PARTS = {"base/config.json": "{}", "base/model.safetensors": "weights", "adapter/lineage.json": "{}", "adapter/delta.py": ""}
+
+
+def test_of_a_version_without_a_checkpoint_base_and_adapters_are_fetched(root, register):
+    register("aa", PARTS)
+    folder = fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
+    assert folder == root / "cache" / "models" / "house-1-aa"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(PARTS)
+    policy = new_chain(recipe_on("models:/house/1", root), Store(root)).policy_before("align")
+    assert (policy.base, policy.adapters) == (str(folder / "base"), (folder / "adapter",))
     assert {path.name for path in folder.parent.iterdir()} == {"house-1-aa", "house-1-aa.lock"}
 
 
@@ -95,7 +108,7 @@ def test_a_download_that_was_cut_short_is_started_again(root, register):
     half.mkdir(parents=True)
     (half / "model.safetensors").write_text("wei")
     (half / "leftover").write_text("")
-    folder = fetch_checkpoint("models:/house/1", recipe_on("models:/house/1", root), root)
+    folder = fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert (folder / "model.safetensors").read_text() == "weights"
 
@@ -105,7 +118,7 @@ def test_two_that_fetch_at_once_get_the_same_folder(root, register):
     recipe, found = recipe_on("models:/house/1", root), []
 
     def fetch() -> None:
-        found.append(fetch_checkpoint("models:/house/1", recipe, root))
+        found.append(fetch_version("models:/house/1", recipe, root))
 
     threads = [threading.Thread(target=fetch) for _ in range(4)]
     for thread in threads:
@@ -119,12 +132,12 @@ def test_two_that_fetch_at_once_get_the_same_folder(root, register):
 def test_a_model_that_was_deleted_and_registered_anew_is_not_taken_from_the_cache(root, register):
     """MLflow counts versions of a new model of an old name from 1 again."""
     register("aa", CHECKPOINT)
-    fetch_checkpoint("models:/house/1", recipe_on("models:/house/1", root), root)
+    fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
     client = connect(own_tracking(root), root)
     client.delete_registered_model("house")
     client.create_registered_model("house")
     assert register("bb", {"checkpoint/config.json": "new"}) == "1"
-    folder = fetch_checkpoint("models:/house/1", recipe_on("models:/house/1", root), root)
+    folder = fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
     assert (folder / "config.json").read_text() == "new"
 
 
@@ -148,7 +161,7 @@ def test_a_version_of_another_program_is_refused(root, register):
 def test_a_version_without_a_checkpoint_is_refused(root, register):
     register("aa", {"adapter/adapter_config.json": "{}"})
     with pytest.raises(Refusal, match=r"model\.uri: found models:/house/1, which has no checkpoint"):
-        fetch_checkpoint("models:/house/1", recipe_on("models:/house/1", root), root)
+        fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
 
 
 def test_a_store_in_which_nothing_is_registered_is_refused_and_left_as_it_is(tmp_path):

@@ -153,6 +153,48 @@ def test_a_recipe_with_gradient_checkpointing_cannot_have_a_prefix():
         check_recipe(chosen.model_copy(update={"alignment": checkpointed}), CONFIGS["llama"])
 
 
+@pytest.mark.parametrize(
+    ("below", "align", "said"),
+    [
+        (("prompt_tuning",), {"method": "full"}, "full above a soft prompt"),
+        (("bottleneck",), {"method": "full"}, "full above a bottleneck adapter"),
+        (("prompt_tuning",), {"method": "p_tuning"}, "p_tuning above a soft prompt"),
+        (("bottleneck", "unmerged"), {"method": "lora"}, "lora above a bottleneck adapter and an adapter above another one"),
+    ],
+)
+def test_adapters_that_came_with_the_model_stay_below_every_stage(below, align, said):
+    aligned = validate_recipe({"name": "x", "model": {"source": "hub", "name": "a/b"}, "data": {"preferences": "p.jsonl"},
+                               "alignment": {"algorithm": "dpo", "peft": align, "max_length": 32}}, "recipe.yaml")  # fmt: skip
+    check_recipe(aligned, CONFIGS["llama"])
+    with pytest.raises(Refusal, match=said):
+        check_recipe(aligned, CONFIGS["llama"], below=below)
+
+
+def test_pretraining_under_an_adapter_that_stays_is_refused():
+    document = {
+        "name": "x",
+        "model": {"source": "hub", "name": "a/b"},
+        "data": {"corpus": "c.jsonl"},
+        "pretrain": {"tokens": 1000},
+    }
+    chosen = validate_recipe(document, "recipe.yaml")
+    check_recipe(chosen, CONFIGS["llama"])
+    with pytest.raises(Refusal, match="an adapter that cannot be merged") as refused:
+        check_recipe(chosen, CONFIGS["llama"], below=("prompt_tuning",))
+    assert refused.value.where == "pretrain"
+
+
+def test_a_soft_prompt_of_the_stage_before_takes_positions_too():
+    """GPT-2 of 64 positions: 33 virtual tokens leave 31 for alignment, which asks for 32."""
+    fits, beyond = ({"method": "prompt_tuning", "virtual_tokens": n} for n in (32, 33))
+    check_recipe(recipe(fits, {"method": "lora"}), CONFIGS["gpt2"])
+    short = recipe(beyond, {"method": "lora"})
+    short = short.model_copy(update={"sft": short.sft.model_copy(update={"max_length": 31})})
+    with pytest.raises(Refusal, match="32 after 33 virtual tokens, in a model of 64 positions") as refused:
+        check_recipe(short, CONFIGS["gpt2"])
+    assert (refused.value.where, refused.value.allowed) == ("alignment.max_length", "at most 31")
+
+
 def test_a_recipe_that_works_passes():
     check_recipe(recipe({"method": "prompt_tuning"}, {"method": "lora"}), CONFIGS["llama"])
     check_recipe(recipe({"method": "full"}, {"method": "bottleneck"}), CONFIGS["gpt2"])

@@ -1,11 +1,12 @@
-"""Adapters load in an environment without this project: with peft alone, or with the one file that is copied beside them."""
+"""Adapters load in an environment without this project: with peft alone, as a checkpoint, or by the documented loaders."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
+import sysconfig
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from posttrain.peft import delta
 from posttrain.peft.delta import load_delta
+from posttrain.peft.merge import merge
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 
@@ -30,28 +32,47 @@ BY_PEFT = [
     "prefix_tuning",
     "p_tuning",
 ]
-BY_DELTA = ["bottleneck houlsby", "bottleneck parallel", "bitfit", "last_layers", "last_layers head"]
+BY_DELTA = ["bottleneck houlsby", "bottleneck pfeiffer", "bottleneck parallel", "bitfit", "last_layers", "last_layers head"]
+STANDARD = ["bottleneck parallel", "bitfit", "last_layers", "last_layers head"]
 
+# Runs with -I -S: neither the current folder nor PYTHONPATH is searched, and no .pth file leads to this project.
 CONSUMER = """
-import json, sys, torch
+import importlib.util, sys
+sys.path.append(sys.argv[2])
+assert not any(importlib.util.find_spec(name) for name in ("posttrain", "schemas", "tasks", "flows"))
+import torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from peft import PeftModel
-sys.path.insert(0, sys.argv[1])
+sys.path.append(sys.argv[1])
 from delta import load_delta
+from documented import load_bottleneck
 root, ids, out = Path(sys.argv[1]), torch.arange(2, 12)[None], {}
-for folder in sorted(root.glob("*/adapter")):
-    base = AutoModelForCausalLM.from_pretrained(root / "base", dtype=torch.float32)
-    peft = (folder / "adapter_config.json").exists()
-    model = (PeftModel.from_pretrained(base, folder) if peft else load_delta(base, folder)).eval()
+def load(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def note(way, model):
     with torch.no_grad():
-        out[folder.parent.name] = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.contiguous()
+        out[f"{folder.name} {way}"] = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.contiguous()
+for folder in sorted(path.parent for path in root.glob("*/adapter")):
+    if (folder / "adapter" / "adapter_config.json").exists():
+        note("peft", PeftModel.from_pretrained(load(root / "base"), folder / "adapter"))
+    else:
+        note("delta", load_delta(load(root / "base"), folder / "adapter"))
+    if folder.name.startswith("bottleneck"):
+        note("documented", load_bottleneck(load(root / "base"), folder / "adapter"))
+    if (folder / "checkpoint").exists():
+        note("checkpoint", load(folder / "checkpoint"))
 save_file(out, root / "logits.safetensors")
-print(json.dumps(sorted(name for name in sys.modules if name.split(".")[0] in ("posttrain", "schemas"))))
 """
 
 
+def documented() -> str:
+    """The loader that the documentation prints."""
+    return textwrap.dedent(delta.__doc__.partition("to be trained:")[2])
+
+
+@pytest.mark.slow
 def test_every_adapter_loads_in_a_fresh_process_without_this_project(spec, tiny, train, tmp_path):
     """One process for all, since its imports take most of the time."""
     expected, ids = {}, torch.arange(2, 12)[None]
@@ -62,23 +83,43 @@ def test_every_adapter_loads_in_a_fresh_process_without_this_project(spec, tiny,
         save_trained(model, None, spec(name), Policy(""), tmp_path / name)
         with torch.no_grad():
             expected[name] = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        if name in STANDARD:
+            merge(model).save_pretrained(tmp_path / name / "checkpoint")
     shutil.copy(delta.__file__, tmp_path / "delta.py")
-    command = [sys.executable, "-I", "-c", CONSUMER, str(tmp_path)]
+    (tmp_path / "documented.py").write_text(documented())
+    command = [sys.executable, "-I", "-S", "-c", CONSUMER, str(tmp_path), sysconfig.get_path("purelib")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
     found = load_file(tmp_path / "logits.safetensors")
-    assert found.keys() == expected.keys()
-    for name, logits in expected.items():
-        torch.testing.assert_close(found[name], logits, atol=1e-4, rtol=1e-5, msg=name)
+    ways = (
+        {f"{name} peft" for name in BY_PEFT}
+        | {f"{name} delta" for name in BY_DELTA}
+        | {f"{name} checkpoint" for name in STANDARD}
+    )
+    assert found.keys() == ways | {f"{name} documented" for name in BY_DELTA if name.startswith("bottleneck")}
+    for way, logits in found.items():
+        torch.testing.assert_close(logits, expected[way.rpartition(" ")[0]], atol=1e-4, rtol=1e-5, msg=way)
 
 
-def test_the_loader_stays_short_and_stands_alone():
-    """About twenty lines load; with the adapter's own computation and the documentation it is one small file."""
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "tanh"])
+def test_the_documented_loader_computes_every_activation(spec, tiny, train, logits, tmp_path, activation):
+    chosen = spec("bottleneck houlsby", activation=activation)
+    model = wrap(tiny("llama"), chosen, 0, "sft.peft")
+    train(model, steps=2)
+    save_trained(model, None, chosen, Policy(""), tmp_path)
+    names: dict = {}
+    exec(documented(), names)
+    again = names["load_bottleneck"](tiny("llama"), tmp_path / "adapter")
+    torch.testing.assert_close(logits(again.eval()), logits(model.eval()), atol=1e-5, rtol=1e-5)
+
+
+def test_the_loaders_stay_short_and_stand_alone():
+    """Twenty lines are documented; with its checks and the adapter's own computation the file is small."""
     text = Path(delta.__file__).read_text()
     assert "posttrain" not in text.split('"""', 2)[2]
     assert "schemas" not in text
-    assert len(text.splitlines()) < 100
+    assert len(text.splitlines()) < 105
+    assert len(documented().strip().splitlines()) <= 20
 
 
 @pytest.fixture

@@ -15,12 +15,19 @@ from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 from schemas.errors import Refusal
 
+# Adapters of peft, deltas, soft prompts, and the base's own weights.
 NAMES = [
     "lora",
+    "adalora",
+    "vera",
+    "ia3",
+    "ln_tuning",
     "bottleneck pfeiffer",
     "prompt_tuning",
+    "prefix_tuning",
     "bitfit",
-]  # a peft adapter, a delta, a soft prompt, the base's own weights
+    "last_layers",
+]
 
 
 @pytest.fixture(scope="module", params=NAMES)
