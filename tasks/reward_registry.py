@@ -33,7 +33,7 @@ def register_reward(chain: Chain, run_id: str) -> dict[str, str]:
         return {}
     stored = chain.stored("reward")
     version = find_version(client_of(chain), name, stored.result.key) or _log(chain, run_id, name, stored)
-    return {"reward_model": f"models:/{name}/{version.version}", "reward_alias": _promote(chain, version)}
+    return {"reward_model": f"models:/{name}/{version.version}", "reward_alias": promote_reward(chain, version)}
 
 
 def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
@@ -77,7 +77,7 @@ def reward_tags(chain: Chain, stored: Stored) -> dict[str, str]:
     }
 
 
-def _promote(chain: Chain, version: ModelVersion) -> str:
+def promote_reward(chain: Chain, version: ModelVersion) -> str:
     """Move an alias to the version, and return which."""
     client, name = client_of(chain), version.name
     with FileLock(chain.store.root / "tracking" / f"{name}.promotion.lock"):
