@@ -121,22 +121,25 @@ def check_rewards(recipe: Recipe) -> None:
 def check_methods(chain: Chain) -> None:
     """Refuse a PEFT method that cannot work on this model, or that the registry cannot hold.
 
-    Full fine-tuning and LoRA work everywhere: they are not asked about, which would import torch.
+    Full fine-tuning and LoRA work on every model that is not quantised: they are not asked about, which would import torch.
     """
     recipe = chain.recipe
     stages = {"sft.peft.method": recipe.sft, "alignment.peft.method": recipe.alignment}
     methods = {where: stage.peft.method for where, stage in stages.items() if stage is not None and hasattr(stage, "peft")}
-    if set(methods.values()) <= {"full", "lora"}:
+    kind = recipe.quantization
+    if kind is None and set(methods.values()) <= {"full", "lora"}:
         return
+    from posttrain.device import resolve_device
     from posttrain.models import load_config, scratch_config
     from posttrain.peft.check import check_recipe
     from posttrain.policy import source_policy
+    from posttrain.quantization import check_library
 
     model = chain.model
-    if isinstance(model, ScratchModel):
-        check_recipe(recipe, scratch_config(model, model.vocab_size))
-    else:
-        check_recipe(recipe, load_config(source_policy(model)))
+    config = scratch_config(model, model.vocab_size) if isinstance(model, ScratchModel) else load_config(source_policy(model))
+    check_recipe(recipe, config, resolve_device(recipe.compute).type if kind else "cpu")
+    if kind:
+        check_library(kind)
     for where, method in methods.items():
         if recipe.registry and not METHODS[method].merges:
             merging = ", ".join(name for name, each in METHODS.items() if each.merges)
