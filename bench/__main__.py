@@ -9,6 +9,7 @@ BENCHMARKS = {
     "head": ("bench.head:main", "the output head against plain PyTorch log_softmax: seconds, peak memory, equal losses"),
     "sft": ("bench.training:sft", "steps of supervised fine-tuning against TRL (make peers): seconds, peak memory, equal losses"),
     "dpo": ("bench.training:dpo", "steps of DPO against TRL (make peers): seconds, peak memory, equal losses"),
+    "peft": ("bench.peft.command:main", "every PEFT method: trained share, bytes, memory, step time, latency, loss"),
     "rollouts": ("bench.rollouts:main", "sampled tokens per second against generate of transformers: equal greedy tokens"),
 }
 

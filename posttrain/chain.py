@@ -182,7 +182,11 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
 
 def _training(recipe: Recipe, section: str) -> dict[str, Any]:
     fields = {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
-    return fields | _processes(recipe)
+    return fields | _processes(recipe) | _quantization(recipe)
+
+
+def _quantization(recipe: Recipe) -> dict[str, Any]:
+    return {"quantization": recipe.quantization} if recipe.quantization else {}
 
 
 def _processes(recipe: Recipe) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from posttrain.draws import draw
 from posttrain.head import BLOCK_ELEMENTS
 from posttrain.memory import LiveBytes, give_tensors, pretending
 from posttrain.packing import Example, micro_batches
-from posttrain.peft.blocks import architecture
+from posttrain.peft.blocks import all_linear, architecture
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
 from posttrain.reference import Reference
@@ -37,9 +37,11 @@ from posttrain.trainers.optimizer import Updates
 from posttrain.trainers.parallel import shared
 from posttrain.trainers.plan import Plan
 from posttrain.trainers.stages import checkpoint_activations
+from schemas.model import Quantization
 from schemas.training import Full, Optimization, Peft
 
 HALF = (torch.bfloat16, torch.float16)
+BYTES = {"int8": 1.0, "nf4": 0.52}  # of a quantised number with its share of the scales
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Training:
     """Whether the initial policy scores the examples first."""
     rewards: bool = False
     """Whether a reward model is trained, which scores the examples at the end."""
+    quantization: Quantization | None = None
+    """How the frozen weights are held."""
 
     def groups(self, on: Arithmetic) -> list[list[int]]:
         """The first two micro-batches of the step with the largest one: gradients of the first live while the second runs."""
@@ -139,7 +143,19 @@ def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:
         if stage.spec.gradient_checkpointing:
             checkpoint_activations(model, "gradient_checkpointing")
         peaks.append(_steps(scorer, live, stage, stage.groups(on)))
+    if stage.quantization:
+        peaks = _quantized(peaks, stage.config, stage.quantization, on)
     return [_on_device(peak, on) for peak in peaks]
+
+
+def _quantized(peaks: Sequence[Peak], config: PreTrainedConfig, kind: Quantization, on: Arithmetic) -> list[Peak]:
+    """The phases with the linear layers in fewer bits; they are read in fp32 first, on CUDA into the host's memory."""
+    exact = wrapped(config, Full(method="full"))
+    numbers = sum(layer.weight.numel() for layer in all_linear(exact).values())
+    less = int(numbers * (4 - BYTES[kind]))
+    reading = Peak("reading the weights", weights=4 * sum(p.numel() for p in exact.parameters()))
+    held = [replace(peak, weights=peak.weights - less) for peak in peaks]
+    return [reading, *held] if on.device.type == "cpu" else held
 
 
 def _scorer(model: nn.Module, on: Arithmetic, live: LiveBytes, kind: type[Scorer] = Scorer) -> Scorer:

@@ -61,7 +61,21 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
     Raises:
         Refusal: when the checkpoint cannot be read, or lacks or has weights that the architecture does not expect.
     """
+    model = load_base(policy)
+    for adapter in policy.adapters:
+        model = merge_adapter(model, adapter)
+    loaded: nn.Module = model.to(device)
+    return loaded
+
+
+def load_base(policy: Policy, **options: Any) -> Any:
+    """The policy's checkpoint in fp32 without its adapters; `options` go to transformers.
+
+    Raises:
+        Refusal: when the checkpoint cannot be read, or lacks or has weights that the architecture does not expect.
+    """
     config = load_config(policy)
+    options |= {"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}
     model, info = loading(
         policy,
         lambda: auto_class(config).from_pretrained(
@@ -70,7 +84,7 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, like missing ones
-            **({"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}),
+            **options,
             **place_of(policy),
         ),
     )
@@ -82,10 +96,7 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
             "exactly its weights",
             "mend the checkpoint",
         )
-    for adapter in policy.adapters:
-        model = merge_adapter(model, adapter)
-    loaded: nn.Module = model.to(device)
-    return loaded
+    return model
 
 
 def merge_adapter(model: nn.Module, adapter: Path) -> Any:

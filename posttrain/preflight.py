@@ -132,18 +132,23 @@ def check_methods(chain: Chain) -> None:
 
     Full fine-tuning and LoRA work on every plain model: they are not asked about, which would import torch.
     """
-    recipe, model = chain.recipe, chain.model
+    recipe, model, kind = chain.recipe, chain.model, chain.recipe.quantization
     policy = None if isinstance(model, ScratchModel) else source_policy(model)
     adapters = policy.adapters if policy else ()
     methods = {stage.peft.method for stage in (recipe.sft, recipe.alignment) if stage is not None and hasattr(stage, "peft")}
-    if methods <= {"full", "lora"} and not adapters:
+    if kind is None and methods <= {"full", "lora"} and not adapters:
         return
+    from posttrain.device import resolve_device
     from posttrain.models import load_config, scratch_config
     from posttrain.peft.check import check_recipe
     from posttrain.peft.unmerged import methods_that_stay
+    from posttrain.quantization import check_library
 
     config = scratch_config(model, model.vocab_size) if isinstance(model, ScratchModel) else load_config(source_policy(model))
-    check_recipe(recipe, config, below=methods_that_stay(adapters))
+    device = resolve_device(recipe.compute).type if kind else "cpu"
+    check_recipe(recipe, config, device, methods_that_stay(adapters))
+    if kind:
+        check_library(kind)
 
 
 def check_folder(folder: Path, field: str = "model.path") -> None:

@@ -123,7 +123,7 @@ def _stage(
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
     peft = getattr(spec, "peft", None) or Full(method="full")
     training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared,
-                        stage == "reward")  # fmt: skip
+                        stage == "reward", recipe.quantization)  # fmt: skip
     return spec, lengths, training_peaks(training, on)
 
 

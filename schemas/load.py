@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -58,14 +58,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Set dotted fields from `a.b=value` words; values are read as YAML."""
+    """Set dotted fields from `a.b=value` words; values are read as YAML.
+
+    A word that changes a section's kind (`alignment.peft.method`) takes away the document's fields that only the old kind has.
+    """
+    given: set[str] = set()
     for word in overrides:
         dotted, equals, value = word.partition("=")
         if not equals or not all(dotted.split(".")):
             raise Refusal(
                 f"--set {word}", "no field=value", "a dotted field, '=', a value", "for example --set alignment.beta=0.3"
             )
-        _set(document, dotted, _value(word, value))
+        _set(document, dotted, _value(word, value), given)
+        given.add(dotted)
     return document
 
 
@@ -77,7 +82,8 @@ def _value(word: str, text: str) -> Any:
         raise Refusal(f"--set {word}", found, "a value in YAML", "close brackets and quotes, or quote the value") from None
 
 
-def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
+def _set(document: dict[str, Any], dotted: str, value: Any, given: Container[str]) -> None:
+    """Set one field; `given` are those that a word has set, which are refused rather than taken away."""
     *parents, last = dotted.split(".")
     place = document
     for depth, name in enumerate(parents):
@@ -87,7 +93,26 @@ def _set(document: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(place, dict):
             where = ".".join(parents[: depth + 1])
             raise Refusal(f"--set {dotted}", f"{where} holds {place!r}", "a section", f"set {where} itself")
+    for name in _of_the_old_kind(parents, last, place, value):
+        if ".".join([*parents, name]) not in given:
+            place.pop(name, None)
     place[last] = value
+
+
+def _of_the_old_kind(parents: Iterable[str], last: str, section: Mapping[str, Any], value: Any) -> set[str]:
+    """Fields that a section loses when its field `last` becomes `value` and this makes it another member of a union."""
+    choices: list[type[BaseModel]] = [Recipe]
+    for name in parents:
+        annotations = [choice.model_fields[name].annotation for choice in choices if name in choice.model_fields]
+        choices = [model for annotation in annotations for model in _models(annotation)]
+    old, new = (_member(choices, last, kind) for kind in (section.get(last), value))
+    return set() if old is None or new is None else old.model_fields.keys() - new.model_fields.keys()
+
+
+def _member(choices: Iterable[type[BaseModel]], field: str, kind: Any) -> type[BaseModel] | None:
+    """The model whose field may be `kind`."""
+    named = (model for model in choices if field in model.model_fields)
+    return next((model for model in named if kind in get_args(model.model_fields[field].annotation)), None)
 
 
 def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str) -> Refusal:

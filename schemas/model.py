@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from schemas.base import Frozen, refused
 
 Positive = Annotated[int, Field(ge=1)]
+Quantization = Literal["nf4", "int8"]
 KV_HEADS, ROPE_THETA = 2, 500_000.0  # of a Llama whose recipe does not say
 
 
@@ -80,6 +81,9 @@ class HubModel(Frozen):
     """Branch, tag or commit; a commit makes the run repeatable."""
     trust_remote_code: bool = False
     """Run Python code that the repository ships."""
+    quantization: Quantization | None = None
+    """Hold the frozen weights under a LoRA in 4 bits (`nf4`, on CUDA) or 8 (`int8`) while it trains; evaluation and the registry
+    use the weights as they are. Needs the extra `quant`."""
 
 
 class LocalModel(Frozen):
@@ -89,6 +93,8 @@ class LocalModel(Frozen):
     """A folder on this machine."""
     path: Annotated[str, Field(min_length=1)]
     """Path of the folder."""
+    quantization: Quantization | None = None
+    """As of model.source hub."""
 
 
 class GgufModel(Frozen):
@@ -107,6 +113,8 @@ class RegistryModel(Frozen):
     """The MLflow registry."""
     uri: Annotated[str, Field(pattern=r"^models:/[^/@]+(@[^/@]+|/[0-9]+)$")]
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION`; where an alias points is looked up once, when a run starts."""
+    quantization: Quantization | None = None
+    """As of model.source hub."""
 
 
 Model = Annotated[ScratchModel | HubModel | LocalModel | GgufModel | RegistryModel, Field(discriminator="source")]

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from schemas.base import Frozen, refused
 from schemas.data import Data, Filtering
 from schemas.evaluation import Evaluation, Registry
-from schemas.model import Model
+from schemas.model import Model, Quantization
 from schemas.ppo import PPO, StageReward
 from schemas.reward import RewardModel
 from schemas.training import DPO, SFT, NoAlignment, Pretrain
@@ -98,6 +98,11 @@ class Recipe(Frozen):
         return "preferences" if self.data.preferences is not None else "instructions"
 
     @property
+    def quantization(self) -> Quantization | None:
+        """How the model's weights are held while adapters train on them; null is as they are."""
+        return getattr(self.model, "quantization", None)
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """Names of the stages this recipe asks for, in order."""
         asked = {
@@ -112,7 +117,7 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _every_consumer_is_fed(self) -> Recipe:
-        for problem in (*_missing_inputs(self), *_impossible_gates(self), *_does_not_fit(self)):
+        for problem in (*_missing_inputs(self), *_impossible_gates(self), *_does_not_fit(self), *_quantised(self)):
             raise problem
         return self
 
@@ -218,6 +223,21 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
         problems.append(refused("evaluation.gates.perplexity_ratio_vs_base.lower_bound_above", "a bound on an interval",
                                 "min or max: this metric has no interval", "use max"))  # fmt: skip
     return problems
+
+
+def _quantised(recipe: Recipe) -> list[PydanticCustomError]:
+    """What was not built for a model whose weights are held in fewer bits."""
+    conflicts = {
+        "pretrain": (recipe.pretrain is not None, "a section", "null: pretraining trains every weight"),
+        "reward": (recipe.reward is not None, "a section", "null"),
+        "alignment.algorithm": (recipe.alignment.algorithm == "ppo", "ppo", "dpo or none"),
+        "compute.num_processes": (recipe.compute.num_processes > 1, str(recipe.compute.num_processes), "1"),
+    }
+    return [
+        refused(where, f"{found} with model.quantization {recipe.quantization}", allowed, "change it, or set quantization=null")
+        for where, (given, found, allowed) in conflicts.items()
+        if given and recipe.quantization
+    ]
 
 
 def policies(recipe: Recipe) -> tuple[str, ...]:

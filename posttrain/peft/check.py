@@ -47,9 +47,7 @@ class Plan:
         return Refusal(f"{self.field}.{part}", found, allowed, remedy)
 
 
-def check_recipe(
-    recipe: Recipe, config: Any, device: str = "cpu", quantization: str | None = None, below: tuple[str, ...] = ()
-) -> None:
+def check_recipe(recipe: Recipe, config: Any, device: str = "cpu", below: tuple[str, ...] = ()) -> None:
     """Refuse a recipe whose stages cannot be trained with their methods on this model.
 
     Args:
@@ -67,7 +65,7 @@ def check_recipe(
         if spec is None:
             continue
         length, recomputed = getattr(stage, "max_length", 0), getattr(stage, "gradient_checkpointing", False)
-        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, quantization, device, virtual)
+        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, recipe.quantization, device, virtual)
         if refusal := check_method(plan):
             raise refusal
         virtual += getattr(spec, "virtual_tokens", 0)
@@ -91,6 +89,10 @@ def _checkpointing(plan: Plan) -> Refusal | None:
 
 
 def _quantization(plan: Plan) -> Refusal | None:
+    from transformers.pytorch_utils import Conv1D
+
+    from posttrain.peft.blocks import linear_layers
+
     if plan.quantization is None:
         return None
     base = f"a base in {plan.quantization}"
@@ -103,6 +105,10 @@ def _quantization(plan: Plan) -> Refusal | None:
     if plan.quantization == "nf4" and plan.device == "cpu":
         found = "nf4 on a CPU: evaluation packs the weights for a kernel without a backward pass, and gradients go wrong after it"
         return plan.refuse("method", found, "int8 or no quantisation on a CPU, nf4 on CUDA", "set model.quantization=int8")
+    layers = linear_layers(without_numbers(plan.config)).values()
+    if plan.quantization == "int8" and any(isinstance(layer, Conv1D) for layer in layers):
+        found = f"int8 with a {plan.config.model_type} model, whose linear layers are stored transposed: none would be quantised"
+        return Refusal("model.quantization", found, "null, or nf4 on CUDA", "set model.quantization=null")
     return None
 
 

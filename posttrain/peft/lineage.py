@@ -46,6 +46,11 @@ def lineage_of(model: Any) -> Lineage:
     return known or _by_content(base)
 
 
+def declare(model: Any, known: Lineage) -> None:
+    """Note what a model consists of whose own tensors do not say it: a quantised one."""
+    setattr(blocks.core(model), _ATTRIBUTE, known)
+
+
 def record(folder: Path, spec: Peft, below: Lineage) -> None:
     """Write an adapter's lineage into its folder."""
     content = {"peft": spec.model_dump(mode="json"), "base": asdict(below)}
@@ -101,7 +106,7 @@ def _recorded(path: Path) -> Lineage:
 
 def grow(model: Any, tensors: Path, below: Lineage) -> None:
     """Note that the adapter of this file was put on the model."""
-    setattr(blocks.core(model), _ATTRIBUTE, replace(below, adapters=(*below.adapters, file_digest(tensors))))
+    declare(model, replace(below, adapters=(*below.adapters, file_digest(tensors))))
 
 
 def _by_content(base: Any) -> Lineage:

@@ -52,8 +52,8 @@ class Method:
     """Of the taxonomy of arXiv 2303.15647: reparametrization, adapters, soft prompts, scaling, selective; `none` trains all."""
     made_by: str
     """`module:function` under posttrain.peft that takes (model, Request) and returns Applied."""
-    share: tuple[float, float]
-    """Trainable parameters in percent of all, from and to: usual values, which depend on the model and on the method's sizes."""
+    rate: float = 1.0
+    """Learning rate that suits it, as a multiple of LoRA's: few trained numbers, each of which acts alone, need larger steps."""
     from_peft: bool = True
     """Saved in peft's own format, else as a delta that `posttrain/peft/delta.py` loads."""
     packing: bool = True
@@ -83,29 +83,29 @@ class Method:
 _REPARAMETRIZATION, _SOFT = "reparametrization", "soft prompts"
 
 METHODS: dict[str, Method] = {
-    "full": Method("none", "selective:full", (100, 100), from_peft=False),
-    "lora": Method(_REPARAMETRIZATION, "library:lora", (0.01, 0.5), quantized=True, vllm=True),
-    "adalora": Method(_REPARAMETRIZATION, "library:tuner", (0.01, 0.5)),
-    "vera": Method(_REPARAMETRIZATION, "library:tuner", (0.001, 0.05)),
-    "oft": Method(_REPARAMETRIZATION, "library:oft", (0.05, 1), conv1d=False),
-    "loha": Method(_REPARAMETRIZATION, "library:tuner", (0.02, 1), conv1d=False),
-    "lokr": Method(_REPARAMETRIZATION, "library:tuner", (0.005, 0.3), conv1d=False),
-    "bottleneck": Method("adapters", "bottleneck:bottleneck", (0.1, 6), from_peft=False, merges=False),
+    "full": Method("none", "selective:full", from_peft=False),
+    "lora": Method(_REPARAMETRIZATION, "library:lora", quantized=True, vllm=True),
+    "adalora": Method(_REPARAMETRIZATION, "library:tuner", 10),
+    "vera": Method(_REPARAMETRIZATION, "library:tuner", 10),
+    "oft": Method(_REPARAMETRIZATION, "library:oft", conv1d=False),
+    "loha": Method(_REPARAMETRIZATION, "library:tuner", 5, conv1d=False),
+    "lokr": Method(_REPARAMETRIZATION, "library:tuner", 5, conv1d=False),
+    "bottleneck": Method("adapters", "bottleneck:bottleneck", from_peft=False, merges=False),
     "prompt_tuning": Method(
-        _SOFT, "soft_prompts:prompt_tuning", (0.01, 0.1),
+        _SOFT, "soft_prompts:prompt_tuning",
         packing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
     ),
     "prefix_tuning": Method(
-        _SOFT, "soft_prompts:prefix_tuning", (0.1, 4),
+        _SOFT, "soft_prompts:prefix_tuning", 10,
         packing=False, gradient_checkpointing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
     ),
     "p_tuning": Method(
-        _SOFT, "soft_prompts:p_tuning", (0.01, 0.1),
+        _SOFT, "soft_prompts:p_tuning", 10,
         packing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
     ),
-    "ia3": Method("scaling", "library:ia3", (0.01, 0.02)),
-    "ln_tuning": Method("selective", "library:ln_tuning", (0.01, 0.05)),
-    "bitfit": Method("selective", "bitfit:bitfit", (0.05, 0.1), from_peft=False),
-    "last_layers": Method("selective", "selective:last_layers", (1, 50), from_peft=False),
+    "ia3": Method("scaling", "library:ia3", 30),
+    "ln_tuning": Method("selective", "library:ln_tuning", 5),
+    "bitfit": Method("selective", "bitfit:bitfit", 5, from_peft=False),
+    "last_layers": Method("selective", "selective:last_layers", from_peft=False),
 }  # fmt: skip
 """By `peft.method`."""

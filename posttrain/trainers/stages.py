@@ -24,6 +24,7 @@ from posttrain.peak import measured
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
+from posttrain.quantization import load_quantized
 from posttrain.reference import Reference, cache_key, cached_scores, score_branches
 from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.store import Built
@@ -61,6 +62,13 @@ class Setting:
     def scorer(self, model: nn.Module, neftune: float | None = None) -> Scorer:
         """A scorer on the recipe's device and arithmetic."""
         return Scorer(model, resolve_device(self.recipe.compute), self.dtype, neftune=neftune)
+
+    def model(self) -> nn.Module:
+        """The policy on the recipe's device, quantised where the recipe says so."""
+        device, kind = resolve_device(self.recipe.compute), self.recipe.quantization
+        if kind is None:
+            return load_model(self.policy, device)
+        return load_quantized(self.policy, device, kind, resolve_dtype(self.recipe.compute))
 
     @property
     def encoder_decoder(self) -> bool:
@@ -104,7 +112,7 @@ def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     tokenizer = load_tokenizer(setting.policy)
     examples = _encode_train(setting, conversations, tokenizer, spec, "data.instructions")
     held_out = _encode_held_out(setting, conversations, tokenizer, spec, "data.instructions")
-    model = load_model(setting.policy, resolve_device(setting.recipe.compute))
+    model = setting.model()
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
     objective = LanguageModelling(examples, z_loss=spec.z_loss)
     return _run(setting, "sft", spec, spec.peft, model, tokenizer, objective, _validation(held_out), plan, conversations)
@@ -119,8 +127,7 @@ def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Buil
     tokenizer = load_tokenizer(setting.policy)
     examples = _encode_train(setting, pairs, tokenizer, spec, "data.preferences")
     held_out = _encode_held_out(setting, pairs, tokenizer, spec, "data.preferences")
-    base = load_model(setting.policy, resolve_device(setting.recipe.compute))
-    model = wrap(base, spec.peft, setting.recipe.seed, "alignment.peft", tokenizer)
+    model = wrap(setting.model(), spec.peft, setting.recipe.seed, "alignment.peft", tokenizer)
     scorer = setting.scorer(model).eval()
     layout = choose_layout(scorer, examples)
     compared = VARIANTS[spec.loss].reference
@@ -184,7 +191,8 @@ def _validation(held_out: Sequence[Example]) -> LanguageModelling | None:
 def _reference_scores(setting: Setting, scorer: Scorer, examples: Sequence[Example], cache: Path) -> torch.Tensor:
     """[examples, 2] log-probabilities under the initial policy, from the cache when these weights scored these rows before."""
     budget = 4 * token_budget(scorer.device)  # no gradients are kept, so batches may be larger
-    key = cache_key([setting.policy_digest, Reference(scorer.model).digest()], examples, scorer, budget)
+    weights = [setting.policy_digest, setting.recipe.quantization or "", Reference(scorer.model).digest()]
+    key = cache_key(weights, examples, scorer, budget)
 
     def compute() -> torch.Tensor:
         return score_branches(scorer, examples, budget, counted(setting.progress, "reference", len(examples)))

@@ -91,10 +91,10 @@ def tiny(tmp_path_factory) -> SimpleNamespace:
 def cli():
     """Call the command line in a process of its own; every process of its group is gone at the end."""
 
-    def call(*words: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
+    def call(*words: object, cwd: Path, seconds: float = SECONDS, **variables: str) -> subprocess.CompletedProcess:
         process = start(*words, cwd=cwd, **variables)
         try:
-            out, err = process.communicate(timeout=SECONDS)
+            out, err = process.communicate(timeout=seconds)
         finally:
             kill_group(process)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,11 +1,16 @@
-"""Every PEFT method aligns, is evaluated and is registered, through the real command line."""
+"""Every PEFT method aligns, is evaluated and is registered, through the real command line; and it learns."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from posttrain.peft.methods import METHODS
+from schemas.results import RunReport
 
+QUICKSTART = Path(__file__).resolve().parents[2] / "deployments" / "recipes" / "quickstart.yaml"
 ALWAYS = ("bitfit", "prompt_tuning")  # one whose delta is exported, and one that takes a layout of its own
 
 
@@ -31,3 +36,30 @@ def expected_parts(method: str) -> set[str]:
     if method == "full":
         return {"checkpoint"}
     return {"base", "adapter"} | ({"checkpoint"} if METHODS[method].merges else set())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """One store, in which all runs of the quickstart but the first find pretraining and SFT."""
+    return tmp_path_factory.mktemp("quickstart")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_quickstart_is_not_worse_with_any_method(cli, store, method):
+    """Two minutes for the first, one for each other. The recipe's learning rate is LoRA's: the others take their multiple of it.
+
+    The fields of LoRA that a method lacks are dropped with the method. Exit code 3 is a finished run that missed a gate.
+    Soft prompts disturb this small model before they help it, and learning rates from 1e-3 to 5e-2 left their win rate between 0.46
+    and 0.51: of them it is asked that the 95% interval does not lie below 0.5.
+    """
+    rate = yaml.safe_load(QUICKSTART.read_text())["alignment"]["learning_rate"] * METHODS[method].rate
+    changes = [f"alignment.peft.method={method}", f"alignment.learning_rate={rate}", "registry=null"]
+    words = [word for change in changes for word in ("--set", change)]
+    process = cli("run", QUICKSTART, "--store", store, "--json", *words, cwd=store, seconds=1400)
+    assert process.returncode in (0, 3), process.stderr
+    report = RunReport.model_validate_json(process.stdout)
+    numbers = next(stage.metrics for stage in report.stages if stage.name == "evaluate")
+    assert numbers["win_rate_vs_sft" if METHODS[method].starts_as_base else "win_rate_vs_sft_high"] >= 0.5
+    assert numbers["kl_per_token"] > 0

@@ -76,6 +76,8 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
     ("sft.early_stop={min_delta: -1}", "sft.early_stop.min_delta", "-1", "equal to 0", "correct"),
     ("sft.early_stop=3", "sft.early_stop", "3", "EarlyStop", "correct"),
     ("sft.gradient_checkpointing=maybe", "sft.gradient_checkpointing", "'maybe'", "boolean", "correct"),
+    ("model={source: hub, name: a/b, quantization: int4}", "model.quantization", "'int4'", "'nf4' or 'int8'", "correct"),
+    ("model={source: gguf, path: a, quantization: int8}", "model.quantization", "unknown field ('int8')", "path", "remove it"),
     # A kind that does not exist, or none.
     ("alignment.algorithm=grpo", "alignment.algorithm", "'grpo'", "'dpo', 'ppo', 'none'", "choose one of these"),
     ("model.source=ggml", "model.source", "'ggml'", "'hub', 'local', 'gguf', 'registry'", "choose one of these"),
@@ -104,6 +106,7 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
     ("alignment.simpo_gamma=0", "alignment.simpo_gamma", "0.0 with loss sigmoid", "null, or loss simpo", "remove simpo_gamma"),
     ("compute={device: cpu, dtype: float16}", "compute.dtype", "float16 with device cpu", "float32", "dtype=auto"),
     ("compute={dtype: float16, num_processes: 2, strategy: fsdp2}", "compute.dtype", "with strategy fsdp2", "ddp", "bfloat16"),
+    ("model={source: hub, name: a/b, quantization: int8}", "pretrain", "section with model.quantization int8", "null", "change"),
     # A word that sets nothing.
     ("alignment.beta", "--set alignment.beta", "no field=value", "a dotted field", "--set alignment.beta=0.3"),
     ("=3", "--set =3", "no field=value", "a dotted field", "for example"),
@@ -219,3 +222,42 @@ def test_an_override_fills_a_section_that_is_null():
 def test_an_override_reaches_the_recipe(recipe_file):
     recipe = load_recipe(recipe_file, ["alignment.beta=0.3", "sft=null", "compute.log_every=1"])
     assert (recipe.alignment.beta, recipe.sft, recipe.compute.log_every) == (0.3, None, 1)
+
+
+def test_another_kind_takes_away_what_only_the_old_kind_has():
+    """`r` and `alpha` are LoRA's and LoHa's; a bottleneck has neither, nor has NoAlignment a `beta`."""
+
+    def section(kind: str, *words: str) -> dict:
+        document = {"alignment": {"algorithm": "dpo", "beta": 0.1, "peft": {"method": "lora", "r": 4, "alpha": 8}}}
+        return apply_overrides(document, [f"alignment.{kind}", *words])["alignment"]
+
+    assert section("peft.method=loha")["peft"] == {"method": "loha", "r": 4, "alpha": 8}
+    assert section("peft.method=bottleneck")["peft"] == {"method": "bottleneck"}
+    assert section("peft.method=bottleneck", "alignment.peft.scale=2")["peft"] == {"method": "bottleneck", "scale": 2}
+    assert section("algorithm=none") == {"algorithm": "none"}
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["alignment.peft.r=4", "alignment.peft.method=bottleneck"], "alignment.peft.r"),  # asked for: not ignored
+        (["alignment.peft.rr=4", "alignment.peft.method=bottleneck"], "alignment.peft.rr"),
+        (["alignment.peft={method: lora, rr: 4}", "alignment.peft.method=bottleneck"], "alignment.peft.rr"),  # nobody's field
+        (["alignment.peft.method=bottle"], "alignment.peft.method"),
+    ],
+)
+def test_another_kind_hides_no_mistake(recipe_file, words, where):
+    assert refusal_of(recipe_file, *words).where == where
+
+
+@pytest.mark.parametrize(
+    ("word", "where"),
+    [("alignment.beta=0.1", None), ("compute.num_processes=2", "compute.num_processes"),
+     ("alignment={algorithm: ppo, reward: [{source: function, name: 'a:b'}]}", "alignment.algorithm"), ("reward={}", "reward")],
+)  # fmt: skip
+def test_what_a_quantised_model_cannot_do_yet_is_refused(recipe_file, word, where):
+    words = ["pretrain=null", "model={source: hub, name: a/b, quantization: int8}", word]
+    if where is None:
+        assert load_recipe(recipe_file, words).quantization == "int8"
+    else:
+        assert refusal_of(recipe_file, *words).where == where

@@ -63,6 +63,7 @@ POSSIBLE = [
     (("full", {}), "llama", {"below": ("lora", "bitfit")}),
     (("lora", {}), "llama", {"quantization": "nf4", "device": "cuda"}),
     (("lora dora", {}), "llama", {"quantization": "int8", "device": "cpu"}),
+    (("lora", {}), "gpt2", {"quantization": "nf4", "device": "cuda"}),
     (("lora", {}), "bert", {}),
     (("last_layers", {}), "bert", {}),
 ]  # fmt: skip
@@ -80,6 +81,14 @@ def test_what_cannot_work_is_refused_with_its_field_and_a_remedy(spec, chosen, m
     assert found in refusal.found
     assert refusal.allowed
     assert refusal.remedy
+
+
+def test_int8_is_refused_where_it_would_quantise_nothing(spec):
+    """GPT-2's layers are of a class that torchao does not know and passes over."""
+    refusal = check_method(plan(spec, ("lora", {}), "gpt2", {"quantization": "int8"}))
+    assert refusal is not None
+    assert refusal.where == "model.quantization"
+    assert "stored transposed" in refusal.found
 
 
 @pytest.mark.parametrize(("chosen", "model", "more"), POSSIBLE)
@@ -209,10 +218,9 @@ def test_the_table_is_read_without_torch():
 
 
 def test_the_table_agrees_with_the_published_one():
-    """Families and shares of arXiv 2303.15647: every method has one, and the share is a range in percent."""
+    """Families of arXiv 2303.15647: every method has one. The shares are measured, by `python -m bench peft`."""
     families = {"none", "reparametrization", "adapters", "soft prompts", "scaling", "selective"}
     assert {method.family for method in METHODS.values()} == families
-    assert all(0 < low <= high <= 100 for low, high in (method.share for method in METHODS.values()))
     assert [name for name, method in METHODS.items() if not method.packing] == ["prompt_tuning", "prefix_tuning", "p_tuning"]
     assert [name for name, method in METHODS.items() if not method.gradient_checkpointing] == ["prefix_tuning"]
 

@@ -1,0 +1,1 @@
+"""Every PEFT method on one model and one task, side by side."""
