@@ -51,8 +51,8 @@ def test_the_quickstart_is_not_worse_with_any_method(cli, store, method):
     """Two minutes for the first, one for each other. The recipe's learning rate is LoRA's: the others take their multiple of it.
 
     The fields of LoRA that a method lacks are dropped with the method. Exit code 3 is a finished run that missed a gate.
-    Soft prompts disturb this small model before they help it, and learning rates from 1e-3 to 5e-2 left their win rate between 0.46
-    and 0.51: of them it is asked that the 95% interval does not lie below 0.5.
+    Soft prompts disturb this small model before they help it, and learning rates from 1e-3 to 5e-2 left their win rate between
+    0.46 and 0.51: of them it is asked that the 95% interval does not lie below 0.5.
     """
     rate = yaml.safe_load(QUICKSTART.read_text())["alignment"]["learning_rate"] * METHODS[method].rate
     changes = [f"alignment.peft.method={method}", f"alignment.learning_rate={rate}", "registry=null"]
