@@ -183,7 +183,7 @@ def test_pretraining_under_an_adapter_that_stays_is_refused():
     document = {
         "name": "x",
         "model": {"source": "hub", "name": "a/b"},
-        "data": {"corpus": "c.jsonl"},
+        "data": {"corpus": "c", "preferences": "p"},
         "pretrain": {"tokens": 1000},
     }
     chosen = validate_recipe(document, "recipe.yaml")
