@@ -9,6 +9,7 @@ BENCHMARKS = {
     "head": ("bench.head:main", "the output head against plain PyTorch log_softmax: seconds, peak memory, equal losses"),
     "sft": ("bench.training:sft", "steps of supervised fine-tuning against TRL (make peers): seconds, peak memory, equal losses"),
     "dpo": ("bench.training:dpo", "steps of DPO against TRL (make peers): seconds, peak memory, equal losses"),
+    "ppo": ("bench.ppo:main", "iterations of PPO, rollouts and four epochs, against TRL 1.10 (make peers): seconds, peak memory"),
 }
 
 

@@ -65,7 +65,7 @@ def compare(workload: Workload, rounds: int, threads: int | None, before: Path |
         Refusal: before anything runs, when the peer or the device is missing or a number makes no sense.
     """
     _refuse_bad_numbers(workload, rounds)
-    sides.refuse_without_peer()
+    sides.refuse_without_peer(sides.TRL)
     sides.refuse_without_cuda(workload.device)
     commands = sides.commands(before)
     measured: dict[str, list[Measured]] = {name: [] for name in commands}
