@@ -20,7 +20,15 @@ BATCH = {"dpo": 4, "sft": 8, "ppo": 64}  # pairs, rows, prompts of an iteration
 MAX_LENGTH = 1024
 BETA = 0.1
 NEW_TOKENS, EPOCHS, MINIBATCHES = 48, 4, 4  # of a PPO iteration: tokens per response, passes over them, steps per pass
-PPO_NUMBERS = {"temperature": 0.7, "kl": 0.05, "clip": 0.2, "value_clip": 0.2, "value_coefficient": 0.1, "gamma": 1.0, "lam": 0.95}
+PPO_NUMBERS = {
+    "temperature": 0.7,
+    "kl": 0.05,
+    "clip": 0.2,
+    "value_clip": 0.2,
+    "value_coefficient": 0.1,
+    "gamma": 1.0,
+    "lam": 0.95,
+}
 BETAS = (0.9, 0.95)  # of AdamW
 LORA = {"r": 8, "alpha": 8, "target_modules": ("q_proj", "v_proj")}
 SHAPES: dict[str, dict[str, Any]] = {

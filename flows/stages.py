@@ -23,8 +23,9 @@ validate = stage_flow(data.validate)
 filter = stage_flow(data.filter)
 pretrain = stage_flow(training.pretrain)
 sft = stage_flow(training.sft)
+reward = stage_flow(training.reward)
 align = stage_flow(training.align)
 evaluate = stage_flow(evaluation.evaluate)
 register_model = stage_flow(register.register)
 
-STAGE_FLOWS = {each.name: each for each in (validate, filter, pretrain, sft, align, evaluate, register_model)}
+STAGE_FLOWS = {each.name: each for each in (validate, filter, pretrain, sft, reward, align, evaluate, register_model)}

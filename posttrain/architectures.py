@@ -19,12 +19,16 @@ from schemas.model import KV_HEADS, ROPE_THETA, ScratchModel
 UNLIMITED = 2**31
 # Families whose positions are a table of embeddings: a longer sequence is an index error.
 LEARNED_POSITIONS = {
-    "bart", "biogpt", "blenderbot", "blenderbot-small", "gpt2", "gpt_bigcode", "gpt_neo", "mbart", "mvp", "opt", "plbart",
+    "albert", "bart", "bert", "biogpt", "blenderbot", "blenderbot-small", "distilbert", "electra", "gpt2", "gpt_bigcode",
+    "gpt_neo", "mbart", "mvp", "opt", "plbart",
 }  # fmt: skip
+OFFSET_POSITIONS = {"camembert", "roberta", "xlm-roberta"}  # likewise, and the first two of the table stand for padding
 
 
 def longest_sequence(config: PreTrainedConfig) -> int:
     """Tokens that a model can read; where positions are computed rather than looked up there is no limit."""
+    if config.model_type in OFFSET_POSITIONS:
+        return int(config.max_position_embeddings) - 2
     return int(config.max_position_embeddings) if config.model_type in LEARNED_POSITIONS else UNLIMITED
 
 

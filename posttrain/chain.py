@@ -13,17 +13,19 @@ from typing import Any
 
 from posttrain.data.sources import SourceFile, resolve, source_digest
 from posttrain.device import dtype_name
-from posttrain.policy import Policy, model_origin, policy_after
-from posttrain.rewards import judge_origin
+from posttrain.policy import Policy, folder_digest, model_origin, policy_after, source_policy
+from posttrain.rewards import function_origin, judge_origin
 from posttrain.store import StageKey, Store, Stored
 from schemas.model import LocalModel, Model, RegistryModel, ScratchModel
+from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
 from schemas.recipe import Recipe, policies
 from schemas.results import Origin
+from schemas.reward import ScratchEncoder
 from schemas.secrets import without_credentials
 
 # Raise a stage's number when its code changes the bytes that it writes.
-VERSIONS = {"validate": 1, "filter": 1, "pretrain": 2, "sft": 3, "align": 3, "evaluate": 2, "register": 1}
-TRAINING = ("pretrain", "sft", "align")
+VERSIONS = {"validate": 1, "filter": 1, "pretrain": 2, "sft": 3, "reward": 1, "align": 3, "evaluate": 3, "register": 1}
+TRAINING = ("pretrain", "sft", "align")  # of the policy, each on the one before
 
 
 Fetch = Callable[[str], Path]
@@ -103,10 +105,41 @@ class Chain:
         """The weights from which `stage` starts, by content."""
         return (*self._model_origin, *(stored.origin() for stored in self.trained_before(stage)))
 
+    def reward_start(self) -> Policy:
+        """From where the reward model has its weights; one from scratch has the tokenizer of the policy before alignment."""
+        given = self.recipe.reward.model if self.recipe.reward else None
+        return self.policy_before("align") if given is None or isinstance(given, ScratchEncoder) else source_policy(given)
+
+    def reward_origins(self) -> tuple[Origin, ...]:
+        """The same by content."""
+        given = self.recipe.reward.model if self.recipe.reward else None
+        if given is None or isinstance(given, ScratchEncoder):
+            return self.policy_origins("align")
+        return tuple(origin.model_copy(update={"name": "reward_model"}) for origin in model_origin(given))
+
     def policies(self) -> dict[str, Policy]:
         """The policies that evaluation compares, the candidate last."""
         after = {"base": "sft", "sft": "align", "aligned": "evaluate"}
         return {name: self.policy_before(after[name]) for name in policies(self.recipe)}
+
+    def reward_origin(self, source: RewardSource) -> Origin:
+        """What rewards answers, by content."""
+        match source:
+            case StageReward():
+                return self.stored("reward").origin()
+            case FunctionReward():
+                return function_origin(source.name, "alignment.reward")
+            case RegistryReward():
+                folder = self.fetch(source.uri)
+                return Origin(name="alignment.reward", digest=folder_digest(folder), location=source.uri)
+
+    def reward_folders(self) -> dict[str, Path]:
+        """Folders of the reward models that PPO asks for: of the stage under `model`, of registered ones under their URI."""
+        spec = self.recipe.alignment
+        sources = (*spec.reward, *spec.monitor) if isinstance(spec, PPO) else ()
+        registered = {source.uri: self.fetch(source.uri) for source in sources if isinstance(source, RegistryReward)}
+        own = any(isinstance(source, StageReward) for source in sources)
+        return registered | ({"model": self.output("reward", "reward")} if own else {})
 
     def output(self, stage: str, output: str) -> Path:
         """A named output of a finished stage."""
@@ -122,6 +155,7 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
     },
     "pretrain": lambda r: {**_training(r, "pretrain"), "model": _new_model(r)},
     "sft": lambda r: _training(r, "sft"),
+    "reward": lambda r: _training(r, "reward"),
     "align": lambda r: _training(r, "alignment"),
     "evaluate": lambda r: {
         "seed": r.seed,
@@ -163,12 +197,21 @@ def _held_out_origins(chain: Chain) -> tuple[Origin, ...]:
     return (*kept, *(chain.stored("validate").origin(name) for name in tables))
 
 
+def _rows_of_alignment(chain: Chain) -> tuple[Origin, ...]:
+    """Pairs; for PPO prompts, and what rewards the answers."""
+    rows = chain.stored("validate").origin(chain.recipe.prompts_table)
+    spec = chain.recipe.alignment
+    sources = (*spec.reward, *spec.monitor) if isinstance(spec, PPO) else ()
+    return (rows, *map(chain.reward_origin, sources))
+
+
 _INPUTS: dict[str, Callable[[Chain], tuple[Origin, ...]]] = {
     "validate": lambda c: tuple(c.source_origin(name) for name in ("instructions", "preferences") if name in c.sources),
     "filter": lambda c: (c.source_origin("corpus"),),
     "pretrain": lambda c: (*c.policy_origins("pretrain"), c.stored("filter").origin("kept")),
     "sft": lambda c: (*c.policy_origins("sft"), c.stored("validate").origin("instructions")),
-    "align": lambda c: (*c.policy_origins("align"), c.stored("validate").origin("preferences")),
+    "reward": lambda c: (*c.reward_origins(), c.stored("validate").origin("preferences")),
+    "align": lambda c: (*c.policy_origins("align"), *_rows_of_alignment(c)),
     "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c), judge_origin(c.recipe.evaluation.judge)),
     "register": lambda c: c.policy_origins("register"),
 }

@@ -25,7 +25,7 @@ from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
 from posttrain.rewards import load_judge
-from posttrain.rollouts import sample
+from posttrain.rollouts import Sampling, sample
 from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.statistics import Interval, ratio_interval, win_rate
 from posttrain.store import Built
@@ -34,6 +34,7 @@ from posttrain.trainers.objectives import LanguageModelling
 from posttrain.trainers.validation import mean_loss
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
+from schemas.training import DPO
 
 Conversations = list[list[dict[str, Any]]]
 PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
@@ -120,7 +121,10 @@ def respond(
     new = min(spec.max_new_tokens, longest_sequence(config) - 1)
     ids = [prompt[new - longest_sequence(config) :] for prompt in encode_prompts(prompts, tokenizer, config.is_encoder_decoder)]
     count = counted(progress, f"evaluate {name}", len(prompts))
-    generated = sample(scorer.model, tokenizer, ids, new, spec.temperature, recipe.seed, count)
+    plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
+                    eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip
+    with scorer.arithmetic():
+        generated = [response for (response,) in sample(scorer.model, ids, plan, count)]
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
     questions = [str(prompt[-1]["content"]) for prompt in prompts]
     return Responses(
@@ -161,7 +165,8 @@ def _pair_logprobs(recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenize
     if not pairs:
         return None
     lengths = torch.tensor([[len(branch) for branch in pair.branches] for pair in pairs])
-    return score(score_branches(scorer, pairs, token_budget(scorer.device)), lengths, recipe.alignment.loss)
+    loss = recipe.alignment.loss if isinstance(recipe.alignment, DPO) else "sigmoid"
+    return score(score_branches(scorer, pairs, token_budget(scorer.device)), lengths, loss)
 
 
 def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) -> tuple[float, Interval]:
@@ -199,7 +204,8 @@ def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, 
         numbers |= _with_interval("kl_per_token", *kl)
     if recipe.alignment.algorithm != "none" and policy is not None and reference is not None:
         ratios = (policy - reference).double()  # to the policy before alignment, also for a loss that trains without a reference
-        margins = recipe.alignment.beta * (ratios[:, 0] - ratios[:, 1])
+        scale = recipe.alignment.beta if isinstance(recipe.alignment, DPO) else 1.0  # PPO: the margin is in nats
+        margins = scale * (ratios[:, 0] - ratios[:, 1])
         numbers |= _with_interval("preference_accuracy", *ratio_interval(((margins > 0) + 0.5 * (margins == 0)).tolist()))
         numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))
     return numbers

@@ -16,14 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from posttrain.architectures import auto_class
+from posttrain.decoding import PROMPT_TOKENS, can_decode, draw, encode
 from posttrain.head import BLOCK_ELEMENTS
 from posttrain.memory import LiveBytes, give_tensors, pretending
 from posttrain.packing import Example, micro_batches
+from posttrain.peft.blocks import architecture
+from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
 from posttrain.reference import Reference
+from posttrain.reward_scoring import RewardScorer, with_score
 from posttrain.scoring import PLAIN, Scorer, inner_model, with_few_targets
 from posttrain.segments import SEGMENTS
 from posttrain.trainers.loop import token_budget
@@ -94,6 +98,8 @@ class Training:
     plan: Plan
     compared: bool
     """Whether the initial policy scores the examples first."""
+    rewards: bool = False
+    """Whether a reward model is trained, which scores the examples at the end."""
 
     def groups(self, on: Arithmetic) -> list[list[int]]:
         """The first two micro-batches of the step with the largest one: gradients of the first live while the second runs."""
@@ -109,25 +115,37 @@ def wrapped(config: PreTrainedConfig, peft: Peft) -> nn.Module:
         return wrap(auto_class(config).from_config(copy.deepcopy(config)), peft, 0, "peft")  # a method may set flags in it
 
 
+def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
+    """Likewise the model of the reward stage."""
+    config = copy.deepcopy(config)
+    kind = auto_class(config)
+    if architecture(config) == ENCODER:
+        kind, config.num_labels = AutoModelForSequenceClassification, 1
+    with torch.device("meta"):
+        return with_score(kind.from_config(config), peft, 0, "peft")
+
+
 def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:
-    """The phases of a training stage: start-up check, reference scores where there are some, steps."""
-    model = wrapped(stage.config, stage.peft)
+    """The phases of a training stage: start-up check, scores where there are some, steps."""
+    model = (rewarding if stage.rewards else wrapped)(stage.config, stage.peft)
     with pretending() as live:
-        scorer = _scorer(model, on, live)
-        peaks = [_start_up(scorer, live, stage.objective.examples)]
+        scorer = _scorer(model, on, live, RewardScorer if stage.rewards else Scorer)
+        peaks = [_start_up(scorer, live, stage.objective.examples)] if scorer.layout != ENCODER else []
         if stage.compared:
             peaks.append(_reference(scorer, live, stage.objective.examples, 4 * on.budget))
+        if stage.rewards:
+            peaks.append(_scoring(scorer, live, stage.objective.examples, 4 * on.budget))
         if stage.spec.gradient_checkpointing:
             checkpoint_activations(model, "gradient_checkpointing")
         peaks.append(_steps(scorer, live, stage, stage.groups(on)))
     return [_on_device(peak, on) for peak in peaks]
 
 
-def _scorer(model: nn.Module, on: Arithmetic, live: LiveBytes) -> Scorer:
+def _scorer(model: nn.Module, on: Arithmetic, live: LiveBytes, kind: type[Scorer] = Scorer) -> Scorer:
     """A scorer in the layout that the start-up check tries first."""
     give_tensors(model)
     dtype = torch.bfloat16 if on.dtype in HALF else on.dtype
-    scorer = Scorer(model, torch.device("cpu"), dtype).eval()
+    scorer = kind(model, torch.device("cpu"), dtype).eval()
     inner = inner_model(model)
     if scorer.layout == "packed" and inner.config._attn_implementation == "sdpa":
         inner.set_attn_implementation(SEGMENTS)
@@ -139,7 +157,7 @@ def _start_up(scorer: Scorer, live: LiveBytes, examples: Sequence[Example]) -> P
     """The check of the layout scores an example with the model's own logits, [tokens, vocabulary] in fp32."""
     weights = live.begin()
     longest = with_few_targets(max(examples, key=lambda example: example.length))
-    Scorer(scorer.model, scorer.device, torch.float32, PLAIN)([Example(longest.prompt, longest.branches[:1])])
+    type(scorer)(scorer.model, scorer.device, torch.float32, PLAIN)([Example(longest.prompt, longest.branches[:1])])
     return Peak("start-up check", weights=weights, activations=live.peak - weights)
 
 
@@ -182,6 +200,14 @@ def _steps(scorer: Scorer, live: LiveBytes, stage: Training, groups: Sequence[Se
     )  # fmt: skip
 
 
+@torch.no_grad()
+def _scoring(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], budget: int) -> Peak:
+    """Scoring without gradients."""
+    weights = live.begin()
+    _score_largest(scorer, examples, budget)
+    return Peak("scoring", weights=weights, activations=live.peak - weights)
+
+
 def _score_largest(scorer: Scorer, examples: Sequence[Example], budget: int) -> None:
     lengths = np.array([example.length for example in examples])
     group = max(micro_batches(range(len(examples)), lengths, budget), key=lambda rows: int(lengths[rows].sum()))
@@ -195,24 +221,33 @@ def evaluation_peaks(
     model = wrapped(config, Full(method="full"))
     with pretending() as live, torch.no_grad():
         scorer = _scorer(model, on, live)
-        peaks = [_start_up(scorer, live, examples)]
-        weights = live.begin()
-        _score_largest(scorer, examples, on.budget)
-        peaks.append(Peak("scoring", weights=weights, activations=live.peak - weights))
+        peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, on.budget)]
         with scorer.arithmetic():
-            peaks.append(_sampling(inner_model(model), live, (len(prompts), max(prompts)), new_tokens))
+            peaks.append(_sampling(inner_model(model), live, prompts, new_tokens, on.device))
     return [_on_device(peak, on) for peak in peaks]
 
 
-def _sampling(model: Any, live: LiveBytes, shape: tuple[int, int], new_tokens: int) -> Peak:
-    """The first pass over prompts [B, P], and the last one, of one token after all others are in the cache."""
+def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: int, device: torch.device) -> Peak:
+    """The first pass over prompts of these lengths, and the last one, of one token after all others are in the cache."""
     weights = live.begin()
+    if can_decode(model):
+        _decode(model, sorted(prompts, reverse=True), new_tokens, PROMPT_TOKENS[device.type])
+        return Peak("sampling", weights=weights, activations=live.peak - weights)
+    shape = (len(prompts), max(prompts))
     _next_token(model, _inputs(model, shape, 1))
     first = live.peak
     cache = _next_token(model, _inputs(model, shape, new_tokens))
     live.begin()
     _next_token(model, {**_inputs(model, shape, 1, new_tokens), "past_key_values": cache})
     return Peak("sampling", weights=weights, activations=max(first, live.peak) - weights)
+
+
+def _decode(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -> None:
+    """The prompts and the last token of our own loop, whose cache has room for all tokens from the start."""
+    rows, last = encode(model, [np.zeros(n, np.int32) for n in prompts], range(len(prompts)), new_tokens, budget)
+    for room in rows.cache.rooms:
+        room.fill(room.filled + new_tokens - 1)
+    draw(rows.advance(model, last), 1.0, torch.zeros(len(prompts), 2, dtype=torch.float64))
 
 
 def _next_token(model: Any, inputs: dict[str, Any]) -> Any:

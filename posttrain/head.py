@@ -24,15 +24,17 @@ MIN_COLUMNS = 512
 
 @dataclass(frozen=True)
 class Head:
-    """The output head: `logits = cap * tanh(raw / cap)` with `raw = scale * (h Wᵀ + b)`; without a cap `logits = raw`."""
+    """The output head: `logits = cap * tanh(raw / cap) / temperature`, `raw = scale * (h Wᵀ + b)`; without a cap `logits = raw /
+    temperature`."""
 
     weight: Tensor  # [V, H]
     bias: Tensor | None = None  # [V]
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0
 
 
-def head_of(model: nn.Module) -> Head:
+def head_of(model: nn.Module, temperature: float = 1.0) -> Head:
     """The head of a transformers language model, with the logit scale and soft cap of its config.
 
     Raises:
@@ -45,7 +47,7 @@ def head_of(model: nn.Module) -> Head:
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
         scale *= config.d_model**-0.5
-    return Head(layer.weight, layer.bias, float(scale), getattr(config, "final_logit_softcapping", None))
+    return Head(layer.weight, layer.bias, float(scale), getattr(config, "final_logit_softcapping", None), temperature)
 
 
 def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,12 +164,13 @@ def _target_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
 
 
 def _curved(raw: Tensor, head: Head) -> tuple[Tensor, Tensor | float]:
-    """Scale and soft cap applied to `h Wᵀ + b`, with the slope."""
-    scaled = raw if head.scale == 1.0 else raw * head.scale
+    """Scale, soft cap and temperature applied to `h Wᵀ + b`, with the slope."""
     if head.softcap is None:
-        return scaled, head.scale
-    logits = torch.tanh(scaled / head.softcap).mul_(head.softcap)
-    return logits, (1 - (logits / head.softcap).square()).mul_(head.scale)
+        slope = head.scale / head.temperature
+        return raw if slope == 1.0 else raw * slope, slope
+    curve = torch.tanh(raw * (head.scale / head.softcap))
+    slope_of_cap = (1 - curve.square()).mul_(head.scale / head.temperature)
+    return curve.mul_(head.softcap / head.temperature), slope_of_cap
 
 
 def _times(values: Tensor, slope: Tensor | float) -> Tensor:

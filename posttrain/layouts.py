@@ -77,10 +77,10 @@ def padded(model: Any, examples: Sequence[Example], device: torch.device, embed:
 
 def encoder_decoder(model: Any, examples: Sequence[Example], device: torch.device, embed: Embed | None) -> Located:
     """The decoder starts from its start token and predicts the branch; the encoder's output is shared by a prompt's branches."""
-    prompts, seen = _pad([e.prompt for e in examples], device)
+    prompts, seen = pad_rows([e.prompt for e in examples], device)
     lengths = seen.sum(1, keepdim=True).expand_as(prompts)
     encoded = model.get_encoder()(**_inputs(model, prompts, lengths, embed), attention_mask=seen.long()).last_hidden_state
-    targets, scored = _pad([branch for e in examples for branch in e.branches], device)
+    targets, scored = pad_rows([branch for e in examples for branch in e.branches], device)
     owner = torch.tensor([i for i, e in enumerate(examples) for _ in e.branches], device=device)
     hidden = model.get_decoder()(
         input_ids=shifted(targets, model.config.decoder_start_token_id),
@@ -100,8 +100,8 @@ def soft_prompt(model: Any, examples: Sequence[Example], device: torch.device, e
         at = prompted(model, rows.ids, rows.attended)
         hidden = inner.base_model(**at.inputs).last_hidden_state[:, at.skip : -1]
         return Located(hidden[rows.scored], rows.ids[:, 1:][rows.scored], rows.branch, len(rows.ids))
-    prompts, seen = _pad([e.prompt for e in examples for _ in e.branches], device)
-    targets, scored = _pad([branch for e in examples for branch in e.branches], device)
+    prompts, seen = pad_rows([e.prompt for e in examples for _ in e.branches], device)
+    targets, scored = pad_rows([branch for e in examples for branch in e.branches], device)
     at = prompted(model, prompts, seen, scored)
     encoded = inner.get_encoder()(**{name: at.inputs[name] for name in at.inputs if name != "use_cache"}).last_hidden_state
     decoder = {"attention_mask" if name == "decoder_attention_mask" else name: value for name, value in at.decoder.items()}
@@ -130,7 +130,7 @@ class Rows:
     def of(cls, examples: Sequence[Example], device: torch.device) -> Rows:
         """The rows of these examples."""
         pairs = [(e.prompt, branch) for e in examples for branch in e.branches]
-        ids, attended = _pad([np.concatenate(pair) for pair in pairs], device)
+        ids, attended = pad_rows([np.concatenate(pair) for pair in pairs], device)
         prompts = torch.tensor([len(prompt) for prompt, _ in pairs], device=device)
         after_prompt = torch.arange(ids.shape[1], device=device) >= prompts[:, None]
         scored = (after_prompt & attended)[:, 1:]
@@ -142,7 +142,7 @@ def shifted(targets: Tensor, start: int) -> Tensor:
     return torch.cat([torch.full_like(targets[:, :1], start), targets[:, :-1]], 1)
 
 
-def _pad(rows: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_rows(rows: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids [B, T] padded on the right with 0, and which of them are tokens: known by length, since padding may equal EOS."""
     ids = pad_sequence([torch.from_numpy(row.astype(np.int64)) for row in rows], batch_first=True).to(device)
     lengths = torch.tensor([len(row) for row in rows], device=device)

@@ -26,8 +26,10 @@ from posttrain.policy import source_policy
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
+from schemas.reward import RewardModel
 from schemas.training import DPO, SFT, Pretrain
 
+Spec = Pretrain | SFT | DPO | RewardModel
 ROWS = 512  # of each data set
 COMPRESSION = {".jsonl.gz": 4, ".jsonl.zst": 4, ".parquet": 3}  # bytes of text per byte of file, about
 
@@ -51,7 +53,7 @@ class Rows:
             return load_tokenizer(source_policy(model))
         return prepare_tokenizer(train_tokenizer(self.documents, model.vocab_size))
 
-    def examples(self, spec: Pretrain | SFT | DPO, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
+    def examples(self, spec: Spec, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
         """Examples of a stage, and in words where their lengths come from."""
         found = self._encoded(spec, encoder_decoder)
         if not found:
@@ -59,7 +61,7 @@ class Rows:
         mean, most = (round(f([example.length for example in found])) for f in (np.mean, np.max))
         return found, f"as in the first {len(found)} rows: {mean} tokens on average, at most {most}"
 
-    def _encoded(self, spec: Pretrain | SFT | DPO, encoder_decoder: bool) -> Sequence[Example]:
+    def _encoded(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         if isinstance(spec, Pretrain):
             return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
         name = "instructions" if isinstance(spec, SFT) else "preferences"
@@ -71,15 +73,15 @@ class Rows:
             return ()
 
 
-def longest(spec: Pretrain | SFT | DPO) -> Sequence[Example]:
+def longest(spec: Spec) -> Sequence[Example]:
     """Rows as long as a stage allows, half of them prompt, as many as a step has."""
     prompt = 1 if isinstance(spec, Pretrain) else _limit(spec) // 2
     parts = [np.zeros(n, np.int32) for n in (prompt, _limit(spec) - prompt)]
-    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO) else 1))
+    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO | RewardModel) else 1))
     return [example] * (max(1, spec.batch_tokens // spec.context) if isinstance(spec, Pretrain) else spec.batch_size)
 
 
-def _limit(spec: Pretrain | SFT | DPO) -> int:
+def _limit(spec: Spec) -> int:
     return spec.context if isinstance(spec, Pretrain) else spec.max_length
 
 

@@ -46,12 +46,12 @@ def scratch_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: 
 
 def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     """The policy's tokenizer with EOS, padding and chat template in place."""
-    return prepare_tokenizer(_loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **_where(policy))))
+    return prepare_tokenizer(loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **place_of(policy))))
 
 
 def load_config(policy: Policy) -> PreTrainedConfig:
     """The policy's architecture without its weights."""
-    config: PreTrainedConfig = _loading(policy, lambda: AutoConfig.from_pretrained(policy.base, **_where(policy)))
+    config: PreTrainedConfig = loading(policy, lambda: AutoConfig.from_pretrained(policy.base, **place_of(policy)))
     return config
 
 
@@ -62,7 +62,7 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
         Refusal: when the checkpoint cannot be read, or lacks or has weights that the architecture does not expect.
     """
     config = load_config(policy)
-    model, info = _loading(
+    model, info = loading(
         policy,
         lambda: auto_class(config).from_pretrained(
             policy.base,
@@ -71,7 +71,7 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, like missing ones
             **({"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}),
-            **_where(policy),
+            **place_of(policy),
         ),
     )
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(kind)}
@@ -99,7 +99,8 @@ def merge_adapter(model: nn.Module, adapter: Path) -> Any:
     return stack(model, adapter)
 
 
-def _where(policy: Policy) -> dict[str, Any]:
+def place_of(policy: Policy) -> dict[str, Any]:
+    """What `from_pretrained` has to know of a policy beside its base."""
     places = {"revision": policy.revision, "trust_remote_code": policy.trust_remote_code}
     return places | ({"gguf_file": policy.gguf} if policy.gguf else {})
 
@@ -108,7 +109,12 @@ def _name(policy: Policy) -> str:
     return str(Path(policy.base) / policy.gguf) if policy.gguf else policy.base
 
 
-def _loading(policy: Policy, load: Any) -> Any:
+def loading(policy: Policy, load: Any) -> Any:
+    """What `load()` returns.
+
+    Raises:
+        Refusal: when transformers cannot read the checkpoint.
+    """
     try:
         return load()
     except BROKEN as error:

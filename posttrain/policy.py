@@ -65,7 +65,7 @@ def model_origin(model: Model) -> tuple[Origin, ...]:
         case HubModel():
             return (Origin(name="model", digest=f"{model.name}@{model.revision}", location=model.name),)
         case LocalModel():
-            return (Origin(name="model", digest=_folder_digest(Path(model.path).expanduser()), location=model.path),)
+            return (Origin(name="model", digest=folder_digest(Path(model.path).expanduser()), location=model.path),)
         case GgufModel():
             return (Origin(name="model", digest=file_digest(Path(model.path).expanduser()), location=model.path),)
         case ScratchModel():
@@ -78,7 +78,7 @@ def _absolute(path: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and digests of a folder's files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = ",".join(f"{path.relative_to(folder)}:{file_digest(path)}" for path in files)

@@ -14,10 +14,14 @@ from posttrain.chain import Chain
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
 from posttrain.peft.methods import METHODS
 from posttrain.policy import Policy
+from posttrain.reward_check import check_reward
+from posttrain.reward_functions import load_function
 from posttrain.rewards import load_judge
 from schemas.errors import Refusal
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
+from schemas.ppo import PPO, FunctionReward
 from schemas.recipe import Recipe
+from schemas.reward import RewardBase
 
 
 def preflight(chain: Chain) -> dict[str, float]:
@@ -28,9 +32,13 @@ def preflight(chain: Chain) -> dict[str, float]:
     """
     recipe = chain.recipe
     check_model(chain.model)
+    if recipe.reward and recipe.reward.model:
+        check_model(recipe.reward.model, "reward.model")
     check_device(recipe)
     check_methods(chain)
+    check_reward(chain)
     load_judge(recipe.evaluation.judge)
+    check_rewards(recipe)
     own = {name: files for name, files in _own_sources(chain).items() if files}
     if "corpus" in own:
         from posttrain.filters.corpus import check_text
@@ -92,13 +100,22 @@ def check_device(recipe: Recipe) -> None:
         resolve_dtype(compute)
 
 
-def check_model(model: Model) -> None:
-    """Refuse a model on this machine that cannot be one."""
+def check_model(model: Model | RewardBase, field: str = "model") -> None:
+    """Refuse a model on this machine that cannot be one; `field` is where the recipe names it."""
     match model:
         case LocalModel():
-            check_folder(Path(model.path).expanduser())
+            check_folder(Path(model.path).expanduser(), f"{field}.path")
         case GgufModel():
             check_gguf(Path(model.path).expanduser().resolve())
+
+
+def check_rewards(recipe: Recipe) -> None:
+    """Refuse reward functions that do not exist."""
+    if not isinstance(recipe.alignment, PPO):
+        return
+    for field in ("reward", "monitor"):
+        for source in (each for each in getattr(recipe.alignment, field) if isinstance(each, FunctionReward)):
+            load_function(source.name, f"alignment.{field}.name")
 
 
 def check_methods(chain: Chain) -> None:
@@ -127,12 +144,12 @@ def check_methods(chain: Chain) -> None:
                           "consumers load a plain checkpoint: choose one of these, or set registry=null")  # fmt: skip
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, field: str = "model.path") -> None:
     """Refuse a folder that save_pretrained cannot have written."""
     lacking = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
     if lacking:
         found = f"{folder}, which lacks {', '.join(lacking)}" if folder.is_dir() else f"{folder}, which is no folder"
-        raise Refusal("model.path", found, "a folder written by save_pretrained, tokenizer included", "check the path")
+        raise Refusal(field, found, "a folder written by save_pretrained, tokenizer included", "check the path")
 
 
 _PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", "a tokenizer": "tokenizer*"}

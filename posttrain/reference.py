@@ -43,7 +43,8 @@ class Reference:
     @torch.no_grad()
     def _swap(self) -> None:
         """Exchange storage by pointer: no tensor is copied."""
-        for name, parameter in trainable_state(self.model).items():
+        own = trainable_state(self.model)
+        for name, parameter in ((name, own[name]) for name in self.initial):
             parameter.data, self.initial[name] = self.initial[name], parameter.data
 
     def digest(self) -> str:

@@ -2,68 +2,142 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from torch import nn
+from transformers import GenerationConfig
 
+from posttrain.decoding import can_decode, decode, padded
 from posttrain.packing import Tokens
 from posttrain.peft.soft_prompts import generate
 from posttrain.scoring import inner_model
 
-BATCH = 128  # prompts generated together
+BATCH = 128  # responses generated together
+Count = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How responses are drawn: from the full distribution, softmax(logits / temperature)."""
+
+    max_new_tokens: int
+    """Tokens after which a response is cut, EOS included."""
+    temperature: float
+    """Above 0."""
+    seed: int
+    """Fixes the responses of a given policy to a given list of prompts."""
+    samples: int = 1
+    """Responses to each prompt."""
+    eos: int
+    """Token that ends a response."""
+    pad: int
+    """Token that fills rows; it may equal EOS."""
+
+
+class Sampler(Protocol):
+    """Draws responses from a policy, in the arithmetic of an active autocast."""
+
+    def __call__(
+        self, model: nn.Module, prompts: Sequence[Tokens], plan: Sampling, on_rows: Count = ...
+    ) -> list[tuple[Tokens, ...]]:
+        """`plan.samples` responses to each prompt, in the order of the prompts; each ends with EOS unless it was cut.
+
+        Neither the mode of `model` nor the state of torch's own random numbers changes.
+
+        Args:
+            model: a transformers language model, bare or wrapped by peft.
+            prompts: token ids, at least one each.
+            plan: length, temperature, seed, number of samples.
+            on_rows: told how many responses each piece of work finished.
+        """
 
 
 @torch.no_grad()
 def sample(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Tokens],
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    on_rows: Callable[[int], None] = lambda n: None,
-) -> list[Tokens]:
-    """One response per prompt, sampled from the full distribution; it ends with EOS unless cut at `max_new_tokens`.
+    model: nn.Module, prompts: Sequence[Tokens], plan: Sampling, on_rows: Count = lambda n: None
+) -> list[tuple[Tokens, ...]]:
+    """The default `Sampler`: our own loop for decoders, that of transformers for everything else.
 
-    The seed fixes the responses of a given policy to a given list of prompts.
+    Raises:
+        FloatingPointError: when the policy's logits are not finite.
     """
-    whole, model = model.eval(), inner_model(model)
-    habits, model.generation_config = model.generation_config, GenerationConfig()  # penalties and filters are not the policy
+    rows = [prompt for prompt in prompts for _ in range(plan.samples)]
+    with _as_policy(model):
+        responses = (_decoded if can_decode(model) else _generated)(model, rows, plan, on_rows)
+    return [tuple(responses[at : at + plan.samples]) for at in range(0, len(rows), plan.samples)]
+
+
+@contextlib.contextmanager
+def _as_policy(model: nn.Module) -> Iterator[None]:
+    """Without dropout, and without a checkpoint's sampling habits: penalties and filters are not the policy.
+
+    FlexAttention, which training may use in the place of SDPA, would be compiled again for every length.
+    """
+    inner, training = inner_model(model), [module for module in model.modules() if module.training]
+    habits, attention = inner.generation_config, inner.config._attn_implementation
+    inner.generation_config = GenerationConfig()
+    if attention == "flex_attention":
+        inner.set_attn_implementation("sdpa")
+    model.eval()
+    try:
+        yield
+    finally:
+        inner.generation_config = habits
+        if attention == "flex_attention":
+            inner.set_attn_implementation(attention)
+        for module in training:
+            module.training = True
+
+
+def _decoded(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: Count) -> list[Tokens]:
+    """One response per row, rows of similar length together; of equal rows that stand together the prompt is encoded once."""
+    numbers = torch.Generator().manual_seed(plan.seed)
+    responses: dict[int, Tokens] = {}
+    by_length = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+    for start in range(0, len(rows), BATCH):
+        batch = by_length[start : start + BATCH]
+        prompt = [row // plan.samples for row in batch]
+        number = {each: i for i, each in enumerate(dict.fromkeys(prompt))}
+        uniforms = torch.rand(len(batch), plan.max_new_tokens, 2, generator=numbers, dtype=torch.float64)
+        distinct = [rows[each * plan.samples] for each in number]
+        out = decode(model, distinct, [number[each] for each in prompt], uniforms, plan.temperature, plan.eos)
+        responses |= {row: _until_eos(tokens, plan.eos) for row, tokens in zip(batch, out.cpu().numpy(), strict=True)}
+        on_rows(len(batch))
+    return [responses[row] for row in range(len(rows))]
+
+
+def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: Count) -> list[Tokens]:
+    """One response per row by transformers' own loop, which every architecture has."""
+    config, device = inner_model(model).config, inner_model(model).device
     responses: list[Tokens] = []
-    torch.manual_seed(seed)
-    for start in range(0, len(prompts), BATCH):
-        ids, attended = _padded(prompts[start : start + BATCH], tokenizer, "right" if model.config.is_encoder_decoder else "left")
-        out = generate(
-            whole,
-            ids.to(model.device),
-            attended.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
-        )
-        before = 1 if model.config.is_encoder_decoder else ids.shape[1]  # the decoder's start token, or the prompt
-        responses += [_until_eos(row, tokenizer.eos_token_id) for row in out[:, before:].cpu().numpy()]
-        on_rows(len(ids))
-    model.generation_config = habits
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(plan.seed)
+        for start in range(0, len(rows), BATCH):
+            ids, attended = padded(rows[start : start + BATCH], "right" if config.is_encoder_decoder else "left")
+            out = generate(
+                model,
+                ids.to(device),
+                attended.to(device),
+                max_new_tokens=plan.max_new_tokens,
+                do_sample=True,
+                temperature=plan.temperature,
+                top_k=0,
+                top_p=1.0,
+                eos_token_id=plan.eos,
+                pad_token_id=plan.pad,
+                decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+            )
+            before = 1 if config.is_encoder_decoder else ids.shape[1]  # the decoder's start token, or the prompt
+            responses += [_until_eos(row, plan.eos) for row in out[:, before:].cpu().numpy()]
+            on_rows(len(ids))
     return responses
 
 
-def _padded(prompts: Sequence[Tokens], tokenizer: PreTrainedTokenizerBase, side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both [B, T]; a decoder continues where the row ends, so it is padded on the left."""
-    rows = [torch.from_numpy(prompt.astype(np.int64)) for prompt in prompts]
-    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
-    return pad(rows, padding_value=tokenizer.pad_token_id), pad([torch.ones_like(row) for row in rows])
-
-
-def _until_eos(tokens: np.ndarray, eos: Any) -> Tokens:
+def _until_eos(tokens: np.ndarray[Any, Any], eos: int) -> Tokens:
     ends = np.flatnonzero(tokens == eos)
     return tokens[: ends[0] + 1 if len(ends) else None].astype(np.int32)

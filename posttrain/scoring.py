@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ class TokenScores:
     normaliser: Tensor | None = None  # [N] log Z of the softmax; None where the model computed the logits itself
     entropy: Tensor | None = None  # [N] nats, where statistics were asked for
     top1: Tensor | None = None  # [N] 1 where the target is the most likely token, likewise
+    values: Tensor | None = None  # [N] what a critic expects to come, where there is one
 
     def per_branch(self) -> Tensor:
         """Sum of the log-probabilities of each branch, [B]."""
@@ -51,14 +52,15 @@ class Scorer(nn.Module):
         dtype: arithmetic of the forward pass (autocast).
         layout: a name of `LAYOUTS`, or `plain`; None is `packed`, or `encoder_decoder` for such a model.
         neftune: noise on the input embeddings while training (arXiv 2310.05914), or None.
+        temperature: divides the logits.
     """
 
     def __init__(
         self, model: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32, layout: str | None = None,
-        neftune: float | None = None,
+        neftune: float | None = None, temperature: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.model, self.device, self.dtype, self.neftune = model, device, dtype, neftune
+        self.model, self.device, self.dtype, self.neftune, self.temperature = model, device, dtype, neftune, temperature
         self.layout = layout or _declared_layout(model)
 
     def forward(self, examples: Sequence[Example], statistics: bool = False) -> TokenScores:
@@ -67,10 +69,12 @@ class Scorer(nn.Module):
             found = f"{self.neftune} in the layout {self.layout}, which has no place for noise"
             raise Refusal("sft.neftune_alpha", found, "null", "remove neftune_alpha")
         with self.arithmetic():
-            if self.layout == PLAIN:
-                return self._plain(examples)
-            model = self.model if self.layout == SOFT_PROMPT else inner_model(self.model)
-            return self._score(LAYOUTS[self.layout](model, examples, self.device, self._embed), statistics)
+            return self._plain(examples) if self.layout == PLAIN else self._score(self.locate(examples), statistics)
+
+    def locate(self, examples: Sequence[Example]) -> Located:
+        """The last hidden states that predict the completion tokens, in a layout other than `plain`."""
+        model = self.model if self.layout == SOFT_PROMPT else inner_model(self.model)
+        return LAYOUTS[self.layout](model, examples, self.device, self._embed)
 
     def score_in_one_row(self, examples: Sequence[Example]) -> TokenScores:
         """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
@@ -83,7 +87,7 @@ class Scorer(nn.Module):
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def _score(self, at: Located, statistics: bool) -> TokenScores:
-        head = head_of(inner_model(self.model))
+        head = head_of(inner_model(self.model), self.temperature)
         logprobs, normaliser = token_logprobs(at.hidden, head, at.targets)
         more = token_statistics(at.hidden, head, at.targets) if statistics else (None, None)
         return TokenScores(logprobs, at.branch, at.branches, normaliser, *more)
@@ -101,7 +105,8 @@ class Scorer(nn.Module):
             logits = padded_logits(self.model, rows.ids, rows.attended)
         else:
             logits = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last).logits
-        logprobs = logits[:, -keep - 1 : -1].float().log_softmax(-1).gather(2, rows.ids[:, -keep:, None])[..., 0]
+        logits = logits[:, -keep - 1 : -1].float() / self.temperature
+        logprobs = logits.log_softmax(-1).gather(2, rows.ids[:, -keep:, None])[..., 0]
         return TokenScores(logprobs[rows.scored[:, -keep:]], rows.branch, len(rows.ids))
 
     def _plain_decoder(self, example: Example, branch: Any) -> Tensor:
@@ -112,7 +117,7 @@ class Scorer(nn.Module):
             logits = padded_logits(self.model, prompt, torch.ones_like(prompt), shifted(labels, start))
         else:
             logits = self.model(input_ids=prompt, labels=labels, use_cache=False).logits
-        logprobs: Tensor = logits[0].float().log_softmax(-1).gather(1, labels[0, :, None])[:, 0]
+        logprobs: Tensor = (logits[0].float() / self.temperature).log_softmax(-1).gather(1, labels[0, :, None])[:, 0]
         return logprobs
 
     @property
@@ -140,15 +145,21 @@ def _declared_layout(model: nn.Module) -> str:
 @torch.no_grad()
 def layout_error(scorer: Scorer, layout: str, examples: Sequence[Example]) -> float:
     """Largest difference of log-probabilities in fp32 between a layout and the model's own logits, one sequence at a time."""
-    exact = Scorer(scorer.model, scorer.device, torch.float32, layout)
-    plain = Scorer(scorer.model, scorer.device, torch.float32, PLAIN)
+    exact = Scorer(scorer.model, scorer.device, torch.float32, layout, temperature=scorer.temperature)
+    plain = Scorer(scorer.model, scorer.device, torch.float32, PLAIN, temperature=scorer.temperature)
     together = exact.score_in_one_row(examples) if layout == "packed" else exact(examples)
     alone = torch.cat([plain([Example(e.prompt, (b,))]).logprobs for e in examples for b in e.branches])
     return float((together.logprobs - alone).abs().nan_to_num(nan=math.inf).max())
 
 
-def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
-    """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report."""
+LayoutError = Callable[[Any, str, Sequence[Example]], float]
+
+
+def choose_layout(scorer: Scorer, examples: Sequence[Example], error_of: LayoutError = layout_error) -> str:
+    """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report.
+
+    `error_of(scorer, layout, examples)` is the largest difference of what the scorer computes from the model's own forward pass.
+    """
     by_length = sorted(examples, key=lambda example: example.length)
     few, doubts = [with_few_targets(example) for example in (by_length[-1], *by_length[:2])], []
     model = inner_model(scorer.model)
@@ -156,7 +167,10 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
     for layout, attention in _candidates(scorer, own):
         name = layout if attention == own else f"{layout} with {attention}"
         try:
-            error = _check(scorer, layout, attention, own, few)
+            _set_attention(model, attention)
+            if attention != own:
+                _train_once(scorer, few)
+            error = error_of(scorer, layout, few)
         except torch.OutOfMemoryError:
             raise
         except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, ImportError) as failure:
@@ -165,10 +179,10 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example]) -> str:
         if error <= TOLERANCE:
             scorer.layout = layout
             return "; ".join([f"{name}: differs from the model's own scores by at most {error:.1e}", *doubts])
-        doubts.append(f"{name} would change log-probabilities by {error:.1e}, above {TOLERANCE:.0e}")
+        doubts.append(f"{name} would change scores by {error:.1e}, above {TOLERANCE:.0e}")
     scorer.layout = PLAIN
     _set_attention(model, own)
-    return "; ".join([f"{PLAIN}: one row per response and full logits, slow", *doubts])
+    return "; ".join([f"{PLAIN}: the model's own forward pass, slow", *doubts])
 
 
 def with_few_targets(example: Example) -> Example:
@@ -192,14 +206,11 @@ def _candidates(scorer: Scorer, own: str) -> Iterable[tuple[str, str]]:
     return list(dict.fromkeys([("packed", fast), ("packed", own), ("padded", own)]))
 
 
-def _check(scorer: Scorer, layout: str, attention: str, own: str, examples: Sequence[Example]) -> float:
-    """The layout's error; an attention that is not the model's own must also get through a backward pass."""
-    model = inner_model(scorer.model)
-    _set_attention(model, attention)
-    if attention != own and any(p.requires_grad for p in model.parameters()):
-        scorer(examples).logprobs.sum().backward()
-        model.zero_grad(set_to_none=True)
-    return layout_error(scorer, layout, examples)
+def _train_once(scorer: Scorer, examples: Sequence[Example]) -> None:
+    """An attention that is not the model's own must also get through a backward pass."""
+    if any(p.requires_grad for p in scorer.model.parameters()):
+        scorer(examples).per_branch().sum().backward()
+        scorer.model.zero_grad(set_to_none=True)
 
 
 def _set_attention(model: Any, attention: str) -> None:

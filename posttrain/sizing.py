@@ -13,18 +13,23 @@ from transformers import PreTrainedConfig
 
 from posttrain.chain import Chain
 from posttrain.device import resolve_device, resolve_dtype
-from posttrain.forecast import Arithmetic, Peak, Training, evaluation_peaks, training_peaks, wrapped
-from posttrain.lengths import Rows, first_rows
+from posttrain.encoders import encoder_config
+from posttrain.forecast import Arithmetic, Peak, Training, evaluation_peaks, rewarding, training_peaks, wrapped
+from posttrain.lengths import Rows, Spec, first_rows
 from posttrain.losses.preference import VARIANTS
 from posttrain.models import load_config, scratch_config
 from posttrain.packing import Example
 from posttrain.peak import available_bytes, resident_bytes
 from posttrain.policy import source_policy
+from posttrain.ppo_memory import ppo_peaks
+from posttrain.reward_check import reward_config
 from posttrain.rollouts import BATCH
-from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
+from posttrain.trainers.objectives import BradleyTerry, LanguageModelling, Objective, Preference
 from posttrain.trainers.plan import Plan, by_rows, by_tokens
 from schemas.model import Model, ScratchModel
+from schemas.ppo import PPO
 from schemas.recipe import Recipe
+from schemas.reward import RewardModel, ScratchEncoder
 from schemas.training import DPO, SFT, Full, Pretrain
 
 # Measured on Linux with glibc 2.36 and torch 2.13: at the start of the quickstart's stages a run held 0.73 to 0.80 GB where this
@@ -68,8 +73,9 @@ def memory_of(chain: Chain) -> dict[str, dict[str, Any]]:
     config, rows = config_of(chain.model), first_rows(chain)
     found = {}
     for stage in (stage for stage in READS if stage in recipe.stages):
-        spec, lengths, peaks = _stage(stage, recipe, config, rows, on)
-        model = wrapped(config, getattr(spec, "peft", None) or Full(method="full"))
+        of = _reward_config(chain, config) if stage == "reward" else config
+        spec, lengths, peaks = _stage(stage, recipe, of, rows, on)
+        model = (rewarding if stage == "reward" else wrapped)(of, getattr(spec, "peft", None) or Full(method="full"))
         found[stage] = {
             "device": str(on.device),
             **counts(model, trained=stage != "evaluate"),
@@ -79,8 +85,19 @@ def memory_of(chain: Chain) -> dict[str, dict[str, Any]]:
     return found
 
 
-READS = {"pretrain": ("corpus",), "sft": ("instructions",), "align": ("preferences",), "evaluate": ()}
+READS = {
+    "pretrain": ("corpus",), "sft": ("instructions",), "reward": ("preferences",), "align": ("preferences",), "evaluate": (),
+}  # fmt: skip
 """Data sets that a stage encodes whole; evaluation encodes the held-out rows of all."""
+
+
+def _reward_config(chain: Chain, policy: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the reward model; a new encoder has the policy's vocabulary."""
+    spec = chain.recipe.reward
+    if spec and isinstance(spec.model, ScratchEncoder):
+        return encoder_config(spec.model, policy.vocab_size, spec.max_length, None)
+    config: PreTrainedConfig = reward_config(chain)
+    return config
 
 
 def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
@@ -92,16 +109,21 @@ def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
 
 def _stage(
     stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic
-) -> tuple[Pretrain | SFT | DPO, str, list[Peak]]:
+) -> tuple[Spec | PPO, str, list[Peak]]:
     """Section of a stage, its rows in words, and its phases."""
-    spec: Any = {"pretrain": recipe.pretrain, "sft": recipe.sft, "align": recipe.alignment}.get(stage) or _prompts(recipe)
-    examples, lengths = rows.examples(spec, config.is_encoder_decoder)
+    sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
+    spec: Any = sections.get(stage) or _prompts(recipe)
+    encoded_as = _prompts(recipe) if isinstance(spec, PPO) else spec
+    examples, lengths = rows.examples(encoded_as, config.is_encoder_decoder)
+    if isinstance(spec, PPO):
+        return spec, lengths, ppo_peaks(config, spec, examples, recipe.seed, on)
     if stage == "evaluate":
-        prompts = [len(example.prompt) for example in examples[: min(BATCH, recipe.evaluation.prompts)]]
+        prompts = sorted((len(example.prompt) for example in examples[: recipe.evaluation.prompts]), reverse=True)[:BATCH]
         return spec, lengths, evaluation_peaks(config, prompts, recipe.evaluation.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
     peft = getattr(spec, "peft", None) or Full(method="full")
-    training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared)
+    training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared,
+                        stage == "reward")  # fmt: skip
     return spec, lengths, training_peaks(training, on)
 
 
@@ -112,7 +134,9 @@ def _prompts(recipe: Recipe) -> SFT | DPO:
     return recipe.alignment if isinstance(recipe.alignment, DPO) else DPO(algorithm="dpo")
 
 
-def _objective(spec: Pretrain | SFT | DPO, examples: Sequence[Example]) -> Objective:
+def _objective(spec: Spec, examples: Sequence[Example]) -> Objective:
+    if isinstance(spec, RewardModel):
+        return BradleyTerry(examples, spec.margin)
     if not isinstance(spec, DPO):
         return LanguageModelling(examples, z_loss=spec.z_loss)
     reference = torch.zeros(len(examples), 2) if VARIANTS[spec.loss].reference else None
@@ -120,7 +144,7 @@ def _objective(spec: Pretrain | SFT | DPO, examples: Sequence[Example]) -> Objec
     return Preference(examples, reference, spec.beta, spec.loss, spec.label_smoothing, gamma, spec.sft_weight)
 
 
-def _plan(spec: Pretrain | SFT | DPO, examples: Sequence[Example], seed: int) -> Plan:
+def _plan(spec: Spec, examples: Sequence[Example], seed: int) -> Plan:
     """Steps over the rows that were read, as many times as it takes to see a large one."""
     if isinstance(spec, Pretrain):
         return by_tokens([e.length for e in examples], spec.batch_tokens, min(spec.tokens, STEPS * spec.batch_tokens), seed)

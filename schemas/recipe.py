@@ -15,9 +15,13 @@ from schemas.base import Frozen, refused
 from schemas.data import Data, Filtering
 from schemas.evaluation import Evaluation, Registry
 from schemas.model import Model
-from schemas.training import SFT, Alignment, NoAlignment, Pretrain
+from schemas.ppo import PPO, StageReward
+from schemas.reward import RewardModel
+from schemas.training import DPO, SFT, NoAlignment, Pretrain
 
-STAGES = ("validate", "filter", "pretrain", "sft", "align", "evaluate", "register")
+Alignment = Annotated[DPO | PPO | NoAlignment, Field(discriminator="algorithm")]
+
+STAGES = ("validate", "filter", "pretrain", "sft", "reward", "align", "evaluate", "register")
 
 
 class Compute(Frozen):
@@ -73,6 +77,8 @@ class Recipe(Frozen):
     """Language modelling on the filtered corpus; null = none."""
     sft: SFT | None = None
     """Supervised fine-tuning on the instructions; null = none."""
+    reward: RewardModel | None = None
+    """Reward model on the preference pairs, trained before alignment and apart from the policy; null = none."""
     alignment: Alignment = NoAlignment()
     """Preference alignment."""
     evaluation: Evaluation = Evaluation()
@@ -87,12 +93,18 @@ class Recipe(Frozen):
     """MLflow."""
 
     @property
+    def prompts_table(self) -> str:
+        """The data set whose prompts PPO answers: the preferences where there are some, else the instructions."""
+        return "preferences" if self.data.preferences is not None else "instructions"
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """Names of the stages this recipe asks for, in order."""
         asked = {
             "filter": self.pretrain is not None,
             "pretrain": self.pretrain is not None,
             "sft": self.sft is not None,
+            "reward": self.reward is not None,
             "align": self.alignment.algorithm != "none",
             "register": self.registry is not None,
         }
@@ -107,16 +119,14 @@ class Recipe(Frozen):
 
 def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
     """Stages that are asked for without what they read."""
-    needs = {
-        "data.corpus": ("pretrain", recipe.data.corpus),
-        "data.instructions": ("sft", recipe.data.instructions),
-        "data.preferences": ("align", recipe.data.preferences),
-    }
+    prompts = recipe.prompts_table if isinstance(recipe.alignment, PPO) else "preferences"
+    reads = {"pretrain": "corpus", "sft": "instructions", "reward": "preferences", "align": prompts}
     problems = [
-        refused(where, "null", f"a source, since the stage {stage} reads it", f"set {where}, or remove the stage")
-        for where, (stage, given) in needs.items()
-        if stage in recipe.stages and given is None
-    ]
+        refused(f"data.{source}", "null", f"a source, since the stage {stage} reads it",
+                f"set data.{source}, or remove the stage")
+        for stage, source in reads.items()
+        if stage in recipe.stages and getattr(recipe.data, source) is None
+    ]  # fmt: skip
     if recipe.model.source == "scratch" and recipe.pretrain is None:
         problems.append(
             refused(
@@ -126,12 +136,9 @@ def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
                 "add pretrain, or start from model.source hub or local",
             )
         )
-    if not {"pretrain", "sft", "align"} & set(recipe.stages):
-        problems.append(
-            refused(
-                "sft", "a recipe that trains nothing", "at least one of pretrain, sft, alignment", "add the stage that you want"
-            )
-        )
+    if not {"pretrain", "sft", "reward", "align"} & set(recipe.stages):
+        problems.append(refused("sft", "a recipe that trains nothing", "at least one of pretrain, sft, reward, alignment",
+                                "add the stage that you want"))  # fmt: skip
     if recipe.data.instructions is None and recipe.data.preferences is None:
         problems.append(
             refused(
@@ -165,13 +172,29 @@ def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     ]
 
 
+def _cannot_reward(recipe: Recipe) -> list[PydanticCustomError]:
+    """Sources of rewards that this recipe does not have."""
+    if not isinstance(recipe.alignment, PPO) or recipe.reward is not None:
+        return []
+    return [
+        refused(f"alignment.{field}", "source model, and no section reward", "a section reward, or source function or registry",
+                "add reward: {}, which trains a reward model on data.preferences")
+        for field in ("reward", "monitor")
+        if any(isinstance(source, StageReward) for source in getattr(recipe.alignment, field))
+    ]  # fmt: skip
+
+
 def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     """Settings that are fine alone and not together."""
-    problems = []
+    problems = [*_cannot_reward(recipe)]
+    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
+        problems.append(refused("compute.num_processes", f"{recipe.compute.num_processes} with alignment.algorithm ppo", "1",
+                                "set compute.num_processes=1: PPO trains on one device"))  # fmt: skip
     longest = recipe.model.max_length if recipe.model.source == "scratch" else None
     wanted = {
         "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,
         "sft.max_length": recipe.sft.max_length if recipe.sft else 0,
+        "reward.max_length": recipe.reward.max_length if recipe.reward and recipe.reward.model is None else 0,
         "alignment.max_length": getattr(recipe.alignment, "max_length", 0),
     }
     for where, tokens in wanted.items():

@@ -154,6 +154,3 @@ class NoAlignment(Frozen):
 
     algorithm: Literal["none"] = "none"
     """No alignment."""
-
-
-Alignment = Annotated[DPO | NoAlignment, Field(discriminator="algorithm")]

@@ -9,6 +9,7 @@ from posttrain.chain import Chain
 from posttrain.hub import commit_of
 from posttrain.store import Store
 from schemas.model import HubModel, RegistryModel
+from schemas.ppo import PPO, RegistryReward, RewardSource
 from schemas.recipe import Recipe
 from tasks.registry import exact_uri, fetch_checkpoint
 
@@ -19,6 +20,7 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
     Raises:
         Refusal: when the registry has no such version.
     """
+    recipe = _with_exact_rewards(recipe, root)
     match recipe.model:
         case HubModel(name=name, revision=revision):
             exact = {"revision": commit_of(name, revision)}
@@ -27,6 +29,20 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
         case _:
             return recipe
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=exact)})
+
+
+def _with_exact_rewards(recipe: Recipe, root: Path) -> Recipe:
+    """The same for the reward models that PPO takes from the registry."""
+    if not isinstance(recipe.alignment, PPO):
+        return recipe
+
+    def exact(source: RewardSource) -> RewardSource:
+        if not isinstance(source, RegistryReward):
+            return source
+        return source.model_copy(update={"uri": exact_uri(source.uri, recipe, root)})
+
+    sources = {name: tuple(map(exact, getattr(recipe.alignment, name))) for name in ("reward", "monitor")}
+    return recipe.model_copy(update={"alignment": recipe.alignment.model_copy(update=sources)})
 
 
 def new_chain(recipe: Recipe, store: Store) -> Chain:

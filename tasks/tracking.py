@@ -31,7 +31,8 @@ T = TypeVar("T")
 DATABASE = Path("tracking") / "mlflow.db"  # in a store
 PARAM_LENGTH = 6000  # MLflow's limit of a parameter's value
 BATCH = 1000  # MLflow's limit of metrics in one call
-SMALL_FILES = ("summary.json", "quarantine.parquet", "curve.jsonl", "evaluation.json", "samples.parquet", "layout.txt")
+SMALL_FILES = ("summary.json", "quarantine.parquet", "curve.jsonl", "evaluation.json", "samples.parquet", "layout.txt",
+               "reward.json")  # fmt: skip
 
 
 def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:

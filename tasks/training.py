@@ -1,4 +1,4 @@
-"""The tasks that train: pretrain, SFT and alignment. torch is imported when a stage is built, not when it is reused."""
+"""The tasks that train: pretrain, SFT, reward, align. torch is imported when a stage is built, not when it is reused."""
 
 from __future__ import annotations
 
@@ -26,21 +26,30 @@ def sft(chain: Chain, out: Path) -> Built:
 
 
 @stage_task
+def reward(chain: Chain, out: Path) -> Built:
+    """A reward model on the preference pairs."""
+    return _train(chain, "reward", chain.output("validate", "preferences"), out)
+
+
+@stage_task
 def align(chain: Chain, out: Path) -> Built:
-    """Direct preference optimisation on the preference pairs."""
-    return _train(chain, "align", chain.output("validate", "preferences"), out)
+    """Preference pairs against the reference (DPO), or rewards of the policy's own responses (PPO)."""
+    return _train(chain, "align", chain.output("validate", chain.recipe.prompts_table), out)
 
 
-def _train(chain: Chain, stage: Literal["pretrain", "sft", "align"], rows: Path, out: Path) -> Built:
+def _train(chain: Chain, stage: Literal["pretrain", "sft", "reward", "align"], rows: Path, out: Path) -> Built:
     """Build a stage in this process, or in several where the recipe asks for them."""
+    of_policy = stage != "reward"
+    origins = chain.policy_origins(stage) if of_policy else chain.reward_origins()
     order = Order(
         stage=stage,
         recipe=chain.recipe,
-        policy=chain.policy_before(stage),
-        policy_digest=",".join(origin.digest for origin in chain.policy_origins(stage)),
+        policy=chain.policy_before(stage) if of_policy else chain.reward_start(),
+        policy_digest=",".join(origin.digest for origin in origins),
         rows=rows,
         out=out,
         cache=chain.store.root / "cache" / "reference-logprobs",
+        rewards=chain.reward_folders() if stage == "align" else {},
     )
     build = launch if chain.recipe.compute.num_processes > 1 else carry_out
     return build(order, progress.current())

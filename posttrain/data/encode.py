@@ -49,7 +49,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class _Rules:
+class Rules:
     """How the tokens of a row become an example."""
 
     max_length: int
@@ -108,6 +108,20 @@ def encode_prompts(
     return [np.asarray([*ids, *after], np.int32) for ids in _tokens(tokenizer, texts)]
 
 
+def encode_response(conversation: Conversation, response: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> Example:
+    """One prompt with one response, ended by EOS, as `encode_conversations` encodes them; what is beyond `limit` is cut.
+
+    Every response gives an example, an empty one too.
+    """
+    whole = [*conversation, {"role": "assistant", "content": response}]
+    texts = [_text(tokenizer, conversation, generation_prompt=True), _text(tokenizer, whole, generation_prompt=False)]
+    prompt, ids = _tokens(tokenizer, texts)
+    boundary = max(1, _common_prefix(prompt, ids))
+    rules = _rules(tokenizer, limit, "truncate", 0)
+    branch = np.asarray(_with_eos(ids[boundary:], tokenizer), np.int32)[: limit - rules.least(prompt[:boundary])]
+    return Example(cut_left(prompt[:boundary], limit - len(branch), rules), (branch,))
+
+
 def encode_conversations(
     table: pl.DataFrame,
     tokenizer: PreTrainedTokenizerBase,
@@ -142,7 +156,7 @@ def encode_conversations(
         boundary = min(_common_prefix(prompt, whole) for whole in wholes)
         encoded.shifted += boundary < len(prompt)
         branches = [_with_eos(whole[boundary:], tokenizer) for whole in wholes]
-        example = _fit([*prompt[:boundary], *after], branches, rules) if boundary else "the prompt has no token"
+        example = fit([*prompt[:boundary], *after], branches, rules) if boundary else "the prompt has no token"
         if isinstance(example, str):
             encoded.left_out.append((row, example))
             continue
@@ -179,10 +193,10 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, rendered: list[str]) -> list[lis
     return ids
 
 
-def _rules(tokenizer: PreTrainedTokenizerBase, max_length: int, overlong: Overlong, suffix: int) -> _Rules:
+def _rules(tokenizer: PreTrainedTokenizerBase, max_length: int, overlong: Overlong, suffix: int) -> Rules:
     bos: Any = tokenizer.bos_token_id
     pad: Any = tokenizer.pad_token_id
-    return _Rules(max_length, overlong == "truncate", bos, None if pad == tokenizer.eos_token_id else pad, suffix)
+    return Rules(max_length, overlong == "truncate", bos, None if pad == tokenizer.eos_token_id else pad, suffix)
 
 
 def _with_eos(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -192,7 +206,7 @@ def _with_eos(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int
     return tokens[:end] if end and not str(tokenizer.decode(tokens[end:])).strip() else [*tokens, eos]
 
 
-def _fit(prompt: list[int], branches: list[list[int]], rules: _Rules) -> Example | str:
+def fit(prompt: list[int], branches: list[list[int]], rules: Rules) -> Example | str:
     """The example of a row, or why there is none."""
     longest, room = max(map(len, branches)), rules.max_length - rules.least(prompt)
     if min(map(len, branches)) == 1:
@@ -204,10 +218,10 @@ def _fit(prompt: list[int], branches: list[list[int]], rules: _Rules) -> Example
     kept = tuple(np.asarray(branch[:room], np.int32) for branch in branches)
     if len(kept) == 2 and np.array_equal(*kept):
         return "chosen and rejected are equal as tokens" + (f" once cut to {room}" if longest > room else "")
-    return Example(_cut_left(prompt, rules.max_length - max(map(len, kept)), rules), kept)
+    return Example(cut_left(prompt, rules.max_length - max(map(len, kept)), rules), kept)
 
 
-def _cut_left(prompt: list[int], room: int, rules: _Rules) -> Tokens:
+def cut_left(prompt: list[int], room: int, rules: Rules) -> Tokens:
     """The last `room` tokens of a prompt, the first of them BOS if it was."""
     if len(prompt) > room:
         head = rules.head(prompt)

@@ -60,7 +60,7 @@ def verify(model: Any, folder: Path) -> None:
     path = folder / FILE
     if not path.is_file():
         raise Refusal(f"adapter ({folder})", f"no {FILE}", "an adapter that says what it was trained on", "train it again")
-    wanted = Lineage(**{**(base := json.loads(path.read_text())["base"]), "adapters": tuple(base["adapters"])})
+    wanted = _recorded(path)
     found = lineage_of(model)
     if wanted.vocabulary != found.vocabulary:
         raise Refusal(f"adapter ({folder})", f"a base with {found.vocabulary} token embeddings", f"one with {wanted.vocabulary}",
@@ -68,6 +68,19 @@ def verify(model: Any, folder: Path) -> None:
     if wanted != found and wanted != _by_content(blocks.core(model)):
         raise Refusal(f"adapter ({folder})", f"a base of {_short(found)}", f"{_short(wanted)} (digests), on which it was trained",
                       "load the adapter on the base and the adapters that it was trained on, in their order")  # fmt: skip
+
+
+def adopt(model: Any, folder: Path) -> None:
+    """Take a model that was saved together with the adapter of `folder` for the one that it was trained on.
+
+    Where that one had adapters merged into it, its weights alone do not say so.
+    """
+    setattr(blocks.core(model), _ATTRIBUTE, _recorded(folder / FILE))
+
+
+def _recorded(path: Path) -> Lineage:
+    base = json.loads(path.read_text())["base"]
+    return Lineage(**{**base, "adapters": tuple(base["adapters"])})
 
 
 def grow(model: Any, tensors: Path, below: Lineage) -> None:

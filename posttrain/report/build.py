@@ -18,7 +18,7 @@ from schemas.results import RunReport, StageReport, StageResult
 from schemas.secrets import without_credentials
 
 TEMPLATE = "report.html.j2"
-TRAINING = ("pretrain", "sft", "align")
+TRAINING = ("pretrain", "sft", "reward", "align")
 CONTRACTS = ("preferences", "instructions")
 # Columns of the tables; a number that a stage did not measure is a dash, not a crash after hours of training.
 POLICY = ("reward", "reward_interval", "kl_per_token", "length", "eos_share", "perplexity")
@@ -53,6 +53,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
     evaluation = read.document(folders, "evaluate", "evaluation.json")
     validation = read.document(folders, "validate", "summary.json")
     filtering = read.document(folders, "filter", "summary.json")
+    reward = read.document(folders, "reward", "reward.json")
     frame = read.samples(folders)
     names = samples.policies(frame, [policy["policy"] for policy in evaluation.get("policies", [])])
     curves = {stage: read.curve(folders, stage) for stage in TRAINING}
@@ -68,12 +69,15 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "checks": {kind: _rows(validation[kind]["checks"], CHECK) for kind in CONTRACTS if validation.get(kind)},
         "chosen_longer": (validation.get("preferences") or {}).get("chosen_longer"),
         "filtering": filtering,
+        "reward": reward,
+        "reward_interval": [reward[f"held_out_accuracy_{end}"] for end in ("low", "high")] if reward else None,
         "skipped": [stage for stage in recipe.stages if stage not in {ran.name for ran in run.stages}],
+        "course": samples.course(read.lines(folders, "align", "rollouts.jsonl")),
         "groups": samples.groups(frame, names, recipe.seed),
         "costs": [_cost(stage, results.get(stage.name), curves.get(stage.name, [])) for stage in run.stages],
         "lineage": [results[stage.name] for stage in run.stages if stage.name in results],
         "built_with": _built_with(results),
-        **_charts(evaluation, validation, filtering, curves, length=(frame, names)),
+        **_charts(evaluation, validation, filtering, curves, reward, length=(frame, names)),
     }
 
 
@@ -106,11 +110,13 @@ def verdict(recipe: Recipe, run: RunReport) -> str:
 
 
 def _charts(
-    evaluation: Json, validation: Json, filtering: Json, curves: dict[str, list[Json]], length: tuple[Any, list[str]]
-) -> dict[str, Any]:
+    evaluation: Json, validation: Json, filtering: Json, curves: dict[str, list[Json]], reward: Json,
+    length: tuple[Any, list[str]],
+) -> dict[str, Any]:  # fmt: skip
     """Figures by section. matplotlib is imported here, so that nothing else pays for it."""
     from posttrain.report import curves as drawn
     from posttrain.report import figures, funnel
+    from posttrain.report import reward as rewards
 
     preferences = validation.get("preferences") or {}
     return {
@@ -124,6 +130,7 @@ def _charts(
         ],
         "histograms": drawn.filter_histograms(filtering.get("metrics", {})),
         "curves": {stage: drawn.stage_curves(stage, points) for stage, points in curves.items() if points},
+        "rewards": rewards.charts(reward),
         "length": figures.length_against_reward(*length),
     }
 

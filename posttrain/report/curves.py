@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -10,22 +12,31 @@ from posttrain.report.svg import ACCENT, ANCESTORS, BAD, MUTED, Chart, chart
 from posttrain.report.text import number
 
 POINTS = 300
-# Title of a panel, and the metrics drawn in it.
+# Title of a panel, and the metrics drawn in it; `*` stands for the rest of a name.
 PANELS: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "validation_loss"),
     "reward margin": ("margin",),
     "preference accuracy": ("accuracy",),
-    "implicit reward": ("reward_chosen", "reward_rejected"),
+    "reward of chosen and rejected": ("reward_chosen", "reward_rejected"),
     "log-probability": ("logprob_chosen", "logprob_rejected"),
     "log-ratio to the reference per token": ("kl_chosen", "kl_rejected"),
+    "reward of the responses, and what watches": ("score", "monitor_*"),
+    "divergence from the reference per token": ("kl", "kl_k3"),
+    "entropy per token": ("entropy",),
+    "share of clipped ratios": ("clip_fraction",),
+    "explained variance of the critic": ("explained_variance",),
+    "tokens per response": ("response_tokens",),
+    "share of responses that ended": ("eos_share",),
+    "weight of the divergence": ("kl_coefficient",),
     "learning rate": ("learning_rate",),
 }
-_COLOURS = (ACCENT, ANCESTORS[1])
+_COLOURS = (ACCENT, *ANCESTORS[1:])
 
 
 def stage_curves(stage: str, points: list[Json]) -> list[Chart]:
     """One figure per panel of which the stage logged a metric."""
-    drawn = {panel: [m for m in metrics if any(p.get(m) is not None for p in points)] for panel, metrics in PANELS.items()}
+    logged = sorted({metric for point in points for metric, value in point.items() if value is not None})
+    drawn = {panel: [m for wanted in metrics for m in fnmatch.filter(logged, wanted)] for panel, metrics in PANELS.items()}
     return [_panel(stage, panel, metrics, points) for panel, metrics in drawn.items() if metrics]
 
 

@@ -21,9 +21,13 @@ def document(folders: Folders, stage: str, name: str) -> Json:
 
 def curve(folders: Folders, stage: str) -> list[Json]:
     """The points of a training curve in order of steps; empty when there is none."""
-    path = _path(folders, stage, "curve.jsonl")
-    lines = path.read_text(encoding="utf-8").splitlines() if path else []
-    return sorted((json.loads(line) for line in lines if line.strip()), key=lambda point: point["step"])
+    return sorted(lines(folders, stage, "curve.jsonl"), key=lambda point: point["step"])
+
+
+def lines(folders: Folders, stage: str, name: str) -> list[Json]:
+    """The objects of a file of JSON lines; empty when there is none."""
+    path = _path(folders, stage, name)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path else []
 
 
 def samples(folders: Folders) -> pl.DataFrame | None:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 RANDOM, EXTREME = 6, 3
+MOMENTS = 5  # of a course that are shown
 LONGEST = 2000  # characters of one text in the report
 
 
@@ -60,6 +61,14 @@ def groups(frame: pl.DataFrame | None, names: list[str], seed: int) -> list[Grou
         chosen[f"Best against {opponent}"] = ranked.head(ends)
         chosen[f"Worst against {opponent}"] = ranked.tail(ends).reverse()
     return [Group(title, tuple(_sample(row, names) for row in rows.to_dicts())) for title, rows in chosen.items() if rows.height]
+
+
+def course(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the responses that PPO kept, those of five iterations from the first to the last."""
+    iterations = sorted({row["iteration"] for row in rows})
+    last = max(1, MOMENTS - 1)
+    chosen = {iterations[i * (len(iterations) - 1) // last] for i in range(MOMENTS)} if iterations else set()
+    return [{**row, **{name: _cut(row[name]) for name in ("prompt", "response")}} for row in rows if row["iteration"] in chosen]
 
 
 def _sample(row: dict[str, Any], names: list[str]) -> Sample:

@@ -1,7 +1,7 @@
 """Training checkpoints: everything that the next step depends on, written whole or not at all.
 
     FOLDER/<step>/trainable.safetensors    the trained tensors, whole also where they are sharded
-    FOLDER/<step>/state.pt                 optimizer, loss scale, position, and the random state of every process
+    FOLDER/<step>/state.pt                 optimizer, loss scale, position, what the round collected, every process's random state
     FOLDER/best/<step>.safetensors         the trained tensors with the lowest validation loss, where these are the result
 
 All processes of a run must call these functions together; the main one writes, all read.
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from posttrain.distributed import any_process, full, gathered, is_main, rank, sharded_like
 from posttrain.peft.wrap import load_trainable, trainable_state
+from posttrain.trainers.objectives import Rounds
 
 BEST = "best"
 
@@ -55,7 +56,7 @@ class Position:
 
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position,
-    scaler: torch.amp.GradScaler | None = None,
+    scaler: torch.amp.GradScaler | None = None, rounds: Rounds | None = None,
 ) -> None:  # fmt: skip
     """Write `folder/<step>` through a scratch folder and a rename, then drop what it supersedes."""
     trainable = _trainable_on_host(model)
@@ -64,6 +65,7 @@ def save_checkpoint(
         "scaler": scaler.state_dict() if scaler else {},
         "position": asdict(position),
         "random": gathered(_random_state()),
+        "rounds": dict(rounds.state()) if rounds else {},
     }
     if is_main():
         scratch = folder / "writing"
@@ -78,9 +80,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None
-) -> Position:
-    """Restore the newest checkpoint into model, optimizer, loss scale and random state; the start position without one."""
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None,
+    rounds: Rounds | None = None,
+) -> Position:  # fmt: skip
+    """Restore the newest checkpoint into model, optimizer, loss scale, random state, rounds; the start position without one."""
     finished = _finished(folder)
     if not finished:
         return Position()
@@ -90,6 +93,8 @@ def load_checkpoint(
     optimizer.load_state_dict(_with_tensors(state["optimizer"], lambda i, tensor: sharded_like(parameters[i], tensor)))
     if scaler:
         scaler.load_state_dict(state["scaler"])
+    if rounds:
+        rounds.restore(state["rounds"])
     _restore_random(state["random"][rank()])
     return Position(**state["position"])
 

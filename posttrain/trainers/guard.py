@@ -31,23 +31,27 @@ class Guard:
     def __init__(self, position: Position, scaler: torch.amp.GradScaler, places: Places) -> None:
         self.position, self.scaler, self.places = position, scaler, places
         self.pending: list[tuple[int, Sequence[int], Tensor]] = []
+        self.taken = True  # the last step that was settled
 
     def watch(self, step: int, rows: Sequence[int], skipped: Tensor, loss: Tensor) -> None:
         """Note how step `step` (from 1) over `rows` ended; `skipped` is 1 where it was not taken."""
         self.pending.append((step, rows, torch.stack([skipped, torch.isfinite(loss).float()])))
 
     def settle(self) -> bool:
-        """Count the steps since the last call, in one transfer from the device; returns whether the last of them was taken.
+        """Count the steps since the last call, in one transfer from the device; returns whether the last step was taken.
 
         Raises:
             TrainingDiverged: after three steps in a row that were not finite; names the rows of the last one.
         """
+        if not self.pending:
+            return self.taken
         outcomes = torch.stack([outcome for _, _, outcome in self.pending]).tolist()
         scaled = self.scaler.is_enabled() and self.scaler.get_scale() >= 1
         for (step, rows, _), (skipped, loss_is_finite) in zip(self.pending, outcomes, strict=True):
             self._count(step, rows, bool(skipped), overflow=scaled and bool(loss_is_finite))
         self.pending.clear()
-        return not outcomes[-1][0]
+        self.taken = not outcomes[-1][0]
+        return self.taken
 
     def _count(self, step: int, rows: Sequence[int], skipped: bool, overflow: bool) -> None:
         position = self.position

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from posttrain.distributed import any_process, from_main, rank, size, summed, termination
@@ -19,7 +20,7 @@ from posttrain.store import CHECKPOINT
 from posttrain.trainers.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from posttrain.trainers.curve import CURVE, Curve
 from posttrain.trainers.guard import Guard, Places, TrainingDiverged
-from posttrain.trainers.objectives import Objective, Sums
+from posttrain.trainers.objectives import Objective, Rounds, Sums
 from posttrain.trainers.optimizer import Updates
 from posttrain.trainers.parallel import passes, replicate
 from posttrain.trainers.plan import Plan
@@ -54,6 +55,7 @@ class Job:
     progress: Progress
     validation: Objective | None = None
     places: Places = _by_index
+    rounds: Rounds | None = None  # the objective, where its examples change on the way
 
     @property
     def budget(self) -> int:
@@ -99,25 +101,29 @@ class _Run:
         self.model = self.replica.scorer.model
         self.updates = Updates(self.replica.scorer, job.spec)
         self.checkpoints = from_main(job.out / CHECKPOINT)
-        self.position = load_checkpoint(self.checkpoints, self.model, self.updates.optimizer, self.updates.scaler)
+        self.position = load_checkpoint(self.checkpoints, self.model, self.updates.optimizer, self.updates.scaler, job.rounds)
         self.guard = Guard(self.position, self.updates.scaler, job.places)
         self.curve = Curve(job.out / CURVE, self.position.step)
-        self.lengths = np.array([example.length for example in job.objective.examples])
+        self.lengths = self._lengths()
+        self.metrics: dict[str, Tensor] = {}
         self.validations = validation_steps(len(job.plan), job.spec.validations) if job.validation else frozenset()
         self.saved_at = time.monotonic()
 
     def step(self, asked_to_stop: bool) -> None:
         """One optimizer step, and what is due after it: a point of the curve, a validation, a checkpoint."""
         job, position, started = self.job, self.position, time.monotonic()
-        rows = job.plan[position.step]
         rate = learning_rate(position.step, len(job.plan), job.spec)
-        position.step, position.tokens = position.step + 1, position.tokens + int(self.lengths[rows].sum())
-        metrics = self._update(rows, rate)
+        wanted = self._entered(position.step)
+        position.step += 1
+        if wanted:
+            rows = job.plan[position.step - 1]
+            position.tokens += int(self.lengths[rows].sum())
+            self.metrics = self._update(rows, rate)
         last = position.step == len(job.plan)
         stop, save = any_process(asked_to_stop, started - self.saved_at >= job.compute.checkpoint_seconds)
-        report = last or position.step in self.validations or position.step % job.compute.log_every == 0
+        report = last or position.step in self.validations or self._is_due(position.step)
         # The one place where numbers leave the device.
-        numbers = self._numbers(metrics) if (report or save or stop) and self.guard.settle() else {}
+        numbers = self._numbers(self.metrics) if (report or save or stop) and self.guard.settle() else {}
         position.seconds += time.monotonic() - started
         if position.step in self.validations:
             save |= self._validate(numbers)
@@ -125,10 +131,25 @@ class _Run:
             self.curve.add(position, {**numbers, "learning_rate": rate})
             job.progress.advance(position.step, numbers)
         if (save or stop) and not last:
-            save_checkpoint(self.checkpoints, self.model, self.updates.optimizer, position, self.updates.scaler)
+            save_checkpoint(self.checkpoints, self.model, self.updates.optimizer, position, self.updates.scaler, job.rounds)
             self.saved_at = time.monotonic()
         if stop and not last:
             raise TrainingStopped(f"stopped after step {position.step} of {len(job.plan)}; run again to go on from there")
+
+    def _entered(self, step: int) -> bool:
+        """Have the objective collect its examples where a round begins; False where the round wants no further step."""
+        if self.job.rounds is None:
+            return True
+        wanted = self.job.rounds.enter(step)
+        self.lengths = self._lengths()
+        return wanted
+
+    def _lengths(self) -> NDArray[np.int64]:
+        return np.array([example.length for example in self.job.objective.examples])
+
+    def _is_due(self, step: int) -> bool:
+        """Whether the curve gets a point after this step: at the end of each round, or every so many steps."""
+        return self.job.rounds.ends(step) if self.job.rounds else step % self.job.compute.log_every == 0
 
     def _update(self, rows: Sequence[int], rate: float) -> dict[str, Tensor]:
         """Train on `rows`; metrics per unit on the device, each the sum of this process's share."""
@@ -148,7 +169,8 @@ class _Run:
 
     def _numbers(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         values = summed(torch.stack([value.float() for value in metrics.values()]))
-        return dict(zip(metrics, values.tolist(), strict=True))
+        numbers = dict(zip(metrics, values.tolist(), strict=True))
+        return numbers | (self.job.rounds.numbers() if self.job.rounds else {})
 
     def _validate(self, numbers: dict[str, float]) -> bool:
         """Add the validation loss to `numbers` where it is finite; returns whether the weights are the best, and were kept."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from posttrain.losses.language_model import cross_entropy_sum, z_loss_sum
 from posttrain.losses.preference import Hyperparameters, preference_loss
+from posttrain.losses.reward import bradley_terry
 from posttrain.packing import Example
+from posttrain.reward_scoring import Rewards
 from posttrain.scoring import TokenScores
 from schemas.errors import Refusal
 
@@ -31,8 +33,27 @@ class Objective(Protocol):
     def units(self, rows: Sequence[int]) -> int:
         """How many units (tokens, pairs) the loss of these rows is a mean over."""
 
-    def loss(self, scores: TokenScores, rows: Sequence[int]) -> tuple[Tensor, Sums]:
-        """Loss and metrics of these rows, both summed over units."""
+    def loss(self, scores: Any, rows: Sequence[int]) -> tuple[Tensor, Sums]:
+        """Loss and metrics of these rows, both summed over units; `scores` is what the job's scorer made of them."""
+
+
+class Rounds(Protocol):
+    """What an objective adds whose examples change: a round of steps trains on what was collected before its first one."""
+
+    def enter(self, step: int) -> bool:
+        """Called before step `step` (from 0): collect examples where a round begins; False leaves the step out."""
+
+    def ends(self, step: int) -> bool:
+        """Whether a round ends with the step that makes `step` in all."""
+
+    def numbers(self) -> dict[str, float]:
+        """What the round measured so far; replaces the step's numbers of the same name."""
+
+    def state(self) -> Mapping[str, Any]:
+        """All that the next step depends on beside model and optimizer, as tensors, numbers, strings, lists and dicts."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +114,30 @@ class Preference:
         if reference is not None:
             sides["kl"] = (policy.detach() - reference) / lengths
         return losses.sum(), {
-            "margin": margins.sum(),
-            "accuracy": ((margins > 0) + 0.5 * (margins == 0)).sum(),
+            **_ranking(margins),
             **{f"{name}_chosen": values[:, 0].sum() for name, values in sides.items()},
             **{f"{name}_rejected": values[:, 1].sum() for name, values in sides.items()},
         }
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """The reward model's loss, mean over pairs. Each example has the branches (chosen, rejected)."""
+
+    examples: Sequence[Example]
+    margin: float = 0.0
+
+    def units(self, rows: Sequence[int]) -> int:
+        """Pairs."""
+        return len(rows)
+
+    def loss(self, scores: Rewards, rows: Sequence[int]) -> tuple[Tensor, Sums]:
+        """The loss, how often and by how much chosen wins, and the rewards of both sides, summed over pairs."""
+        chosen, rejected = scores.per_branch().view(len(rows), 2).unbind(1)
+        rewards = {"reward_chosen": chosen.detach().sum(), "reward_rejected": rejected.detach().sum()}
+        return bradley_terry(chosen, rejected, self.margin).sum(), {**_ranking((chosen - rejected).detach()), **rewards}
+
+
+def _ranking(margins: Tensor) -> Sums:
+    """Sums over pairs of the margins [B] by which chosen wins, and of the wins, ties counting half."""
+    return {"margin": margins.sum(), "accuracy": ((margins > 0) + 0.5 * (margins == 0)).sum()}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from posttrain.policy import Policy
 from posttrain.progress import Progress
 from posttrain.store import Built
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 class Order(Frozen):
     """One training stage, with all that it needs beside the recipe."""
 
-    stage: Literal["pretrain", "sft", "align"]
+    stage: Literal["pretrain", "sft", "reward", "align"]
     """Name of the stage."""
     recipe: Recipe
     """The whole recipe."""
@@ -35,6 +37,8 @@ class Order(Frozen):
     """Folder that the stage writes into."""
     cache: Path
     """Folder that keeps reference log-probabilities across runs."""
+    rewards: dict[str, Path] = Field(default_factory=dict)
+    """Folders of reward models for PPO: the stage's under `model`, registered ones under their URI."""
 
 
 def carry_out(order: Order, progress: Progress) -> Built:
@@ -61,11 +65,27 @@ def _sft(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
     return stages.sft(setting, order.recipe.sft, rows)
 
 
+def _reward(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
+    from posttrain.trainers.reward import reward
+
+    assert order.recipe.reward
+    return reward(setting, order.recipe.reward, rows)
+
+
 def _align(setting: Setting, order: Order, rows: pl.DataFrame) -> Built:
-    from posttrain.trainers import stages
+    from posttrain.trainers.align_ppo import align_ppo
+    from posttrain.trainers.stages import align
+    from schemas.ppo import PPO
 
     alignment: Any = order.recipe.alignment
-    return stages.align(setting, alignment, rows, order.cache)
+    if isinstance(alignment, PPO):
+        return align_ppo(setting, alignment, rows, order.rewards)
+    return align(setting, alignment, rows, order.cache)
 
 
-STAGES: dict[str, Callable[[Setting, Order, pl.DataFrame], Built]] = {"pretrain": _pretrain, "sft": _sft, "align": _align}
+STAGES: dict[str, Callable[[Setting, Order, pl.DataFrame], Built]] = {
+    "pretrain": _pretrain,
+    "sft": _sft,
+    "reward": _reward,
+    "align": _align,
+}

@@ -5,7 +5,6 @@ Both sum gradients over the processes: losses are divided by the units of the wh
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from posttrain.distributed import full, rank, size
 from posttrain.packing import micro_batches
 from posttrain.peft.wrap import trainable_state
 from posttrain.scoring import Scorer, inner_model
+from posttrain.twins import twin
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,16 @@ def _fsdp2(scorer: Scorer) -> Replica:
     The tensors of `scorer` itself move to the host, and the trained ones give up their memory until `hand_over`.
     """
     scorer.to("cpu")
-    alike: dict[int, Any] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in scorer.parameters()}
-    twin: Scorer = copy.deepcopy(scorer, alike)
-    blocks = set(inner_model(twin.model)._no_split_modules or ())
+    sharing = twin(scorer)
+    blocks = set(inner_model(sharing.model)._no_split_modules or ())
     mesh = init_device_mesh(scorer.device.type, (size(),))
-    for module in [*(m for m in twin.modules() if type(m).__name__ in blocks), twin]:
+    for module in [*(m for m in sharing.modules() if type(m).__name__ in blocks), sharing]:
         sharded: Any = fully_shard(module, mesh=mesh)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
     for parameter in trainable_state(scorer.model).values():
         parameter.data = torch.empty(0)
-    return Replica(twin, twin)
+    return Replica(sharing, sharing)
 
 
 STRATEGIES: dict[str, Callable[[Scorer], Replica]] = {"ddp": _ddp, "fsdp2": _fsdp2}

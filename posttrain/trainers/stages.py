@@ -11,10 +11,10 @@ from typing import Any
 import polars as pl
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.architectures import longest_sequence
-from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.data.encode import Encoded, encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.distributed import is_main
 from posttrain.losses.preference import VARIANTS, at_start
@@ -40,7 +40,7 @@ VALIDATION_EXAMPLES = 128  # held-out examples behind each point of a validation
 STEP_0_PAIRS = 8
 # Of loss and margin at β up to 0.1; in proportion to β above, since it multiplies what rounding leaves of a log-ratio.
 STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
-SECTIONS = {"pretrain": "pretrain", "sft": "sft", "align": "alignment"}  # of the recipe, by stage
+SECTIONS = {"pretrain": "pretrain", "sft": "sft", "reward": "reward", "align": "alignment"}  # of the recipe, by stage
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ class Setting:
     out: Path
     progress: Progress
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The recipe's arithmetic."""
+        return resolve_dtype(self.recipe.compute)
+
     def scorer(self, model: nn.Module, neftune: float | None = None) -> Scorer:
         """A scorer on the recipe's device and arithmetic."""
-        device = resolve_device(self.recipe.compute)
-        return Scorer(model, device, resolve_dtype(self.recipe.compute), neftune=neftune)
+        return Scorer(model, resolve_device(self.recipe.compute), self.dtype, neftune=neftune)
 
     @property
     def encoder_decoder(self) -> bool:
@@ -80,7 +84,7 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
         model.to(device)
     else:
         tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
-    _refuse_beyond(model.config, "pretrain", "context", spec.context)
+    refuse_beyond(longest_sequence(model.config), "pretrain", "context", spec.context)
     encode = functools.partial(
         encode_documents, tokenizer=tokenizer, context=spec.context, encoder_decoder=model.config.is_encoder_decoder
     )
@@ -140,8 +144,18 @@ def _encode_train(
 ) -> Sequence[Example]:
     """Training examples; the rows that do not fit are written to quarantine.parquet."""
     rows = table.filter(split="train")
-    _refuse_beyond(load_config(setting.policy), "sft" if isinstance(spec, SFT) else "alignment", "max_length", spec.max_length)
+    longest, section = longest_sequence(load_config(setting.policy)), "sft" if isinstance(spec, SFT) else "alignment"
+    refuse_beyond(longest, section, "max_length", spec.max_length)
     encoded = encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong, setting.encoder_decoder)
+    return kept_examples(setting, rows, encoded, field)
+
+
+def kept_examples(setting: Setting, rows: pl.DataFrame, encoded: Encoded, field: str) -> Sequence[Example]:
+    """The examples of training rows; those left out are written to quarantine.parquet.
+
+    Raises:
+        Refusal: when no row is left.
+    """
     setting.progress.note(f"{field}: {encoded.summary()}")
     encoded.quarantine(rows).write_parquet(setting.out / "quarantine.parquet")
     if not encoded.examples:
@@ -150,9 +164,9 @@ def _encode_train(
     return encoded.examples
 
 
-def _refuse_beyond(config: PreTrainedConfig, section: str, field: str, tokens: int) -> None:
-    """Refuse rows that are longer than the table of positions of a model."""
-    if tokens > (longest := longest_sequence(config)):
+def refuse_beyond(longest: int, section: str, field: str, tokens: int) -> None:
+    """Refuse rows that are longer than a model can read."""
+    if tokens > longest:
         raise Refusal(f"{section}.{field}", f"{tokens} with a model of {longest} positions", f"at most {longest}", "lower it")
 
 
@@ -215,7 +229,17 @@ def _fit(
     setting: Setting, name: str, spec: Optimization, peft: Peft, scorer: Scorer, layout: str, tokenizer: PreTrainedTokenizerBase,
     objective: Objective, validation: Objective | None, plan: Plan, table: pl.DataFrame | None = None,
 ) -> Built:  # fmt: skip
-    """Train and save. `table` holds the rows behind the examples, which an error names."""
+    """Train and save."""
+    metrics = fit(setting, name, spec, scorer, layout, objective, validation, plan, table)
+    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy, setting.out) if is_main() else {}
+    return Built(metrics, outputs)
+
+
+def fit(
+    setting: Setting, name: str, spec: Optimization, scorer: Scorer, layout: str, objective: Objective,
+    validation: Objective | None, plan: Plan, table: pl.DataFrame | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Train what `scorer` holds; returns the numbers of the run. `table` holds the rows behind the examples: errors name them."""
     setting.progress.note(f"{name}: {layout}")
     _refuse_unmeasured(name, spec, validation)
     if spec.gradient_checkpointing:
@@ -225,11 +249,10 @@ def _fit(
         job = replace(job, places=functools.partial(_places, table, setting.out / "quarantine.parquet"))
     metrics = train(job)
     (setting.out / "layout.txt").write_text(layout + "\n")
-    outputs = save_trained(scorer.model, tokenizer, peft, setting.policy, setting.out) if is_main() else {}
     parameters = list(scorer.model.parameters())
     trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}
-    return Built({**metrics, **size}, outputs)
+    return {**metrics, **size}
 
 
 def _refuse_unmeasured(name: str, spec: Optimization, validation: Objective | None) -> None:

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, T5Tokenizer
 
+from posttrain.actor_critic import ActorCritic, add_value_head, without_dropout
 from posttrain.packing import Example
+from posttrain.peft.wrap import wrap
+from posttrain.policy import Policy
+from posttrain.progress import Progress, Quiet
+from posttrain.reference import Reference
+from posttrain.reward_sources import Rewards
+from posttrain.rollouts import sample
+from posttrain.scoring import choose_layout
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
-from schemas.training import LoRA
+from posttrain.trainers.collect import Collector, Prompts
+from posttrain.trainers.loop import Job
+from posttrain.trainers.ppo import PolicyOptimization, plan_of
+from posttrain.trainers.reward import reward
+from posttrain.trainers.samples import SAMPLES, SampleLog
+from posttrain.trainers.stages import Setting
+from schemas.load import validate_recipe
+from schemas.ppo import PPO
+from schemas.recipe import Compute
+from schemas.reward import RewardModel
+from schemas.training import Full, LoRA
 
 TEXTS = [
     "User:\nWrite a review of the hotel.\n\nAssistant:\nThe hotel was clean and the staff was kind.",
@@ -97,3 +117,121 @@ def lora():
         return LoRA(**{"method": "lora", "r": 4, "alpha": 8, "target_modules": ("q_proj", "v_proj")} | changes)
 
     return build
+
+
+class Words:
+    """Stands for a tokenizer: its tokens are their numbers."""
+
+    eos_token_id, pad_token_id = 0, 1
+
+    @staticmethod
+    def batch_decode(rows, skip_special_tokens):
+        return [" ".join(map(str, row)) for row in rows]
+
+
+@pytest.fixture(scope="session")
+def ppo_section():
+    """Builds a small alignment section with PPO."""
+
+    def build(**changes) -> PPO:
+        given = {
+            "algorithm": "ppo", "reward": {"source": "function", "name": "posttrain.data.samples:sentiment"}, "iterations": 3,
+            "rollouts": 8, "epochs": 2, "minibatches": 2, "max_new_tokens": 6, "temperature": 1.0, "learning_rate": 1e-2,
+            "schedule": "constant", "warmup_share": 0.0,
+        }  # fmt: skip
+        return PPO.model_validate(given | changes)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def share_of_good():
+    """A reward that a policy of random tokens can raise: the share of tokens below 10."""
+    return lambda answered: torch.tensor([float(np.mean(tokens < 10)) for tokens in answered.responses])
+
+
+@pytest.fixture
+def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
+    """Builds a job of PPO with changes of the section, on random prompts: (job, objective, reference)."""
+
+    def build(name: str = "run", reward=share_of_good, model=None, method=None, job=None, prompts=12, **changes):
+        spec = ppo_section(**changes)
+        policy = wrap(tiny_llama() if model is None else model, method or Full(method="full"), 0, "alignment.peft")
+        without_dropout(policy)
+        reference = Reference(policy)
+        if spec.advantage == "gae" and spec.value_model == "trunk":
+            add_value_head(policy)
+        scorer = ActorCritic(policy, torch.device("cpu"), temperature=spec.temperature).eval()
+        scorer.entropy = spec.entropy_coefficient > 0
+        rng = np.random.default_rng(3)
+        tokens = [rng.integers(2, 97, 3 + i % 4).astype(np.int32) for i in range(prompts)]
+        choose_layout(scorer, [Example(prompt, (prompt,)) for prompt in tokens])
+        (tmp_path / name).mkdir(exist_ok=True)
+        collect = Collector(
+            spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=Words(),
+            rewards=Rewards({"reward_test": (reward, 1.0)}), log=SampleLog(tmp_path / name / SAMPLES),
+            prompts=Prompts([[{"role": "user", "content": "?"}]] * prompts, tokens),
+        )  # fmt: skip
+        objective = PolicyOptimization(spec, collect, torch.float32)
+        compute = Compute(device="cpu", **{"checkpoint_seconds": 1e9} | (job or {}))
+        made = Job("align", scorer, objective, plan_of(spec, 0), spec, compute, tmp_path / name, Quiet(), rounds=objective)
+        return made, objective, reference
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def reward_pairs():
+    """Builds pairs whose chosen side has a good word and whose rejected side a bad one; a quarter of them is held out."""
+
+    def build(count: int = 48, seed: int = 0) -> pl.DataFrame:
+        rng = np.random.default_rng(seed)
+
+        def answer(*words: str) -> list[dict[str, str]]:
+            said = [*rng.choice(["the", "hotel", "staff", "was", "a", "review"], rng.integers(2, 8)), rng.choice(words), "."]
+            return [{"role": "assistant", "content": " ".join(said)}]
+
+        columns = {
+            "prompt": [[{"role": "user", "content": f"Write a review of hotel {i}."}] for i in range(count)],
+            "chosen": [answer("clean", "kind", "lovely") for _ in range(count)],
+            "rejected": [answer("dirty", "rude", "awful") for _ in range(count)],
+            "split": ["holdout" if i % 4 == 3 else "train" for i in range(count)],
+            "source": ["p.jsonl"] * count,
+            "row": range(1, count + 1),
+        }
+        return pl.DataFrame(columns)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def reward_stage(checkpoint, reward_pairs):
+    """Runs the reward stage into a folder, on these pairs unless others are given; returns what it built."""
+
+    def run(out: Path, policy: Path = checkpoint, progress: Progress | None = None, pairs: pl.DataFrame | None = None,
+            seconds: float = 1e6, **section):  # fmt: skip
+        document = {
+            "name": "tiny", "model": {"source": "local", "path": str(policy)}, "data": {"preferences": "p"}, "reward": {},
+            "compute": {"device": "cpu", "dtype": "float32", "log_every": 1, "checkpoint_seconds": seconds},
+        }  # fmt: skip
+        out.mkdir(exist_ok=True)
+        setting = Setting(validate_recipe(document, "test"), Policy(str(policy)), "digest", out, progress or Quiet())
+        numbers = {"epochs": 4, "batch_size": 8, "max_length": 96, "learning_rate": 5e-3, "peft": {"method": "lora", "r": 4}}
+        return reward(setting, RewardModel(**numbers | section), reward_pairs() if pairs is None else pairs)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_reward(reward_stage, tmp_path_factory):
+    """Trains a reward model with a method, once a session for each `name`: the output `reward`."""
+    done: dict[str, Path] = {}
+
+    def folder(name: str, peft: dict, **changes) -> Path:
+        if name not in done:
+            out = tmp_path_factory.mktemp("reward")
+            reward_stage(out, peft=peft, **{"epochs": 1} | changes)
+            done[name] = out / "reward"
+        return done[name]
+
+    return folder

@@ -19,6 +19,7 @@ OUTPUTS = {
     "filter": {"kept": "kept.parquet"},
     "pretrain": {"model": "model/weights"},
     "sft": {"model": "model/weights"},
+    "reward": {"reward": "reward/weights"},
     "align": {"adapter": "adapter/weights"},
     "evaluate": {"evaluation": "evaluation.json"},
     "register": {},
@@ -39,6 +40,7 @@ def document(tmp_path) -> dict:
         "data": sources,
         "pretrain": {"tokens": 1000},
         "sft": {"epochs": 1},
+        "reward": {"epochs": 1},
         "alignment": {"algorithm": "dpo", "beta": 0.1},
         "evaluation": {"gates": {"kl_per_token": {"max": 0.5}}},
         "registry": {"model": "tiny"},
@@ -88,22 +90,24 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
         ("alignment.loss", "hinge", "align evaluate register"),
         ("alignment.learning_rate", 1e-4, "align evaluate register"),
         ("alignment.peft", {"method": "full"}, "align evaluate register"),
-        ("sft.epochs", 2, "sft align evaluate register"),
-        ("pretrain.tokens", 2000, "pretrain sft align evaluate register"),
-        ("model.hidden_size", 64, "pretrain sft align evaluate register"),
-        ("filtering.preset", "none", "filter pretrain sft align evaluate register"),
-        ("filtering.dedup", {"exact": False}, "filter pretrain sft align evaluate register"),
-        ("data.holdout", 0.2, "validate filter pretrain sft align evaluate register"),
-        ("data.checks", {"max_drop_rate": 0.3}, "validate sft align evaluate register"),
-        ("seed", 1, "pretrain sft align evaluate register"),
-        ("compute.dtype", "bfloat16", "pretrain sft align evaluate register"),
+        ("reward.epochs", 2, "reward"),
+        ("reward.margin", 0.5, "reward"),
+        ("sft.epochs", 2, "sft reward align evaluate register"),
+        ("pretrain.tokens", 2000, "pretrain sft reward align evaluate register"),
+        ("model.hidden_size", 64, "pretrain sft reward align evaluate register"),
+        ("filtering.preset", "none", "filter pretrain sft reward align evaluate register"),
+        ("filtering.dedup", {"exact": False}, "filter pretrain sft reward align evaluate register"),
+        ("data.holdout", 0.2, "validate filter pretrain sft reward align evaluate register"),
+        ("data.checks", {"max_drop_rate": 0.3}, "validate sft reward align evaluate register"),
+        ("seed", 1, "pretrain sft reward align evaluate register"),
+        ("compute.dtype", "bfloat16", "pretrain sft reward align evaluate register"),
         ("evaluation.prompts", 8, "evaluate"),
         ("evaluation.gates", {"kl_per_token": {"max": 0.4}}, ""),
         ("registry.model", "other", "register"),
         ("tracking.uri", "http://elsewhere", ""),
         ("name", "other", ""),
         ("compute.log_every", 3, ""),
-        ("compute.num_processes", 2, "pretrain sft align evaluate register"),
+        ("compute.num_processes", 2, "pretrain sft reward align evaluate register"),
         ("compute.strategy", "fsdp2", ""),  # with one process there is nothing to share
         ("compute.checkpoint_seconds", 1.0, ""),
         ("compute.device", "cpu", ""),
@@ -120,9 +124,9 @@ def test_a_changed_field_changes_the_keys_of_the_stages_that_read_it_and_of_thos
 @pytest.mark.parametrize(
     ("source", "rebuilt"),
     [
-        ("corpus", "filter pretrain sft align evaluate register"),
-        ("instructions", "validate sft align evaluate register"),
-        ("preferences", "validate sft align evaluate register"),
+        ("corpus", "filter pretrain sft reward align evaluate register"),
+        ("instructions", "validate sft reward align evaluate register"),
+        ("preferences", "validate sft reward align evaluate register"),
     ],
 )
 def test_new_content_of_a_source_reaches_every_stage_that_depends_on_it(document, store, source, rebuilt):
@@ -171,6 +175,21 @@ def test_policies_stack_an_adapter_on_the_checkpoint_before_it(document, store):
     assert policies["aligned"].adapters == (store.root / "align" / found["align"] / "adapter",)
 
 
+def test_a_reward_model_starts_as_the_policy_before_alignment_or_as_its_own_checkpoint(document, store, tmp_path):
+    """The policy that was trained before is no input of a reward model that starts elsewhere."""
+    found = keys(document, store)
+    chain = Chain(validate_recipe(document, "tiny.yaml"), store)
+    assert chain.reward_start() == chain.policies()["sft"]
+    assert [origin.name for origin in chain.identity("reward").inputs] == ["pretrain", "sft", "validate.preferences"]
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text("{}")
+    elsewhere = changed(document, "reward.model", {"source": "local", "path": str(tmp_path / "bert")})
+    other = Chain(validate_recipe(elsewhere, "tiny.yaml"), store)
+    assert other.reward_start().base == str(tmp_path / "bert")
+    assert [origin.name for origin in other.identity("reward").inputs] == ["reward_model", "validate.preferences"]
+    assert keys(changed(elsewhere, "sft.epochs", 2), store)["reward"] == other.identity("reward").key != found["reward"]
+
+
 def test_a_local_model_counts_by_content(document, store, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -184,7 +203,7 @@ def test_a_local_model_counts_by_content(document, store, tmp_path):
     assert keys(elsewhere, store) == before
     (moved / "config.json").write_text("{ }")
     after = keys(elsewhere, store)
-    assert [stage for stage in before if before[stage] != after[stage]] == ["sft", "align", "evaluate", "register"]
+    assert [stage for stage in before if before[stage] != after[stage]] == ["sft", "reward", "align", "evaluate", "register"]
 
 
 def test_a_hub_model_counts_by_name_and_revision(document, store):

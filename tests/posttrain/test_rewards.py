@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 
 import pytest
 
+from posttrain.reward_functions import load_function
 from posttrain.rewards import load_judge
 from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
@@ -67,3 +69,45 @@ def test_a_name_that_is_no_function_is_refused_before_it_is_called():
 
 def test_the_default_judge_exists():
     assert len(load_judge(FunctionJudge())(PROMPTS, RESPONSES)) == 2
+
+
+def reward_of(function, monkeypatch, timeout: float | None = None):
+    """The function as a reward of PPO."""
+    module = types.ModuleType("reward_of_this_test")
+    module.reward = function
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return load_function("reward_of_this_test:reward", "alignment.reward.name", timeout)
+
+
+def test_a_reward_that_raises_names_itself_and_the_first_prompt_that_makes_it(monkeypatch):
+    def reward(prompts, responses):
+        if "Rate B" in prompts:
+            raise KeyError("no such item")
+        return [1.0] * len(prompts)
+
+    with pytest.raises(Refusal, match=r"KeyError: 'no such item' for prompt 1: 'Rate B'") as refused:
+        reward_of(reward, monkeypatch)(PROMPTS, RESPONSES)
+    assert refused.value.where == "alignment.reward.name (reward_of_this_test:reward)"
+    assert "run again" in refused.value.remedy
+
+
+def test_a_reward_that_fails_for_many_alone_names_them_all(monkeypatch):
+    def reward(prompts, responses):
+        if len(prompts) > 1:
+            raise MemoryError
+        return [1.0]
+
+    with pytest.raises(Refusal, match="for prompts 0 to 1 together"):
+        reward_of(reward, monkeypatch)(PROMPTS, RESPONSES)
+
+
+def test_a_reward_that_takes_too_long_is_left_behind_and_its_prompt_named(monkeypatch):
+    def reward(prompts, responses):
+        time.sleep(30 * prompts.count("Rate B"))
+        return [1.0] * len(prompts)
+
+    started = time.monotonic()
+    with pytest.raises(Refusal, match=r"no answer within 0.4 s for prompt 1: 'Rate B'"):
+        reward_of(reward, monkeypatch, timeout=0.4)(PROMPTS, RESPONSES)
+    assert time.monotonic() - started < 10
+    assert reward_of(reward, monkeypatch, timeout=5)(PROMPTS[:1], RESPONSES[:1]) == [1.0]

@@ -9,7 +9,7 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
 
 import posttrain.rollouts as rollouts
 from posttrain.peft.wrap import trainable_state, wrap
-from posttrain.rollouts import sample
+from posttrain.rollouts import Sampling, sample
 
 EOS = 0
 COLD = 1e-4  # so low a temperature that the most likely token is always drawn
@@ -25,6 +25,13 @@ def prompts() -> list[np.ndarray]:
 def model(tiny_llama):
     """12 tokens, so that EOS comes up often; weights large enough that the context matters."""
     return tiny_llama(12, initializer_range=0.4)
+
+
+def respond(model, tokenizer, prompts, limit: int, temperature: float, seed: int = 0, **more) -> list[np.ndarray]:
+    """One response per prompt."""
+    ends = {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    plan = Sampling(max_new_tokens=limit, temperature=temperature, seed=seed, **ends)
+    return [response for (response,) in sample(model, prompts, plan, **more)]
 
 
 def lists(responses) -> list[list[int]]:
@@ -43,14 +50,14 @@ def greedy(model, prompt: np.ndarray, limit: int) -> list[int]:
 
 
 def test_the_seed_fixes_the_responses(model, tokenizer, prompts):
-    first = lists(sample(model, tokenizer, prompts, 12, 1.0, seed=1))
+    first = lists(respond(model, tokenizer, prompts, 12, 1.0, seed=1))
     torch.rand(3)
-    assert lists(sample(model, tokenizer, prompts, 12, 1.0, seed=1)) == first
-    assert lists(sample(model, tokenizer, prompts, 12, 1.0, seed=2)) != first
+    assert lists(respond(model, tokenizer, prompts, 12, 1.0, seed=1)) == first
+    assert lists(respond(model, tokenizer, prompts, 12, 1.0, seed=2)) != first
 
 
 def test_a_response_ends_with_its_only_eos_or_is_as_long_as_allowed(model, tokenizer, prompts):
-    responses = sample(model, tokenizer, prompts * 8, 15, 1.0, seed=0)
+    responses = respond(model, tokenizer, prompts * 8, 15, 1.0, seed=0)
     ended = [tokens.tolist().count(EOS) == 1 and tokens[-1] == EOS for tokens in responses]
     cut = [len(tokens) == 15 and EOS not in tokens for tokens in responses]
     assert all(a or b for a, b in zip(ended, cut, strict=True))
@@ -62,29 +69,29 @@ def test_a_response_ends_with_its_only_eos_or_is_as_long_as_allowed(model, token
 
 def test_padding_does_not_change_what_is_most_likely(model, tokenizer, prompts):
     """A batch of prompts of 1 to 12 tokens gives what plain forward passes give for each prompt alone."""
-    together = lists(sample(model, tokenizer, prompts, 10, COLD, seed=0))
-    assert together == [lists(sample(model, tokenizer, [prompt], 10, COLD, seed=0))[0] for prompt in prompts]
+    together = lists(respond(model, tokenizer, prompts, 10, COLD, seed=0))
+    assert together == [lists(respond(model, tokenizer, [prompt], 10, COLD, seed=0))[0] for prompt in prompts]
     assert together == [greedy(model, prompt, 10) for prompt in prompts]
     assert len({tuple(tokens) for tokens in together}) > 1
 
 
 def test_padding_that_equals_eos_does_no_harm(model, tokenizer, prompts):
-    expected = lists(sample(model, tokenizer, prompts, 10, COLD, seed=0))
+    expected = lists(respond(model, tokenizer, prompts, 10, COLD, seed=0))
     tokenizer.pad_token = tokenizer.eos_token
-    assert lists(sample(model, tokenizer, prompts, 10, COLD, seed=0)) == expected
+    assert lists(respond(model, tokenizer, prompts, 10, COLD, seed=0)) == expected
 
 
 def test_many_prompts_keep_their_order_across_batches(model, tokenizer, prompts, monkeypatch):
     """5 prompts in batches of 2: 2 + 2 + 1 are reported."""
     monkeypatch.setattr(rollouts, "BATCH", 2)
     counted: list[int] = []
-    responses = sample(model, tokenizer, prompts, 6, COLD, seed=0, on_rows=counted.append)
+    responses = respond(model, tokenizer, prompts, 6, COLD, seed=0, on_rows=counted.append)
     assert lists(responses) == [greedy(model, prompt, 6) for prompt in prompts]
     assert counted == [2, 2, 1]
 
 
 def frequencies(model, tokenizer, temperature: float) -> np.ndarray:
-    first = [tokens[0] for tokens in sample(model, tokenizer, [np.array([5], np.int32)] * 6000, 1, temperature, seed=0)]
+    first = [tokens[0] for tokens in respond(model, tokenizer, [np.array([5], np.int32)] * 6000, 1, temperature, seed=0)]
     return np.bincount(first, minlength=12) / 6000
 
 
@@ -102,19 +109,19 @@ def test_tokens_are_drawn_from_the_full_distribution_at_the_temperature(model, t
 )
 def test_sampling_habits_of_a_checkpoint_do_not_bend_the_distribution(model, tokenizer, prompts, habit):
     """Hub checkpoints bring a generation_config (Qwen2.5-Instruct: repetition_penalty 1.05): it is not the policy."""
-    expected = lists(sample(model, tokenizer, prompts, 12, 1.0, seed=0))
+    expected = lists(respond(model, tokenizer, prompts, 12, 1.0, seed=0))
     for name, value in habit.items():
         setattr(model.generation_config, name, value)
-    assert lists(sample(model, tokenizer, prompts, 12, 1.0, seed=0)) == expected
+    assert lists(respond(model, tokenizer, prompts, 12, 1.0, seed=0)) == expected
 
 
 def test_an_adapter_samples_from_the_adapted_policy(tiny_llama, tokenizer, prompts, lora):
-    base = lists(sample(tiny_llama(12, initializer_range=0.4), tokenizer, prompts, 10, COLD, seed=0))
+    base = lists(respond(tiny_llama(12, initializer_range=0.4), tokenizer, prompts, 10, COLD, seed=0))
     adapted = wrap(tiny_llama(12, initializer_range=0.4), lora(), 0, "sft.peft")
-    assert lists(sample(adapted, tokenizer, prompts, 10, COLD, seed=0)) == base
+    assert lists(respond(adapted, tokenizer, prompts, 10, COLD, seed=0)) == base
     for parameter in trainable_state(adapted).values():
         torch.nn.init.normal_(parameter, std=0.5)
-    assert lists(sample(adapted, tokenizer, prompts, 10, COLD, seed=0)) != base
+    assert lists(respond(adapted, tokenizer, prompts, 10, COLD, seed=0)) != base
 
 
 ENDS = {"eos_token_id": EOS, "pad_token_id": 1}
@@ -147,12 +154,52 @@ def greedy_answer(model, prompt: np.ndarray, limit: int) -> list[int]:
 
 
 def test_an_encoder_decoder_answers_without_the_prompt_and_the_start_token(encoder_decoder, tokenizer, prompts):
-    together = lists(sample(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0))
+    together = lists(respond(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0))
     assert together == [greedy_answer(encoder_decoder, prompt, 10) for prompt in prompts]
     assert len({tuple(tokens) for tokens in together}) > 1
 
 
 def test_an_encoder_decoder_whose_padding_equals_eos_answers_the_same(encoder_decoder, tokenizer, prompts):
-    expected = lists(sample(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0))
+    expected = lists(respond(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0))
     tokenizer.pad_token = tokenizer.eos_token
-    assert lists(sample(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0)) == expected
+    assert lists(respond(encoder_decoder, tokenizer, prompts, 10, COLD, seed=0)) == expected
+
+
+class Refused(Exception):
+    """Raised inside a forward pass."""
+
+
+def refuse(*_) -> None:
+    raise Refused
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("two_parts", [False, True])
+def test_sampling_leaves_no_trace(two_parts, fails, tiny_llama, tokenizer, prompts):
+    """Mode of every module, torch's random state and the generation config are as before, also after a failure."""
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(SEQ2SEQ["t5"]) if two_parts else tiny_llama(12, attention_dropout=0.5)
+    model.train()
+    list(model.modules())[-1].eval()
+    modes, habits, state = [m.training for m in model.modules()], model.generation_config, torch.get_rng_state()
+    if fails:
+        model.get_output_embeddings().register_forward_pre_hook(refuse)
+        with pytest.raises(Refused):
+            respond(model, tokenizer, prompts, 4, 1.0)
+    else:
+        respond(model, tokenizer, prompts, 4, 1.0)
+    assert [m.training for m in model.modules()] == modes
+    assert model.generation_config is habits
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_is_off(tiny_llama, tokenizer, prompts):
+    model = tiny_llama(12, initializer_range=0.4, attention_dropout=0.9)
+    expected = lists(respond(model, tokenizer, prompts, 10, 1.0))
+    assert lists(respond(model.train(), tokenizer, prompts, 10, 1.0)) == expected
+
+
+def test_an_encoder_decoder_gives_several_samples_to_each_prompt(encoder_decoder, tokenizer, prompts):
+    plan = Sampling(max_new_tokens=5, temperature=COLD, seed=0, samples=2, eos=EOS, pad=1)
+    expected = respond(encoder_decoder, tokenizer, prompts, 5, COLD)
+    assert [lists(row) for row in sample(encoder_decoder, prompts, plan)] == [[r.tolist()] * 2 for r in expected]

@@ -77,7 +77,7 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
     ("sft.early_stop=3", "sft.early_stop", "3", "EarlyStop", "correct"),
     ("sft.gradient_checkpointing=maybe", "sft.gradient_checkpointing", "'maybe'", "boolean", "correct"),
     # A kind that does not exist, or none.
-    ("alignment.algorithm=ppo", "alignment.algorithm", "'ppo'", "'dpo', 'none'", "choose one of these"),
+    ("alignment.algorithm=grpo", "alignment.algorithm", "'grpo'", "'dpo', 'ppo', 'none'", "choose one of these"),
     ("model.source=ggml", "model.source", "'ggml'", "'hub', 'local', 'gguf', 'registry'", "choose one of these"),
     ("model.architecture=bert", "model.architecture", "'bert'", "'llama', 'gpt2' or 't5'", "correct"),
     ("model={source: registry, uri: assistant}", "model.uri", "'assistant'", "pattern", "correct"),

@@ -29,9 +29,10 @@ SIZES = [(5, 4, 7), (9, 3, 2), (2, 6, 6), (7, 8, 3), (4, 2, 9), (6, 5, 5)]  # of
 WORDS = ["the", "hotel", "was", "clean", "and", "staff", "kind", "write", "a", "review", "of", "hello", "world"]
 TRAINING = {
     "sft": {"epochs": 6, "batch_size": 6, "max_length": 64, "learning_rate": 0.003},
+    "reward": {"epochs": 6, "batch_size": 6, "max_length": 64, "peft": {"method": "full"}},
     "align": {"algorithm": "dpo", "epochs": 6, "batch_size": 6, "max_length": 64, "peft": {"method": "lora", "r": 4}},
 }
-SECTION = {"sft": "sft", "align": "alignment"}
+SECTION = {"sft": "sft", "reward": "reward", "align": "alignment"}
 
 
 @pytest.fixture
@@ -112,7 +113,8 @@ def _roles(completions: list[str]) -> dict[str, str]:
 def order(checkpoint, tmp_path_factory):
     """Builds the order of a stage on 19 rows, 24 steps of 6, 6, 6 and 1; `section` and `compute` add fields."""
     data = tmp_path_factory.mktemp("rows")
-    for stage, completions in {"sft": ["completion"], "align": ["chosen", "rejected"]}.items():
+    pairs = ["chosen", "rejected"]
+    for stage, completions in {"sft": ["completion"], "reward": pairs, "align": pairs}.items():
         _table(completions).write_parquet(data / f"{stage}.parquet")
 
     def build(stage: str, out: Path, section: dict | None = None, **compute) -> Order:

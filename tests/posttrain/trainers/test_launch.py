@@ -90,7 +90,7 @@ def alone(order, tmp_path_factory):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("stage", ["sft", pytest.param("align", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", ["sft", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("reward", "align"))])
 def test_two_processes_have_the_losses_of_one_at_every_step(stage, strategy, order, alone, points, tmp_path):
     """In steps of one row the second process has nothing. Validation losses, gradient norms and DPO's metrics agree as well."""
     expected, expected_out = alone(stage)

@@ -1,0 +1,80 @@
+"""A cache of keys and values with room for the tokens to come, in the form that transformers' models update.
+
+transformers' own grows by concatenation: every new token copies the whole cache. Here it is written into its column.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class Room(DynamicLayer):
+    """One layer's keys and values, [B, kv heads, columns, D], the first `filled` columns in use.
+
+    It keeps all of them where attention is over a sliding window: the mask hides what is out of the window.
+    """
+
+    def __init__(self, rows: int, columns: int, filled: int, like: Any) -> None:
+        """Room for `rows` times `columns` keys and values of the form that the layer `like` holds."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.all_keys, self.all_values = (
+            part.new_zeros(rows, part.shape[1], columns, part.shape[3]) for part in (like.keys, like.values)
+        )
+        self.is_initialized = True
+        self.fill(filled)
+
+    def fill(self, columns: int) -> tuple[Tensor, Tensor]:
+        """Put the first `columns` in use, of which it returns views."""
+        used = self.all_keys[:, :, :columns], self.all_values[:, :, :columns]
+        self.keys, self.values = used
+        self.filled = columns
+        return used
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the next columns; the keys and values so far, as views."""
+        new = slice(self.filled, self.filled + key_states.shape[2])
+        self.all_keys[:, :, new] = key_states
+        self.all_values[:, :, new] = value_states
+        return self.fill(new.stop)
+
+    def put(self, rows: slice, keys: Tensor, values: Tensor) -> None:
+        """Give `rows` their last columns in use, from [rows, kv heads, T, D]."""
+        last = slice(self.filled - keys.shape[2], self.filled)
+        self.all_keys[rows, :, last] = keys
+        self.all_values[rows, :, last] = values
+
+    def move(self, places: Tensor, movers: Tensor, left: int) -> None:
+        """Copy the rows `movers` over the rows `places`, then keep the first `left` rows: nothing else is copied."""
+        for part in (self.all_keys, self.all_values):
+            part[places, :, : self.filled] = part[movers, :, : self.filled]
+        self.all_keys, self.all_values = self.all_keys[:left], self.all_values[:left]
+        self.fill(self.filled)
+
+
+class Rooms(Cache):
+    """The cache of a model: a room for each layer."""
+
+    def __init__(self, rooms: list[Room]) -> None:
+        super().__init__(layers=list(rooms))
+        self.rooms = rooms
+
+    @property
+    def filled(self) -> int:
+        """Columns in use."""
+        return self.rooms[0].filled
+
+
+def moves(ended: Tensor, left: int) -> tuple[Tensor, Tensor]:
+    """Of rows [B] of which `left` go on: the places that become free among the first ones, and the later rows that take them."""
+    return ended[:left].nonzero()[:, 0], left + (~ended[left:]).nonzero()[:, 0]
+
+
+def kept(places: Tensor, movers: Tensor, left: int) -> Tensor:
+    """Indices [left] of the rows that are there after `Room.move`, in their new order."""
+    order = torch.arange(left, device=places.device)
+    order[places] = movers
+    return order

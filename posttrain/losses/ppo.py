@@ -1,0 +1,92 @@
+"""Policy optimisation from rewards: advantages and losses as pure functions of tokens.
+
+R responses of at most T tokens are rows; `mask` [R, T] is 1 on their tokens and 0 on padding, which no statistic counts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the tokens of a mask."""
+    return (values * mask).sum() / mask.sum()
+
+
+def whiten(values: Tensor, mask: Tensor, shift: bool = True) -> Tensor:
+    """Divide by the standard deviation over valid tokens (the biased one); `shift` makes their mean 0, else it stays."""
+    mean = masked_mean(values, mask)
+    variance = masked_mean((values - mean).square(), mask)
+    whitened = (values - mean) * (variance + 1e-8).rsqrt()
+    return (whitened if shift else whitened + mean) * mask
+
+
+def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, coefficient: float) -> Tensor:
+    """-β (log π - log π_ref) at every token, plus the response's score [R] at its last one: section 2.2 of arXiv 1909.08593."""
+    rewards = -coefficient * (logprobs - reference) * mask
+    last = mask.sum(1).long() - 1
+    return rewards.index_put((torch.arange(len(rewards), device=rewards.device), last), scores, accumulate=True)
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (arXiv 1506.02438, equations 11 and 16); the value after the last token is 0.
+
+    Returns:
+        advantages [R, T] and returns [R, T], which the values are trained to predict.
+    """
+    advantages = torch.zeros_like(rewards)
+    ahead = following = rewards.new_zeros(len(rewards))
+    for t in reversed(range(rewards.shape[1])):
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        ahead = (delta + gamma * lam * ahead) * mask[:, t]
+        following = values[:, t] * mask[:, t]
+        advantages[:, t] = ahead
+    return advantages, (advantages + values) * mask
+
+
+def leave_one_out(totals: Tensor, samples: int) -> Tensor:
+    """RLOO (arXiv 2402.14740, equation 9): a response's reward [R] less the mean of its prompt's other responses'."""
+    groups = totals.view(-1, samples)
+    others = (groups.sum(1, keepdim=True) - groups) / (samples - 1)
+    return (groups - others).view(-1)
+
+
+def group_relative(totals: Tensor, samples: int) -> Tensor:
+    """GRPO (arXiv 2402.03300, section 4.1.2): a response's reward [R] in standard deviations from its prompt's mean."""
+    groups = totals.view(-1, samples)
+    centred = groups - groups.mean(1, keepdim=True)
+    return (centred / (groups.std(1, keepdim=True, unbiased=True) + 1e-4)).view(-1)
+
+
+def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """max(-A ρ, -A clip(ρ, 1 - ε, 1 + ε)) per token, with ρ = π / π_old: equation 7 of arXiv 1707.06347."""
+    ratio = (logprobs - old).exp()
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """½ max((V - R)², (V' - R)²) per token, V' = V kept within ± clip of the value at sampling (arXiv 2403.17031, detail 14)."""
+    clipped = old + (values - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
+
+
+def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """r - 1 - log r with r = π_ref / π (Schulman 2020): an unbiased estimate of KL(π || π_ref) per token, never negative."""
+    log_ratio = reference - logprobs
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(R - V) / Var(R) over valid tokens: 1 for a perfect value model, 0 for a constant one; NaN where R is constant."""
+
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, mask)).square(), mask)
+
+    return 1 - variance(returns - values) / variance(returns)
+
+
+def next_coefficient(coefficient: float, kl: float, responses: int, target: float, horizon: float) -> float:
+    """Proportional controller of the KL coefficient (arXiv 1909.08593, section 2.2); `kl` in nats per response."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * responses / horizon)

@@ -1,0 +1,107 @@
+"""Rewards from a Python function of the user: whatever it does wrong is refused with its name and the prompt that showed it."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import threading
+from collections.abc import Callable, Sequence
+
+from schemas.errors import Refusal
+
+Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+REMEDY = "mend the reward function and run again; finished stages and checkpoints are kept"
+SHOWN = 80  # characters of a prompt in a message
+
+
+class TooLong(Exception):
+    """A call was not back in time."""
+
+
+def load_function(name: str, field: str, timeout: float | None = None) -> Reward:
+    """The function that `module:function` means, checked on every call.
+
+    Args:
+        name: `module:function`.
+        field: the recipe's field, for refusals.
+        timeout: seconds that a call may take; None waits for ever.
+
+    Raises:
+        Refusal: when module or function does not exist; from the returned function, when a call raises, takes too long, or gives
+            the wrong number of rewards or one that is not finite. It names the index of the prompt that was to blame.
+    """
+    function = _imported(name, field)
+
+    def checked(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        try:
+            rewards = [float(reward) for reward in _in_time(function, prompts, responses, timeout)]
+        except Exception as error:
+            index = _culprit(function, prompts, responses, timeout)
+            raise _bad(name, field, f"{_said(error)}{_at(prompts, index)}", "one number per response") from error
+        if len(rewards) != len(responses):
+            found = f"{len(rewards)} rewards for {len(responses)} responses (prompts 0 to {len(prompts) - 1})"
+            raise _bad(name, field, found, "one reward per response")
+        for index, reward in enumerate(rewards):
+            if not math.isfinite(reward):
+                raise _bad(name, field, f"{reward}{_at(prompts, index)}", "finite numbers")
+        return rewards
+
+    return checked
+
+
+def _imported(name: str, field: str) -> Reward:
+    module, _, attribute = name.partition(":")
+    try:
+        function: Reward = getattr(importlib.import_module(module), attribute)
+        if not callable(function):
+            raise TypeError("not a function")
+    except Exception as error:  # the module is the user's and may raise anything
+        raise Refusal(field, f"{name} ({error})", "an importable module:function", "check the spelling") from error
+    return function
+
+
+def _in_time(function: Reward, prompts: Sequence[str], responses: Sequence[str], timeout: float | None) -> Sequence[float]:
+    """Call in a thread that is left behind when it does not come back: Python can stop no function from outside."""
+    if timeout is None:
+        return function(prompts, responses)
+    outcome: list[Sequence[float] | BaseException] = []
+
+    def call() -> None:
+        try:
+            outcome.append(list(function(prompts, responses)))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=call, daemon=True, name="reward")
+    thread.start()
+    thread.join(timeout)
+    if not outcome:
+        raise TooLong(f"no answer within {timeout:g} s")
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _culprit(function: Reward, prompts: Sequence[str], responses: Sequence[str], timeout: float | None) -> int | None:
+    """The first prompt with which the function fails alone, or None where it fails for many together only."""
+    each = None if timeout is None else timeout / len(prompts)
+    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        try:
+            list(map(float, _in_time(function, [prompt], [response], each)))
+        except Exception:
+            return index
+    return None
+
+
+def _at(prompts: Sequence[str], index: int | None) -> str:
+    if index is None:
+        return f" for prompts 0 to {len(prompts) - 1} together"
+    return f" for prompt {index}: {prompts[index][:SHOWN]!r}"
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, TooLong) else f"{type(error).__name__}: {error}"
+
+
+def _bad(name: str, field: str, found: str, allowed: str) -> Refusal:
+    return Refusal(f"{field} ({name})", found, allowed, REMEDY)

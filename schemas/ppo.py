@@ -1,0 +1,168 @@
+"""The alignment section's other algorithm: policy optimisation against rewards on the policy's own responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas.base import Frozen, refused
+from schemas.peft import LoRA, Peft
+from schemas.training import NonNegative, Optimization, Positive, Rate, Share
+
+
+class Rewarding(Frozen):
+    """What every source of rewards has."""
+
+    weight: float = 1.0
+    """Factor of this reward in the sum."""
+
+
+class StageReward(Rewarding):
+    """The reward model that this run trains."""
+
+    source: Literal["model"]
+    """The stage `reward`."""
+
+
+class RegistryReward(Rewarding):
+    """A reward model in the registry."""
+
+    source: Literal["registry"]
+    """A registered reward model."""
+    uri: Annotated[str, Field(pattern=r"^models:/[^/@]+(/\d+|@[^/@]+)$")]
+    """`models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+
+
+class FunctionReward(Rewarding):
+    """A Python function of (prompts, responses) that returns one reward per response."""
+
+    source: Literal["function"]
+    """A Python function."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`module:function`."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Longest time that one call, with all responses of an iteration, may take."""
+
+
+RewardSource = Annotated[StageReward | RegistryReward | FunctionReward, Field(discriminator="source")]
+
+
+class KL(Frozen):
+    """The pull to the reference: a penalty on log π - log π_ref of every token."""
+
+    coefficient: NonNegative = 0.05
+    """Weight in units of the reward per nat; the first one where it adapts."""
+    adaptive: bool = False
+    """Move the coefficient so that the divergence of a response nears `target` (arXiv 1909.08593, section 2.2)."""
+    target: Annotated[float, Field(gt=0)] = 6.0
+    """Divergence in nats per response; adaptive only."""
+    horizon: Annotated[float, Field(gt=0)] = 10_000.0
+    """Responses over which the coefficient moves by at most a fifth; adaptive only."""
+
+
+class PPO(Optimization):
+    """Proximal policy optimisation (arXiv 1707.06347) from rewards, after arXiv 1909.08593 and 2403.17031."""
+
+    algorithm: Literal["ppo"]
+    """Proximal policy optimisation."""
+    advantage: Literal["gae", "rloo", "grpo"] = "gae"
+    """How a token's advantage is estimated: with a value model (arXiv 1506.02438), or from a prompt's other responses alone
+    (leave-one-out, arXiv 2402.14740; group-relative, arXiv 2402.03300)."""
+    reward: Annotated[tuple[RewardSource, ...], Field(min_length=1)]
+    """What is maximised: one source, or several that are summed with their weights."""
+    monitor: tuple[RewardSource, ...] = ()
+    """Measured beside it and not optimised: a ground truth or a held-out reward model, by which reward hacking is seen."""
+    iterations: Positive = 40
+    """Rounds of sampling responses and training on them."""
+    rollouts: Positive = 64
+    """Responses per iteration."""
+    samples: Positive = 1
+    """Responses per prompt, so that an iteration has rollouts / samples prompts; `rloo` and `grpo` compare at least 2."""
+    epochs: Positive = 4
+    """Passes over an iteration's responses."""
+    minibatches: Positive = 4
+    """Optimizer steps per pass."""
+    max_new_tokens: Positive = 48
+    """Longest response in tokens."""
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Longest prompt with its response in tokens; prompts are cut from the left."""
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    """Divides the logits of policy and reference, in sampling and in training."""
+    kl: KL = KL()
+    """The pull to the reference."""
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """ε: beyond 1 ± ε the probability ratio of a token gains nothing more."""
+    value_clip: Annotated[float, Field(gt=0)] = 0.2
+    """The value of a token may move by this much from the one at sampling; `gae` only."""
+    value_coefficient: NonNegative = 0.1
+    """Weight of the value loss; `gae` only."""
+    value_model: Literal["trunk", "adapter"] = "trunk"
+    """Where values come from: a head on the policy's last hidden states, or on those of a LoRA of its own on the same weights."""
+    entropy_coefficient: NonNegative = 0.0
+    """Weight of the policy's entropy, which is then maximised."""
+    gamma: Share = 1.0
+    """γ: discount per token; `gae` only."""
+    lam: Share = 0.95
+    """λ of generalised advantage estimation: 0 trusts the value model, 1 the sampled return; `gae` only."""
+    missing_eos_penalty: NonNegative = 0.0
+    """Subtracted from the reward of a response that was cut before it ended."""
+    reward_clip: Annotated[float, Field(gt=0)] | None = None
+    """Rewards of a response are clipped to ± this; null = not."""
+    whiten_rewards: bool = False
+    """Divide token rewards by their standard deviation before advantages are estimated; `gae` only."""
+    max_step_kl: Annotated[float, Field(gt=0)] | None = None
+    """Leave an iteration's further steps out once the policy moved by this much per token, in nats; null = take all."""
+    learning_rate: Rate = 3e-4
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    """Shape of the learning rate after warm-up; cosine and linear end at 0."""
+    peft: Peft = LoRA(method="lora")
+    """What is trained."""
+
+    @field_validator("reward", "monitor", mode="before", json_schema_input_type=RewardSource | tuple[RewardSource, ...])
+    @classmethod
+    def _one_is_a_list_of_one(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, dict | Rewarding) else given
+
+    @model_validator(mode="after")
+    def _numbers_go_together(self) -> PPO:
+        for problem in (*_uneven(self), *_meaningless(self)):
+            raise problem
+        return self
+
+
+def _uneven(spec: PPO) -> list[Exception]:
+    """Counts that cannot be divided."""
+    problems: list[Exception] = []
+    if spec.rollouts % spec.samples:
+        problems.append(refused("alignment.rollouts", f"{spec.rollouts} with samples {spec.samples}",
+                                f"a multiple of {spec.samples}", "change one of them"))  # fmt: skip
+    if spec.minibatches > spec.rollouts // spec.samples:
+        problems.append(refused("alignment.minibatches", f"{spec.minibatches} with {spec.rollouts // spec.samples} prompts",
+                                "at most one per prompt", "lower it, or raise rollouts"))  # fmt: skip
+    if spec.advantage != "gae" and spec.samples < 2:
+        problems.append(refused("alignment.samples", f"{spec.samples} with advantage {spec.advantage}", "2 or more",
+                                "set samples=4, say: responses to one prompt are compared"))  # fmt: skip
+    return problems
+
+
+# Fields that only some settings read: by field, what must hold.
+_READ_BY = {
+    "value_clip": "gae", "value_coefficient": "gae", "value_model": "gae", "gamma": "gae", "lam": "gae", "whiten_rewards": "gae",
+}  # fmt: skip
+
+
+def _meaningless(spec: PPO) -> list[Exception]:
+    """Values that nothing would read."""
+    problems: list[Exception] = [
+        refused(f"alignment.{name}", f"{getattr(spec, name)} with advantage {spec.advantage}", f"advantage {reader}",
+                f"remove {name}")
+        for name, reader in _READ_BY.items()
+        if spec.advantage != reader and getattr(spec, name) != PPO.model_fields[name].default
+    ]  # fmt: skip
+    if spec.early_stop is not None or spec.keep == "best":
+        name = "early_stop" if spec.early_stop is not None else "keep"
+        problems.append(refused(f"alignment.{name}", "a choice by validation loss with algorithm ppo", "nothing: PPO has none",
+                                f"remove {name}; the gates of evaluation judge the result"))  # fmt: skip
+    return problems

@@ -1,0 +1,72 @@
+"""The reward model's section: trained on the preference pairs, beside the policy and not into it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Frozen, refused
+from schemas.model import HubModel, LocalModel
+from schemas.peft import LoRA, Peft
+from schemas.training import NonNegative, Optimization, Overlong, Positive, Rate
+
+
+class ScratchEncoder(Frozen):
+    """A new BERT with the policy's tokenizer, for small tasks: it reads the response knowing how the response ends."""
+
+    source: Literal["scratch"]
+    """A new model."""
+    architecture: Literal["bert"] = "bert"
+    """Encoder with learned positions, without dropout."""
+    hidden_size: Positive = 128
+    """Width of the residual stream."""
+    layers: Positive = 4
+    """Number of transformer blocks."""
+    heads: Positive = 4
+    """Attention heads per block; must divide hidden_size."""
+    intermediate_size: Positive | None = None
+    """Width of the feed-forward layer; null is 4 times hidden_size."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ScratchEncoder:
+        if self.hidden_size % self.heads:
+            raise refused("reward.model.heads", f"{self.heads} with hidden_size {self.hidden_size}", "a divisor of hidden_size",
+                          f"choose heads so that it divides {self.hidden_size}")  # fmt: skip
+        return self
+
+
+RewardBase = Annotated[HubModel | LocalModel | ScratchEncoder, Field(discriminator="source")]
+
+
+class RewardModel(Optimization):
+    """A score that ranks chosen responses above rejected ones (Bradley-Terry), trained before alignment and beside the policy."""
+
+    model: RewardBase | None = None
+    """Where its weights start; null = the policy before alignment, whose weights it then shares in memory with PPO's policy."""
+    margin: NonNegative = 0.0
+    """Margin, in units of the reward, that chosen should have over rejected (arXiv 2307.09288 section 3.2.2); 0 = none."""
+    centre: bool = True
+    """Subtract the mean reward of all training responses from every reward."""
+    epochs: Positive = 1
+    """Passes over the training pairs."""
+    batch_size: Positive = 32
+    """Pairs per optimizer step."""
+    learning_rate: Rate = 1e-3
+    """Peak learning rate."""
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Longest prompt with one response in tokens; prompts are cut from the left first."""
+    overlong: Overlong = "quarantine"
+    """A response that does not fit max_length: left out with its reason, or cut at its end and scored there."""
+    peft: Peft = LoRA(method="lora")
+    """What is trained beside the score head."""
+
+    @model_validator(mode="after")
+    def _new_weights_are_trained(self) -> RewardModel:
+        if isinstance(self.model, ScratchEncoder) and self.peft.method != "full":
+            raise refused("reward.peft.method", f"{self.peft.method} with reward.model.source scratch",
+                          "full: nothing has trained what would be frozen", "set reward.peft.method=full")  # fmt: skip
+        if getattr(self.peft, "head", False):
+            raise refused("reward.peft.head", "true", "false: a reward model has a score in place of the output head",
+                          "remove head: the score is always trained")  # fmt: skip
+        return self

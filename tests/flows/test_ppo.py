@@ -1,0 +1,184 @@
+"""PPO through the real command line: to the registry, after SIGKILL in sampling and in a step, with rewards that misbehave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import yaml
+
+from schemas.results import RunReport
+
+SECTION = {
+    "algorithm": "ppo", "reward": {"source": "model"},
+    "monitor": {"source": "function", "name": "posttrain.data.samples:sentiment"},
+    "iterations": 4, "rollouts": 16, "epochs": 2, "minibatches": 2, "max_new_tokens": 8, "max_length": 256,
+    "learning_rate": 5.0e-3, "peft": {"method": "lora", "r": 4, "alpha": 8},
+}  # fmt: skip
+REWARD = {"epochs": 1, "batch_size": 16, "max_length": 256, "peft": {"method": "lora", "r": 4, "alpha": 8}}
+LATER = ["reward", "align", "evaluate", "register"]
+# A reward of one's own, which sleeps, so that a kill finds it in sampling, or fails where a file tells it to.
+MODULE = """
+import pathlib, time
+FOLDER = pathlib.Path(__file__).parent
+
+def reward(prompts, responses):
+    calls = FOLDER / "calls"
+    calls.write_text(calls.read_text() + "." if calls.exists() else ".")
+    mode = (FOLDER / "mode").read_text()
+    if mode == "slow" and len(calls.read_text()) == 3:
+        time.sleep(600)
+    if mode == "raises" and len(calls.read_text()) >= 3:
+        raise ValueError("the judge is ill")
+    if mode == "nan" and len(calls.read_text()) >= 3:
+        return [float("nan")] * len(responses)
+    if mode == "short" and len(calls.read_text()) >= 3:
+        return [0.0]
+    return [float(len(response)) / 40 for response in responses]
+"""
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path) -> Path:
+    """The tiny recipe with a reward model and PPO."""
+    path = tmp_path / "ppo.yaml"
+    path.write_text(yaml.safe_dump({**tiny.document, "reward": REWARD, "alignment": SECTION}))
+    return path
+
+
+@pytest.fixture
+def ppo(recipe, tmp_path, cli, helpers, prefect_url, tiny):
+    """Runs, or starts, the recipe on a store, with a module of rewards on the path."""
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "own_reward.py").write_text(MODULE)
+
+    class Runner:
+        folder = modules
+        words = ("--json", "--set", "compute.checkpoint_seconds=0.01")
+        variables: ClassVar = {"PREFECT_API_URL": prefect_url, "PYTHONPATH": f"{modules}:{Path(__file__).resolve().parents[2]}"}
+
+        def run(self, store: Path, *words: str):
+            return cli("run", recipe, "--store", store, *self.words, *words, cwd=tiny.folder, **self.variables)
+
+        def start(self, store: Path, *words: str):
+            return helpers.start("run", recipe, "--store", store, *self.words, *words, cwd=tiny.folder, **self.variables)
+
+    return Runner()
+
+
+def own(field: str = "reward") -> list[str]:
+    """Words that put the test's own module in the place of the reward model."""
+    source = "{source: function, name: 'own_reward:reward'}"
+    return ["--set", f"alignment.{field}={source}", "--set", "reward=null", "--set", "registry=null"]
+
+
+def test_a_reward_model_and_ppo_go_through_the_chain(ppo, copy):
+    done = ppo.run(copy)
+    assert done.returncode in (0, 3), done.stderr
+    report = RunReport.model_validate_json(done.stdout)
+    assert [stage.name for stage in report.stages if not stage.reused] == LATER
+    stages = {stage.name: stage for stage in report.stages}
+    numbers = stages["align"].metrics
+    assert numbers["steps"] == 16
+    assert 0 < numbers["critic_parameters"] < numbers["trainable_parameters"]
+    points = [json.loads(line) for line in (copy / "align" / stages["align"].key / "curve.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in points] == [4, 8, 12, 16]
+    assert points[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert {"reward_model", "monitor_sentiment", "explained_variance"} <= set(points[0])
+    page = report.report.read_text("utf-8")
+    assert "Responses over the course of training" in page
+    assert "monitor_sentiment" in page
+    assert abs(stages["evaluate"].metrics["kl_per_token"]) > 1e-6
+
+
+def test_the_policy_before_alignment_is_not_changed_by_its_reward_model(ppo, copy, finished, helpers):
+    """The reward model shares its weights in memory and must not train them: an unaligned run has the SFT policy's digest."""
+    done = ppo.run(copy, "--set", "alignment={algorithm: none}", "--set", "registry=null")
+    assert done.returncode == 0, done.stderr
+    report = RunReport.model_validate_json(done.stdout)
+    assert {stage.name for stage in report.stages if stage.reused} >= {"pretrain", "sft"}
+    assert helpers.weights(report, "sft") == helpers.weights(finished.report, "sft")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["sampling", "update"])
+def test_a_run_killed_in_sampling_or_in_an_update_ends_bit_identical(ppo, finished, tmp_path, helpers, moment):
+    """Killed while its own reward sleeps in the third iteration, or right after the checkpoint of a step within one."""
+    (ppo.folder / "mode").write_text("well")
+    whole, cut = (Path(shutil.copytree(finished.store, tmp_path / name)) for name in ("whole", "cut"))
+    words = [*own(), "--set", "alignment.epochs=8"]
+    expected = RunReport.model_validate_json(ppo.run(whole, *words).stdout)
+    (ppo.folder / "calls").unlink()
+    (ppo.folder / "mode").write_text("slow" if moment == "sampling" else "well")
+    process = ppo.start(cut, *words)
+    _wait(process, lambda: _calls(ppo.folder) == 3 if moment == "sampling" else 20 <= _step(cut) < 32)
+    helpers.kill_group(process)
+    process.communicate()
+    assert 0 < _step(cut) < 64
+    (ppo.folder / "mode").write_text("well")
+    resumed = RunReport.model_validate_json(ppo.run(cut, *words).stdout)
+    assert helpers.weights(resumed, "align") == helpers.weights(expected, "align")
+    assert _points(cut, resumed) == _points(whole, expected)
+
+
+@pytest.mark.parametrize(
+    "mode", ["raises", pytest.param("nan", marks=pytest.mark.slow), pytest.param("short", marks=pytest.mark.slow)]
+)
+def test_a_reward_that_misbehaves_stops_the_run_which_goes_on_once_it_is_mended(ppo, copy, mode):
+    said = {
+        "raises": "ValueError: the judge is ill for prompt 0",
+        "nan": "nan for prompt 0",
+        "short": "1 rewards for 16 responses",
+    }
+    (ppo.folder / "mode").write_text(mode)
+    stopped = ppo.run(copy, *own())
+    assert stopped.returncode == 2
+    assert "alignment.reward.name (own_reward:reward)" in stopped.stderr
+    assert said[mode] in stopped.stderr
+    assert _step(copy) == 8
+    (ppo.folder / "mode").write_text("well")
+    calls = _calls(ppo.folder)
+    mended = ppo.run(copy, *own())
+    assert mended.returncode == 0, mended.stderr
+    assert _calls(ppo.folder) == calls + 2  # the third iteration and the fourth: the first two are in the checkpoint
+
+
+def test_a_reward_that_does_not_exist_is_refused_before_anything_trains(refused, recipe):
+    words = ["--set", "alignment.reward={source: function, name: 'no_such:thing'}"]
+    refused(recipe, words, ("alignment.reward.name", "no_such:thing"))
+
+
+def test_a_source_model_without_a_reward_section_is_refused(refused, recipe):
+    refused(recipe, ["--set", "reward=null"], ("alignment.reward", "no section reward", "add reward"))
+
+
+def test_several_processes_are_refused(refused, recipe):
+    refused(recipe, ["--set", "compute.num_processes=2"], ("compute.num_processes", "alignment.algorithm ppo", "1"))
+
+
+def _wait(process, condition) -> None:
+    end = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def _calls(folder: Path) -> int:
+    return len((folder / "calls").read_text()) if (folder / "calls").exists() else 0
+
+
+def _step(store: Path) -> int:
+    """Step of the newest checkpoint of PPO; 0 without one."""
+    return max((int(path.name) for path in (store / "align").glob("*.partial/.checkpoint/[0-9]*")), default=0)
+
+
+def _points(store: Path, report: RunReport) -> list[dict]:
+    key = next(stage.key for stage in report.stages if stage.name == "align")
+    lines = (store / "align" / key / "curve.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]

@@ -1,0 +1,61 @@
+"""A recipe with a reward section through the command line: only the new stage is built, and its output is what others load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+REWARD = "reward={epochs: 2, batch_size: 8, max_length: 256, learning_rate: 0.003, peft: {method: lora, r: 4}}"
+
+
+def stage_of(report, name: str):
+    return next(stage for stage in report.stages if stage.name == name)
+
+
+def test_a_reward_section_adds_one_stage_and_changes_no_other(again, copy, nested_of):
+    run = again(copy, "--set", REWARD)
+    assert run.process.returncode == 0, run.process.stderr
+    assert run.built == ["reward"]
+    stage = stage_of(run.report, "reward")
+    assert stage.metrics["held_out_accuracy"] > 0.6
+    assert 0 <= stage.metrics["held_out_calibration_error"] < 1
+    folder = Path(stage.outputs["reward"])
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    said = [{"role": "user", "content": "Write a review."}, {"role": "assistant", "content": "Lovely and clean."}]
+    ids = tokenizer(tokenizer.apply_chat_template(said, tokenize=False), add_special_tokens=False, return_tensors="pt")[
+        "input_ids"
+    ]
+    assert torch.isfinite(model(input_ids=ids).logits - model.config.reward_mean).all()
+    page = Path(run.report.report).read_text("utf-8")
+    assert "Reward model" in page
+    logged = dict(nested_of(copy, run.report.run_id))["reward"].data.metrics
+    assert logged["held_out_accuracy"] == stage.metrics["held_out_accuracy"]
+    assert again(copy, "--set", REWARD).built == []
+
+
+def test_check_counts_what_the_reward_model_trains_and_predicts_its_memory(tiny, call):
+    done = call("check", tiny.recipe, "--set", REWARD, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["memory"]["reward"]
+    # LoRA of rank 4 on a block: q and o 4 · (32 + 32) each, k and v 4 · (32 + 16), gate, up and down 4 · (32 + 96); head 32.
+    assert found["trainable_parameters"] == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 128) + 32
+    assert found["peak_memory_gb"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.preferences=null", "alignment={algorithm: none}"], ("data.preferences: found null", "stage reward")),
+        (["model.architecture=t5", "model.kv_heads=null"], ("reward.model: found t5, an encoder-decoder", "a decoder or an enc")),
+        (["sft.peft={method: prompt_tuning}", "registry=null"], ("sft.peft.method: found prompt_tuning", "name reward.model")),
+        (["reward.model={source: scratch}"], ("reward.peft.method: found lora with reward.model.source scratch", "full")),
+        (["reward.model={source: local, path: nowhere}"], ("reward.model.path: found nowhere, which is no folder",)),
+        (["model.architecture=gpt2", "model.kv_heads=null", "reward.max_length=2048"], ("reward.max_length: found 2048", "2047")),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_before_anything_trains(tiny, refused, words, said):
+    refused(tiny.recipe, ["--set", REWARD, *(word for each in words for word in ("--set", each))], said)
