@@ -1,7 +1,7 @@
 """`python -m bench ppo`: iterations of PPO, ours and TRL's, on the same weights and prompts, in alternating processes.
 
-An iteration samples 64 responses of 48 tokens, scores them by policy, reference, critic and reward model, and trains four passes of
-four steps on them. TRL's defaults are what its documentation shows: a value model that is trained as a whole.
+An iteration samples 64 responses of 48 tokens, scores them by policy, reference, critic and reward model, and trains four passes
+of four steps on them. TRL's defaults are what its documentation shows: a value model that is trained as a whole.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ from bench.training import refuse_bad_numbers
 from bench.workload import SHAPES, Workload
 from schemas.errors import Refusal
 
-# Sides by name: whose interpreter, which module, and how it is set. Each `ours` has its critic elsewhere.
+OURS, TRL = "bench.ppo_ours", "bench.peers.trl_ppo"
+# Sides by name, in the order in which they alternate: a module, and where our values come from or how TRL is set.
 SIDES = {
-    "ours": (Path(sys.executable), "bench.ppo_ours", "trunk"),
-    "ours_critic": (Path(sys.executable), "bench.ppo_ours", "adapter"),
-    "trl_defaults": (sides.TRL_PPO, "bench.peers.trl_ppo", "defaults"),
-    "trl_best": (sides.TRL_PPO, "bench.peers.trl_ppo", "best"),
-}
+    "ours": (OURS, "trunk"), "ours_critic": (OURS, "adapter"), "trl_defaults": (TRL, "defaults"), "trl_best": (TRL, "best")
+}  # fmt: skip
 ENTROPY_TOLERANCE = 0.01  # relative: sides that sample other tokens from one policy differ by less
 
 
@@ -72,8 +70,9 @@ def compare(workload: Workload, rounds: int, threads: int | None) -> dict[str, A
         workload.write(folder)
         sides.call([sys.executable, "-m", "bench.workload", str(folder)])
         for turn in range(rounds):
-            for name, (interpreter, module, setting) in SIDES.items():
-                command = [str(interpreter), "-m", module, "--setting", setting]
+            for name, (module, setting) in SIDES.items():
+                interpreter = str(sides.TRL_PPO) if module == TRL else sys.executable
+                command = [interpreter, "-m", module, "--setting", setting]
                 measured[name].append(sides.run(command, folder, threads))
                 print(f"round {turn + 1}: {name} done", file=sys.stderr)
     compared = assemble(measured)

@@ -70,6 +70,12 @@ def reward_model_of(base: nn.Module, tokenizer: PreTrainedTokenizerBase, folder:
     return RewardModel(RewardScorer(model.requires_grad_(False), CPU), tokenizer, mean=0.0, of_policy=True)
 
 
+def prompts_of(workload: Workload) -> Prompts:
+    """The prompts of all iterations, in the peer's tokens: without a chat template."""
+    texts = [row["prompt"] for row in workload.rows()]
+    return Prompts([[{"role": "user", "content": text}] for text in texts], [np.asarray(token_ids(t), np.int32) for t in texts])
+
+
 def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tuple[Job, str]:
     """What the align stage would train, and its layout."""
     spec, tokenizer = spec_of(workload, value_model), AutoTokenizer.from_pretrained(folder / "model")
@@ -86,14 +92,13 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
         critic = wrap(critic, spec.peft, 0, "bench")
         add_value_head(critic)
         add_critic(policy, critic)
-    rows = [row["prompt"] for row in workload.rows()]
-    tokens = [np.asarray(token_ids(text), np.int32) for text in rows]
     scorer = ActorCritic(policy, CPU, torch.float32, temperature=spec.temperature).eval()
-    layout = choose_layout(scorer, [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in sorted(tokens, key=len)[-3:]])
+    prompts = prompts_of(workload)
+    longest = sorted(prompts.tokens, key=len)[-3:]
+    layout = choose_layout(scorer, [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in longest])
     collect = Collector(
-        spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, rewards=load_rewards(spec, {"model": reward_model}),
-        tokenizer=tokenizer, prompts=Prompts([[{"role": "user", "content": text}] for text in rows], tokens),
-        log=SampleLog(out / SAMPLES),
+        spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=tokenizer, prompts=prompts,
+        rewards=load_rewards(spec, {"model": reward_model}), log=SampleLog(out / SAMPLES),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, torch.float32)
     compute = Compute(device="cpu", checkpoint_seconds=1e9)

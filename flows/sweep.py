@@ -23,28 +23,23 @@ def run_sweep(sweep: Sweep, planned: list[Planned], store: Path, console: Consol
     Raises:
         Refusal: before the first run, for the first thing in any recipe that cannot work.
     """
-    started, runs = time.monotonic(), []
-    done = run_each([plan.recipe for plan in planned], store, console)
-    for number, (plan, (run, _)) in enumerate(zip(planned, done, strict=True), start=1):
-        runs.append(run)
-        console.print(f"run {number} of {len(planned)}: {_said(plan, run)}", highlight=False, markup=False)
+    started, points = time.monotonic(), []
+    for plan, (run, _) in zip(planned, run_each([plan.recipe for plan in planned], store, console), strict=True):
+        points.append(point := _point(plan, run))
+        said = f"{point.line}, {point.field} {point.value}: built {point.built}"
+        console.print(f"run {len(points)} of {len(planned)}: {said}", highlight=False, markup=False)
     folder = store / "sweeps" / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     report = SweepReport(
         name=sweep.name,
         seconds=round(time.monotonic() - started, 2),
-        points=tuple(_point(plan, run) for plan, run in zip(planned, runs, strict=True)),
-        ancestors=_ancestors(planned, runs),
+        points=tuple(points),
+        ancestors=_ancestors(planned, [point.run for point in points]),
         report=folder / "sweep.html",
     )
     write_sweep(report)
     write_atomically(folder / "result.json", report.model_dump_json(indent=1))
     return report
-
-
-def _said(plan: Planned, run: RunReport) -> str:
-    built = ", ".join(stage.name for stage in run.stages if not stage.reused) or "nothing"
-    return f"{plan.line.label}, {plan.line.over.field} {plan.value}: built {built}"
 
 
 def _point(plan: Planned, run: RunReport) -> SweepPoint:

@@ -94,6 +94,12 @@ class SweepPoint(Frozen):
     run: RunReport
     """The run."""
 
+    @property
+    def built(self) -> str:
+        """What the run built and did not take from the store: `all`, `nothing`, or the names of stages."""
+        names = [stage.name for stage in self.run.stages if not stage.reused]
+        return "all" if len(names) == len(self.run.stages) else ", ".join(names) or "nothing"
+
 
 class Ancestor(Frozen):
     """A policy from before alignment, which several runs share."""

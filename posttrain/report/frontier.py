@@ -16,6 +16,8 @@ from schemas.sweep import Ancestor, Estimate, SweepPoint, SweepReport
 TEMPLATE = "sweep.html.j2"
 SIZE = (5.4, 3.7)  # inches
 COLOURS, MARKERS = (ACCENT, *ANCESTORS[1:]), "os^D"  # of lines, in order; a marker of its own where colours are not seen
+# Of a label and its point: a line that rises leaves the lower right and the upper left free.
+_BESIDE: tuple[dict[str, Any], ...] = ({"xytext": (5, -10)}, {"xytext": (-5, 5), "ha": "right"})
 Read = Callable[[SweepPoint], Estimate]
 
 
@@ -34,8 +36,8 @@ def _row(point: SweepPoint, report: SweepReport) -> dict[str, Any]:
     """What the table says of a run."""
     return {
         "point": point,
+        "name": point.field.rpartition(".")[2],
         "link": os.path.relpath(point.run.report, report.report.parent),
-        "built": ", ".join(stage.name for stage in point.run.stages if not stage.reused) or "nothing",
         "failed": [gate.name for gate in point.run.gates if not gate.passed],
     }
 
@@ -73,9 +75,9 @@ def _draw_lines(axes: Axes, points: Sequence[SweepPoint], read: Read) -> None:
         axes.errorbar(x, y, xerr=_errors(kls), yerr=_errors(values), fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.4)
         axes.plot(x, y, color=colour, marker=marker, markersize=6, label=f"{label}, by {line[0].field}")
         for point, at in zip(line, zip(x, y, strict=True), strict=True):
-            axes.annotate(str(point.value), at, xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour)
+            axes.annotate(str(point.value), at, textcoords="offset points", fontsize=8, color=colour, **_BESIDE[index % 2])
     axes.set_xlabel("KL from the reference per token, nats")
-    axes.margins(x=0.09, y=0.12)
+    axes.margins(x=0.12, y=0.12)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, borderaxespad=0.2)
 
 
@@ -84,7 +86,7 @@ def _draw_ancestor(axes: Axes, ancestor: Ancestor) -> None:
     value, (low, high) = ancestor.reward.value, ancestor.reward.interval
     if ancestor.is_reference:
         axes.errorbar([0], [value], yerr=[[value - low], [high - value]], fmt="D", color=INK, ecolor=MUTED, markersize=5)
-        axes.annotate(ancestor.name, (0, value), xytext=(7, -10), textcoords="offset points")
+        axes.annotate(ancestor.name, (0, value), xytext=(-8, 0), textcoords="offset points", ha="right", va="center")
     else:
         axes.axhline(value, color=MUTED, linestyle=":")
         axes.text(
