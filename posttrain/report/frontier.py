@@ -25,7 +25,7 @@ def write_sweep(report: SweepReport, *, written: datetime | None = None) -> None
     """Write `report.report`, one HTML file; runs are linked by paths relative to it. `written` is its date, by default now."""
     page = {
         "sweep": report,
-        "figures": [*_against_reward(report), *_against_win_rate(report)],
+        "figures": [_reward(report), _win_rate(report)],
         "rows": [_row(point, report) for point in report.points],
         "written": written or datetime.now(UTC),
     }
@@ -42,7 +42,7 @@ def _row(point: SweepPoint, report: SweepReport) -> dict[str, Any]:
     }
 
 
-def _against_reward(report: SweepReport) -> list[Chart]:
+def _reward(report: SweepReport) -> Chart:
     def draw(axes: Axes) -> None:
         _draw_lines(axes, report.points, lambda point: point.reward)
         for ancestor in report.ancestors:
@@ -50,10 +50,10 @@ def _against_reward(report: SweepReport) -> list[Chart]:
         axes.set_ylabel("mean reward")
 
     note = "Up is better, right is further from the reference. Bars are 95% intervals."
-    return [chart("Reward against KL", note, draw, SIZE)]
+    return chart("Reward against KL", note, draw, SIZE)
 
 
-def _against_win_rate(report: SweepReport) -> list[Chart]:
+def _win_rate(report: SweepReport) -> Chart:
     opponents = " and ".join(sorted({point.opponent for point in report.points}))
 
     def draw(axes: Axes) -> None:
@@ -62,7 +62,7 @@ def _against_win_rate(report: SweepReport) -> list[Chart]:
         axes.set_ylabel(f"share of prompts won against {opponents}")
 
     note = f"Held-out prompts won against {opponents}. The dashed line is chance."
-    return [chart("Win rate against KL", note, draw, SIZE)]
+    return chart("Win rate against KL", note, draw, SIZE)
 
 
 def _draw_lines(axes: Axes, points: Sequence[SweepPoint], read: Read) -> None:
@@ -83,9 +83,9 @@ def _draw_lines(axes: Axes, points: Sequence[SweepPoint], read: Read) -> None:
 
 def _draw_ancestor(axes: Axes, ancestor: Ancestor) -> None:
     """The reference at divergence 0; of another one only the reward is known, so it is a line."""
-    value, (low, high) = ancestor.reward.value, ancestor.reward.interval
+    value = ancestor.reward.value
     if ancestor.is_reference:
-        axes.errorbar([0], [value], yerr=[[value - low], [high - value]], fmt="D", color=INK, ecolor=MUTED, markersize=5)
+        axes.errorbar([0], [value], yerr=_errors([ancestor.reward]), fmt="D", color=INK, ecolor=MUTED, markersize=5)
         axes.annotate(ancestor.name, (0, value), xytext=(-8, 0), textcoords="offset points", ha="right", va="center")
     else:
         axes.axhline(value, color=MUTED, linestyle=":")
@@ -95,6 +95,6 @@ def _draw_ancestor(axes: Axes, ancestor: Ancestor) -> None:
 
 
 def _errors(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
-    """Distances from the values down and up to the ends of their intervals."""
-    down = [estimate.value - estimate.interval[0] for estimate in estimates]
-    return down, [estimate.interval[1] - estimate.value for estimate in estimates]
+    """Distances from the values down and up to the ends of their intervals; an end on the wrong side of a value is at it."""
+    down = [max(0.0, estimate.value - estimate.interval[0]) for estimate in estimates]
+    return down, [max(0.0, estimate.interval[1] - estimate.value) for estimate in estimates]
