@@ -22,11 +22,11 @@ lint: .venv/.dev  ## style, types and import directions
 bench: .venv/.runtime  ## a benchmark: make bench NAME=...; without a name, lists them
 	$(BIN)/python -m bench $(NAME)
 
-peers: .bench/trl/.ready  ## environments of the peers that benchmarks compare with, in .bench/
+peers: .bench/trl/.ready .bench/trl-ppo/.ready  ## environments of the peers that benchmarks compare with, in .bench/
 
-.bench/trl/.ready: bench/peers/trl.txt
-	$(PYTHON) -m venv .bench/trl
-	.bench/trl/bin/python -m pip install --requirement bench/peers/trl.txt
+.bench/%/.ready: bench/peers/%.txt
+	$(PYTHON) -m venv .bench/$*
+	.bench/$*/bin/python -m pip install --requirement $<
 	@touch $@
 
 .venv/.runtime: pyproject.toml constraints.txt

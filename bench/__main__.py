@@ -10,6 +10,7 @@ BENCHMARKS = {
     "sft": ("bench.training:sft", "steps of supervised fine-tuning against TRL (make peers): seconds, peak memory, equal losses"),
     "dpo": ("bench.training:dpo", "steps of DPO against TRL (make peers): seconds, peak memory, equal losses"),
     "peft": ("bench.peft.command:main", "every PEFT method: trained share, bytes, memory, step time, latency, loss"),
+    "ppo": ("bench.ppo:main", "iterations of PPO, rollouts and four epochs, against TRL 1.10 (make peers): seconds, peak memory"),
     "rollouts": ("bench.rollouts:main", "sampled tokens per second against generate of transformers: equal greedy tokens"),
 }
 

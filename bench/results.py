@@ -30,6 +30,7 @@ def summary(rounds: Sequence[Measured]) -> dict[str, Any]:
         "gpu_gb": max((each.gpu_gb for each in rounds if each.gpu_gb is not None), default=None),
         "losses": first.losses,
         "note": first.note,
+        "facts": first.facts,
     }
 
 

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from schemas.errors import Refusal
 
 ROOT = Path(__file__).resolve().parents[1]
 TRL = ROOT / ".bench" / "trl" / "bin" / "python"
+TRL_PPO = ROOT / ".bench" / "trl-ppo" / "bin" / "python"  # the last TRL that has PPO
 
 # The code of another checkout under the benchmark of this one: its packages are imported before this root comes first.
 _FROM_CHECKOUT = (
@@ -50,6 +51,8 @@ class Measured:
     """Most memory allocated on the GPU."""
     note: str
     """How this side was set."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """What else it measured, by name: means over the steps."""
 
     def write(self, path: Path) -> None:
         """As JSON, for the parent process."""
@@ -68,10 +71,10 @@ def commands(before: Path | None) -> dict[str, list[str]]:
     return sides
 
 
-def refuse_without_peer() -> None:
-    """Refuse to compare with a peer that is not installed."""
-    if not TRL.exists():
-        raise Refusal(str(TRL.relative_to(ROOT)), "nothing", "the peer's virtual environment", "run `make peers` first")
+def refuse_without_peer(peer: Path) -> None:
+    """Refuse to compare with a peer whose interpreter is not there."""
+    if not peer.exists():
+        raise Refusal(str(peer.relative_to(ROOT)), "nothing", "the peer's virtual environment", "run `make peers` first")
 
 
 def refuse_without_cuda(device: str) -> None:
@@ -108,7 +111,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path, help="workload.json and model/")
     parser.add_argument("result", type=Path, help="JSON file to write")
-    parser.add_argument("--setting", choices=["defaults", "best"], help="the peer's settings")
+    parser.add_argument("--setting", choices=["defaults", "best", "trunk", "adapter"], help="how the side is set")
     return parser.parse_args()
 
 

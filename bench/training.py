@@ -64,8 +64,8 @@ def compare(workload: Workload, rounds: int, threads: int | None, before: Path |
     Raises:
         Refusal: before anything runs, when the peer or the device is missing or a number makes no sense.
     """
-    _refuse_bad_numbers(workload, rounds)
-    sides.refuse_without_peer()
+    refuse_bad_numbers(workload, rounds)
+    sides.refuse_without_peer(sides.TRL)
     sides.refuse_without_cuda(workload.device)
     commands = sides.commands(before)
     measured: dict[str, list[Measured]] = {name: [] for name in commands}
@@ -80,7 +80,8 @@ def compare(workload: Workload, rounds: int, threads: int | None, before: Path |
     return {**vars(workload), "rounds": rounds, "threads": threads, **assemble(measured), **_on_gpu(workload, measured)}
 
 
-def _refuse_bad_numbers(workload: Workload, rounds: int) -> None:
+def refuse_bad_numbers(workload: Workload, rounds: int) -> None:
+    """Refuse workloads that cannot be measured; names the option."""
     checks = (
         ("--vocab", workload.vocabulary, SMALLEST_VOCABULARY, "the rows use that many tokens"),
         ("--steps", workload.steps, DROPPED + 1, f"the first {DROPPED} is not timed"),

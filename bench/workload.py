@@ -16,9 +16,19 @@ from typing import Any
 WORDS = 1000  # the rows use the first words of the vocabulary
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 SMALLEST_VOCABULARY = WORDS + len(SPECIAL)
-BATCH = {"dpo": 4, "sft": 8}  # pairs, rows
+BATCH = {"dpo": 4, "sft": 8, "ppo": 64}  # pairs, rows, prompts of an iteration
 MAX_LENGTH = 1024
 BETA = 0.1
+NEW_TOKENS, EPOCHS, MINIBATCHES = 48, 4, 4  # of a PPO iteration: tokens per response, passes over them, steps per pass
+PPO_NUMBERS = {
+    "temperature": 0.7,
+    "kl": 0.05,
+    "clip": 0.2,
+    "value_clip": 0.2,
+    "value_coefficient": 0.1,
+    "gamma": 1.0,
+    "lam": 0.95,
+}
 BETAS = (0.9, 0.95)  # of AdamW
 LORA = {"r": 8, "alpha": 8, "target_modules": ("q_proj", "v_proj")}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -41,13 +51,13 @@ class Workload:
     """One benchmark of one objective; the same on both sides."""
 
     kind: str
-    """`sft` or `dpo`."""
+    """`sft`, `dpo` or `ppo`."""
     vocabulary: int
     """Tokens of the vocabulary."""
     full: bool
     """Train every weight, the tied head included; otherwise LoRA on the query and value projections."""
     steps: int
-    """Optimizer steps in each process."""
+    """Optimizer steps in each process; of PPO, iterations."""
     shape: str
     """A name of `SHAPES`."""
     device: str
@@ -126,6 +136,15 @@ def make_model(vocabulary: int, shape: str) -> Any:
     return LlamaForCausalLM(config)
 
 
+def make_reward_model(policy: Path) -> Any:
+    """The policy's transformer with a random score head in the place of its output head."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(1)
+    return AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1, dtype=torch.float32)
+
+
 def start_adapter(model: Any) -> None:
     """The same first LoRA matrices on every side, whatever random numbers were drawn before (A uniform, B zero)."""
     import torch
@@ -141,13 +160,15 @@ def start_adapter(model: Any) -> None:
 
 
 def main() -> None:
-    """Write the model and tokenizer of the workload in a folder beside it."""
+    """Write the model and tokenizer of the workload in a folder beside it; for PPO a reward model too."""
     parser = argparse.ArgumentParser(description="Write the initial model and tokenizer that every side loads.")
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     workload = Workload.read(folder)
     make_model(workload.vocabulary, workload.shape).save_pretrained(folder / "model")
     make_tokenizer(workload.vocabulary).save_pretrained(folder / "model")
+    if workload.kind == "ppo":
+        make_reward_model(folder / "model").save_pretrained(folder / "reward")
 
 
 if __name__ == "__main__":

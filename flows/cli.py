@@ -76,6 +76,30 @@ def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_
 
 
 @app.command()
+def sweep(
+    document: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep in YAML.", show_default=False)],
+    store: StoreOption = HOME,
+    as_json: Json = False,
+) -> None:
+    """Run recipes that differ in one field each and draw reward against KL; nothing is registered."""
+    from posttrain.store import Store
+    from schemas.sweep import load_sweep
+
+    (loaded, planned), root = load_sweep(document), Store(store).root
+    defaults.apply(root)
+    with stdout_kept_for_result() as result:
+        from flows.sweep import run_sweep
+
+        report = run_sweep(loaded, planned, root, console())
+        if as_json:
+            result.write(report.model_dump_json(indent=1) + "\n")
+        else:
+            from flows.console import show_sweep
+
+            show_sweep(report, Console(file=result))
+
+
+@app.command()
 def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
     """Validate recipe, inputs and model without training."""
     from posttrain.preflight import preflight

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from schemas.results import RunReport
+from schemas.sweep import Estimate, SweepReport
 
 SHOWN = ("score", "kl", "loss", "validation_loss", "held_out_accuracy", "held_out_calibration_error", "accuracy", "margin")
 
@@ -73,6 +74,25 @@ def show_report(report: RunReport, console: Console) -> None:
         console.print(
             f"model:  {report.model.uri}   (MLFLOW_TRACKING_URI={report.model.tracking_uri})", highlight=False, soft_wrap=True
         )
+
+
+def show_sweep(report: SweepReport, console: Console) -> None:
+    """One row per run: how far it went from the reference and what that bought."""
+    opponents = " and ".join(sorted({point.opponent for point in report.points}))
+    columns = ("line", "value", "KL per token", "reward", f"win rate vs {opponents}", "built")
+    table = Table(*columns, title=f"sweep {report.name}", title_justify="left")
+    for point in report.points:
+        numbers = (_with_interval(each) for each in (point.kl_per_token, point.reward, point.win_rate))
+        table.add_row(point.line, f"{point.field.rpartition('.')[2]} {point.value}", *numbers, point.built)
+    for ancestor in report.ancestors:
+        table.add_row(ancestor.name, "", "0" if ancestor.is_reference else "-", _with_interval(ancestor.reward), "-", "")
+    console.print(table)
+    console.print(f"report: {report.report}", highlight=False, soft_wrap=True)
+
+
+def _with_interval(estimate: Estimate) -> str:
+    low, high = estimate.interval
+    return f"{estimate.value:.3f} ({low:.2f} to {high:.2f})"
 
 
 # The numbers that say most about a stage, by name; the first ones that it has are shown.

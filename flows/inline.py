@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,23 +20,37 @@ from tasks.chains import new_chain, pinned
 
 
 def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport, bool]:
-    """Run a recipe under a Prefect server of its own, or the user's where PREFECT_API_URL names one.
+    """Run one recipe.
 
     Returns:
         the report, and whether promotion was refused.
     """
-    recipe = pinned(recipe, store)
-    preflight(new_chain(recipe, Store(store)))
+    [done] = run_each([recipe], store, console)
+    return done
+
+
+def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterator[tuple[RunReport, bool]]:
+    """Run recipes one after the other, under one Prefect server of their own or the user's where PREFECT_API_URL names one.
+
+    Each is checked before the first one starts.
+
+    Yields:
+        the report of each, and whether promotion was refused.
+    """
+    recipes = [pinned(recipe, store) for recipe in recipes]
+    for recipe in recipes:
+        preflight(new_chain(recipe, Store(store)))
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     console.print("starting Prefect and MLflow (about ten seconds)", style="dim")
     ensure_server(_import_slow_parts)
     with TerminalProgress(console) as progress, reporting(progress), _without_heartbeats():
         from flows.post_training import PromotionRefused, post_training
 
-        try:
-            return post_training(recipe, str(store)), False
-        except PromotionRefused as refused:
-            return refused.report, True
+        for recipe in recipes:
+            try:
+                yield post_training(recipe, str(store)), False
+            except PromotionRefused as refused:
+                yield refused.report, True
 
 
 def _import_slow_parts() -> None:

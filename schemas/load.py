@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,9 @@ from pydantic_core import ErrorDetails
 from schemas.errors import Refusal, closest
 from schemas.recipe import Recipe
 
+Document = TypeVar("Document", bound=BaseModel)
+
+EXAMPLES = {"recipe": "deployments/recipes/quickstart.yaml", "sweep": "deployments/sweeps/frontier.yaml"}
 REMEDIES = {
     "missing": "add the field",
     "extra_forbidden": "remove it",
@@ -28,20 +31,34 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         Refusal: naming the field, what was found, what is allowed and what to do.
     """
-    return validate_recipe(apply_overrides(_read_yaml(Path(path)), overrides), str(path))
+    return validate_recipe(apply_overrides(read_yaml(Path(path), "recipe"), overrides), str(path))
 
 
 def validate_recipe(document: Mapping[str, Any], name: str) -> Recipe:
     """Validate a recipe document; `name` says where it came from."""
+    return validated(Recipe, document, name)
+
+
+def validated(kind: type[Document], document: Mapping[str, Any], name: str) -> Document:
+    """Validate a document of some kind; `name` says where it came from.
+
+    Raises:
+        Refusal: for the first mistake.
+    """
     try:
-        return Recipe.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False)[0], document, name) from None
+        raise _refusal(error.errors(include_url=False)[0], document, name, kind) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, kind: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; `kind` (`recipe`, `sweep`) says what the file should have been.
+
+    Raises:
+        Refusal: naming the file, and the line where its YAML is broken.
+    """
     if not path.is_file():
-        raise Refusal(str(path), "no such file", "a recipe in YAML", "check the path; recipes are in deployments/recipes")
+        raise Refusal(str(path), "no such file", f"a {kind} in YAML", f"check the path; {kind}s are in deployments/{kind}s")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -51,9 +68,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         line = f":{mark.line + 1}" if mark else ""
         raise Refusal(f"{path}{line}", getattr(error, "problem", None) or "broken YAML", "valid YAML", "mend this line") from None
     if not isinstance(document, dict):
-        raise Refusal(
-            str(path), type(document).__name__, "a mapping of recipe fields", "start from deployments/recipes/quickstart.yaml"
-        )
+        raise Refusal(str(path), type(document).__name__, f"a mapping of {kind} fields", f"start from {EXAMPLES[kind]}")
     return document
 
 
@@ -69,7 +84,7 @@ def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[
             raise Refusal(
                 f"--set {word}", "no field=value", "a dotted field, '=', a value", "for example --set alignment.beta=0.3"
             )
-        _set(document, dotted, _value(word, value), given)
+        set_field(document, dotted, _value(word, value), f"--set {dotted}", given)
         given.add(dotted)
     return document
 
@@ -82,8 +97,22 @@ def _value(word: str, text: str) -> Any:
         raise Refusal(f"--set {word}", found, "a value in YAML", "close brackets and quotes, or quote the value") from None
 
 
-def _set(document: dict[str, Any], dotted: str, value: Any, given: Container[str]) -> None:
-    """Set one field; `given` are those that a word has set, which are refused rather than taken away."""
+def set_field(
+    document: dict[str, Any], dotted: str, value: Any, place_of_value: str, given: Container[str] = frozenset()
+) -> None:
+    """Set a dotted field in place; sections on the way are made where they are missing or null.
+
+    Args:
+        document: a recipe.
+        dotted: the field.
+        value: what it becomes.
+        place_of_value: who asked, for refusals.
+        given: fields that were set before in this way. They are refused where the new kind of a section has no place for them;
+            those that only stood in the document are taken away.
+
+    Raises:
+        Refusal: when a name on the way holds a plain value.
+    """
     *parents, last = dotted.split(".")
     place = document
     for depth, name in enumerate(parents):
@@ -92,7 +121,7 @@ def _set(document: dict[str, Any], dotted: str, value: Any, given: Container[str
         place = place[name]
         if not isinstance(place, dict):
             where = ".".join(parents[: depth + 1])
-            raise Refusal(f"--set {dotted}", f"{where} holds {place!r}", "a section", f"set {where} itself")
+            raise Refusal(place_of_value, f"{where} holds {place!r}", "a section", f"set {where} itself")
     for name in _of_the_old_kind(parents, last, place, value):
         if ".".join([*parents, name]) not in given:
             place.pop(name, None)
@@ -115,11 +144,11 @@ def _member(choices: Iterable[type[BaseModel]], field: str, kind: Any) -> type[B
     return next((model for model in named if kind in get_args(model.model_fields[field].annotation)), None)
 
 
-def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str) -> Refusal:
+def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str, kind: type[BaseModel]) -> Refusal:
     context = error.get("ctx", {})
     if error["type"] == "refused":
         return Refusal(context["where"], context["found"], context["allowed"], context["remedy"])
-    path, siblings = _walk(error["loc"], document)
+    path, siblings = _walk(error["loc"], document, kind)
     where = ".".join(path) or name
     found = "nothing" if error["type"] == "missing" else repr(error["input"])
     allowed, remedy = error["msg"], REMEDIES.get(error["type"], "correct the value")
@@ -136,11 +165,15 @@ def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str) -> Ref
     return Refusal(where, found, allowed, remedy)
 
 
-def _walk(location: tuple[int | str, ...], document: Any) -> tuple[list[str], list[str]]:
+def _walk(location: tuple[int | str, ...], document: Any, kind: type[BaseModel]) -> tuple[list[str], list[str]]:
     """The location without union tags, and the fields that the section at its end knows."""
     path: list[str] = []
-    model: Any = Recipe
+    parent: list[type[BaseModel]] = []
+    model: Any = kind
     for step in location:
+        if isinstance(step, int) and isinstance(document, list):  # an item: of the kind that the list's annotation names
+            path, document = [*path, str(step)], document[step]
+            continue
         choices = _models(model)
         named = next((m for m in choices if isinstance(step, str) and step in m.model_fields), None)
         if named is None and _is_tag(step, choices, document):

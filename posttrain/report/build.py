@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from posttrain.report import read, samples, text
+from posttrain.report import read, samples
+from posttrain.report.page import write_page
 from posttrain.report.read import Folders, Json
-from posttrain.store import read_result, write_atomically
+from posttrain.store import read_result
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport, StageResult
 from schemas.secrets import without_credentials
@@ -44,23 +44,7 @@ def write_report(
     """
     target = out / "report.html" if out.is_dir() else out
     target.parent.mkdir(parents=True, exist_ok=True)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=text.number,
-        share=text.share,
-        duration=text.duration,
-        interval=text.interval,
-        limits=text.limits,
-        safe_address=without_credentials,
-    )
-    page = environment.get_template(TEMPLATE).render(_content(recipe, run, folders), written=written or datetime.now(UTC))
-    write_atomically(target, page)
+    write_page(TEMPLATE, target, _content(recipe, run, folders) | {"written": written or datetime.now(UTC)})
     return target
 
 

@@ -1,0 +1,139 @@
+"""Our side of `ppo`: the pieces that the align stage puts together, from the model's folder to the training curve."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from bench.ours import ProcessorTime
+from bench.sides import Measured, arguments, peak_gb
+from bench.workload import BETAS, EPOCHS, LORA, MINIBATCHES, NEW_TOKENS, PPO_NUMBERS, Workload, start_adapter, token_ids
+from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, without_dropout
+from posttrain.models import load_model
+from posttrain.packing import Example
+from posttrain.peft.wrap import trainable_state, wrap
+from posttrain.policy import Policy
+from posttrain.reference import Reference
+from posttrain.reward_models import RewardModel
+from posttrain.reward_scoring import SCORE, RewardScorer, with_score
+from posttrain.reward_sources import load_rewards
+from posttrain.rollouts import sample
+from posttrain.scoring import choose_layout, inner_model
+from posttrain.trainers.collect import Collector, Prompts
+from posttrain.trainers.loop import CURVE, Job, train
+from posttrain.trainers.ppo import PolicyOptimization, plan_of
+from posttrain.trainers.samples import SAMPLES, SampleLog
+from posttrain.twins import twin
+from schemas.peft import LoRA
+from schemas.ppo import KL, PPO, StageReward
+from schemas.recipe import Compute
+
+CPU = torch.device("cpu")
+
+
+def spec_of(workload: Workload, value_model: str) -> PPO:
+    """The section of a recipe that asks for this workload."""
+    numbers = {name: value for name, value in PPO_NUMBERS.items() if name != "kl"}
+    return PPO(
+        algorithm="ppo",
+        reward=(StageReward(source="model"),),
+        iterations=workload.steps,
+        rollouts=workload.batch,
+        epochs=EPOCHS,
+        minibatches=MINIBATCHES,
+        max_new_tokens=NEW_TOKENS,
+        kl=KL(coefficient=PPO_NUMBERS["kl"]),
+        value_model=value_model,  # type: ignore[arg-type]
+        learning_rate=workload.learning_rate,
+        schedule="constant",
+        warmup_share=0.0,
+        adam_beta1=BETAS[0],
+        adam_beta2=BETAS[1],
+        peft=LoRA(method="lora", **LORA),
+        **numbers,
+    )
+
+
+def reward_model_of(base: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> RewardModel:
+    """An adapter on the policy's weights, as the reward stage trains one, with the score head that the peer's model has."""
+    model = with_score(twin(base), LoRA(method="lora", **LORA), 0, "bench")
+    start_adapter(model)
+    inner_model(model).get_submodule(SCORE).weight.data.copy_(load_file(folder / "reward" / "model.safetensors")["score.weight"])
+    return RewardModel(RewardScorer(model.requires_grad_(False), CPU), tokenizer, mean=0.0, of_policy=True)
+
+
+def prompts_of(workload: Workload) -> Prompts:
+    """The prompts of all iterations, in the peer's tokens: without a chat template."""
+    texts = [row["prompt"] for row in workload.rows()]
+    return Prompts([[{"role": "user", "content": text}] for text in texts], [np.asarray(token_ids(t), np.int32) for t in texts])
+
+
+def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tuple[Job, str]:
+    """What the align stage would train, and its layout."""
+    spec, tokenizer = spec_of(workload, value_model), AutoTokenizer.from_pretrained(folder / "model")
+    base = load_model(Policy(str(folder / "model")), CPU)
+    reward_model = reward_model_of(base, tokenizer, folder)
+    critic = twin(base) if value_model == "adapter" else None
+    policy = wrap(base, spec.peft, 0, "bench", tokenizer)
+    start_adapter(policy)
+    without_dropout(policy)
+    reference = Reference(policy)
+    if critic is None:
+        add_value_head(policy)
+    else:
+        critic = wrap(critic, spec.peft, 0, "bench")
+        add_value_head(critic)
+        add_critic(policy, critic)
+    scorer = ActorCritic(policy, CPU, torch.float32, temperature=spec.temperature).eval()
+    prompts = prompts_of(workload)
+    longest = sorted(prompts.tokens, key=len)[-3:]
+    layout = choose_layout(scorer, [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in longest])
+    collect = Collector(
+        spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=tokenizer, prompts=prompts,
+        rewards=load_rewards(spec, {"model": reward_model}), log=SampleLog(out / SAMPLES),
+    )  # fmt: skip
+    objective = PolicyOptimization(spec, collect, torch.float32)
+    compute = Compute(device="cpu", checkpoint_seconds=1e9)
+    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, ProcessorTime(), rounds=objective), layout
+
+
+def measure(workload: Workload, folder: Path, value_model: str, out: Path) -> Measured:
+    """Train all iterations; `out` is an empty folder for the curve."""
+    job, layout = job_of(workload, folder, value_model, out)
+    trained = sum(parameter.numel() for parameter in trainable_state(job.scorer.model).values())
+    before_training = peak_gb()
+    train(job)
+    curve = [json.loads(line) for line in (out / CURVE).read_text().splitlines()]
+    assert isinstance(job.progress, ProcessorTime)
+    return Measured(
+        losses=[point["loss"] for point in curve],
+        seconds=[after - before for before, after in itertools.pairwise([0.0, *(point["seconds"] for point in curve)])],
+        cpu_seconds=[after - before for before, after in itertools.pairwise(job.progress.at)],
+        reference_seconds=0.0,
+        reference_cpu_seconds=0.0,
+        peak_gb=peak_gb(),
+        before_training_gb=before_training,
+        gpu_gb=None,
+        note=f"values from {value_model}: {trained:,} parameters trained; {layout}",
+        facts={name: mean(point[name] for point in curve) for name in ("entropy", "score", "response_tokens")},
+    )
+
+
+def main() -> None:
+    """Measure and write the result where the parent process looks for it."""
+    given = arguments()
+    out = given.result.with_suffix(".run")
+    out.mkdir()
+    measure(Workload.read(given.folder), given.folder, given.setting, out).write(given.result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Runs every point of a sweep on one store, where each stage that points share is built once, and draws them together."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.inline import run_each
+from posttrain.report.frontier import write_sweep
+from posttrain.store import write_atomically
+from schemas.recipe import policies
+from schemas.results import RunReport
+from schemas.sweep import Ancestor, Estimate, Planned, Sweep, SweepPoint, SweepReport
+
+
+def run_sweep(sweep: Sweep, planned: list[Planned], store: Path, console: Console) -> SweepReport:
+    """Run a sweep, and write `sweeps/NAME/sweep.html` and `result.json` into the store.
+
+    What an interrupted sweep finished is reused like everything else in the store.
+
+    Raises:
+        Refusal: before the first run, for the first thing in any recipe that cannot work.
+    """
+    started, points = time.monotonic(), []
+    for plan, (run, _) in zip(planned, run_each([plan.recipe for plan in planned], store, console), strict=True):
+        points.append(point := _point(plan, run))
+        said = f"{point.line}, {point.field} {point.value}: built {point.built}"
+        console.print(f"run {len(points)} of {len(planned)}: {said}", highlight=False, markup=False)
+    folder = store / "sweeps" / sweep.name
+    folder.mkdir(parents=True, exist_ok=True)
+    report = SweepReport(
+        name=sweep.name,
+        seconds=round(time.monotonic() - started, 2),
+        points=tuple(points),
+        ancestors=_ancestors(planned, [point.run for point in points]),
+        report=folder / "sweep.html",
+    )
+    write_sweep(report)
+    write_atomically(folder / "result.json", report.model_dump_json(indent=1))
+    return report
+
+
+def _point(plan: Planned, run: RunReport) -> SweepPoint:
+    *_, opponent, candidate = policies(plan.recipe)
+    return SweepPoint(
+        line=plan.line.label,
+        field=plan.line.over.field,
+        value=plan.value,
+        kl_per_token=_estimate(run, "kl_per_token"),
+        reward=_estimate(run, f"reward_{candidate}"),
+        win_rate=_estimate(run, f"win_rate_vs_{opponent}"),
+        opponent=opponent,
+        run=run,
+    )
+
+
+def _ancestors(planned: list[Planned], runs: list[RunReport]) -> tuple[Ancestor, ...]:
+    """Every policy from before alignment once; one that lines do not share has the label of its line in its name."""
+    found: dict[tuple[str, bool, Estimate], list[str]] = {}
+    for plan, run in zip(planned, runs, strict=True):
+        *_, reference, _ = names = policies(plan.recipe)
+        for name in names[:-1]:
+            found.setdefault((name, name == reference, _estimate(run, f"reward_{name}")), []).append(plan.line.label)
+    shared = [name for name, _, _ in found]
+    return tuple(
+        Ancestor(name=name if shared.count(name) == 1 else f"{name} ({labels[0]})", reward=reward, is_reference=is_reference)
+        for (name, is_reference, reward), labels in found.items()
+    )
+
+
+def _estimate(run: RunReport, metric: str) -> Estimate:
+    numbers = next(stage.metrics for stage in run.stages if stage.name == "evaluate")
+    return Estimate(value=numbers[metric], interval=(numbers[f"{metric}_low"], numbers[f"{metric}_high"]))

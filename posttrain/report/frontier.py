@@ -1,0 +1,100 @@
+"""The report of a sweep: reward and win rate against the divergence from the reference, a line per kind of run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from posttrain.report.page import write_page
+from posttrain.report.svg import ACCENT, ANCESTORS, INK, MUTED, Chart, chart
+from schemas.sweep import Ancestor, Estimate, SweepPoint, SweepReport
+
+TEMPLATE = "sweep.html.j2"
+SIZE = (5.4, 3.7)  # inches
+COLOURS, MARKERS = (ACCENT, *ANCESTORS[1:]), "os^D"  # of lines, in order; a marker of its own where colours are not seen
+# Of a label and its point: a line that rises leaves the lower right and the upper left free.
+_BESIDE: tuple[dict[str, Any], ...] = ({"xytext": (5, -10)}, {"xytext": (-5, 5), "ha": "right"})
+Read = Callable[[SweepPoint], Estimate]
+
+
+def write_sweep(report: SweepReport, *, written: datetime | None = None) -> None:
+    """Write `report.report`, one HTML file; runs are linked by paths relative to it. `written` is its date, by default now."""
+    page = {
+        "sweep": report,
+        "figures": [_reward(report), _win_rate(report)],
+        "rows": [_row(point, report) for point in report.points],
+        "written": written or datetime.now(UTC),
+    }
+    write_page(TEMPLATE, report.report, page)
+
+
+def _row(point: SweepPoint, report: SweepReport) -> dict[str, Any]:
+    """What the table says of a run."""
+    return {
+        "point": point,
+        "name": point.field.rpartition(".")[2],
+        "link": os.path.relpath(point.run.report, report.report.parent),
+        "failed": [gate.name for gate in point.run.gates if not gate.passed],
+    }
+
+
+def _reward(report: SweepReport) -> Chart:
+    def draw(axes: Axes) -> None:
+        _draw_lines(axes, report.points, lambda point: point.reward)
+        for ancestor in report.ancestors:
+            _draw_ancestor(axes, ancestor)
+        axes.set_ylabel("mean reward")
+
+    note = "Up is better, right is further from the reference. Bars are 95% intervals."
+    return chart("Reward against KL", note, draw, SIZE)
+
+
+def _win_rate(report: SweepReport) -> Chart:
+    opponents = " and ".join(sorted({point.opponent for point in report.points}))
+
+    def draw(axes: Axes) -> None:
+        _draw_lines(axes, report.points, lambda point: point.win_rate)
+        axes.axhline(0.5, color=INK, linestyle="--", linewidth=1, zorder=0.9)
+        axes.set_ylabel(f"share of prompts won against {opponents}")
+
+    note = f"Held-out prompts won against {opponents}. The dashed line is chance."
+    return chart("Win rate against KL", note, draw, SIZE)
+
+
+def _draw_lines(axes: Axes, points: Sequence[SweepPoint], read: Read) -> None:
+    """One line per label, its points joined in the order of their divergence and labelled with what was varied."""
+    for index, label in enumerate(dict.fromkeys(point.line for point in points)):
+        line = sorted((point for point in points if point.line == label), key=lambda point: point.kl_per_token.value)
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        kls, values = [point.kl_per_token for point in line], [read(point) for point in line]
+        x, y = [kl.value for kl in kls], [value.value for value in values]
+        axes.errorbar(x, y, xerr=_errors(kls), yerr=_errors(values), fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.4)
+        axes.plot(x, y, color=colour, marker=marker, markersize=6, label=f"{label}, by {line[0].field}")
+        for point, at in zip(line, zip(x, y, strict=True), strict=True):
+            axes.annotate(str(point.value), at, textcoords="offset points", fontsize=8, color=colour, **_BESIDE[index % 2])
+    axes.set_xlabel("KL from the reference per token, nats")
+    axes.margins(x=0.12, y=0.12)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, borderaxespad=0.2)
+
+
+def _draw_ancestor(axes: Axes, ancestor: Ancestor) -> None:
+    """The reference at divergence 0; of another one only the reward is known, so it is a line."""
+    value = ancestor.reward.value
+    if ancestor.is_reference:
+        axes.errorbar([0], [value], yerr=_errors([ancestor.reward]), fmt="D", color=INK, ecolor=MUTED, markersize=5)
+        axes.annotate(ancestor.name, (0, value), xytext=(-8, 0), textcoords="offset points", ha="right", va="center")
+    else:
+        axes.axhline(value, color=MUTED, linestyle=":")
+        axes.text(
+            0.995, value, f"{ancestor.name} (KL not measured)", ha="right", va="bottom", transform=axes.get_yaxis_transform()
+        )
+
+
+def _errors(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+    """Distances from the values down and up to the ends of their intervals; an end on the wrong side of a value is at it."""
+    down = [max(0.0, estimate.value - estimate.interval[0]) for estimate in estimates]
+    return down, [max(0.0, estimate.interval[1] - estimate.value) for estimate in estimates]
