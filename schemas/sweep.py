@@ -150,9 +150,9 @@ def _recipe(path: Path, line: Line, value: Any) -> Recipe:
     """A point's recipe: nothing of a sweep is registered, so that no gate stops it."""
     source = path.parent / line.recipe
     try:
-        document = read_yaml(source, "recipe")
-        for dotted, given in (*line.set.items(), (line.over.field, value)):
-            set_field(document, dotted, given, dotted)
+        document, fields = read_yaml(source, "recipe"), {**line.set, line.over.field: value}
+        for dotted, given in fields.items():
+            set_field(document, dotted, given, dotted, fields.keys())
         recipe = validate_recipe({**document, "registry": None}, str(source))
         if recipe.alignment.algorithm == "none":
             raise Refusal("alignment", "none", "an algorithm", "a frontier needs a policy that moved from its reference")

@@ -69,6 +69,10 @@ WRONG = {
         {**BETAS, "set": {"seed.of.chance": 1}},
         "line 'DPO' with alignment.beta=0.03: seed.of.chance", "seed holds 0", "section", "set seed itself",
     ),
+    "a field that the swept method does not have": (
+        {**BETAS, "set": {"alignment.peft.r": 8}, "over": {"field": "alignment.peft.method", "values": ["lora", "bitfit"]}},
+        "line 'DPO' with alignment.peft.method=bitfit: alignment.peft.r", "an unknown field", "method", "remove it",
+    ),
     "nothing aligned": (
         {**BETAS, "set": {"alignment": {"algorithm": "none"}, "evaluation.gates": {}}, "over": {"field": "seed", "values": [1]}},
         "line 'DPO' with seed=1: alignment", "none", "an algorithm", "a policy that moved",
