@@ -51,11 +51,13 @@ class Arithmetic:
     device: torch.device
     dtype: torch.dtype
     processes: int = 1
+    tokens: int | None = None
+    """Tokens per forward and backward pass where they are not the device's usual number."""
 
     @property
     def budget(self) -> int:
         """Tokens per forward and backward pass."""
-        return token_budget(self.device)
+        return self.tokens or token_budget(self.device)
 
 
 @dataclass(frozen=True)

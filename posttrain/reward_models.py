@@ -86,7 +86,7 @@ class RewardModel:
             self.layout = ENCODER if self.is_encoder else choose_layout(self.scorer, examples, reward_error)
         lengths = np.array([example.length for example in examples], np.int64)
         found: list[Tensor] = [torch.zeros(0)] * len(examples)
-        for group in micro_batches(range(len(examples)), lengths, 4 * token_budget(self.scorer.device)):
+        for group in micro_batches(range(len(examples)), lengths, token_budget(self.scorer.device)):
             sizes = [len(examples[row].branches) for row in group]
             values = self.scorer([examples[row] for row in group]).per_branch().cpu()
             for row, part in zip(group, values.split(sizes), strict=True):

@@ -31,6 +31,7 @@ from schemas.training import Optimization
 
 # Tokens per forward and backward pass: large enough to fill the device, small enough for its memory.
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+ROLLOUT_TOKENS = {"cpu": 1024, "cuda": 16384}  # of sampled responses: on a CPU as fast, and a fifth less memory (bench/NOTES.md)
 
 
 class TrainingStopped(RuntimeError):
@@ -60,7 +61,7 @@ class Job:
     @property
     def budget(self) -> int:
         """Tokens per micro-batch."""
-        return token_budget(self.scorer.device)
+        return token_budget(self.scorer.device) if self.rounds is None else rollout_budget(self.scorer.device)
 
     def loss(self, forward: torch.nn.Module, rows: Sequence[int]) -> tuple[Tensor, Sums]:
         """The objective's loss and metrics on some rows, summed over units, scored by `forward`."""
@@ -70,6 +71,11 @@ class Job:
 def token_budget(device: torch.device) -> int:
     """Tokens per forward and backward pass on a device."""
     return MICRO_BATCH_TOKENS[device.type]
+
+
+def rollout_budget(device: torch.device) -> int:
+    """The same where responses are trained on that the policy sampled."""
+    return ROLLOUT_TOKENS[device.type]
 
 
 def train(job: Job) -> dict[str, float]:
