@@ -119,7 +119,8 @@ def test_a_registered_reward_model_is_what_is_maximised(ppo, finished, tmp_path)
     assert points[0]["score_std"] > 0
     wrong = ppo.run(store, "--set", "alignment.reward={source: registry, uri: 'models:/tiny@champion'}", "--set", "reward=null")
     assert wrong.returncode == 2
-    assert "alignment.reward.uri: found models:/tiny/1, which is no reward model" in wrong.stderr
+    assert "alignment.reward.uri: found models:/tiny/" in wrong.stderr
+    assert "which is no reward model" in wrong.stderr
 
 
 @pytest.mark.slow
@@ -157,7 +158,7 @@ def test_a_reward_that_misbehaves_stops_the_run_which_goes_on_once_it_is_mended(
     assert stopped.returncode == 2
     assert "alignment.reward.name (own_reward:reward)" in stopped.stderr
     assert said[mode] in stopped.stderr
-    assert _step(copy) == 8
+    assert 4 < _step(copy) <= 8
     (ppo.folder / "mode").write_text("well")
     calls = _calls(ppo.folder)
     mended = ppo.run(copy, *own())
