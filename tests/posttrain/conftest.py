@@ -20,7 +20,7 @@ from posttrain.progress import Progress, Quiet
 from posttrain.reference import Reference
 from posttrain.reward_sources import Rewards
 from posttrain.rollouts import sample
-from posttrain.scoring import choose_layout
+from posttrain.scoring import choose_layout, inner_model
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.trainers.collect import Collector, Prompts
 from posttrain.trainers.loop import Job
@@ -184,7 +184,8 @@ def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
         scorer = ActorCritic(policy, torch.device("cpu"), temperature=spec.temperature).eval()
         scorer.entropy = spec.entropy_coefficient > 0
         rng = np.random.default_rng(3)
-        tokens = [rng.integers(2, 97, 3 + i % 4).astype(np.int32) for i in range(prompts)]
+        vocabulary = inner_model(policy).config.vocab_size
+        tokens = [rng.integers(2, vocabulary, 3 + i % 4).astype(np.int32) for i in range(prompts)]
         choose_layout(scorer, [Example(prompt, (prompt,)) for prompt in tokens])
         (tmp_path / name).mkdir(exist_ok=True)
         collect = Collector(
