@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from posttrain.report.text import number
 from schemas.results import RunReport
 from schemas.sweep import Estimate, SweepReport
 
@@ -104,7 +105,7 @@ HEADLINES = (
 
 
 def _headline(metrics: Mapping[str, float], outputs: Mapping[str, str]) -> str:
-    numbers = [f"{name.replace('_', ' ')} {metrics[name]:,.4g}" for name in HEADLINES if name in metrics]
+    numbers = [f"{name.replace('_', ' ')} {number(metrics[name])}" for name in HEADLINES if name in metrics]
     if "version" in outputs:
         numbers.append(f"version {outputs['version']}, {outputs['alias']}")
     return ", ".join(numbers[:4])
