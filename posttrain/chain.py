@@ -137,7 +137,7 @@ class Chain:
     def reward_folders(self) -> dict[str, Path]:
         """Folders of the reward models that PPO asks for: of the stage under `model`, of registered ones under their URI."""
         spec = self.recipe.alignment
-        sources = (*spec.reward, *spec.monitor) if isinstance(spec, PPO) else ()
+        sources = spec.sources if isinstance(spec, PPO) else ()
         registered = {source.uri: self.fetch(source.uri) for source in sources if isinstance(source, RegistryReward)}
         own = any(isinstance(source, StageReward) for source in sources)
         return registered | ({"model": self.output("reward", "reward")} if own else {})
@@ -216,7 +216,7 @@ def _rows_of_alignment(chain: Chain) -> tuple[Origin, ...]:
     """Pairs; for PPO prompts, and what rewards the answers."""
     rows = chain.stored("validate").origin(chain.recipe.prompts_table)
     spec = chain.recipe.alignment
-    sources = (*spec.reward, *spec.monitor) if isinstance(spec, PPO) else ()
+    sources = spec.sources if isinstance(spec, PPO) else ()
     return (rows, *map(chain.reward_origin, sources))
 
 

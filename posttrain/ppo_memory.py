@@ -40,7 +40,7 @@ def copies(config: PreTrainedConfig, spec: PPO) -> int:
     if spec.peft.method not in IN_PLACE:
         return 0
     trained = sum(parameter.numel() for parameter in trainable_state(wrapped(config, spec.peft)).values())
-    own_reward = any(isinstance(source, StageReward) for source in (*spec.reward, *spec.monitor))
+    own_reward = any(isinstance(source, StageReward) for source in spec.sources)
     return FP32 * trained * (own_reward + _own_critic(spec))
 
 

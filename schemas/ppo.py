@@ -120,6 +120,11 @@ class PPO(Optimization):
     peft: Peft = LoRA(method="lora")
     """What is trained."""
 
+    @property
+    def sources(self) -> tuple[RewardSource, ...]:
+        """Every source of rewards, maximised or watching."""
+        return (*self.reward, *self.monitor)
+
     @field_validator("reward", "monitor", mode="before", json_schema_input_type=RewardSource | tuple[RewardSource, ...])
     @classmethod
     def _one_is_a_list_of_one(cls, given: Any) -> Any:
@@ -147,19 +152,16 @@ def _uneven(spec: PPO) -> list[Exception]:
     return problems
 
 
-# Fields that only some settings read: by field, what must hold.
-_READ_BY = {
-    "value_clip": "gae", "value_coefficient": "gae", "value_model": "gae", "gamma": "gae", "lam": "gae", "whiten_rewards": "gae",
-}  # fmt: skip
+# Fields that nothing reads without a critic.
+_OF_THE_CRITIC = ("value_clip", "value_coefficient", "value_model", "gamma", "lam", "whiten_rewards")
 
 
 def _meaningless(spec: PPO) -> list[Exception]:
     """Values that nothing would read."""
     problems: list[Exception] = [
-        refused(f"alignment.{name}", f"{getattr(spec, name)} with advantage {spec.advantage}", f"advantage {reader}",
-                f"remove {name}")
-        for name, reader in _READ_BY.items()
-        if spec.advantage != reader and getattr(spec, name) != PPO.model_fields[name].default
+        refused(f"alignment.{name}", f"{getattr(spec, name)} with advantage {spec.advantage}", "advantage gae", f"remove {name}")
+        for name in _OF_THE_CRITIC
+        if spec.advantage != "gae" and getattr(spec, name) != PPO.model_fields[name].default
     ]  # fmt: skip
     if spec.early_stop is not None or spec.keep == "best":
         name = "early_stop" if spec.early_stop is not None else "keep"

@@ -111,7 +111,7 @@ def _reward_models(
     setting: Setting, spec: PPO, folders: Mapping[str, Path], base: nn.Module, device: torch.device
 ) -> dict[str, RewardModel]:
     """The models that sources name; one that the run trained on the policy's own weights is put on these."""
-    wanted = {address(source) for source in (*spec.reward, *spec.monitor) if not isinstance(source, FunctionReward)}
+    wanted = {address(source) for source in spec.sources if not isinstance(source, FunctionReward)}
     return {
         name: open_reward_model(folders[name], device, setting.dtype, base if name == STAGE else None) for name in sorted(wanted)
     }
