@@ -33,6 +33,7 @@ from posttrain.trainers.loop import token_budget
 from posttrain.trainers.objectives import LanguageModelling
 from posttrain.trainers.validation import mean_loss
 from schemas.errors import Refusal
+from schemas.evaluation import Evaluation
 from schemas.recipe import Recipe
 from schemas.training import DPO
 
@@ -51,7 +52,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Responses:
-    """One policy's answers to the held-out prompts."""
+    """One policy's answers to the held-out prompts, in the order of `asked`."""
 
     texts: list[str]
     rewards: list[float]
@@ -80,7 +81,7 @@ def evaluate(
     Raises:
         Refusal: when there is no held-out prompt, or the judge misbehaves.
     """
-    prompts = held_out_prompts(held_out, recipe.evaluation.prompts)
+    prompts = asked(held_out, recipe.evaluation)
     own_kl: tuple[float, Interval] | None = None
     judge = open_judge(recipe, reward_model)
     measured = {name: _measure(recipe, name, policy, held_out, prompts, judge, progress) for name, policy in policies.items()}
@@ -111,6 +112,11 @@ def held_out_prompts(held_out: HeldOut, limit: int) -> Conversations:
     if not distinct:
         raise Refusal("data.holdout", "no held-out prompt", "at least one", "raise data.holdout, or give more rows")
     return distinct
+
+
+def asked(held_out: HeldOut, spec: Evaluation) -> Conversations:
+    """What every policy answers: each held-out prompt `spec.samples` times in a row."""
+    return [prompt for prompt in held_out_prompts(held_out, spec.prompts) for _ in range(spec.samples)]
 
 
 def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:
@@ -179,7 +185,8 @@ def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) 
     """KL(candidate || reference) per token in nats, on the candidate's own samples (k1 estimator)."""
     *_, reference, candidate = policies.values()
     scores = [_own_scores(recipe, policy, samples) for policy in (candidate, reference)]
-    return ratio_interval((scores[0] - scores[1]).tolist(), [example.targets for example in samples])
+    tokens = [example.targets for example in samples]
+    return ratio_interval((scores[0] - scores[1]).tolist(), tokens, recipe.evaluation.samples)
 
 
 def _own_scores(recipe: Recipe, policy: Policy, samples: list[Example]) -> torch.Tensor:
@@ -193,15 +200,16 @@ def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, 
     """Flat numbers: rewards, win rates, preference accuracy, perplexities, KL; intervals as `_low` and `_high`."""
     *opponents, candidate = measured
     numbers: dict[str, float] = {}
+    samples = recipe.evaluation.samples
     for name, m in measured.items():
-        numbers |= _with_interval(f"reward_{name}", *ratio_interval(m.responses.rewards))
+        numbers |= _with_interval(f"reward_{name}", *ratio_interval(m.responses.rewards, samples=samples))
         if m.perplexity is not None:
             numbers[f"perplexity_{name}"] = m.perplexity
         numbers[f"eos_share_{name}"] = float(np.mean(m.responses.ended))
         numbers[f"response_tokens_{name}"] = float(np.mean([example.targets for example in m.responses.examples]))
     for name in opponents:
         numbers |= _with_interval(
-            f"win_rate_vs_{name}", *win_rate(measured[candidate].responses.rewards, measured[name].responses.rewards)
+            f"win_rate_vs_{name}", *win_rate(measured[candidate].responses.rewards, measured[name].responses.rewards, samples)
         )
     if opponents and "perplexity_base" in numbers:
         numbers["perplexity_ratio_vs_base"] = numbers[f"perplexity_{candidate}"] / numbers["perplexity_base"]

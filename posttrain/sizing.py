@@ -118,8 +118,10 @@ def _stage(
     if isinstance(spec, PPO):
         return spec, lengths, ppo_peaks(config, spec, examples, recipe.seed, on)
     if stage == "evaluate":
-        prompts = sorted((len(example.prompt) for example in examples[: recipe.evaluation.prompts]), reverse=True)[:BATCH]
-        return spec, lengths, evaluation_peaks(config, prompts, recipe.evaluation.max_new_tokens, examples, on)
+        told = recipe.evaluation
+        each = [len(example.prompt) for example in examples[: told.prompts] for _ in range(told.samples)]
+        prompts = sorted(each, reverse=True)[:BATCH]
+        return spec, lengths, evaluation_peaks(config, prompts, told.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
     peft = getattr(spec, "peft", None) or Full(method="full")
     training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared,

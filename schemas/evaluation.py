@@ -78,6 +78,8 @@ class Evaluation(Frozen):
 
     prompts: Annotated[int, Field(ge=8)] = 256
     """Held-out prompts to sample responses for."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Responses sampled to each prompt. More of them narrow the intervals, where there are few held-out prompts."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
     """Longest sampled response in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 1.0

@@ -80,7 +80,7 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
     """The candidate's win rate against the champion, on the prompts and with the seed of this evaluation."""
     import mlflow
 
-    from posttrain.evaluation import HeldOut, held_out_prompts, open_policy, respond
+    from posttrain.evaluation import HeldOut, asked, open_policy, respond
     from posttrain.policy import folder_policy
     from posttrain.rewards import open_judge
     from posttrain.statistics import win_rate
@@ -88,14 +88,13 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
 
     progress.current().note(f"register: comparing with champion version {champion.version}")
     folder = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}")
-    rows = chain.stored("evaluate").path("samples")
-    candidate = pl.read_parquet(rows)[f"reward_{policies(chain.recipe)[-1]}"].to_list()
+    samples = pl.read_parquet(chain.stored("evaluate").path("samples"))
+    candidate = samples[f"reward_{policies(chain.recipe)[-1]}"].to_list()
     held_out = chain.stored("validate")
     table = "preferences" if "preferences" in held_out.result.outputs else "instructions"
-    prompts = held_out_prompts(
-        HeldOut(None, None, pl.read_parquet(held_out.path(table)).filter(split="holdout")), chain.recipe.evaluation.prompts
-    )
+    rows = pl.read_parquet(held_out.path(table)).filter(split="holdout")
+    prompts = asked(HeldOut(None, None, rows), chain.recipe.evaluation)
     scorer, tokenizer = open_policy(chain.recipe, folder_policy(Path(folder) / "artifacts"))
     judge = open_judge(chain.recipe, chain.judging_model())
     rewards = respond(chain.recipe, "champion", scorer, tokenizer, prompts, progress.current(), judge).rewards
-    return win_rate(candidate, rewards)
+    return win_rate(candidate, rewards, chain.recipe.evaluation.samples)

@@ -102,6 +102,7 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
         ("seed", 1, "pretrain sft reward align evaluate register"),
         ("compute.dtype", "bfloat16", "pretrain sft reward align evaluate register"),
         ("evaluation.prompts", 8, "evaluate"),
+        ("evaluation.samples", 2, "evaluate"),
         ("evaluation.gates", {"kl_per_token": {"max": 0.4}}, ""),
         ("registry.model", "other", "register"),
         ("tracking.uri", "http://elsewhere", ""),

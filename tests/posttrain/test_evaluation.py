@@ -83,6 +83,17 @@ def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, 
     assert built.metrics["win_rate_vs_sft"] == next(e["value"] for e in written["win_rates"] if e["opponent"] == "sft")
 
 
+def test_several_answers_to_a_prompt_stand_together_and_count_as_one_prompt(setting, tmp_path):
+    policies, held_out = setting
+    numbers = evaluate(recipe(samples=3), policies, held_out, tmp_path, Quiet()).metrics
+    samples = pl.read_parquet(tmp_path / "samples.parquet")
+    assert samples["prompt"].to_list() == [f"film {i}?" for i in range(8) for _ in range(3)]
+    assert samples["response_aligned"][:3].n_unique() == 3
+    rewards = {name: samples[f"reward_{name}"].to_list() for name in policies}
+    value, interval = win_rate(rewards["aligned"], rewards["sft"], samples=3)
+    assert (numbers["win_rate_vs_sft"], numbers["win_rate_vs_sft_low"], numbers["win_rate_vs_sft_high"]) == (value, *interval)
+
+
 def test_a_candidate_equal_to_its_parent_ties_everything(setting, tmp_path):
     """The same weights and seed give the same responses: win rate one half, no KL, accuracy one half, perplexity ratio 1."""
     policies, held_out = setting

@@ -51,5 +51,18 @@ def test_win_rate_counts_ties_half():
     assert 0 <= low <= value <= high <= 1
 
 
+def test_several_answers_to_a_prompt_all_meet():
+    """Prompt one: 1 and 4 against 2 and 4: loss, loss, win, tie: 1.5 of 4. Prompt two: both beat both."""
+    assert win_rate([1, 4, 5, 6], [2, 4, 0, 0], samples=2)[0] == (1.5 / 4 + 1) / 2
+
+
+def test_answers_to_one_prompt_are_resampled_together():
+    """Four prompts, whose answers are equal: 50 of each say no more than one."""
+    few, many = [0.0, 1.0, 3.0, 9.0], [value for value in (0.0, 1.0, 3.0, 9.0) for _ in range(50)]
+    (mean, interval), (expected, wide) = ratio_interval(many, samples=50), ratio_interval(few)
+    assert (mean, *interval) == pytest.approx((expected, *wide))
+    assert np.ptp(ratio_interval(many)[1]) < np.ptp(wide) / 5
+
+
 def test_a_win_rate_against_itself_is_one_half_without_doubt():
     assert win_rate([1, 2, 3], [1, 2, 3]) == (0.5, (0.5, 0.5))
