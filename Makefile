@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test lint bench peers
+.PHONY: help run test test-quant lint bench peers
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/.runtime  ## raw text to an aligned, registered model on the CPU (deployments/recipes/quickstart.yaml)
 	$(BIN)/posttrain run deployments/recipes/quickstart.yaml
 
 test: .venv/.dev  ## tests without those marked slow
 	$(BIN)/python -m pytest
+
+test-quant: .venv/quant/.ready  ## tests of quantised bases; peft imports their libraries wherever it finds them, which is slow
+	PYTHONPATH=.venv/quant $(BIN)/python -m pytest tests/posttrain/test_quantization.py
 
 lint: .venv/.dev  ## style, types and import directions
 	$(BIN)/ruff check .
@@ -36,4 +39,8 @@ peers: .bench/trl/.ready .bench/trl-ppo/.ready  ## environments of the peers tha
 
 .venv/.dev: .venv/.runtime
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/quant/.ready: .venv/.dev
+	$(BIN)/python -m pip install --no-deps --constraint constraints.txt --target .venv/quant torchao bitsandbytes
 	@touch $@

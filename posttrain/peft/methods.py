@@ -86,13 +86,13 @@ METHODS: dict[str, Method] = {
     "full": Method("none", "selective:full", from_peft=False),
     "lora": Method(_REPARAMETRIZATION, "library:lora", quantized=True, vllm=True),
     "adalora": Method(_REPARAMETRIZATION, "library:tuner", 10),
-    "vera": Method(_REPARAMETRIZATION, "library:tuner", 10),
+    "vera": Method(_REPARAMETRIZATION, "library:tuner", 30),
     "oft": Method(_REPARAMETRIZATION, "library:oft", conv1d=False),
     "loha": Method(_REPARAMETRIZATION, "library:tuner", 5, conv1d=False),
-    "lokr": Method(_REPARAMETRIZATION, "library:tuner", 5, conv1d=False),
-    "bottleneck": Method("adapters", "bottleneck:bottleneck", from_peft=False, merges=False),
+    "lokr": Method(_REPARAMETRIZATION, "library:tuner", 10, conv1d=False),
+    "bottleneck": Method("adapters", "bottleneck:bottleneck", 5, from_peft=False, merges=False),
     "prompt_tuning": Method(
-        _SOFT, "soft_prompts:prompt_tuning",
+        _SOFT, "soft_prompts:prompt_tuning", 10,
         packing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
     ),
     "prefix_tuning": Method(
@@ -100,12 +100,12 @@ METHODS: dict[str, Method] = {
         packing=False, gradient_checkpointing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
     ),
     "p_tuning": Method(
-        _SOFT, "soft_prompts:p_tuning", 10,
+        _SOFT, "soft_prompts:p_tuning", 3,
         packing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
     ),
     "ia3": Method("scaling", "library:ia3", 30),
-    "ln_tuning": Method("selective", "library:ln_tuning", 5),
-    "bitfit": Method("selective", "bitfit:bitfit", 5, from_peft=False),
+    "ln_tuning": Method("selective", "library:ln_tuning", 50),
+    "bitfit": Method("selective", "bitfit:bitfit", 20, from_peft=False),
     "last_layers": Method("selective", "selective:last_layers", from_peft=False),
 }  # fmt: skip
 """By `peft.method`."""

@@ -1,6 +1,6 @@
 """LoRA on a base in 8 bits: gradients by hand, training through the stages, and what becomes of the adapter without quantisation.
 
-They need the extra `quant`: `pip install -e '.[dev,quant]' -c constraints.txt`.
+They need the libraries of the extra `quant`: `make test-quant`.
 """
 
 from __future__ import annotations
