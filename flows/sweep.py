@@ -11,7 +11,7 @@ from flows.inline import run_each
 from posttrain.report.frontier import write_sweep
 from posttrain.store import write_atomically
 from schemas.recipe import policies
-from schemas.results import RunReport
+from schemas.results import Metrics, RunReport
 from schemas.sweep import Ancestor, Estimate, Planned, Sweep, SweepPoint, SweepReport
 
 
@@ -52,6 +52,7 @@ def _point(plan: Planned, run: RunReport) -> SweepPoint:
         reward=_estimate(run, f"reward_{candidate}"),
         win_rate=_estimate(run, f"win_rate_vs_{opponent}"),
         opponent=opponent,
+        trained_parameters=int(_numbers(run, "align")["trainable_parameters"]),
         run=run,
     )
 
@@ -71,5 +72,9 @@ def _ancestors(planned: list[Planned], runs: list[RunReport]) -> tuple[Ancestor,
 
 
 def _estimate(run: RunReport, metric: str) -> Estimate:
-    numbers = next(stage.metrics for stage in run.stages if stage.name == "evaluate")
+    numbers = _numbers(run, "evaluate")
     return Estimate(value=numbers[metric], interval=(numbers[f"{metric}_low"], numbers[f"{metric}_high"]))
+
+
+def _numbers(run: RunReport, stage: str) -> Metrics:
+    return next(each.metrics for each in run.stages if each.name == stage)

@@ -91,6 +91,8 @@ class SweepPoint(Frozen):
     """Share of held-out prompts won against `opponent`; ties count half."""
     opponent: str
     """The policy before alignment: `sft`, or `base` in a recipe without SFT."""
+    trained_parameters: int
+    """How many numbers alignment trained."""
     run: RunReport
     """The run."""
 

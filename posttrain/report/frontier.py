@@ -1,21 +1,25 @@
-"""The report of a sweep: reward and win rate against the divergence from the reference, a line per kind of run."""
+"""The report of a sweep: reward and win rate against the divergence from the reference, a line per kind of run.
+
+Where the runs train different numbers of parameters, as with different PEFT methods, win rate against that number, too.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from matplotlib.axes import Axes
 
 from posttrain.report.page import write_page
-from posttrain.report.svg import ACCENT, ANCESTORS, INK, MUTED, Chart, chart
+from posttrain.report.svg import ACCENT, ANCESTORS, BAD, GOOD, INK, MUTED, Chart, chart
 from schemas.sweep import Ancestor, Estimate, SweepPoint, SweepReport
 
 TEMPLATE = "sweep.html.j2"
 SIZE = (5.4, 3.7)  # inches
-COLOURS, MARKERS = (ACCENT, *ANCESTORS[1:]), "os^D"  # of lines, in order; a marker of its own where colours are not seen
+# Of lines, in order; a marker of its own where colours are not seen.
+COLOURS, MARKERS = (ACCENT, *ANCESTORS[1:], BAD, GOOD), "os^Dvp"
 # Of a label and its point: a line that rises leaves the lower right and the upper left free.
 _BESIDE: tuple[dict[str, Any], ...] = ({"xytext": (5, -10)}, {"xytext": (-5, 5), "ha": "right"})
 Read = Callable[[SweepPoint], Estimate]
@@ -25,7 +29,7 @@ def write_sweep(report: SweepReport, *, written: datetime | None = None) -> None
     """Write `report.report`, one HTML file; runs are linked by paths relative to it. `written` is its date, by default now."""
     page = {
         "sweep": report,
-        "figures": [_reward(report), _win_rate(report)],
+        "figures": [_reward(report), _win_rate(report), *_sizes(report)],
         "rows": [_row(point, report) for point in report.points],
         "written": written or datetime.now(UTC),
     }
@@ -54,22 +58,52 @@ def _reward(report: SweepReport) -> Chart:
 
 
 def _win_rate(report: SweepReport) -> Chart:
-    opponents = " and ".join(sorted({point.opponent for point in report.points}))
-
     def draw(axes: Axes) -> None:
         _draw_lines(axes, report.points, lambda point: point.win_rate)
-        axes.axhline(0.5, color=INK, linestyle="--", linewidth=1, zorder=0.9)
-        axes.set_ylabel(f"share of prompts won against {opponents}")
+        _mark_chance(axes, report)
 
-    note = f"Held-out prompts won against {opponents}. The dashed line is chance."
+    note = f"Held-out prompts won against {_opponents(report)}. The dashed line is chance."
     return chart("Win rate against KL", note, draw, SIZE)
 
 
-def _draw_lines(axes: Axes, points: Sequence[SweepPoint], read: Read) -> None:
-    """One line per label, its points joined in the order of their divergence and labelled with what was varied."""
+def _sizes(report: SweepReport) -> list[Chart]:
+    """Win rate against what alignment trained; nothing where that is the same everywhere."""
+    if len({point.trained_parameters for point in report.points}) == 1:
+        return []
+
+    def draw(axes: Axes) -> None:
+        for label, line, colour, marker in _lines(report.points):
+            rates = [point.win_rate for point in line]
+            axes.errorbar(
+                [point.trained_parameters for point in line], [rate.value for rate in rates], yerr=_errors(rates),
+                fmt=marker, color=colour, elinewidth=1.2, markersize=6, label=label,
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel="parameters that alignment trained")
+        _mark_chance(axes, report)
+        _legend(axes)
+
+    return [chart("Win rate against trained parameters", "The dashed line is chance.", draw, SIZE)]
+
+
+def _opponents(report: SweepReport) -> str:
+    return " and ".join(sorted({point.opponent for point in report.points}))
+
+
+def _mark_chance(axes: Axes, report: SweepReport) -> None:
+    axes.axhline(0.5, color=INK, linestyle="--", linewidth=1, zorder=0.9)
+    axes.set_ylabel(f"share of prompts won against {_opponents(report)}")
+
+
+def _lines(points: Sequence[SweepPoint]) -> Iterator[tuple[str, list[SweepPoint], str, str]]:
+    """Label, points in the order of their divergence, colour and marker of each line."""
     for index, label in enumerate(dict.fromkeys(point.line for point in points)):
         line = sorted((point for point in points if point.line == label), key=lambda point: point.kl_per_token.value)
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        yield label, line, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+
+def _draw_lines(axes: Axes, points: Sequence[SweepPoint], read: Read) -> None:
+    """One line per label, its points joined and labelled with what was varied."""
+    for index, (label, line, colour, marker) in enumerate(_lines(points)):
         kls, values = [point.kl_per_token for point in line], [read(point) for point in line]
         x, y = [kl.value for kl in kls], [value.value for value in values]
         axes.errorbar(x, y, xerr=_errors(kls), yerr=_errors(values), fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.4)
@@ -78,6 +112,10 @@ def _draw_lines(axes: Axes, points: Sequence[SweepPoint], read: Read) -> None:
             axes.annotate(str(point.value), at, textcoords="offset points", fontsize=8, color=colour, **_BESIDE[index % 2])
     axes.set_xlabel("KL from the reference per token, nats")
     axes.margins(x=0.12, y=0.12)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, borderaxespad=0.2)
 
 

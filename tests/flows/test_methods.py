@@ -51,9 +51,9 @@ def test_the_quickstart_is_not_worse_with_any_method(cli, store, method):
     """Two minutes each. The recipe's learning rate is LoRA's: the others take their multiple of it.
 
     The fields of LoRA that a method lacks are dropped with the method. Exit code 3 is a finished run that missed a gate.
-    Soft prompts cannot steer this small model, for which even a written, positive review before the prompt changes nothing: their
-    win rate is 0.5 and chance decides on which side of it an estimate falls. Of them it is asked that the 95% interval, narrowed by
-    four answers to each prompt, does not lie below 0.5.
+    Soft prompts cannot steer this small model, for which even a written, positive review before the prompt changes nothing:
+    their win rate is 0.5, and chance decides on which side of it an estimate falls. Of them it is asked that the 95% interval,
+    narrowed by four answers to each prompt, does not lie below 0.5.
     """
     rate = yaml.safe_load(QUICKSTART.read_text())["alignment"]["learning_rate"] * METHODS[method].rate
     changes = [f"alignment.peft.method={method}", f"alignment.learning_rate={rate}", "registry=null", "evaluation.samples=4"]

@@ -72,6 +72,7 @@ def _has_the_numbers_of_its_runs(report: SweepReport) -> None:
         assert point.kl_per_token.value == numbers["kl_per_token"]
         assert point.reward.interval == (numbers["reward_aligned_low"], numbers["reward_aligned_high"])
         assert (point.opponent, point.win_rate.value) == ("sft", numbers["win_rate_vs_sft"])
+        assert point.trained_parameters == point.run.stages[-2].metrics["trainable_parameters"] > 0
     assert len({point.kl_per_token.value for point in report.points}) == 3
     ancestors = [(each.name, each.is_reference, each.reward.value) for each in report.ancestors]
     assert ancestors == [("base", False, numbers["reward_base"]), ("sft", True, numbers["reward_sft"])]

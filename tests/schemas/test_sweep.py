@@ -107,7 +107,8 @@ SHIPPED = sorted(Path(__file__).resolve().parents[2].glob("deployments/sweeps/*.
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
-def test_the_sweeps_that_are_shipped_have_four_points_a_line(path):
+def test_the_sweeps_that_are_shipped_are_valid_and_have_lines(path):
     sweep, planned = load_sweep(path)
+    assert sweep.name == path.stem
     for line in sweep.lines:
-        assert len([plan for plan in planned if plan.line == line]) >= 4
+        assert len([plan for plan in planned if plan.line == line]) >= 2

@@ -20,7 +20,7 @@ def around(value: float) -> Estimate:
     return Estimate(value=value, interval=(round(value - 0.02, 3), round(value + 0.02, 3)))
 
 
-def point(folder: Path, line: str, value: float, kl: float, reward: float) -> SweepPoint:
+def point(folder: Path, line: str, value: float, kl: float, reward: float, trained: int = 1000) -> SweepPoint:
     """A run that took SFT from the store and built its alignment; its gate allows a KL of 0.2."""
     stages = [("sft", True), ("align", False)]
     run = RunReport(
@@ -31,7 +31,7 @@ def point(folder: Path, line: str, value: float, kl: float, reward: float) -> Sw
     )  # fmt: skip
     return SweepPoint(
         line=line, field="alignment.beta", value=value, kl_per_token=around(kl), reward=around(reward), win_rate=around(reward),
-        opponent="sft", run=run,
+        opponent="sft", trained_parameters=trained, run=run,
     )  # fmt: skip
 
 
@@ -76,6 +76,14 @@ def test_the_figures_label_every_point_with_its_value_and_name_the_ancestors(pag
     assert "base (KL not measured)" in reward
     assert ">sft<" in reward
     assert "share of prompts won against sft" in win_rate
+
+
+def test_runs_that_train_different_numbers_of_parameters_are_compared_by_them(sweep, tmp_path):
+    more = point(tmp_path, "BitFit", 0.1, kl=0.1, reward=0.6, trained=10)
+    write_sweep(sweep.model_copy(update={"points": (*sweep.points, more)}), written=WRITTEN)
+    *_, sizes = re.findall(r"<svg.*?</svg>", sweep.report.read_text("utf-8"), re.DOTALL)
+    assert "parameters that alignment trained" in sizes
+    assert all(f">{label}<" in sizes for label in ("DPO", "&lt;b&gt;PPO&lt;/b&gt;", "BitFit"))
 
 
 def test_the_table_has_numbers_with_intervals_failed_gates_and_links_relative_to_the_page(page):
