@@ -127,7 +127,7 @@ class DPO(Optimization):
     batch_size: Positive = 32
     """Pairs per optimizer step."""
     learning_rate: Rate = 5e-4
-    """Peak learning rate. The default is one for LoRA; methods that train less want up to 30 times it: see the README."""
+    """Peak learning rate. The default is one for LoRA; methods that train less want up to 50 times it: see the README."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Longest prompt with one response in tokens; prompts are cut from the left first."""
     overlong: Overlong = "quarantine"
