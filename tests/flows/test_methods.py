@@ -47,13 +47,13 @@ def store(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_quickstart_is_not_worse_with_any_method(cli, store, method):
+def test_the_quickstart_is_better_with_every_method_and_not_worse_with_soft_prompts(cli, store, method):
     """Two minutes each. The recipe's learning rate is LoRA's: the others take their multiple of it.
 
     The fields of LoRA that a method lacks are dropped with the method. Exit code 3 is a finished run that missed a gate.
-    Soft prompts cannot steer this small model, for which even a written, positive review before the prompt changes nothing:
-    their win rate is 0.5, and chance decides on which side of it an estimate falls. Of them it is asked that the 95% interval,
-    narrowed by four answers to each prompt, does not lie below 0.5.
+    The 95% interval, narrowed by four answers to each prompt, lies above 0.5. Only soft prompts cannot steer this small model,
+    for which even a written, positive review before the prompt changes nothing: their win rate is 0.5, and chance decides on
+    which side of it an estimate falls. Theirs must not lie below 0.5.
     """
     rate = yaml.safe_load(QUICKSTART.read_text())["alignment"]["learning_rate"] * METHODS[method].rate
     changes = [f"alignment.peft.method={method}", f"alignment.learning_rate={rate}", "registry=null", "evaluation.samples=4"]
@@ -62,5 +62,5 @@ def test_the_quickstart_is_not_worse_with_any_method(cli, store, method):
     assert process.returncode in (0, 3), process.stderr
     report = RunReport.model_validate_json(process.stdout)
     numbers = next(stage.metrics for stage in report.stages if stage.name == "evaluate")
-    assert numbers["win_rate_vs_sft" if METHODS[method].starts_as_base else "win_rate_vs_sft_high"] >= 0.5
+    assert numbers["win_rate_vs_sft_low" if METHODS[method].starts_as_base else "win_rate_vs_sft_high"] > 0.5
     assert numbers["kl_per_token"] > 0
