@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
 
 from posttrain.report.page import write_page
 from posttrain.report.svg import ACCENT, ANCESTORS, BAD, GOOD, INK, MUTED, Chart, chart
@@ -53,7 +54,7 @@ def _reward(report: SweepReport) -> Chart:
             _draw_ancestor(axes, ancestor)
         axes.set_ylabel("mean reward")
 
-    note = "Up is better, right is further from the reference. Bars are 95% intervals."
+    note = f"Up is better, right is further from the reference. Bars are 95% intervals.{_varied(report)}"
     return chart("Reward against KL", note, draw, SIZE)
 
 
@@ -62,7 +63,7 @@ def _win_rate(report: SweepReport) -> Chart:
         _draw_lines(axes, report.points, lambda point: point.win_rate)
         _mark_chance(axes, report)
 
-    note = f"Held-out prompts won against {_opponents(report)}. The dashed line is chance."
+    note = f"Held-out prompts won against {_opponents(report)}. The dashed line is chance.{_varied(report)}"
     return chart("Win rate against KL", note, draw, SIZE)
 
 
@@ -79,10 +80,17 @@ def _sizes(report: SweepReport) -> list[Chart]:
                 fmt=marker, color=colour, elinewidth=1.2, markersize=6, label=label,
             )  # fmt: skip
         axes.set(xscale="log", xlabel="parameters that alignment trained")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 10k
         _mark_chance(axes, report)
         _legend(axes)
 
     return [chart("Win rate against trained parameters", "The dashed line is chance.", draw, SIZE)]
+
+
+def _varied(report: SweepReport) -> str:
+    """What the labels of points say, where it is the same for all lines; otherwise the legend says it."""
+    fields = {point.field for point in report.points}
+    return f" Beside a point is its {fields.pop()}." if len(fields) == 1 else ""
 
 
 def _opponents(report: SweepReport) -> str:
@@ -103,11 +111,12 @@ def _lines(points: Sequence[SweepPoint]) -> Iterator[tuple[str, list[SweepPoint]
 
 def _draw_lines(axes: Axes, points: Sequence[SweepPoint], read: Read) -> None:
     """One line per label, its points joined and labelled with what was varied."""
+    same = len({point.field for point in points}) == 1
     for index, (label, line, colour, marker) in enumerate(_lines(points)):
         kls, values = [point.kl_per_token for point in line], [read(point) for point in line]
         x, y = [kl.value for kl in kls], [value.value for value in values]
         axes.errorbar(x, y, xerr=_errors(kls), yerr=_errors(values), fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.4)
-        axes.plot(x, y, color=colour, marker=marker, markersize=6, label=f"{label}, by {line[0].field}")
+        axes.plot(x, y, color=colour, marker=marker, markersize=6, label=label if same else f"{label}, by {line[0].field}")
         for point, at in zip(line, zip(x, y, strict=True), strict=True):
             axes.annotate(str(point.value), at, textcoords="offset points", fontsize=8, color=colour, **_BESIDE[index % 2])
     axes.set_xlabel("KL from the reference per token, nats")

@@ -20,7 +20,9 @@ def around(value: float) -> Estimate:
     return Estimate(value=value, interval=(round(value - 0.02, 3), round(value + 0.02, 3)))
 
 
-def point(folder: Path, line: str, value: float, kl: float, reward: float, trained: int = 1000) -> SweepPoint:
+def point(
+    folder: Path, line: str, value: float, kl: float, reward: float, trained: int = 1000, field: str = "alignment.beta"
+) -> SweepPoint:  # fmt: skip
     """A run that took SFT from the store and built its alignment; its gate allows a KL of 0.2."""
     stages = [("sft", True), ("align", False)]
     run = RunReport(
@@ -30,7 +32,7 @@ def point(folder: Path, line: str, value: float, kl: float, reward: float, train
         report=folder / "runs" / str(value) / "report.html",
     )  # fmt: skip
     return SweepPoint(
-        line=line, field="alignment.beta", value=value, kl_per_token=around(kl), reward=around(reward), win_rate=around(reward),
+        line=line, field=field, value=value, kl_per_token=around(kl), reward=around(reward), win_rate=around(reward),
         opponent="sft", trained_parameters=trained, run=run,
     )  # fmt: skip
 
@@ -72,10 +74,19 @@ def test_the_figures_label_every_point_with_its_value_and_name_the_ancestors(pag
     reward, win_rate = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     for figure in (reward, win_rate):
         assert all(f">{value}<" in figure for value in (0.03, 0.1, 0.05))
-        assert "DPO, by alignment.beta" in figure
+        assert ">DPO<" in figure
     assert "base (KL not measured)" in reward
     assert ">sft<" in reward
     assert "share of prompts won against sft" in win_rate
+    assert page.count("Beside a point is its alignment.beta.") == 2
+
+
+def test_the_legend_says_what_varies_where_lines_differ_in_it(sweep, tmp_path):
+    other = point(tmp_path, "longer", 3, kl=0.1, reward=0.6, field="alignment.epochs")
+    write_sweep(sweep.model_copy(update={"points": (*sweep.points, other)}), written=WRITTEN)
+    page = sweep.report.read_text("utf-8")
+    assert page.count(">DPO, by alignment.beta<") == page.count(">longer, by alignment.epochs<") == 2
+    assert "Beside a point" not in page
 
 
 def test_runs_that_train_different_numbers_of_parameters_are_compared_by_them(sweep, tmp_path):
@@ -83,6 +94,7 @@ def test_runs_that_train_different_numbers_of_parameters_are_compared_by_them(sw
     write_sweep(sweep.model_copy(update={"points": (*sweep.points, more)}), written=WRITTEN)
     *_, sizes = re.findall(r"<svg.*?</svg>", sweep.report.read_text("utf-8"), re.DOTALL)
     assert "parameters that alignment trained" in sizes
+    assert ">1k<" in sizes
     assert all(f">{label}<" in sizes for label in ("DPO", "&lt;b&gt;PPO&lt;/b&gt;", "BitFit"))
 
 
