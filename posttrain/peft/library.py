@@ -175,4 +175,9 @@ def _targets(model: Any, names: Any, request: Request) -> dict[str, Any]:
         known = sorted({name.rpartition(".")[2] for name in blocks.all_linear(model)})
         found, allowed = f"{', '.join(unknown)}: no linear layer of this name", f"all-linear, or names among {', '.join(known)}"
         raise request.refuse("target_modules", found, allowed, "use all-linear")
-    return {name: layer for name, layer in layers.items() if blocks.ends_with(name, tuple(names))}
+    chosen = {name: layer for name, layer in layers.items() if blocks.ends_with(name, tuple(names))}
+    embedding = model.get_input_embeddings().weight
+    if tied := [name for name, layer in chosen.items() if layer.weight is embedding]:
+        found = f"{tied[0]}, which shares its matrix with the input embedding: merged, the adapter would change both"
+        raise request.refuse("target_modules", found, "other linear layers", "leave it out, or use all-linear")
+    return chosen

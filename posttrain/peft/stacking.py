@@ -6,10 +6,11 @@ from typing import Any
 
 from posttrain.peft import blocks
 from posttrain.peft.delta import Bottleneck
+from posttrain.peft.library import MUTATING
 from posttrain.peft.methods import METHODS
 from posttrain.peft.soft_prompts import soft_prompt
 from schemas.errors import Refusal
-from schemas.peft import Peft
+from schemas.peft import LoRA, Peft
 
 OTHER = "unmerged"
 STAYS = {"soft prompts": "a soft prompt", "adapters": "a bottleneck adapter", OTHER: "an adapter above another one"}
@@ -21,8 +22,8 @@ def refuse_stack(model: Any, spec: Peft, field: str) -> None:
     Raises:
         Refusal: with the reason.
     """
-    if problem := stack_problem(spec.method, families_in(model)):
-        raise Refusal(f"{field}.method", *problem)
+    if refusal := stack_problem(spec, families_in(model), field):
+        raise refusal
 
 
 def families_in(model: Any) -> set[str]:
@@ -35,15 +36,24 @@ def families_in(model: Any) -> set[str]:
     return found | ({OTHER} if any(isinstance(module, BaseTunerLayer) for module in modules) else set())
 
 
-def stack_problem(method: str, below: set[str]) -> tuple[str, str, str] | None:
-    """What is found, what is allowed and what to do when `method` cannot be trained above adapters of these families; or None."""
-    if not below:
-        return None
-    found = f"{method} above {' and '.join(STAYS[family] for family in sorted(below))}, which cannot be merged and stays there"
-    if method == "full":
-        return found, "a method that leaves the base as it is", "choose lora, or train the stage before with a method that merges"
+def stack_problem(spec: Peft, below: set[str], field: str) -> Refusal | None:
+    """The refusal of a method that cannot be trained above adapters of these families; or None."""
+    problem = _method_problem(spec.method, below)
+    stay = f"above {' and '.join(STAYS[family] for family in sorted(below))}, which cannot be merged and stays there"
+    if problem:
+        return Refusal(f"{field}.method", f"{spec.method} {stay}", *problem)
+    if "adapters" in below and isinstance(spec, LoRA) and spec.init in MUTATING:
+        # It moves a part of the weight behind the adapter that stands at the layer's output: not the same function any more.
+        return Refusal(f"{field}.init", f"{spec.init} {stay}", "default, gaussian, orthogonal", "choose another init")
+    return None
+
+
+def _method_problem(method: str, below: set[str]) -> tuple[str, str] | None:
+    """What is allowed, and what to do."""
+    if below and method == "full":
+        return "a method that leaves the base as it is", "choose lora, or train the stage before with a method that merges"
     if OTHER in below:
-        return found, "one adapter above another that stays", "train the stages before with methods that merge"
+        return "one adapter above another that stays", "train the stages before with methods that merge"
     if "soft prompts" in below and METHODS[method].family == "soft prompts":
-        return found, "a method inside the layers", "choose lora or another method that is no soft prompt"
+        return "a method inside the layers", "choose lora or another method that is no soft prompt"
     return None

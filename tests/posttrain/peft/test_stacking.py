@@ -15,7 +15,7 @@ from posttrain.reference import Reference
 from schemas.errors import Refusal
 
 BELOW = ["bottleneck houlsby", "bottleneck parallel", "prompt_tuning", "prefix_tuning", "p_tuning"]
-ABOVE = ["lora", "lora dora", "vera", "oft", "ia3", "ln_tuning", "bitfit", "last_layers", "bottleneck pfeiffer"]
+ABOVE = ["lora", "lora dora", "adalora", "vera", "oft", "ia3", "ln_tuning", "bitfit", "last_layers", "bottleneck pfeiffer"]
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +133,32 @@ def test_a_third_adapter_above_one_that_stays_above_another_is_refused(sft, spec
         wrap(policy, spec("ia3"), 2, "alignment.peft")
 
 
-def test_the_rules_by_family():
-    assert stack_problem("full", set()) is None
-    assert stack_problem("lora", {"adapters", "soft prompts"}) is None
-    assert stack_problem("p_tuning", {"adapters"}) is None
-    assert stack_problem("p_tuning", {"soft prompts"}) is not None
-    assert stack_problem("full", {"adapters"}) is not None
-    assert stack_problem("lora", {"adapters", "unmerged"}) is not None
+@pytest.mark.parametrize(
+    ("name", "below", "part"),
+    [
+        ("full", set(), None),
+        ("lora", {"adapters", "soft prompts"}, None),
+        ("p_tuning", {"adapters"}, None),
+        ("lora pissa", {"soft prompts"}, None),
+        ("p_tuning", {"soft prompts"}, "method"),
+        ("full", {"adapters"}, "method"),
+        ("lora", {"adapters", "unmerged"}, "method"),
+        ("lora pissa", {"adapters"}, "init"),
+        ("lora olora", {"adapters"}, "init"),
+    ],
+)
+def test_the_rules_by_family(spec, name, below, part):
+    refusal = stack_problem(spec(name), below, "alignment.peft")
+    assert (refusal and refusal.where) == (part and f"alignment.peft.{part}")
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_lora_that_moves_a_part_of_the_weight_is_refused_where_an_adapter_stands_at_its_output(sft, spec, tiny, init):
+    """adapter((W - BA) x) + BA x is not adapter(W x): neither the start nor the saved LoRA would be the policy."""
+    policy = merge_adapter(tiny("llama"), sft("bottleneck pfeiffer"))
+    with pytest.raises(Refusal, match=f"{init} above a bottleneck adapter") as refused:
+        wrap(policy, spec(f"lora {init}"), 1, "alignment.peft")
+    assert refused.value.where == "alignment.peft.init"
 
 
 def test_an_adapter_that_was_loaded_is_frozen(sft, tiny):
