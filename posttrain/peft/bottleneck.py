@@ -41,6 +41,8 @@ def _places(model: Any, variant: str) -> list[str]:
     forward, attention = list(blocks.feed_forward_outputs(model)), list(blocks.attention_outputs(model))
     if variant == "parallel":
         forward = [name.rpartition(".")[0] for name in forward if blocks.ends_with(name.rpartition(".")[0], blocks.FEED_FORWARDS)]
+    if any("expert" in name for name in forward):  # one expert's output is a part of the layer's
+        return []
     kinds = [forward, attention] if variant == "houlsby" else [forward]
     every = [f"{stack}.{index}." for stack, layers in blocks.stacks(model) for index in range(len(layers))]
     complete = every and all(any(name.startswith(block) for name in kind) for kind in kinds for block in every)

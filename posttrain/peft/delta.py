@@ -64,6 +64,9 @@ def load_delta(model: Any, folder: str | Path) -> Any:
         if tensor.shape != (layer.weight.shape[:1] if old is None else old.shape):
             raise ValueError(f"{folder}: {name} has shape {tuple(tensor.shape)}, which has no place in this model")
         like = layer.weight if old is None else old
+        if old is not None and leaf == "bias":  # the same parameter: in some models two modules hold it
+            old.data = tensor.to(like.device, like.dtype)
+            continue
         layer.register_parameter(leaf, nn.Parameter(tensor.to(like.device, like.dtype)))  # a new one: a tied head is untied
     return model
 

@@ -100,8 +100,12 @@ def adopt(model: Any, folder: Path) -> None:
 
 
 def _recorded(path: Path) -> Lineage:
-    base = json.loads(path.read_text())["base"]
-    return Lineage(**{**base, "adapters": tuple(base["adapters"])})
+    try:
+        base = json.loads(path.read_text())["base"]
+        return Lineage(**{**base, "adapters": tuple(base["adapters"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(str(path), f"what is no lineage ({error})", "the file that was saved with the adapter",
+                      "copy the folder again, or train the adapter again") from error  # fmt: skip
 
 
 def grow(model: Any, tensors: Path, below: Lineage) -> None:

@@ -69,7 +69,8 @@ def _last_stack(model: Any, request: Request) -> tuple[str, nn.ModuleList]:
 def _final_norm(model: Any, stack: str) -> list[nn.Module]:
     """The normalisation layer beside the list of blocks, after the last one; models that normalise in blocks have none."""
     parent = model.get_submodule(stack.rpartition(".")[0])
-    beside = [child for child in parent.children() if child in blocks.norms(model).values()]
+    norms = blocks.norms(model).values()
+    beside = [child for name, child in parent.named_children() if child in norms and "embed" not in name]  # BART's first one
     return beside[-1:]
 
 

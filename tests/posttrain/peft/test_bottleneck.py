@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel, MixtralConfig, MixtralForCausalLM
+from transformers import BertConfig, BertModel, MixtralConfig, MixtralForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from posttrain.peft.delta import Bottleneck, add_bottleneck
 from posttrain.peft.wrap import trainable_state, wrap
@@ -134,6 +134,16 @@ def test_blocks_with_layers_of_unknown_names_are_refused(spec):
     with pytest.raises(Refusal, match="mixtral") as refused:
         wrap(model, spec("bottleneck houlsby"), 0, "alignment.peft")
     assert refused.value.where == "alignment.peft.method"
+
+
+def test_an_expert_is_not_taken_for_the_feed_forward_layer(spec):
+    """Qwen2-MoE's shared expert is a linear layer of the usual name, and a part of the layer's output."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 97}
+    config = Qwen2MoeConfig(
+        num_hidden_layers=1, num_experts=2, moe_intermediate_size=16, shared_expert_intermediate_size=16, **shape
+    )
+    with pytest.raises(Refusal, match="qwen2_moe"):
+        wrap(Qwen2MoeForCausalLM(config), spec("bottleneck pfeiffer"), 0, "alignment.peft")
 
 
 def test_an_encoder_has_no_module_to_put_one_beside(spec):

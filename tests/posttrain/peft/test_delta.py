@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertLMHeadModel
 
 from posttrain.peft import delta
 from posttrain.peft.delta import load_delta
 from posttrain.peft.merge import merge
-from posttrain.peft.wrap import save_trained, wrap
+from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.policy import Policy
 
 BY_PEFT = [
@@ -153,3 +154,20 @@ def test_a_bottleneck_adapter_is_not_put_where_one_is(saved, tiny):
     model = load_delta(tiny("llama"), folder)
     with pytest.raises(ValueError, match="already"):
         load_delta(model, folder)
+
+
+@torch.no_grad()
+def test_a_bias_that_two_modules_share_is_still_shared(spec, tmp_path):
+    """BERT's output head and the module around it hold one bias."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+    def build() -> BertLMHeadModel:
+        torch.manual_seed(0)
+        return BertLMHeadModel(BertConfig(vocab_size=97, is_decoder=True, **shape)).eval()
+
+    model = wrap(build(), spec("bitfit"), 0, "sft.peft")
+    for parameter in trainable_state(model).values():
+        parameter += 0.1 * torch.randn_like(parameter)
+    save_trained(model, None, spec("bitfit"), Policy(""), tmp_path)
+    loaded, ids = load_delta(build(), tmp_path / "adapter"), torch.arange(2, 9)[None]
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits)

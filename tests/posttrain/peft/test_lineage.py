@@ -82,6 +82,12 @@ def test_an_adapter_that_does_not_say_on_what_it_was_trained_is_refused(adapter,
     assert "no lineage.json" in refused(tiny("llama"), adapter).found
 
 
+@pytest.mark.parametrize("content", ["{", "{}", '{"base": {"weights": "x"}}', '{"base": []}'])
+def test_a_damaged_record_of_it_is_refused(adapter, tiny, content):
+    (adapter / "lineage.json").write_text(content)
+    assert "no lineage" in refused(tiny("llama"), adapter).found
+
+
 @pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
 def test_a_tensor_too_few_too_many_or_of_another_shape_is_refused(adapter, tiny, change):
     (path,) = adapter.glob("*.safetensors")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig, BertModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from posttrain.models import merge_adapter
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
@@ -79,6 +88,14 @@ def test_an_encoder_that_normalises_in_its_blocks_has_no_norm_after_them(spec):
     assert {name.split(".")[2] for name in trainable_state(model)} == {"1"}
     with pytest.raises(Refusal, match="no output head"):
         wrap(bert, spec("last_layers head"), 0, "sft.peft")
+
+
+def test_the_norm_before_the_blocks_of_bart_is_not_taken_for_one_after_them(spec):
+    shape = {"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    bart = BartForConditionalGeneration(BartConfig(vocab_size=97, d_model=16, **shape, **heads))
+    model = wrap(bart, spec("last_layers", layers=1), 0, "sft.peft")
+    assert {".".join(name.split(".")[:4]) for name in trainable_state(model)} == {"model.decoder.layers.1"}
 
 
 def test_more_blocks_than_there_are_is_refused(spec, tiny):
