@@ -18,9 +18,11 @@ from posttrain.architectures import longest_sequence
 from posttrain.data.encode import encode_conversations, encode_documents, encode_prompts
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.losses.preference import score
-from posttrain.models import load_model, load_tokenizer
+from posttrain.models import load_config, load_model, load_tokenizer
 from posttrain.packing import Example
 from posttrain.peak import measured
+from posttrain.peft.soft_prompts import room
+from posttrain.peft.unmerged import virtual_tokens_of
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.reference import score_branches
@@ -84,7 +86,8 @@ def evaluate(
     prompts = asked(held_out, recipe.evaluation)
     own_kl: tuple[float, Interval] | None = None
     judge = open_judge(recipe, reward_model)
-    measured = {name: _measure(recipe, name, policy, held_out, prompts, judge, progress) for name, policy in policies.items()}
+    limit = min(longest_sequence(load_config(policy)) - virtual_tokens_of(policy.adapters) for policy in policies.values())
+    measured = {n: _measure(recipe, n, policy, held_out, prompts, limit, judge, progress) for n, policy in policies.items()}
     candidate = list(policies)[-1]
     if len(policies) > 1 and recipe.alignment.algorithm != "none":
         own_kl = _kl(recipe, policies, measured[candidate].responses.examples)
@@ -94,14 +97,15 @@ def evaluate(
 
 
 def _measure(
-    recipe: Recipe, name: str, policy: Policy, held_out: HeldOut, prompts: Conversations, judge: Judge, progress: Progress
-) -> Measured:
-    """One policy, which is in memory only here."""
+    recipe: Recipe, name: str, policy: Policy, held_out: HeldOut, prompts: Conversations, limit: int, judge: Judge,
+    progress: Progress,
+) -> Measured:  # fmt: skip
+    """One policy, which is in memory only here; `limit` is the longest sequence that all policies can read, in tokens."""
     scorer, tokenizer = open_policy(recipe, policy)
     responses = respond(recipe, name, scorer, tokenizer, prompts, progress, judge)
     progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
-    perplexity, logprobs = _perplexity(scorer, tokenizer, held_out), _pair_logprobs(recipe, scorer, tokenizer, held_out)
-    return Measured(responses, perplexity, logprobs)
+    perplexity = _perplexity(scorer, tokenizer, held_out, limit)
+    return Measured(responses, perplexity, _pair_logprobs(recipe, scorer, tokenizer, held_out, limit))
 
 
 def held_out_prompts(held_out: HeldOut, limit: int) -> Conversations:
@@ -131,8 +135,8 @@ def respond(
 ) -> Responses:  # fmt: skip
     """Sample one answer per prompt and have it judged."""
     config, spec = inner_model(scorer.model).config, recipe.evaluation
-    new = min(spec.max_new_tokens, longest_sequence(config) - 1)
-    ids = [prompt[new - longest_sequence(config) :] for prompt in encode_prompts(prompts, tokenizer, config.is_encoder_decoder)]
+    new = min(spec.max_new_tokens, room(scorer.model) - 1)
+    ids = [prompt[new - room(scorer.model) :] for prompt in encode_prompts(prompts, tokenizer, config.is_encoder_decoder)]
     count = counted(progress, f"evaluate {name}", len(prompts))
     plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
                     eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip
@@ -147,33 +151,35 @@ def respond(
     )
 
 
-def _held_out_examples(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame, field: str) -> list[Example]:
-    """Rows are measured whole where the model can read them, whatever the limit of training."""
-    config = inner_model(scorer.model).config
-    limit, two_parts = longest_sequence(config), config.is_encoder_decoder
+def _held_out_examples(
+    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame, field: str, limit: int
+) -> list[Example]:
+    """Rows are measured whole where the models can read them, whatever the limit of training."""
+    two_parts = inner_model(scorer.model).config.is_encoder_decoder
     return encode_conversations(table, tokenizer, limit, field, encoder_decoder=two_parts).examples
 
 
-def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> float | None:
+def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, limit: int) -> float | None:
     """Per token, on held-out documents where there are some, else on held-out answers."""
     if held_out.documents is not None and len(held_out.documents):
-        config = inner_model(scorer.model).config
-        context = min(256, longest_sequence(config))
-        examples = encode_documents(held_out.documents["text"].to_list(), tokenizer, context, config.is_encoder_decoder)
+        two_parts = inner_model(scorer.model).config.is_encoder_decoder
+        examples = encode_documents(held_out.documents["text"].to_list(), tokenizer, min(256, limit), two_parts)
     else:
         table = held_out.instructions if held_out.instructions is not None else held_out.preferences
         if table is None:
             return None
-        examples = _held_out_examples(scorer, tokenizer, table.drop("rejected", strict=False), "data")
+        examples = _held_out_examples(scorer, tokenizer, table.drop("rejected", strict=False), "data", limit)
     objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
     return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else None
 
 
-def _pair_logprobs(recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut) -> torch.Tensor | None:
+def _pair_logprobs(
+    recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, limit: int
+) -> torch.Tensor | None:
     """[pairs, 2] of the held-out pairs, where alignment asks for them: summed or per token, as its loss compares them."""
     if held_out.preferences is None or recipe.alignment.algorithm == "none":
         return None
-    pairs = _held_out_examples(scorer, tokenizer, held_out.preferences, "data.preferences")
+    pairs = _held_out_examples(scorer, tokenizer, held_out.preferences, "data.preferences", limit)
     if not pairs:
         return None
     lengths = torch.tensor([[len(branch) for branch in pair.branches] for pair in pairs])

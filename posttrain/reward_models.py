@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from posttrain.architectures import longest_sequence
 from posttrain.data.encode import Conversation, encode_response
 from posttrain.data.encode_pairs import encode_text_pairs, prompt_text
 from posttrain.encoders import marks_responses
 from posttrain.packing import Example, Tokens, micro_batches
 from posttrain.peft.methods import ENCODER
+from posttrain.peft.soft_prompts import room
 from posttrain.reward_checkpoint import load_reward, read_record
 from posttrain.reward_scoring import RewardScorer, reward_error, until_padding
-from posttrain.scoring import choose_layout, inner_model
+from posttrain.scoring import choose_layout
 from posttrain.trainers.loop import token_budget
 
 
@@ -36,7 +36,7 @@ class RewardModel:
         self.scorer, self.tokenizer, self.mean, self.of_policy = scorer.eval(), tokenizer, mean, of_policy
         self.layout: str | None = None
         """How responses are laid out, in words; chosen when the first ones are scored."""
-        positions = longest_sequence(inner_model(scorer.model).config)
+        positions = room(scorer.model)
         self.limit = positions if self.is_encoder else positions - 1  # a layout puts a token after the last one
 
     @property

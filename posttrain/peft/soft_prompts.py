@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posttrain.architectures import longest_sequence
 from posttrain.peft import blocks
 from posttrain.peft.library import put
 from posttrain.peft.methods import Applied, Request
@@ -22,17 +23,19 @@ from posttrain.peft.methods import Applied, Request
 def prompt_tuning(model: Any, request: Request) -> Applied:
     """Embeddings before the input."""
     spec: Any = request.spec
+    _refuse_other_widths(model, request)
     applied = _put(model, "PromptTuningConfig", spec, prompt_tuning_init="RANDOM")
     if not blocks.on_meta(model):
         embedding = applied.model.prompt_encoder["default"].embedding.weight
         with torch.no_grad():
-            embedding.copy_(_first_embeddings(model, spec, request.tokenizer))
+            embedding.copy_(_first_embeddings(model, request))
     return applied
 
 
 def p_tuning(model: Any, request: Request) -> Applied:
     """Embeddings before the input, made by a small network while training; saved are the embeddings that it makes."""
     spec: Any = request.spec
+    _refuse_other_widths(model, request)
     return _put(model, "PromptEncoderConfig", spec, encoder_reparameterization_type=spec.encoder.upper(),
                 encoder_hidden_size=spec.hidden_size)  # fmt: skip
 
@@ -46,7 +49,11 @@ def prefix_tuning(model: Any, request: Request) -> Applied:
     """
     spec: Any = request.spec
     config = model.config.get_text_config()
-    all_heads = 1 if getattr(config, "multi_query", False) else config.num_attention_heads
+    if getattr(config, "num_attention_heads", None) is None or getattr(config, "kv_lora_rank", None) is not None:
+        found = f"prefix_tuning on a {model.config.model_type} model, which keeps no keys and values by heads"
+        raise request.refuse("method", found, "prompt_tuning, p_tuning or a method inside the layers", "choose one of these")
+    shared = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)  # Falcon's two
+    all_heads = 1 if shared else config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or all_heads
     width = getattr(config, "d_kv", None) or getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layers = len(blocks.stacks(model)[-1][1]) * (2 if model.config.is_encoder_decoder else 1)
@@ -60,15 +67,26 @@ def _put(model: Any, config: str, spec: Any, **fields: Any) -> Applied:
     return put(model, config, num_virtual_tokens=spec.virtual_tokens, **at_input, **fields)
 
 
-def _first_embeddings(model: Any, spec: Any, tokenizer: Any) -> Tensor:
+def _refuse_other_widths(model: Any, request: Request) -> None:
+    """peft makes virtual tokens as wide as the hidden state, which the embeddings of a few models are projected to."""
+    width, hidden = model.get_input_embeddings().weight.shape[1], model.config.get_text_config().hidden_size
+    if width != hidden:
+        found = f"{request.spec.method} on embeddings of width {width} in a model of width {hidden}"
+        raise request.refuse("method", found, "prefix_tuning or a method inside the layers", "choose one of these")
+
+
+def _first_embeddings(model: Any, request: Request) -> Tensor:
     """[virtual tokens, H] of a prompt: of random tokens, of a text, or noise."""
+    spec: Any = request.spec
     embed = model.get_input_embeddings()
     rows, width = embed.weight.shape
     if spec.init == "random":
         return torch.randn(spec.virtual_tokens, width, device=embed.weight.device).mul_(float(embed.weight.std()))
     ids = torch.randint(rows, (spec.virtual_tokens,))
     if spec.init == "text":
-        words = tokenizer(spec.text, add_special_tokens=False)["input_ids"]
+        words = request.tokenizer(spec.text, add_special_tokens=False)["input_ids"]
+        if not words:
+            raise request.refuse("text", f"{spec.text!r}, in which the tokenizer finds no token", "words", "write some")
         ids = torch.tensor((words * math.ceil(spec.virtual_tokens / len(words)))[: spec.virtual_tokens])
     embeddings: Tensor = embed(ids.to(embed.weight.device))
     return embeddings
@@ -83,6 +101,11 @@ def soft_prompt(model: Any) -> Any:
 def virtual_tokens(model: Any) -> int:
     """How many positions of its context a model's soft prompt takes; 0 without one."""
     return int(model.active_peft_config.num_virtual_tokens) if soft_prompt(model) is not None else 0
+
+
+def room(model: Any) -> int:
+    """How many tokens a sequence may have: the model's positions less those of its soft prompt."""
+    return longest_sequence(blocks.core(model).config) - virtual_tokens(model)
 
 
 @dataclass(frozen=True)

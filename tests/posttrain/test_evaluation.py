@@ -14,6 +14,7 @@ import torch
 from posttrain.data.encode import encode_conversations
 from posttrain.evaluation import HeldOut, evaluate, held_out_prompts, open_policy, respond
 from posttrain.models import scratch_model
+from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 from posttrain.progress import Quiet
 from posttrain.reference import score_branches
@@ -23,6 +24,7 @@ from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
 from schemas.model import ScratchModel
+from schemas.peft import PromptTuning
 from schemas.training import DPO, PreferenceLoss
 
 
@@ -223,3 +225,19 @@ def test_a_model_with_learned_positions_is_measured_within_them(setting, tmp_pat
     answers = respond(recipe(), "base", scorer, tokenizer, held_out_prompts(rows, 8), Quiet(), open_judge(recipe())).examples
     assert {len(example.prompt) for example in answers} == {40 - 6}
     assert tokenizer.decode(answers[0].prompt).endswith("Assistant:\n")
+
+
+def test_virtual_tokens_take_some_of_its_positions_for_all_policies(setting, tmp_path, tmp_path_factory):
+    """40 positions less 10: texts and pairs of up to 30 tokens are measured, the same ones under every policy."""
+    policies, held_out = other_family("gpt2", 40, tmp_path_factory), setting[1]
+    spec = PromptTuning(method="prompt_tuning", virtual_tokens=10)
+    scorer, tokenizer = open_policy(recipe(), policies["sft"])
+    save_trained(wrap(scorer.model, spec, 0, "alignment.peft"), None, spec, policies["sft"], tmp_path)
+    policies["aligned"] = Policy(policies["sft"].base, adapters=(tmp_path / "adapter",))
+    long = held_out.preferences.with_columns(prompt=pl.Series([user(f"film {i} " * (1 + 2 * i)) for i in range(10)]))
+    rows = HeldOut(pl.DataFrame({"text": ["the film was good and long " * 20] * 3}), None, long)
+    numbers = evaluate(recipe(), policies, rows, tmp_path, Quiet()).metrics
+    assert all(math.isfinite(value) for value in numbers.values())
+    scorer, _ = open_policy(recipe(), policies["aligned"])
+    answers = respond(recipe(), "aligned", scorer, tokenizer, held_out_prompts(rows, 8), Quiet(), open_judge(recipe())).examples
+    assert max(len(example.prompt) for example in answers) == 40 - 10 - 6
