@@ -19,6 +19,7 @@ from posttrain.rewards import load_judge
 from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
+from schemas.peft import LoRA, Peft
 from schemas.ppo import PPO, FunctionReward, RegistryReward
 from schemas.recipe import Recipe
 from schemas.reward import RewardBase
@@ -130,25 +131,31 @@ def check_rewards(chain: Chain) -> None:
 def check_methods(chain: Chain) -> None:
     """Refuse a PEFT method that cannot work on this model, or above the adapters that came with it.
 
-    Full fine-tuning and LoRA work on every plain model: they are not asked about, which would import torch.
+    Full fine-tuning and a plain LoRA work on every plain model: they are not asked about, which would import torch.
     """
     recipe, model, kind = chain.recipe, chain.model, chain.recipe.quantization
     policy = None if isinstance(model, ScratchModel) else source_policy(model)
     adapters = policy.adapters if policy else ()
-    methods = {stage.peft.method for stage in (recipe.sft, recipe.alignment) if stage is not None and hasattr(stage, "peft")}
-    if kind is None and methods <= {"full", "lora"} and not adapters:
+    specs = [stage.peft for stage in (recipe.sft, recipe.alignment) if stage is not None and hasattr(stage, "peft")]
+    if kind is None and all(map(_works_everywhere, specs)) and not adapters:
         return
     from posttrain.device import resolve_device
     from posttrain.models import load_config, scratch_config
     from posttrain.peft.check import check_recipe
-    from posttrain.peft.unmerged import methods_that_stay
+    from posttrain.peft.unmerged import methods_that_stay, virtual_tokens_of
     from posttrain.quantization import check_library
 
     config = scratch_config(model, model.vocab_size) if isinstance(model, ScratchModel) else load_config(source_policy(model))
     device = resolve_device(recipe.compute).type if kind else "cpu"
-    check_recipe(recipe, config, device, methods_that_stay(adapters))
+    check_recipe(recipe, config, device, methods_that_stay(adapters), virtual_tokens_of(adapters))
     if kind:
         check_library(kind)
+
+
+def _works_everywhere(spec: Peft) -> bool:
+    """Named layers may not exist, and some inits need a rank that the layers have."""
+    fits = isinstance(spec, LoRA) and spec.target_modules == "all-linear" and spec.init in ("default", "gaussian", "orthogonal")
+    return fits or spec.method == "full"
 
 
 def check_folder(folder: Path, field: str = "model.path") -> None:

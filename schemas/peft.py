@@ -202,7 +202,7 @@ class PromptTuning(Method):
     """Length of the soft prompt in tokens; it takes as many positions from the model's context."""
     init: Literal["vocabulary", "text", "random"] = "vocabulary"
     """First values: embeddings of random tokens, of `text` (repeated or cut to fit), or normal noise of the embeddings' size."""
-    text: Annotated[str, Field(min_length=1)] | None = None
+    text: Annotated[str, Field(pattern=r"\S")] | None = None
     """The text of init text."""
 
     @field_validator("text")

@@ -36,6 +36,8 @@ class Plan:
     device: str = "cpu"
     virtual_below: int = 0
     """Virtual tokens of the stages before."""
+    neftune_alpha: float | None = None
+    """Noise on the embeddings of the stage."""
 
     @property
     def method(self) -> Method:
@@ -47,11 +49,14 @@ class Plan:
         return Refusal(f"{self.field}.{part}", found, allowed, remedy)
 
 
-def check_recipe(recipe: Recipe, config: Any, device: str = "cpu", below: tuple[str, ...] = ()) -> None:
+def check_recipe(
+    recipe: Recipe, config: Any, device: str = "cpu", below: tuple[str, ...] = (), virtual_tokens: int = 0
+) -> None:  # fmt: skip
     """Refuse a recipe whose stages cannot be trained with their methods on this model.
 
     Args:
         below: methods of the adapters that came with the model unmerged.
+        virtual_tokens: theirs.
 
     Raises:
         Refusal: for the first one that cannot.
@@ -59,16 +64,16 @@ def check_recipe(recipe: Recipe, config: Any, device: str = "cpu", below: tuple[
     if below and recipe.pretrain is not None:
         raise Refusal("pretrain", f"a model with an adapter that cannot be merged ({', '.join(below)})", "pretrain null",
                       "remove pretrain, which would train every weight under the adapter, or choose another model")  # fmt: skip
-    virtual = 0
     for section, stage in (("sft", recipe.sft), ("alignment", recipe.alignment)):
         spec: Peft | None = getattr(stage, "peft", None)
         if spec is None:
             continue
         length, recomputed = getattr(stage, "max_length", 0), getattr(stage, "gradient_checkpointing", False)
-        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, recipe.quantization, device, virtual)
+        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, recipe.quantization, device, virtual_tokens,
+                    getattr(stage, "neftune_alpha", None))  # fmt: skip
         if refusal := check_method(plan):
             raise refusal
-        virtual += getattr(spec, "virtual_tokens", 0)
+        virtual_tokens += getattr(spec, "virtual_tokens", 0)
         below = () if spec.method == "full" else (*below, spec.method)
 
 
@@ -88,6 +93,15 @@ def _checkpointing(plan: Plan) -> Refusal | None:
                        "turn gradient checkpointing off, or choose another method")  # fmt: skip
 
 
+def _noise(plan: Plan) -> Refusal | None:
+    methods = [method for method in (*plan.below, plan.spec.method) if method != OTHER]
+    soft = [method for method in methods if METHODS[method].family == "soft prompts"]
+    if plan.neftune_alpha is None or not soft:
+        return None
+    found = f"{plan.neftune_alpha} with {soft[0]}, whose layout has no place for noise"
+    return Refusal(f"{plan.field.partition('.')[0]}.neftune_alpha", found, "null", "remove neftune_alpha")
+
+
 def _quantization(plan: Plan) -> Refusal | None:
     from transformers.pytorch_utils import Conv1D
 
@@ -96,6 +110,11 @@ def _quantization(plan: Plan) -> Refusal | None:
     if plan.quantization is None:
         return None
     base = f"a base in {plan.quantization}"
+    if stay := [method for method in plan.below if not _merges(method)]:
+        found = f"{base} below an adapter that cannot be merged into it ({', '.join(stay)})"
+        return Refusal(
+            "model.quantization", found, "null, or earlier stages with methods that merge", "set model.quantization=null"
+        )
     if not plan.method.quantized:
         able = ", ".join(name for name, method in METHODS.items() if method.quantized)
         return plan.refuse("method", f"{plan.spec.method} on {base}", able, "choose lora, or model.quantization null")
@@ -114,8 +133,7 @@ def _quantization(plan: Plan) -> Refusal | None:
 
 def _below(plan: Plan) -> Refusal | None:
     families = {OTHER if method == OTHER else METHODS[method].family for method in plan.below if not _merges(method)}
-    problem = stack_problem(plan.spec.method, families & STAYS.keys())
-    return Refusal(f"{plan.field}.method", *problem) if problem else None
+    return stack_problem(plan.spec, families & STAYS.keys(), plan.field)
 
 
 def _merges(method: str) -> bool:
@@ -150,6 +168,7 @@ def _layers(plan: Plan) -> Refusal | None:
 
 RULES: tuple[Callable[[Plan], Refusal | None], ...] = (
     _checkpointing,
+    _noise,
     _quantization,
     _below,
     _context,

@@ -70,6 +70,12 @@ def _name_no_base(path: Path) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
+def virtual_tokens_of(adapters: Sequence[Path]) -> int:
+    """Positions that the soft prompts among the adapters take."""
+    configs = (json.loads((folder / PEFT_CONFIG).read_text()) for folder in adapters if (folder / PEFT_CONFIG).exists())
+    return sum(config.get("num_virtual_tokens") or 0 for config in configs)
+
+
 def methods_that_stay(adapters: Sequence[Path]) -> tuple[str, ...]:
     """Methods of the adapters that `write_parts` wrote; `unmerged` stands for one that merges elsewhere."""
     methods = map(lineage.method_of, adapters)

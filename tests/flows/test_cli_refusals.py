@@ -13,6 +13,16 @@ FIELDS = {
     "beta without alignment": (["alignment={algorithm: none, beta: 0.1}"], ("alignment.beta: found an unknown field",)),
     "unknown algorithm": (["alignment.algorithm=grpo"], ("alignment.algorithm: found 'grpo'", "'dpo', 'ppo', 'none'", "choose")),
     "unknown method": (["sft.peft={method: qlora}"], ("sft.peft.method: found 'qlora'", "'full', 'lora'")),
+    "layers that do not exist": (
+        ["alignment.peft={method: lora, target_modules: [q_prj]}"], ("alignment.peft.target_modules: found q_prj", "q_proj")
+    ),
+    "rank beyond the layers": (["sft.peft={method: lora, r: 512, init: pissa}"], ("sft.peft.r: found 512", "lower r")),
+    "noise beside a soft prompt": (
+        ["sft={peft: {method: prompt_tuning}, neftune_alpha: 5}"], ("sft.neftune_alpha: found 5", "remove neftune_alpha")
+    ),
+    "prompt without words": (
+        ["alignment.peft={method: prompt_tuning, init: text, text: ' '}"], ("alignment.peft.text: found ' '", "pattern")
+    ),
     "not a number": (["alignment.beta=.nan"], ("alignment.beta: found nan", "finite")),
     "text for a number": (["sft.epochs=two"], ("sft.epochs: found 'two'", "valid integer")),
     "zero epochs": (["alignment.epochs=0"], ("alignment.epochs: found 0", "greater than or equal to 1")),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 import torch
-from transformers import BertConfig, GPT2Config, LlamaConfig, T5Config
+from transformers import BertConfig, DeepseekV3Config, GPT2Config, LlamaConfig, MambaConfig, OPTConfig, T5Config
 
 from posttrain.peft.check import Plan, check_method, check_recipe, without_numbers
 from posttrain.peft.methods import METHODS
@@ -23,6 +24,18 @@ CONFIGS = {
     "gpt2": GPT2Config(vocab_size=97, n_embd=32, n_layer=3, n_head=4, n_positions=64),
     "t5": T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4, decoder_start_token_id=1),
     "bert": BertConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4),
+    "opt-350m": OPTConfig(
+        vocab_size=97, hidden_size=32, word_embed_proj_dim=16, ffn_dim=48, num_hidden_layers=1, num_attention_heads=4
+    ),
+    "mamba": MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1),
+    "deepseek": DeepseekV3Config(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_hidden_layers=1,
+        first_k_dense_replace=1,
+    ),
 }
 
 # Method with changes, model, what else is planned, and where and what of the refusal.
@@ -36,6 +49,13 @@ IMPOSSIBLE = [
     (("lora", {"init": "olora"}), "gpt2", {}, "init", "stored transposed"),
     (("lora", {"init": "pissa", "r": 32}), "llama", {}, "r", "32 with init pissa"),
     (("lora", {"target_modules": ("q_proj", "c_attn")}), "llama", {}, "target_modules", "c_attn: no linear layer"),
+    (("lora", {"target_modules": ("c_attn", "lm_head")}), "gpt2", {}, "target_modules", "shares its matrix"),
+    (("ia3", {"target_modules": ("lm_head",)}), "gpt2", {}, "target_modules", "lm_head, which shares"),
+    (("lora pissa", {}), "llama", {"below": ("bottleneck",)}, "init", "pissa above a bottleneck adapter"),
+    (("prompt_tuning", {}), "opt-350m", {}, "method", "width 16 in a model of width 32"),
+    (("p_tuning", {}), "opt-350m", {}, "method", "width 16 in a model of width 32"),
+    (("prefix_tuning", {}), "deepseek", {}, "method", "no keys and values by heads"),
+    (("prefix_tuning", {}), "mamba", {}, "method", "no keys and values by heads"),
     (("oft", {"block_size": 32}), "llama", {}, "block_size", "48 inputs"),
     (("ia3", {"target_modules": ("wo",)}), "llama", {}, "target_modules", "wo: no linear layer"),
     (("bitfit", {}), "t5", {}, "method", "no bias"),
@@ -65,6 +85,8 @@ POSSIBLE = [
     (("lora dora", {}), "llama", {"quantization": "int8", "device": "cpu"}),
     (("lora", {}), "gpt2", {"quantization": "nf4", "device": "cuda"}),
     (("lora", {}), "bert", {}),
+    (("lora", {"target_modules": ("q_proj", "lm_head")}), "llama", {}),
+    (("prefix_tuning", {}), "opt-350m", {}),
     (("last_layers", {}), "bert", {}),
 ]  # fmt: skip
 
@@ -89,6 +111,23 @@ def test_int8_is_refused_where_it_would_quantise_nothing(spec):
     assert refusal is not None
     assert refusal.where == "model.quantization"
     assert "stored transposed" in refusal.found
+
+
+@pytest.mark.parametrize("below", ["bottleneck", "prompt_tuning", "unmerged"])
+def test_a_base_below_an_adapter_that_stays_is_not_quantised(spec, below):
+    refusal = check_method(plan(spec, ("lora", {}), "llama", {"quantization": "int8", "below": (below,)}))
+    assert refusal is not None
+    assert refusal.where == "model.quantization"
+    assert f"cannot be merged into it ({below})" in refusal.found
+
+
+@pytest.mark.parametrize(("below", "method"), [((), "p_tuning"), (("prompt_tuning",), "lora")])
+def test_noise_on_embeddings_has_no_place_beside_a_soft_prompt(spec, below, method):
+    noisy = Plan(spec(method), "sft.peft", CONFIGS["llama"], below, neftune_alpha=5.0)
+    assert check_method(dataclasses.replace(noisy, neftune_alpha=None)) is None
+    refusal = check_method(noisy)
+    assert refusal is not None
+    assert (refusal.where, refusal.allowed) == ("sft.neftune_alpha", "null")
 
 
 @pytest.mark.parametrize(("chosen", "model", "more"), POSSIBLE)
@@ -202,6 +241,14 @@ def test_a_soft_prompt_of_the_stage_before_takes_positions_too():
     with pytest.raises(Refusal, match="32 after 33 virtual tokens, in a model of 64 positions") as refused:
         check_recipe(short, CONFIGS["gpt2"])
     assert (refused.value.where, refused.value.allowed) == ("alignment.max_length", "at most 31")
+
+
+def test_a_soft_prompt_that_came_with_the_model_takes_positions_too():
+    chosen = recipe({"method": "lora"}, {"method": "lora"})
+    check_recipe(chosen, CONFIGS["gpt2"], below=("prompt_tuning",), virtual_tokens=32)
+    with pytest.raises(Refusal, match="32 after 33 virtual tokens") as refused:
+        check_recipe(chosen, CONFIGS["gpt2"], below=("prompt_tuning",), virtual_tokens=33)
+    assert refused.value.where == "sft.max_length"
 
 
 def test_a_recipe_that_works_passes():

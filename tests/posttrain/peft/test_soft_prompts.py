@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from tokenizers.normalizers import Replace
 
 from posttrain.peft.soft_prompts import generate, padded_logits, prompted, virtual_tokens
 from posttrain.peft.wrap import wrap
@@ -56,6 +59,15 @@ def test_a_text_is_repeated_or_cut_to_the_length_of_the_prompt(tiny, tokenizer, 
         model = wrap(tiny("llama", vocabulary=len(tokenizer)), chosen, 0, "sft.peft", tokenizer)
         wanted = model.get_base_model().get_input_embeddings()(torch.tensor((ids * 3)[:length]))
         assert torch.equal(model.prompt_encoder["default"].embedding.weight, wanted)
+
+
+def test_a_text_without_tokens_is_refused(tiny, tokenizer, spec):
+    """Tokenizers that normalise drop some characters: here the space of no width."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.normalizer = Replace("\u200b", "")
+    with pytest.raises(Refusal, match="no token") as refused:
+        wrap(tiny("llama"), spec("prompt_tuning", init="text", text="\u200b"), 0, "sft.peft", tokenizer)
+    assert refused.value.where == "sft.peft.text"
 
 
 @torch.no_grad()
