@@ -22,7 +22,7 @@ from posttrain.architectures import auto_class
 from posttrain.decoding import PROMPT_TOKENS, can_decode, encode
 from posttrain.draws import draw
 from posttrain.head import BLOCK_ELEMENTS
-from posttrain.memory import LiveBytes, give_tensors, pretending
+from posttrain.memory import LiveBytes, give_tensors, pretending, without_draws
 from posttrain.packing import Example, micro_batches
 from posttrain.peft.blocks import all_linear, architecture
 from posttrain.peft.methods import ENCODER
@@ -198,6 +198,7 @@ def _reference(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], bud
 def _steps(scorer: Scorer, live: LiveBytes, stage: Training, groups: Sequence[Sequence[int]]) -> Peak:
     """An optimizer step that finds the optimizer's state in memory."""
     scorer.train()
+    without_draws(scorer)
     weights = live.begin()
     updates = Updates(scorer, stage.spec)
     for parameter in updates.parameters:
