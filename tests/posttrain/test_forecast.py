@@ -37,9 +37,9 @@ SMALL = {"oft": {"block_size": 16}, "vera": {"r": 16}, "loha": {"r": 4, "dropout
 DRAWING_OR_SOFT = ("loha", "lokr", "prompt_tuning", "prefix_tuning", "p_tuning")
 
 
-def config() -> LlamaConfig:
+def config(tied: bool = True) -> LlamaConfig:
     return LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                       num_key_value_heads=2, tie_word_embeddings=True)  # fmt: skip
+                       num_key_value_heads=2, tie_word_embeddings=tied)  # fmt: skip
 
 
 def t5() -> T5Config:
@@ -175,6 +175,11 @@ def test_every_method_is_forecast_as_it_is_counted(method):
 @pytest.mark.parametrize("method", DRAWING_OR_SOFT)
 def test_also_for_an_encoder_decoder(method):
     assert_counted(t5(), adapted(method))
+
+
+def test_an_adapter_on_the_head_leaves_the_layout_to_the_models_own_logits():
+    """As training does: no other layout can score with a head that is no matrix."""
+    assert_counted(config(tied=False), adapted("lora", target_modules=["q_proj", "lm_head"]))
 
 
 @pytest.mark.parametrize("method", DRAWING_OR_SOFT)
