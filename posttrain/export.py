@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from posttrain.layouts import shifted
 from posttrain.models import load_model, load_tokenizer
 from posttrain.peft.merge import is_foldable, is_plain, merge
 from posttrain.peft.soft_prompts import soft_prompt
@@ -60,7 +61,9 @@ def export(policy: Policy, out: Path) -> dict[str, str]:
 def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
     """Logits [1, T, V] for a text of T tokens; an encoder-decoder reads the text and is asked for the same text again."""
     tokens = torch.tensor([ids])
-    more: dict[str, Any] = {"labels": tokens} if model.config.is_encoder_decoder else {}
+    more: dict[str, Any] = {}
+    if model.config.is_encoder_decoder:  # no labels: peft adds AdaLoRA's penalty to a loss, and fails where nothing is trained
+        more["decoder_input_ids"] = shifted(tokens, model.config.decoder_start_token_id)
     # peft adds its virtual tokens to the mask that it is given, and a prefix is a cache.
     more |= {"attention_mask": torch.ones_like(tokens)} if soft_prompt(model) is not None else {"use_cache": False}
     logits: torch.Tensor = model(input_ids=tokens, **more).logits

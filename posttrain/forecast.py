@@ -21,8 +21,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 from posttrain.architectures import auto_class
 from posttrain.decoding import PROMPT_TOKENS, can_decode, encode
 from posttrain.draws import draw
-from posttrain.head import BLOCK_ELEMENTS
-from posttrain.memory import LiveBytes, give_tensors, pretending
+from posttrain.head import BLOCK_ELEMENTS, has_matrix
+from posttrain.memory import LiveBytes, give_tensors, pretending, without_draws
 from posttrain.packing import Example, micro_batches
 from posttrain.peft.blocks import all_linear, architecture
 from posttrain.peft.methods import ENCODER
@@ -161,12 +161,14 @@ def _quantized(peaks: Sequence[Peak], config: PreTrainedConfig, kind: Quantizati
 
 
 def _scorer(model: nn.Module, on: Arithmetic, live: LiveBytes, kind: type[Scorer] = Scorer) -> Scorer:
-    """A scorer in the layout that the start-up check tries first."""
+    """A scorer in the layout that the start-up check tries first, or in the one that is left where none can have the head."""
     give_tensors(model)
     dtype = torch.bfloat16 if on.dtype in HALF else on.dtype
     scorer = kind(model, torch.device("cpu"), dtype).eval()
     inner = inner_model(model)
-    if scorer.layout == "packed" and inner.config._attn_implementation == "sdpa":
+    if kind is Scorer and not has_matrix(inner):
+        scorer.layout = PLAIN
+    elif scorer.layout == "packed" and inner.config._attn_implementation == "sdpa":
         inner.set_attn_implementation(SEGMENTS)
     return scorer
 
@@ -198,6 +200,7 @@ def _reference(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], bud
 def _steps(scorer: Scorer, live: LiveBytes, stage: Training, groups: Sequence[Sequence[int]]) -> Peak:
     """An optimizer step that finds the optimizer's state in memory."""
     scorer.train()
+    without_draws(scorer)
     weights = live.begin()
     updates = Updates(scorer, stage.spec)
     for parameter in updates.parameters:

@@ -34,6 +34,11 @@ class Head:
     temperature: float = 1.0
 
 
+def has_matrix(model: nn.Module) -> bool:
+    """Whether the output layer is a plain matrix, from which a `Head` can be made."""
+    return type(model.get_output_embeddings()) is nn.Linear  # type: ignore[operator]
+
+
 def head_of(model: nn.Module, temperature: float = 1.0) -> Head:
     """The head of a transformers language model, with the logit scale and soft cap of its config.
 
@@ -41,7 +46,7 @@ def head_of(model: nn.Module, temperature: float = 1.0) -> Head:
         TypeError: when the output layer is more than a matrix, as under an adapter or when quantised.
     """
     layer = model.get_output_embeddings()  # type: ignore[operator]
-    if type(layer) is not nn.Linear:
+    if not has_matrix(model):
         raise TypeError(f"the output layer is a {type(layer).__name__}, not a plain matrix")
     config: Any = model.config
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)

@@ -124,6 +124,25 @@ def give_tensors(model: nn.Module) -> None:
                     if tensor not in made:
                         made[tensor] = _like(tensor)
                     table[name] = made[tensor]  # type: ignore[assignment]
+    _number_prompt_tokens(model)
+
+
+def _number_prompt_tokens(model: nn.Module) -> None:
+    """Number the virtual tokens of peft's soft prompts again, which are in a plain dict and so no buffers."""
+    for module in model.modules():
+        tables: dict[str, Tensor] = vars(module).get("prompt_tokens", {})
+        for name, tokens in tables.items():
+            tables[name] = torch.arange(len(tokens))  # as peft makes them; integers are real while pretending
+
+
+def without_draws(model: nn.Module) -> None:
+    """Let peft's LyCORIS layers draw nothing: a random number would say whether one takes part, and here no number is known.
+
+    Their `dropout` is left out as well: one number per output of a layer, beside an update of the size of the layer.
+    """
+    for module in model.modules():
+        if hasattr(module, "rank_dropout_scale"):  # of LyCORIS layers alone; importing their class while pretending would be slow
+            module.training = False  # not of what is below
 
 
 def _like(tensor: Tensor) -> Tensor:

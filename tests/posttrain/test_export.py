@@ -16,7 +16,7 @@ from posttrain.models import load_model, load_tokenizer, scratch_model
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.policy import Policy, folder_policy
 from schemas.model import ScratchModel
-from schemas.peft import BottleneckAdapter
+from schemas.peft import AdaLoRA, BottleneckAdapter
 
 CPU = torch.device("cpu")
 IDS = torch.arange(2, 12)[None]
@@ -148,20 +148,23 @@ def test_a_policy_that_cannot_be_merged_exports_its_base_and_the_adapter(checkpo
         verify(out)
 
 
-@pytest.fixture(scope="module")
-def seq2seq(_trained_tokenizer, lora, tmp_path_factory) -> Policy:
+def t5_policy(tokenizer, spec, folder) -> Policy:
     """A T5 from scratch with one adapter."""
-    spec = ScratchModel(source="scratch", architecture="t5", hidden_size=32, layers=1, heads=4)
-    base, plain = tmp_path_factory.mktemp("t5"), scratch_model(spec, _trained_tokenizer, 0)
-    plain.save_pretrained(base)
-    _trained_tokenizer.save_pretrained(base)
-    spec, model = lora(target_modules=("q", "v")), load_model(Policy(str(base)), CPU)
-    model = wrap(model, spec, 0, "sft.peft")
+    shape = ScratchModel(source="scratch", architecture="t5", hidden_size=32, layers=1, heads=4)
+    base = folder / "base"
+    scratch_model(shape, tokenizer, 0).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    model = wrap(load_model(Policy(str(base)), CPU), spec, 0, "sft.peft")
     for parameter in trainable_state(model).values():
         torch.nn.init.normal_(parameter, std=0.3)
-    folder = tmp_path_factory.mktemp("t5-sft")
-    save_trained(model, _trained_tokenizer, spec, Policy(str(base)), folder)
+    save_trained(model, tokenizer, spec, Policy(str(base)), folder)
     return Policy(str(base), adapters=(folder / "adapter",))
+
+
+@pytest.fixture(scope="module")
+def seq2seq(_trained_tokenizer, lora, tmp_path_factory) -> Policy:
+    """With LoRA."""
+    return t5_policy(_trained_tokenizer, lora(target_modules=("q", "v")), tmp_path_factory.mktemp("t5"))
 
 
 def test_an_encoder_decoder_is_compared_with_decoder_inputs(seq2seq, tmp_path):
@@ -185,3 +188,10 @@ def test_logits_of_an_encoder_decoder_are_those_of_its_text_given_itself(seq2seq
     with torch.no_grad():
         expected = model(input_ids=ids, decoder_input_ids=torch.tensor([[1, 5, 6]])).logits
     assert torch.equal(logits_of(model, [5, 6, 7]), expected)
+
+
+def test_an_encoder_decoder_is_asked_for_no_loss(tokenizer, tmp_path):
+    """To a loss peft would add AdaLoRA's penalty, under a name that only an adapter in training has."""
+    spec = AdaLoRA(method="adalora", init_r=4, target_r=2, target_modules=("q", "v"))
+    policy = t5_policy(tokenizer, spec, tmp_path / "sft")
+    assert export(policy, tmp_path / "out") == {"checkpoint": "checkpoint", "adapter": "adapter", "base": "base"}

@@ -10,11 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, LlamaConfig
+from pydantic import TypeAdapter
+from transformers import BertConfig, LlamaConfig, T5Config
 
+from posttrain.architectures import auto_class
 from posttrain.forecast import Arithmetic, Training, evaluation_peaks, training_peaks
+from posttrain.memory import LiveBytes
 from posttrain.packing import Example
-from posttrain.trainers.objectives import BradleyTerry, LanguageModelling, Preference
+from posttrain.peft.methods import METHODS
+from posttrain.peft.wrap import wrap
+from posttrain.ppo_memory import ppo_peaks
+from posttrain.scoring import Scorer, choose_layout
+from posttrain.trainers.objectives import BradleyTerry, LanguageModelling, Objective, Preference
+from posttrain.trainers.optimizer import Updates
+from schemas.peft import Peft
 from schemas.reward import RewardModel
 from schemas.training import DPO, SFT, Full, LoRA
 
@@ -23,9 +32,18 @@ CPU = Arithmetic(torch.device("cpu"), torch.float32)
 TIED = 4 * (97 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32) + 32)  # bytes of the weights of `config`
 
 
-def config() -> LlamaConfig:
+# What the defaults of a method are too large for, and dropout of LyCORIS layers.
+SMALL = {"oft": {"block_size": 16}, "vera": {"r": 16}, "loha": {"r": 4, "dropout": 0.2}, "lokr": {"r": 4, "dropout": 0.2}}
+DRAWING_OR_SOFT = ("loha", "lokr", "prompt_tuning", "prefix_tuning", "p_tuning")
+
+
+def config(tied: bool = True) -> LlamaConfig:
     return LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                       num_key_value_heads=2, tie_word_embeddings=True)  # fmt: skip
+                       num_key_value_heads=2, tie_word_embeddings=tied)  # fmt: skip
+
+
+def t5() -> T5Config:
+    return T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=1)
 
 
 def examples(branches: int) -> list[Example]:
@@ -116,6 +134,62 @@ def test_sampling_holds_a_cache_of_every_prompt():
     """Cache per token: 2 · 4 bytes · 2 layers · 2 heads of 8 numbers = 256; 16 prompts of 30 tokens and 10 new ones."""
     found = {peak.phase: peak for peak in evaluation_peaks(config(), [30] * 16, 10, examples(2), CPU)}
     assert found["sampling"].activations > 256 * 16 * 39
+
+
+def adapted(method: str, **fields) -> Peft:
+    return TypeAdapter(Peft).validate_python({"method": method, **SMALL.get(method, {}), **fields})
+
+
+def taken(shape, spec, objective: Objective) -> int:
+    """What `activations` forecasts, counted over a step on real numbers in the layout that training would choose."""
+    rows = range(4)
+    with LiveBytes() as live:
+        model = wrap(auto_class(shape).from_config(shape), spec.peft, 0, "alignment.peft")
+        scorer = Scorer(model, CPU.device).eval()
+        choose_layout(scorer, objective.examples)
+        updates = Updates(scorer.train(), spec)
+        for parameter in updates.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        updates.optimizer.step()
+        updates.optimizer.zero_grad(set_to_none=True)
+        before = live.begin()
+        loss, _ = objective.loss(scorer([objective.examples[row] for row in rows]), rows)
+        updates.backward(loss / objective.units(rows))
+        updates.optimizer.step()
+        return live.peak - before - sum(4 * parameter.numel() for parameter in updates.parameters)
+
+
+def assert_counted(shape, peft: Peft) -> None:
+    """DPO's forecast is above zero and what a step takes, but for the dropout of LyCORIS layers."""
+    spec, objective = DPO(algorithm="dpo", peft=peft), Preference(examples(2), torch.zeros(8, 2), 0.1)
+    found = phases(Training(shape, spec, peft, objective, [[0, 1, 2, 3]], True))
+    assert all(peak.total > 0 for peak in found.values())
+    assert found["training"].activations == pytest.approx(taken(shape, spec, objective), rel=0.01)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_forecast_as_it_is_counted(method):
+    assert_counted(config(), adapted(method))
+
+
+@pytest.mark.parametrize("method", DRAWING_OR_SOFT)
+def test_also_for_an_encoder_decoder(method):
+    assert_counted(t5(), adapted(method))
+
+
+def test_an_adapter_on_the_head_leaves_the_layout_to_the_models_own_logits():
+    """As training does: no other layout can score with a head that is no matrix."""
+    assert_counted(config(tied=False), adapted("lora", target_modules=["q_proj", "lm_head"]))
+
+
+@pytest.mark.parametrize("method", DRAWING_OR_SOFT)
+def test_ppo_is_forecast_with_methods_that_draw_or_are_soft_prompts(ppo_section, method):
+    """A minibatch of 4 rollouts of 20 tokens answered by 6, with a critic on the policy's trunk: a step of language modelling."""
+    spec = ppo_section(peft=adapted(method).model_dump(), rollouts=8, minibatches=2)
+    found = {peak.phase: peak for peak in ppo_peaks(config(), spec, examples(1), 0, CPU)}
+    assert {"training", "scoring", "sampling"} <= found.keys()
+    answered = [Example(each.prompt, (np.zeros(6, np.int32),)) for each in examples(1)]
+    assert found["training"].activations == pytest.approx(taken(config(), spec, LanguageModelling(answered)), rel=0.01)
 
 
 SHAPE = {"source": "scratch", "hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 4, "intermediate_size": 1376,

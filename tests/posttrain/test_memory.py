@@ -69,3 +69,14 @@ def test_tied_tensors_stay_tied():
         give_tensors(nn.ModuleList([first, second]))
         assert first.weight is second.weight
         assert live.live == MB
+
+
+def test_virtual_tokens_of_a_soft_prompt_have_their_numbers():
+    """peft holds them in a dict; a table of 5 rows is read at each."""
+    with torch.device("meta"):
+        model = nn.Embedding(5, 8)
+        model.prompt_tokens = {"default": torch.arange(5)}
+    with pretending():
+        give_tensors(model)
+        assert model.prompt_tokens["default"].tolist() == [0, 1, 2, 3, 4]
+        assert model(model.prompt_tokens["default"]).shape == (5, 8)
