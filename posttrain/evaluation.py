@@ -136,7 +136,7 @@ def respond(
     """Sample one answer per prompt and have it judged."""
     config, spec = inner_model(scorer.model).config, recipe.evaluation
     new = min(spec.max_new_tokens, room(scorer.model) - 1)
-    ids = [prompt[new - room(scorer.model) :] for prompt in encode_prompts(prompts, tokenizer, config.is_encoder_decoder)]
+    ids = encode_prompts(prompts, tokenizer, config.is_encoder_decoder, room(scorer.model) - new)
     count = counted(progress, f"evaluate {name}", len(prompts))
     plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
                     eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip

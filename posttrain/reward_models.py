@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from posttrain.data.encode import Conversation, encode_response
+from posttrain.data.encode import Conversation, cut_left, encode_response
 from posttrain.data.encode_pairs import encode_text_pairs, prompt_text
 from posttrain.encoders import marks_responses
 from posttrain.packing import Example, Tokens, micro_batches
@@ -59,7 +59,8 @@ class RewardModel:
         read = [until_padding(response, self.tokenizer.pad_token_id)[: self.limit - 1] for response in responses]
         rows_of: dict[bytes, list[int]] = {}
         for row, (prompt, response) in enumerate(zip(prompts, read, strict=True)):
-            rows_of.setdefault(prompt[-(self.limit - len(response)) :].astype(np.int32).tobytes(), []).append(row)
+            kept = cut_left(prompt, self.limit - len(response), self.tokenizer.bos_token_id)
+            rows_of.setdefault(kept.tobytes(), []).append(row)
         examples = [
             Example(np.frombuffer(prompt, np.int32), tuple(read[row] for row in rows)) for prompt, rows in rows_of.items()
         ]

@@ -99,7 +99,7 @@ class Scorer(nn.Module):
             branch = torch.cat([torch.full((len(part),), i, device=self.device) for i, part in enumerate(located)])
             return TokenScores(torch.cat(located), branch, len(located))
         rows = Rows.of(examples, self.device)
-        keep = int(rows.scored.any(0).sum())  # columns with a target; they are the last ones, in which all branches end
+        keep = rows.scored.shape[1] - int(rows.scored.any(0).nonzero()[0])  # columns from the first target on
         last = {"logits_to_keep": keep + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         if virtual_tokens(self.model):
             logits = padded_logits(self.model, rows.ids, rows.attended)

@@ -100,12 +100,18 @@ def _halves(ids: list[int], tokenizer: PreTrainedTokenizerBase, context: int) ->
 
 
 def encode_prompts(
-    conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool = False
-) -> list[Tokens]:
-    """Prompts as a model reads them before it answers; `encoder_decoder` as in `encode_conversations`."""
+    conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool = False,
+    room: int | None = None,
+) -> list[Tokens]:  # fmt: skip
+    """Prompts as a model reads them before it answers; `encoder_decoder` as in `encode_conversations`.
+
+    What is longer than `room` tokens is cut from the left.
+    """
     texts = [_text(tokenizer, conversation, generation_prompt=True) for conversation in conversations]
     after = added_tokens(tokenizer)[1] if encoder_decoder else []
-    return [np.asarray([*ids, *after], np.int32) for ids in _tokens(tokenizer, texts)]
+    bos: Any = tokenizer.bos_token_id
+    prompts = [[*ids, *after] for ids in _tokens(tokenizer, texts)]
+    return [cut_left(prompt, len(prompt) if room is None else room, bos) for prompt in prompts]
 
 
 def encode_response(conversation: Conversation, response: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> Example:
@@ -119,7 +125,7 @@ def encode_response(conversation: Conversation, response: str, tokenizer: PreTra
     boundary = max(1, _common_prefix(prompt, ids))
     rules = _rules(tokenizer, limit, "truncate", 0)
     branch = np.asarray(_with_eos(ids[boundary:], tokenizer), np.int32)[: limit - rules.least(prompt[:boundary])]
-    return Example(cut_left(prompt[:boundary], limit - len(branch), rules), (branch,))
+    return Example(cut_left(prompt[:boundary], limit - len(branch), rules.bos), (branch,))
 
 
 def encode_conversations(
@@ -218,15 +224,16 @@ def fit(prompt: list[int], branches: list[list[int]], rules: Rules) -> Example |
     kept = tuple(np.asarray(branch[:room], np.int32) for branch in branches)
     if len(kept) == 2 and np.array_equal(*kept):
         return "chosen and rejected are equal as tokens" + (f" once cut to {room}" if longest > room else "")
-    return Example(cut_left(prompt, rules.max_length - max(map(len, kept)), rules), kept)
+    return Example(cut_left(prompt, rules.max_length - max(map(len, kept)), rules.bos), kept)
 
 
-def cut_left(prompt: list[int], room: int, rules: Rules) -> Tokens:
+def cut_left(prompt: Sequence[int] | Tokens, room: int, bos: int | None) -> Tokens:
     """The last `room` tokens of a prompt, the first of them BOS if it was."""
-    if len(prompt) > room:
-        head = rules.head(prompt)
-        prompt = prompt[:head] + prompt[len(prompt) - room + head :]
-    return np.asarray(prompt, np.int32)
+    ids = np.asarray(prompt, np.int32)
+    if len(ids) > room:
+        head = int(bos is not None and ids[0] == bos)
+        ids = np.concatenate([ids[:head], ids[len(ids) - room + head :]])
+    return ids
 
 
 def _common_prefix(left: list[int], right: list[int]) -> int:

@@ -78,7 +78,7 @@ def encode_text_pairs(
     for prompt, response in _tokens(tokenizer, list(zip(prompts, responses, strict=True))):
         whole, branch = joints.parts(prompt, response)
         kept = np.asarray(branch[: max_length - rules.least(whole)], np.int32)
-        examples.append(Example(cut_left(whole, max_length - len(kept), rules), (kept,)))
+        examples.append(Example(cut_left(whole, max_length - len(kept), rules.bos), (kept,)))
     return examples
 
 

@@ -215,3 +215,15 @@ def test_per_branch_sums_by_hand():
     """Branches 0, 1, 1, 0 with scores 1, 2, 3, 4 sum to 5 and 5; an untouched third branch is 0."""
     scores = scoring.TokenScores(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0, 1, 1, 0]), 3)
     assert scores.per_branch().tolist() == [5.0, 5.0, 0.0]
+
+
+def test_rows_that_end_in_different_columns_are_scored_whole_by_the_models_own_logits():
+    """A long prompt with a short response beside a short one: between their targets are columns without any."""
+    torch.manual_seed(0)
+    model, rng = LlamaForCausalLM(LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+                                              num_attention_heads=4)).eval(), np.random.default_rng(0)  # fmt: skip
+    examples = [example(rng, 97, 23, 8), example(rng, 97, 5, 4)]
+    whole, packed = (Scorer(model, CPU, layout=layout)(examples) for layout in ("plain", "packed"))
+    assert len(whole.logprobs) == 12
+    torch.testing.assert_close(whole.logprobs, packed.logprobs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whole.per_branch(), packed.per_branch(), atol=1e-5, rtol=1e-5)

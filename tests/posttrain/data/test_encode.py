@@ -231,6 +231,8 @@ def test_a_cut_prompt_keeps_its_bos(with_bos, room, kept):
     (whole,) = encode(table, tokenizer).examples
     (cut,) = encode(table, tokenizer, max_length=whole.targets + room).examples
     assert cut.prompt.tolist() == [tokenizer.bos_token_id, *whole.prompt[-kept:].tolist()]
+    (alone,) = encode_prompts(table["prompt"].to_list(), tokenizer, room=room)
+    assert alone.tolist() == [tokenizer.bos_token_id, *whole.prompt[1 - room :].tolist()]
     assert encode(table, tokenizer, max_length=whole.targets + 1).examples == [], "BOS alone is no prompt"
 
 
