@@ -133,10 +133,7 @@ class Store:
 
 def _seal(identity: StageKey, built: Built, partial: Path, seconds: float) -> StageResult:
     """Drop the checkpoints, take the manifest and write result.json last."""
-    shutil.rmtree(partial / CHECKPOINT, ignore_errors=True)
-    for left in (RESULT, f".{RESULT}.tmp"):  # of an attempt that died here: no part of the manifest
-        (partial / left).unlink(missing_ok=True)
-    result = StageResult(
+    result = StageResult(  # refuses a number that is not finite, while the checkpoints are still there
         stage=identity.stage,
         key=identity.key,
         seconds=round(seconds, 3),
@@ -144,9 +141,13 @@ def _seal(identity: StageKey, built: Built, partial: Path, seconds: float) -> St
         inputs=identity.inputs,
         metrics=built.metrics,
         outputs=built.outputs,
-        files={str(path.relative_to(partial)): _entry(path) for path in _files(partial)},
+        files={},
         environment=environment(),
     )
+    shutil.rmtree(partial / CHECKPOINT, ignore_errors=True)
+    for left in (RESULT, f".{RESULT}.tmp"):  # of an attempt that died here: no part of the manifest
+        (partial / left).unlink(missing_ok=True)
+    result = result.model_copy(update={"files": {str(path.relative_to(partial)): _entry(path) for path in _files(partial)}})
     write_atomically(partial / RESULT, result.model_dump_json(indent=1))
     return result
 

@@ -27,7 +27,8 @@ def curve(folders: Folders, stage: str) -> list[Json]:
 def lines(folders: Folders, stage: str, name: str) -> list[Json]:
     """The objects of a file of JSON lines; empty when there is none."""
     path = _path(folders, stage, name)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path else []
+    text = path.read_text(encoding="utf-8") if path else ""
+    return [json.loads(line) for line in text.split("\n") if line.strip()]  # a text may hold other line separators
 
 
 def samples(folders: Folders) -> pl.DataFrame | None:

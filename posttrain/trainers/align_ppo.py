@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic, without_dropout
-from posttrain.architectures import longest_sequence
+from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import encode_prompts
 from posttrain.device import resolve_device
 from posttrain.models import load_model, load_tokenizer
@@ -31,7 +31,7 @@ from posttrain.trainers.collect import Collector, Prompts
 from posttrain.trainers.loop import Job, train
 from posttrain.trainers.ppo import PolicyOptimization, plan_of
 from posttrain.trainers.samples import SAMPLES, SampleLog
-from posttrain.trainers.stages import Setting, checkpoint_activations, refuse_beyond
+from posttrain.trainers.stages import Setting, checkpoint_activations
 from posttrain.twins import keep_apart, twin
 from schemas.errors import Refusal
 from schemas.peft import LoRA
@@ -125,8 +125,7 @@ def _prompts(spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, 
     if not distinct:
         raise Refusal("data.preferences", "no prompt to train on", "at least one", "lower data.holdout, or give more rows")
     conversations = list(distinct.values())
-    tokens = encode_prompts(conversations, tokenizer, config.is_encoder_decoder)
-    return Prompts(conversations, [prompt[-room:] for prompt in tokens])
+    return Prompts(conversations, encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room))
 
 
 def _layout(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:

@@ -125,7 +125,7 @@ def _numbers(scored: Scored, scores: Tensor, ended: Tensor) -> dict[str, float]:
     lengths = torch.tensor(scored.lengths, dtype=torch.float32)
     numbers: dict[str, Any] = {
         "score": scores.mean(),
-        "score_std": scores.std(),
+        "score_std": scores.std(unbiased=len(scores) > 1),
         "kl": log_ratio.mean(),
         "kl_k3": ppo.k3(scored.logprobs, scored.reference).mean(),
         "kl_per_response": log_ratio.sum() / len(lengths),

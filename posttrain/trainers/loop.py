@@ -174,8 +174,8 @@ class _Run:
         return {**{name: value / units for name, value in sums.items()}, "grad_norm": norm / size()}
 
     def _numbers(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
-        values = summed(torch.stack([value.float() for value in metrics.values()]))
-        numbers = dict(zip(metrics, values.tolist(), strict=True))
+        values = summed(torch.stack([value.float() for value in metrics.values()])).tolist() if metrics else []
+        numbers = dict(zip(metrics, values, strict=True))  # none where a round's last steps were left out after a resume
         return numbers | (self.job.rounds.numbers() if self.job.rounds else {})
 
     def _validate(self, numbers: dict[str, float]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,12 +105,13 @@ class PolicyOptimization:
         self.measured = {**collected.numbers, "kl_coefficient": self.coefficient, **self._explained()}
 
     def _explained(self) -> dict[str, float]:
-        """How well the critic foresaw the returns, where there is one."""
+        """How well the critic foresaw the returns, where there is one and they differ."""
         assert self.experience
         values, returns = self.experience.scored.values, self.experience.returns
         if values is None or returns is None:
             return {}
-        return {"explained_variance": float(ppo.explained_variance(values, returns, torch.ones_like(values)))}
+        explained = float(ppo.explained_variance(values, returns, torch.ones_like(values)))
+        return {"explained_variance": explained} if math.isfinite(explained) else {}
 
     def ends(self, step: int) -> bool:
         """Whether an iteration ends with the step that makes `step` in all."""
@@ -179,6 +181,8 @@ class PolicyOptimization:
             "divergence": self.divergence,
             "stopped": self.stopped,
             "fresh": self.fresh,
+            "moved": self.moved.cpu(),
+            "moved_tokens": self.moved_tokens,
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "measured": dict(self.measured),
         }
@@ -188,4 +192,5 @@ class PolicyOptimization:
         self.experience = Experience.restored(state["experience"])
         self.coefficient, self.divergence = state["coefficient"], state["divergence"]
         self.stopped, self.fresh = state["stopped"], state["fresh"]
+        self.moved, self.moved_tokens = state["moved"], state["moved_tokens"]
         self.sums, self.measured = dict(state["sums"]), dict(state["measured"])

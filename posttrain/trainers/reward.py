@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from posttrain.architectures import longest_sequence
+from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.calibration import correlation, expected_calibration_error, reliability
 from posttrain.data.encode import Encoded, encode_conversations
 from posttrain.data.encode_pairs import encode_pairs
@@ -36,7 +36,7 @@ from posttrain.store import Built
 from posttrain.trainers.loop import token_budget
 from posttrain.trainers.objectives import BradleyTerry
 from posttrain.trainers.plan import by_rows
-from posttrain.trainers.stages import VALIDATION_EXAMPLES, Setting, fit, kept_examples, refuse_beyond
+from posttrain.trainers.stages import VALIDATION_EXAMPLES, Setting, fit, kept_examples
 from schemas.reward import RewardModel, ScratchEncoder
 
 FIELD = "data.preferences"

@@ -20,7 +20,7 @@ class SampleLog:
 
     def add(self, iteration: int, answered: Answered, rewards: Tensor) -> None:
         """Append the best, the middle and the worst response of an iteration."""
-        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        lines = self.path.read_text("utf-8").split("\n") if self.path.exists() else []  # a text may hold other line separators
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] < iteration]
         order = rewards.argsort(descending=True).tolist()
         for rank, index in {"best": order[0], "middle": order[len(order) // 2], "worst": order[-1]}.items():

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.architectures import longest_sequence
+from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import Encoded, encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.distributed import is_main
@@ -169,12 +169,6 @@ def kept_examples(setting: Setting, rows: pl.DataFrame, encoded: Encoded, field:
         reasons = "; ".join(sorted({reason for _, reason in encoded.left_out})) or "no training rows at all"
         raise Refusal(field, f"no row to train on ({reasons})", "at least one", "raise max_length, or shorten the data")
     return encoded.examples
-
-
-def refuse_beyond(longest: int, section: str, field: str, tokens: int) -> None:
-    """Refuse rows that are longer than a model can read."""
-    if tokens > longest:
-        raise Refusal(f"{section}.{field}", f"{tokens} with a model of {longest} positions", f"at most {longest}", "lower it")
 
 
 def _encode_held_out(

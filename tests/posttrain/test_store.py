@@ -115,6 +115,17 @@ def crash_at(monkeypatch, name: str) -> None:
 
 
 @pytest.mark.parametrize("renamed", [RESULT, IDENTITY.key])
+def test_numbers_that_are_not_finite_are_refused_while_the_checkpoints_are_still_there(tmp_path):
+    def diverged(out: Path) -> Built:
+        (out / CHECKPOINT).mkdir()
+        (out / CHECKPOINT / "step").write_text("9")
+        return Built({"loss": float("nan")}, {})
+
+    with pytest.raises(ValueError, match="finite"):
+        Store(tmp_path).build(IDENTITY, diverged)
+    assert (tmp_path / "sft" / f"{IDENTITY.key}.partial" / CHECKPOINT / "step").exists()
+
+
 def test_a_crash_between_the_files_and_the_rename_leaves_no_result_and_the_next_build_heals(tmp_path, monkeypatch, renamed):
     with monkeypatch.context() as patch:
         crash_at(patch, renamed)

@@ -13,10 +13,12 @@ import torch
 from posttrain.actor_critic import add_critic, add_value_head
 from posttrain.packing import Example
 from posttrain.peft.wrap import trainable_state, wrap
+from posttrain.report.read import lines
+from posttrain.reward_sources import Answered
 from posttrain.scoring import Scorer
 from posttrain.trainers.loop import Job, train
 from posttrain.trainers.ppo import plan_of
-from posttrain.trainers.samples import SAMPLES
+from posttrain.trainers.samples import SAMPLES, SampleLog
 
 CPU = torch.device("cpu")
 GOOD, BAD = 7, 9
@@ -127,6 +129,50 @@ def test_an_iteration_stops_once_the_policy_has_moved_too_far(ppo_job, points):
     train(bound)
     assert points(free.out)[-1]["tokens"] > 1.5 * points(bound.out)[-1]["tokens"]
     assert points(bound.out)[-1]["step"] == points(free.out)[-1]["step"] == 12
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_run_killed_after_the_policy_has_moved_too_far_ends_in_the_same_weights(ppo_job, points, step):
+    """Before the second step finds it out, and among the steps that are left out."""
+    changes = {"learning_rate": 0.05, "max_step_kl": 1e-9}
+    whole, _, _ = ppo_job("whole", **changes)
+    train(whole)
+    cut, objective, _ = ppo_job("cut", job=OFTEN, **changes)
+    objective.enter = dies_after(step, objective.enter)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut)
+    resumed, _, _ = ppo_job("cut", job=OFTEN, **changes)
+    train(resumed)
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
+    assert [point["tokens"] for point in points(resumed.out)] == [point["tokens"] for point in points(whole.out)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rollouts": 1, "minibatches": 1, "prompts": 1},
+        {"reward": lambda answered: torch.ones(len(answered.responses)), "kl": {"coefficient": 0.0}, "lam": 1.0,
+         "value_coefficient": 0.0},
+    ],
+    ids=["one response", "equal returns"],
+)  # fmt: skip
+def test_numbers_are_finite_where_nothing_varies(ppo_job, points, changes):
+    """The store refuses others, when all training is done."""
+    job, _, _ = ppo_job(**changes)
+    metrics = train(job)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(math.isfinite(value) for point in points(job.out) for value in point.values())
+
+
+def test_a_line_separator_in_a_text_does_not_break_the_log(tmp_path):
+    """U+2028 and its like end a line for `str.splitlines`, and not in JSON."""
+    log = SampleLog(tmp_path / SAMPLES)
+    asked = [[{"role": "user", "content": "a\u2028b\x85c\u2029d"}]]
+    answered = Answered(asked, [np.array([1], np.int32)], [np.array([2], np.int32)], ["good"])
+    log.add(0, answered, torch.ones(1))
+    log.add(1, answered, torch.ones(1))
+    read = lines({"align": tmp_path}, "align", SAMPLES)
+    assert [(row["iteration"], row["prompt"]) for row in read] == [(i, "a\u2028b\x85c\u2029d") for i in (0, 0, 0, 1, 1, 1)]
 
 
 def test_the_plan_sees_every_prompt_once_in_each_epoch(ppo_section):
