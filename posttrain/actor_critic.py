@@ -101,6 +101,6 @@ def without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("attention_dropout", "dropout"):  # numbers that attention modules read
-            if isinstance(getattr(module, name, None), float):
+        for name, value in vars(module).items():  # numbers that modules read, by many names
+            if isinstance(value, float) and ("dropout" in name or name == "layerdrop"):
                 setattr(module, name, 0.0)

@@ -14,15 +14,16 @@ from transformers import (
     T5Config,
 )
 
+from schemas.errors import Refusal
 from schemas.model import KV_HEADS, ROPE_THETA, ScratchModel
 
 UNLIMITED = 2**31
 # Families whose positions are a table of embeddings: a longer sequence is an index error.
 LEARNED_POSITIONS = {
-    "albert", "bart", "bert", "biogpt", "blenderbot", "blenderbot-small", "distilbert", "electra", "gpt2", "gpt_bigcode",
-    "gpt_neo", "mbart", "mvp", "opt", "plbart",
+    "albert", "bart", "bert", "big_bird", "biogpt", "blenderbot", "blenderbot-small", "codegen", "convbert", "distilbert",
+    "electra", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "mbart", "mvp", "opt", "pegasus", "plbart", "roformer",
 }  # fmt: skip
-OFFSET_POSITIONS = {"camembert", "roberta", "xlm-roberta"}  # likewise, and the first two of the table stand for padding
+OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}  # likewise, and the first two of the table stand for padding
 
 
 def longest_sequence(config: PreTrainedConfig) -> int:
@@ -30,6 +31,12 @@ def longest_sequence(config: PreTrainedConfig) -> int:
     if config.model_type in OFFSET_POSITIONS:
         return int(config.max_position_embeddings) - 2
     return int(config.max_position_embeddings) if config.model_type in LEARNED_POSITIONS else UNLIMITED
+
+
+def refuse_beyond(longest: int, section: str, field: str, tokens: int) -> None:
+    """Refuse rows that are longer than a model can read."""
+    if tokens > longest:
+        raise Refusal(f"{section}.{field}", f"{tokens} with a model of {longest} positions", f"at most {longest}", "lower it")
 
 
 def auto_class(config: PreTrainedConfig) -> Any:

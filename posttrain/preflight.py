@@ -36,6 +36,7 @@ def preflight(chain: Chain) -> dict[str, float]:
     if recipe.reward and recipe.reward.model:
         check_model(recipe.reward.model, "reward.model")
     check_device(recipe)
+    check_lengths(chain)
     check_methods(chain)
     check_reward(chain)
     if isinstance(recipe.evaluation.judge, FunctionJudge):
@@ -126,6 +127,19 @@ def check_rewards(chain: Chain) -> None:
                 if not (chain.fetch(source.uri) / RECORD).exists():
                     raise Refusal(f"alignment.{field}.uri", f"{source.uri}, which is no reward model",
                                   "a version that registry.reward_model made", "check the name")  # fmt: skip
+
+
+def check_lengths(chain: Chain) -> None:
+    """Refuse rows longer than a checkpoint can read; of a new model the recipe itself says how long they may be."""
+    if isinstance(chain.model, ScratchModel):
+        return
+    from posttrain.architectures import longest_sequence, refuse_beyond
+    from posttrain.models import load_config
+
+    recipe, longest = chain.recipe, longest_sequence(load_config(source_policy(chain.model)))
+    for section, stage, field in (("pretrain", recipe.pretrain, "context"), ("sft", recipe.sft, "max_length"),
+                                  ("alignment", recipe.alignment, "max_length")):  # fmt: skip
+        refuse_beyond(longest, section, field, getattr(stage, field, 0))
 
 
 def check_methods(chain: Chain) -> None:

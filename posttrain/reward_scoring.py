@@ -150,7 +150,8 @@ def with_score(
 
 def new_score(inner: Any) -> nn.Linear:
     """A score head for the hidden states of a decoder, its weight still to be filled."""
-    width, device = inner.config.get_text_config().hidden_size, next(inner.parameters()).device
+    head, device = inner.get_output_embeddings(), next(inner.parameters()).device
+    width = inner.config.get_text_config().hidden_size if head is None else head.weight.shape[1]  # OPT may project before it
     score: nn.Linear = nn.utils.skip_init(nn.Linear, width, 1, bias=False, device=device)
     return score
 

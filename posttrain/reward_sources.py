@@ -52,20 +52,9 @@ def load_rewards(spec: PPO, models: Mapping[str, RewardModel]) -> Rewards:
     Raises:
         Refusal: when a function does not exist.
     """
-    optimised = {f"reward_{label(source)}": (_source(source, "reward", models), source.weight) for source in spec.reward}
-    watching = {f"monitor_{label(source)}": (_source(source, "monitor", models), None) for source in spec.monitor}
+    optimised = {f"reward_{source.label}": (_source(source, "reward", models), source.weight) for source in spec.reward}
+    watching = {f"monitor_{source.label}": (_source(source, "monitor", models), None) for source in spec.monitor}
     return Rewards({**optimised, **watching})
-
-
-def label(source: RewardSource) -> str:
-    """A short name for curves: the function's, the registered model's, or `model`."""
-    match source:
-        case FunctionReward():
-            return source.name.partition(":")[2]
-        case RegistryReward():
-            return source.uri.removeprefix("models:/").replace("/", "_").replace("@", "_")
-        case StageReward():
-            return "model"
 
 
 def address(source: StageReward | RegistryReward) -> str:

@@ -24,6 +24,11 @@ class StageReward(Rewarding):
     source: Literal["model"]
     """The stage `reward`."""
 
+    @property
+    def label(self) -> str:
+        """A short name for curves."""
+        return "model"
+
 
 class RegistryReward(Rewarding):
     """A reward model in the registry."""
@@ -32,6 +37,11 @@ class RegistryReward(Rewarding):
     """A registered reward model."""
     uri: Annotated[str, Field(pattern=r"^models:/[^/@]+(/\d+|@[^/@]+)$")]
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+
+    @property
+    def label(self) -> str:
+        """A short name for curves."""
+        return self.uri.removeprefix("models:/").replace("/", "_").replace("@", "_")
 
 
 class FunctionReward(Rewarding):
@@ -43,6 +53,11 @@ class FunctionReward(Rewarding):
     """`module:function`."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Longest time that one call, with all responses of an iteration, may take."""
+
+    @property
+    def label(self) -> str:
+        """A short name for curves."""
+        return self.name.partition(":")[2]
 
 
 RewardSource = Annotated[StageReward | RegistryReward | FunctionReward, Field(discriminator="source")]
@@ -132,7 +147,7 @@ class PPO(Optimization):
 
     @model_validator(mode="after")
     def _numbers_go_together(self) -> PPO:
-        for problem in (*_uneven(self), *_meaningless(self)):
+        for problem in (*_uneven(self), *_meaningless(self), *_equal_names(self)):
             raise problem
         return self
 
@@ -146,9 +161,25 @@ def _uneven(spec: PPO) -> list[Exception]:
     if spec.minibatches > spec.rollouts // spec.samples:
         problems.append(refused("alignment.minibatches", f"{spec.minibatches} with {spec.rollouts // spec.samples} prompts",
                                 "at most one per prompt", "lower it, or raise rollouts"))  # fmt: skip
+    if spec.max_new_tokens > spec.max_length - 2:
+        problems.append(refused("alignment.max_new_tokens", f"{spec.max_new_tokens} with max_length {spec.max_length}",
+                                f"at most {spec.max_length - 2}, which leaves room for a prompt",
+                                "lower it, or raise max_length"))  # fmt: skip
     if spec.advantage != "gae" and spec.samples < 2:
         problems.append(refused("alignment.samples", f"{spec.samples} with advantage {spec.advantage}", "2 or more",
                                 "set samples=4, say: responses to one prompt are compared"))  # fmt: skip
+    return problems
+
+
+def _equal_names(spec: PPO) -> list[Exception]:
+    """Sources that one curve would stand for."""
+    problems: list[Exception] = []
+    for field, sources in (("reward", spec.reward), ("monitor", spec.monitor)):
+        labels = [source.label for source in sources]
+        problems += [
+            refused(f"alignment.{field}", f"two sources of the name {label}", "names that differ", "rename or remove one of them")
+            for label in dict.fromkeys(labels) if labels.count(label) > 1
+        ]  # fmt: skip
     return problems
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from schemas.base import Frozen, refused
 from schemas.errors import Refusal
@@ -45,6 +45,14 @@ class Line(Frozen):
     """Dotted fields of the recipe that all runs of the line change."""
     over: Over
     """What the runs differ in."""
+
+    @field_validator("over")
+    @classmethod
+    def _sets_nothing_that_it_varies(cls, over: Over, info: ValidationInfo) -> Over:
+        for name in info.data.get("set", {}):
+            if f"{name}.".startswith(f"{over.field}."):
+                raise refused("over.field", f"{over.field}, and set gives {name}", "another field", "remove it from set")
+        return over
 
 
 class Sweep(Frozen):

@@ -130,6 +130,32 @@ def test_a_model_folder_names_what_it_lacks(refused, tiny, tmp_path):
     refused(tiny.recipe, ["--set", model], said)
 
 
+@pytest.fixture(scope="module")
+def short_gpt2(tmp_path_factory):
+    """A checkpoint of 64 positions."""
+    from posttrain.models import scratch_model
+    from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
+    from schemas.model import ScratchModel
+
+    tokenizer, folder = prepare_tokenizer(train_tokenizer(["a short text"] * 9, 270)), tmp_path_factory.mktemp("gpt2")
+    shape = {"architecture": "gpt2", "hidden_size": 16, "layers": 1, "heads": 2, "max_length": 64}
+    scratch_model(ScratchModel(source="scratch", **shape), tokenizer, 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("field", ["sft.max_length", "alignment.max_length"])
+def test_rows_longer_than_a_checkpoint_reads_are_refused_before_anything_runs(refused, tiny, short_gpt2, field):
+    fields = {
+        "model": f"{{source: local, path: {short_gpt2}}}",
+        "pretrain": "null",
+        "sft.max_length": 64,
+        "alignment.max_length": 64,
+    }
+    words = [word for name, value in {**fields, field: 65}.items() for word in ("--set", f"{name}={value}")]
+    refused(tiny.recipe, words, (f"{field}: found 65 with a model of 64 positions", "at most 64", "lower it"))
+
+
 OTHER = {
     "validate a missing file": (["validate", "nowhere.jsonl"], ("DATA: found nothing at 'nowhere.jsonl'",)),
     "filter by an unknown preset": (

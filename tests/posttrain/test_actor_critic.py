@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BartConfig, BartForConditionalGeneration
 
 import posttrain.actor_critic as module
 from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, entropy, remove_critic, without_dropout
@@ -103,6 +104,24 @@ def test_dropout_is_off_for_good(tiny_llama, random_examples):
     assert not torch.equal(scorer(examples).logprobs, scorer(examples).logprobs)
     without_dropout(model)
     assert torch.equal(scorer(examples).logprobs, scorer(examples).logprobs)
+
+
+def test_no_number_that_a_module_reads_as_a_dropout_is_left():
+    """BART's have four names, one of them for whole layers."""
+    rates = {
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+        "encoder_layerdrop": 0.1,
+        "decoder_layerdrop": 0.1,
+    }
+    shape = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    model = BartForConditionalGeneration(BartConfig(vocab_size=97, d_model=16, encoder_attention_heads=2,
+                                                    decoder_attention_heads=2, **shape, **rates))  # fmt: skip
+    ids = torch.arange(2, 12)[None]
+    without_dropout(model.train())
+    with torch.no_grad():
+        assert torch.equal(model(ids, decoder_input_ids=ids).logits, model(ids, decoder_input_ids=ids).logits)
 
 
 def test_a_twin_keeps_its_values_where_the_other_model_trains_in_place(tiny_llama):

@@ -7,7 +7,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, LlamaForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForSequenceClassification,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from posttrain.layouts import LAYOUTS
 from posttrain.losses.reward import init_score
@@ -164,3 +172,12 @@ def test_an_empty_response_is_scored_at_the_end_of_the_prompt(tiny_llama, random
         empty = scorer([Example(pair.prompt, (nothing,))]).per_branch()
         shorter = scorer([Example(pair.prompt[:-1], (pair.prompt[-1:],))]).per_branch()
     assert torch.allclose(empty, shorter, atol=1e-6)
+
+
+def test_the_score_is_as_wide_as_what_the_output_head_reads():
+    """OPT-350m projects the hidden state down before its head."""
+    config = OPTConfig(vocab_size=97, hidden_size=32, word_embed_proj_dim=16, ffn_dim=48, num_hidden_layers=1,
+                       num_attention_heads=4, do_layer_norm_before=False)  # fmt: skip
+    scorer = scored(OPTForCausalLM(config))
+    assert inner_model(scorer.model).score.weight.shape == (1, 16)
+    assert scorer([Example(np.array([5, 6, 7], np.int32), (np.array([8, 9], np.int32),))]).values.shape == (1,)

@@ -73,6 +73,14 @@ WRONG = {
         {**BETAS, "set": {"alignment.peft.r": 8}, "over": {"field": "alignment.peft.method", "values": ["lora", "bitfit"]}},
         "line 'DPO' with alignment.peft.method=bitfit: alignment.peft.r", "an unknown field", "method", "remove it",
     ),
+    "a field that the line sets": (
+        {**BETAS, "set": {"alignment.beta": 0.2}},
+        "over.field", "alignment.beta, and set gives alignment.beta", "another field", "remove it from set",
+    ),
+    "a section of which the line sets a field": (
+        {**BETAS, "set": {"alignment.epochs": 2}, "over": {"field": "alignment", "values": [{"algorithm": "dpo"}]}},
+        "over.field", "alignment, and set gives alignment.epochs", "another field", "remove it from set",
+    ),
     "nothing aligned": (
         {**BETAS, "set": {"alignment": {"algorithm": "none"}, "evaluation.gates": {}}, "over": {"field": "seed", "values": [1]}},
         "line 'DPO' with seed=1: alignment", "none", "an algorithm", "a policy that moved",
