@@ -114,7 +114,6 @@ def crash_at(monkeypatch, name: str) -> None:
     monkeypatch.setattr(os, "replace", dying)
 
 
-@pytest.mark.parametrize("renamed", [RESULT, IDENTITY.key])
 def test_numbers_that_are_not_finite_are_refused_while_the_checkpoints_are_still_there(tmp_path):
     def diverged(out: Path) -> Built:
         (out / CHECKPOINT).mkdir()
@@ -126,6 +125,7 @@ def test_numbers_that_are_not_finite_are_refused_while_the_checkpoints_are_still
     assert (tmp_path / "sft" / f"{IDENTITY.key}.partial" / CHECKPOINT / "step").exists()
 
 
+@pytest.mark.parametrize("renamed", [RESULT, IDENTITY.key])
 def test_a_crash_between_the_files_and_the_rename_leaves_no_result_and_the_next_build_heals(tmp_path, monkeypatch, renamed):
     with monkeypatch.context() as patch:
         crash_at(patch, renamed)
