@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
@@ -19,6 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from posttrain.architectures import longest_sequence
 from posttrain.packing import Example
 from posttrain.scoring import Scorer, choose_layout
 
@@ -90,3 +93,25 @@ def test_a_window_is_felt_at_the_lengths_of_these_tests(name, build, pairs):
     other = AutoModelForCausalLM.from_config(type(CONFIGS[name])(**unwindowed)).eval()
     other.load_state_dict(model.state_dict())
     assert (separately(other, pairs) - expected).abs().max() > 1e-2
+
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+NARROW = {"vocab_size": 97, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 24, "rotary_dim": 4}
+TABLES = {
+    "mpnet": SMALL, "convbert": {**SMALL, "embedding_size": 32}, "big_bird": {**SMALL, "attention_type": "original_full"},
+    "roformer": SMALL, "gptj": NARROW, "codegen": {**NARROW, "n_ctx": 24},
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", TABLES)
+def test_a_table_of_positions_ends_where_it_is_said_to(family):
+    """One token more is an index that is not there."""
+    config = AutoConfig.for_model(family, **TABLES[family])
+    if "n_positions" not in TABLES[family]:
+        config.max_position_embeddings, config.pad_token_id = 24, 1
+    model = AutoModel.from_config(config).eval()
+    ids = torch.full((1, longest_sequence(config)), 5)
+    model(ids)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.cat([ids, ids[:, :1]], 1))
