@@ -19,7 +19,8 @@ from posttrain.policy import Policy
 from posttrain.progress import Quiet
 from posttrain.reference import score_branches
 from posttrain.scoring import Scorer, choose_layout
-from posttrain.trainers.loop import CURVE, Job, token_budget, train
+from posttrain.token_budget import scoring_tokens
+from posttrain.trainers.loop import CURVE, Job, train
 from posttrain.trainers.objectives import LanguageModelling, Preference
 from schemas.recipe import Compute
 from schemas.training import Full, LoRA, Optimization
@@ -99,7 +100,7 @@ def objective_of(workload: Workload, scorer: Scorer, examples: Sequence[Example]
     """What is minimised; scoring the reference takes its time here, as in the product before the first step."""
     if workload.kind == "sft":
         return LanguageModelling(examples)
-    return Preference(examples, score_branches(scorer, examples, 4 * token_budget(scorer.device)), beta=BETA)
+    return Preference(examples, score_branches(scorer, examples, scoring_tokens(scorer.device)), beta=BETA)
 
 
 def _between(times: Sequence[float]) -> list[float]:

@@ -17,7 +17,7 @@ from posttrain.policy import Policy, folder_digest, model_origin, policy_after, 
 from posttrain.rewards import function_origin, judge_origin
 from posttrain.store import StageKey, Store, Stored
 from schemas.evaluation import RewardModelJudge
-from schemas.model import LocalModel, Model, RegistryModel, ScratchModel
+from schemas.model import GgufModel, LocalModel, Model, RegistryModel, ScratchModel
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
 from schemas.recipe import Recipe, policies
 from schemas.results import Origin
@@ -50,9 +50,17 @@ class Chain:
 
     @functools.cached_property
     def model(self) -> Model:
-        """`recipe.model`; a registered version is the folder that it was fetched to."""
-        given = self.recipe.model
-        return LocalModel(source="local", path=str(self.fetch(given.uri))) if isinstance(given, RegistryModel) else given
+        """`recipe.model`; a registered version is the folder that it was fetched to, a GGUF file the one it was converted to."""
+        match given := self.recipe.model:
+            case RegistryModel():
+                return LocalModel(source="local", path=str(self.fetch(given.uri)))
+            case GgufModel():
+                from posttrain.model_cache import converted  # which imports torch
+
+                file, (origin,) = Path(given.path).expanduser().resolve(), self._model_origin
+                return LocalModel(source="local", path=str(converted(file, origin.digest, self.store.root / "cache" / "gguf")))
+            case _:
+                return given
 
     def files(self, source: str) -> list[SourceFile]:
         """The files of `data.<source>`."""
@@ -89,9 +97,11 @@ class Chain:
 
     @functools.cached_property
     def _model_origin(self) -> tuple[Origin, ...]:
-        """By content; a registered version is located by its URI, from which lineage walks on."""
-        found = {"location": self.recipe.model.uri} if isinstance(self.recipe.model, RegistryModel) else {}
-        return tuple(origin.model_copy(update=found) for origin in model_origin(self.model))
+        """By content, of a GGUF its own; a registered version is located by its URI, from which lineage walks on."""
+        given = self.recipe.model
+        if isinstance(given, RegistryModel):
+            return tuple(origin.model_copy(update={"location": given.uri}) for origin in model_origin(self.model))
+        return model_origin(given)
 
     def trained_before(self, stage: str) -> list[Stored]:
         """Results of the training stages before `stage`."""

@@ -31,7 +31,7 @@ from posttrain.rollouts import Sampling, sample
 from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.statistics import Interval, ratio_interval, win_rate
 from posttrain.store import Built
-from posttrain.trainers.loop import token_budget
+from posttrain.token_budget import scoring_tokens
 from posttrain.trainers.objectives import LanguageModelling
 from posttrain.trainers.validation import mean_loss
 from schemas.errors import Refusal
@@ -170,7 +170,7 @@ def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: He
             return None
         examples = _held_out_examples(scorer, tokenizer, table.drop("rejected", strict=False), "data", limit)
     objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
-    return math.exp(mean_loss(scorer, objective, token_budget(scorer.device))) if objective.examples else None
+    return math.exp(mean_loss(scorer, objective, scoring_tokens(scorer.device))) if objective.examples else None
 
 
 def _pair_logprobs(
@@ -184,7 +184,7 @@ def _pair_logprobs(
         return None
     lengths = torch.tensor([[len(branch) for branch in pair.branches] for pair in pairs])
     loss = recipe.alignment.loss if isinstance(recipe.alignment, DPO) else "sigmoid"
-    return score(score_branches(scorer, pairs, token_budget(scorer.device)), lengths, loss)
+    return score(score_branches(scorer, pairs, scoring_tokens(scorer.device)), lengths, loss)
 
 
 def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) -> tuple[float, Interval]:
@@ -199,7 +199,7 @@ def _own_scores(recipe: Recipe, policy: Policy, samples: list[Example]) -> torch
     """Log-probabilities [samples] under one policy, which is in memory only here."""
     scorer, _ = open_policy(recipe, policy)
     choose_layout(scorer, samples)
-    return score_branches(scorer, samples, token_budget(scorer.device))[:, 0]
+    return score_branches(scorer, samples, scoring_tokens(scorer.device))[:, 0]
 
 
 def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, Interval] | None) -> dict[str, float]:

@@ -31,7 +31,7 @@ from posttrain.reference import Reference
 from posttrain.reward_scoring import RewardScorer, with_score
 from posttrain.scoring import PLAIN, Scorer, inner_model, with_few_targets
 from posttrain.segments import SEGMENTS
-from posttrain.trainers.loop import token_budget
+from posttrain.token_budget import rollout_tokens, scoring_tokens, training_tokens
 from posttrain.trainers.objectives import Objective
 from posttrain.trainers.optimizer import Updates
 from posttrain.trainers.parallel import shared
@@ -51,13 +51,6 @@ class Arithmetic:
     device: torch.device
     dtype: torch.dtype
     processes: int = 1
-    tokens: int | None = None
-    """Tokens per forward and backward pass where they are not the device's usual number."""
-
-    @property
-    def budget(self) -> int:
-        """Tokens per forward and backward pass."""
-        return self.tokens or token_budget(self.device)
 
 
 @dataclass(frozen=True)
@@ -107,12 +100,14 @@ class Training:
     """Whether a reward model is trained, which scores the examples at the end."""
     quantization: Quantization | None = None
     """How the frozen weights are held."""
+    rollouts: bool = False
+    """Whether the examples are responses that the policy sampled."""
 
-    def groups(self, on: Arithmetic) -> list[list[int]]:
+    def groups(self, on: Arithmetic, budget: int) -> list[list[int]]:
         """The first two micro-batches of the step with the largest one: gradients of the first live while the second runs."""
         lengths = np.array([example.length for example in self.objective.examples])
         shares = [shared(rows, lengths, on.processes)[0] for rows in self.plan]
-        steps = [micro_batches(rows, lengths, on.budget) for rows in shares if rows]
+        steps = [micro_batches(rows, lengths, budget) for rows in shares if rows]
         return max(steps, key=lambda groups: int(lengths[groups[0]].sum()))[:2]
 
 
@@ -135,16 +130,17 @@ def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
 def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:
     """The phases of a training stage: start-up check, scores where there are some, steps."""
     model = (rewarding if stage.rewards else wrapped)(stage.config, stage.peft)
+    budget = (rollout_tokens if stage.rollouts else training_tokens)(model, on.device)
     with pretending() as live:
         scorer = _scorer(model, on, live, RewardScorer if stage.rewards else Scorer)
         peaks = [_start_up(scorer, live, stage.objective.examples)] if scorer.layout != ENCODER else []
         if stage.compared:
-            peaks.append(_reference(scorer, live, stage.objective.examples, 4 * on.budget))
+            peaks.append(_reference(scorer, live, stage.objective.examples, scoring_tokens(on.device)))
         if stage.rewards:
-            peaks.append(_scoring(scorer, live, stage.objective.examples, 4 * on.budget))
+            peaks.append(_scoring(scorer, live, stage.objective.examples, scoring_tokens(on.device)))
         if stage.spec.gradient_checkpointing:
             checkpoint_activations(model, "gradient_checkpointing")
-        peaks.append(_steps(scorer, live, stage, stage.groups(on)))
+        peaks.append(_steps(scorer, live, stage, stage.groups(on, budget)))
     if stage.quantization:
         peaks = _quantized(peaks, stage.config, stage.quantization, on)
     return [_on_device(peak, on) for peak in peaks]
@@ -243,7 +239,7 @@ def evaluation_peaks(
     model = wrapped(config, Full(method="full"))
     with pretending() as live, torch.no_grad():
         scorer = _scorer(model, on, live)
-        peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, on.budget)]
+        peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, scoring_tokens(on.device))]
         with scorer.arithmetic():
             peaks.append(_sampling(inner_model(model), live, prompts, new_tokens, on.device))
     return [_on_device(peak, on) for peak in peaks]

@@ -11,7 +11,6 @@ from transformers import PreTrainedConfig
 from posttrain.forecast import Arithmetic, Peak, Training, evaluation_peaks, training_peaks, wrapped
 from posttrain.packing import Example
 from posttrain.peft.wrap import trainable_state
-from posttrain.trainers.loop import rollout_budget
 from posttrain.trainers.objectives import LanguageModelling
 from posttrain.trainers.plan import by_rows
 from schemas.ppo import PPO, StageReward
@@ -25,10 +24,10 @@ def ppo_peaks(config: PreTrainedConfig, spec: PPO, prompts: Sequence[Example], s
 
     Scores of tokens are what a step holds; values, ratios and advantages are numbers per token beside them.
     """
-    on, response = replace(on, tokens=rollout_budget(on.device)), np.zeros(spec.max_new_tokens, np.int32)
+    response = np.zeros(spec.max_new_tokens, np.int32)
     answers = [Example(each.prompt, (response,) * spec.samples) for each in prompts[: spec.rollouts // spec.samples]]
     plan = by_rows(len(answers), max(1, len(answers) // spec.minibatches), 1, seed)
-    steps = training_peaks(Training(config, spec, spec.peft, LanguageModelling(answers), plan, compared=True), on)
+    steps = training_peaks(Training(config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True), on)
     lengths = [len(answer.prompt) for answer in answers for _ in answer.branches]
     sampling = evaluation_peaks(config, lengths, spec.max_new_tokens, answers, on)
     beside, critic = copies(config, spec), 2 if _own_critic(spec) else 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from posttrain.chain import Chain
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
-from posttrain.policy import Policy, folder_policy, source_policy
+from posttrain.policy import folder_policy, source_policy
 from posttrain.reward_check import check_reward
 from posttrain.reward_functions import load_function
 from posttrain.rewards import load_judge
@@ -32,6 +32,8 @@ def preflight(chain: Chain) -> dict[str, float]:
         Refusal: for the first thing that cannot work. Rows that failed a contract lie in `quarantine/` of the store then.
     """
     recipe = chain.recipe
+    if isinstance(recipe.model, GgufModel):  # before it is converted, which may take a while
+        check_gguf(Path(recipe.model.path).expanduser().resolve())
     check_model(chain.model)
     if recipe.reward and recipe.reward.model:
         check_model(recipe.reward.model, "reward.model")
@@ -105,11 +107,8 @@ def check_device(recipe: Recipe) -> None:
 
 def check_model(model: Model | RewardBase, field: str = "model") -> None:
     """Refuse a model on this machine that cannot be one; `field` is where the recipe names it."""
-    match model:
-        case LocalModel():
-            check_folder(Path(folder_policy(Path(model.path).expanduser()).base), f"{field}.path")
-        case GgufModel():
-            check_gguf(Path(model.path).expanduser().resolve())
+    if isinstance(model, LocalModel):
+        check_folder(Path(folder_policy(Path(model.path).expanduser()).base), f"{field}.path")
 
 
 def check_rewards(chain: Chain) -> None:
@@ -184,7 +183,7 @@ _PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", 
 
 
 def check_gguf(path: Path) -> None:
-    """Refuse a file that is no GGUF model, or that cannot be read here; its header is parsed, and no tensor is read."""
+    """Refuse a file that cannot be a GGUF model, or that cannot be read here; the rest is seen when it is converted."""
     if importlib.util.find_spec("gguf") is None:
         raise Refusal("model.source", "gguf, and the package gguf is not installed", "an installation with the extra gguf",
                       "pip install 'posttrain[gguf]'")  # fmt: skip
@@ -194,8 +193,3 @@ def check_gguf(path: Path) -> None:
         if stream.read(4) != b"GGUF":
             raise Refusal("model.path", f"{path}, which does not start with GGUF", "a GGUF file",
                           "check the path; a folder of safetensors is model.source local")  # fmt: skip
-    from posttrain.models import load_config, load_tokenizer
-
-    policy = Policy(str(path.parent), gguf=path.name)
-    load_config(policy)
-    load_tokenizer(policy)

@@ -7,6 +7,7 @@ so that a sweep over β or the learning rate never computes them again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from posttrain.distributed import from_main, is_main, summed, turns
 from posttrain.packing import Example, micro_batches
 from posttrain.peft.wrap import trainable_state
 from posttrain.scoring import Scorer
+
+GROUP_PASSES = 4  # forward passes whose scores are saved together
 
 
 class Reference:
@@ -83,6 +86,36 @@ def cache_key(weights: Sequence[str], examples: Sequence[Example], scorer: Score
             digest.update(len(part).to_bytes(4, "little"))
             digest.update(part.tobytes())
     return digest.hexdigest()[:32]
+
+
+def reference_scores(
+    folder: Path, weights: Sequence[str], scorer: Scorer, examples: Sequence[Example], budget: int,
+    on_rows: Callable[[int], None] = lambda n: None,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """Scores of all examples as `score_branches` gives them, and how many of them were found in `folder`.
+
+    Each group of examples is scored apart from the others and saved at once under its own key, so that a run that was killed goes
+    on behind the last one, with the same bits.
+    """
+    parts, found = [], 0
+    for group in _groups(examples, GROUP_PASSES * budget):
+        compute = functools.partial(score_branches, scorer, group, budget, on_rows)
+        scores, known = cached_scores(folder, cache_key(weights, group, scorer, budget), compute)
+        if known:
+            on_rows(len(group))
+        found += known * len(group)
+        parts.append(scores)
+    return torch.cat(parts), found
+
+
+def _groups(examples: Sequence[Example], tokens: int) -> Iterator[Sequence[Example]]:
+    """Runs of examples, in their order, each ended by the example that makes it `tokens` long: decided by the examples alone."""
+    start = length = 0
+    for index, example in enumerate(examples, 1):
+        length += example.length
+        if length >= tokens or index == len(examples):
+            yield examples[start:index]
+            start, length = index, 0
 
 
 def cached_scores(folder: Path, key: str, compute: Callable[[], Tensor]) -> tuple[Tensor, bool]:

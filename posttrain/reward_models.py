@@ -19,7 +19,7 @@ from posttrain.peft.soft_prompts import room
 from posttrain.reward_checkpoint import load_reward, read_record
 from posttrain.reward_scoring import RewardScorer, reward_error, until_padding
 from posttrain.scoring import choose_layout
-from posttrain.trainers.loop import token_budget
+from posttrain.token_budget import scoring_tokens
 
 
 class RewardModel:
@@ -87,7 +87,7 @@ class RewardModel:
             self.layout = ENCODER if self.is_encoder else choose_layout(self.scorer, examples, reward_error)
         lengths = np.array([example.length for example in examples], np.int64)
         found: list[Tensor] = [torch.zeros(0)] * len(examples)
-        for group in micro_batches(range(len(examples)), lengths, token_budget(self.scorer.device)):
+        for group in micro_batches(range(len(examples)), lengths, scoring_tokens(self.scorer.device)):
             sizes = [len(examples[row].branches) for row in group]
             values = self.scorer([examples[row] for row in group]).per_branch().cpu()
             for row, part in zip(group, values.split(sizes), strict=True):

@@ -31,7 +31,8 @@ from posttrain.policy import Policy
 from posttrain.progress import Quiet
 from posttrain.scoring import Scorer, choose_layout
 from posttrain.sizing import counts
-from posttrain.trainers.loop import CURVE, Job, token_budget, train
+from posttrain.token_budget import scoring_tokens
+from posttrain.trainers.loop import CURVE, Job, train
 from posttrain.trainers.objectives import LanguageModelling
 from posttrain.trainers.plan import by_rows
 from posttrain.trainers.validation import mean_loss
@@ -89,11 +90,11 @@ def measure(folder: Path, method: str, steps: int, out: Path) -> Measured:
     spec: Peft = TypeAdapter(Peft).validate_python({"method": method, **CHANGES.get(method, {})})
     scorer = Scorer(wrap(base, spec, 0, "bench", tokenizer), CPU).eval()
     choose_layout(scorer, train_rows.examples)
-    start_loss = mean_loss(scorer, held_out, token_budget(CPU))
+    start_loss = mean_loss(scorer, held_out, scoring_tokens(CPU))
     rate = LEARNING_RATE * METHODS[method].rate
     seconds = _train(scorer, train_rows, rate, out)
     memory = peak_memory_gb() * 1e9 - before
-    loss = mean_loss(scorer, held_out, token_budget(CPU))
+    loss = mean_loss(scorer, held_out, scoring_tokens(CPU))
     forward, backward = passes(scorer, train_rows, range(BATCH))
     saved = save_trained(scorer.model, tokenizer, spec, policy, out)
     latency = _latency(scorer.model, policy, saved, out, encode_prompts(table["prompt"].to_list()[:1], tokenizer)[0])

@@ -20,7 +20,7 @@ from posttrain.packing import Example, Tokens, micro_batches
 from posttrain.reference import Reference
 from posttrain.reward_sources import Answered, Rewards
 from posttrain.rollouts import Sampler, Sampling
-from posttrain.trainers.loop import rollout_budget
+from posttrain.token_budget import scoring_tokens
 from posttrain.trainers.ppo import Collected
 from posttrain.trainers.samples import SampleLog
 from schemas.ppo import PPO
@@ -95,7 +95,7 @@ class Collector:
     @torch.no_grad()
     def scored(self, examples: list[Example]) -> Scored:
         """Score responses by policy, critic and reference, in micro-batches."""
-        budget = 4 * rollout_budget(self.scorer.device)  # no gradients are kept, so batches may be larger
+        budget = scoring_tokens(self.scorer.device)
         groups = micro_batches(range(len(examples)), np.array([e.length for e in examples]), budget)
         policy = self._by_token(examples, groups, statistics=True)
         with self.reference.swapped():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from posttrain.distributed import any_process, from_main, rank, size, summed, te
 from posttrain.progress import Progress
 from posttrain.scoring import Scorer
 from posttrain.store import CHECKPOINT
+from posttrain.token_budget import rollout_tokens, training_tokens
 from posttrain.trainers.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from posttrain.trainers.curve import CURVE, Curve
 from posttrain.trainers.guard import Guard, Places, TrainingDiverged
@@ -28,10 +30,6 @@ from posttrain.trainers.schedule import learning_rate
 from posttrain.trainers.validation import exhausted, judge, mean_loss, validation_steps
 from schemas.recipe import Compute
 from schemas.training import Optimization
-
-# Tokens per forward and backward pass: large enough to fill the device, small enough for its memory.
-MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
-ROLLOUT_TOKENS = {"cpu": 1024, "cuda": 16384}  # of sampled responses: on a CPU as fast, and a fifth less memory (bench/NOTES.md)
 
 
 class TrainingStopped(RuntimeError):
@@ -58,24 +56,14 @@ class Job:
     places: Places = _by_index
     rounds: Rounds | None = None  # the objective, where its examples change on the way
 
-    @property
+    @functools.cached_property
     def budget(self) -> int:
         """Tokens per micro-batch."""
-        return token_budget(self.scorer.device) if self.rounds is None else rollout_budget(self.scorer.device)
+        return (training_tokens if self.rounds is None else rollout_tokens)(self.scorer.model, self.scorer.device)
 
     def loss(self, forward: torch.nn.Module, rows: Sequence[int]) -> tuple[Tensor, Sums]:
         """The objective's loss and metrics on some rows, summed over units, scored by `forward`."""
         return self.objective.loss(forward([self.objective.examples[row] for row in rows]), rows)
-
-
-def token_budget(device: torch.device) -> int:
-    """Tokens per forward and backward pass on a device."""
-    return MICRO_BATCH_TOKENS[device.type]
-
-
-def rollout_budget(device: torch.device) -> int:
-    """The same where responses are trained on that the policy sampled."""
-    return ROLLOUT_TOKENS[device.type]
 
 
 def train(job: Job) -> dict[str, float]:
@@ -99,7 +87,7 @@ class _Run:
     """The state of a run between steps."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.spec = job, job.spec
+        self.job, self.spec, self.budget = job, job.spec, job.budget  # counted before the weights are sharded
         self.replica = replicate(job.scorer, job.compute.strategy)
         self.replica.warm_up(lambda: job.loss(self.replica.forward, [0])[0])
         if size() > 1:  # dropout must differ between processes
@@ -161,7 +149,7 @@ class _Run:
         """Train on `rows`; metrics per unit on the device, each the sum of this process's share."""
         units = self.job.objective.units(rows)
         sums: dict[str, Tensor] = {}
-        for each in passes(rows, self.lengths, self.job.budget):
+        for each in passes(rows, self.lengths, self.budget):
             with self.replica.accumulating(each.last):
                 loss, extra = self.job.loss(self.replica.forward, each.rows)
                 self.updates.backward(loss / units if each.counts else loss * 0)
@@ -181,7 +169,7 @@ class _Run:
     def _validate(self, numbers: dict[str, float]) -> bool:
         """Add the validation loss to `numbers` where it is finite; returns whether the weights are the best, and were kept."""
         assert self.job.validation
-        loss = mean_loss(self.replica.scorer, self.job.validation, self.job.budget)
+        loss = mean_loss(self.replica.scorer, self.job.validation, self.budget)
         self.replica.rest()
         if math.isfinite(loss):
             numbers["validation_loss"] = loss

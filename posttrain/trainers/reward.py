@@ -33,7 +33,7 @@ from posttrain.reward_scoring import RewardScorer, reward_error, until_padding, 
 from posttrain.scoring import choose_layout
 from posttrain.statistics import ratio_interval
 from posttrain.store import Built
-from posttrain.trainers.loop import token_budget
+from posttrain.token_budget import scoring_tokens
 from posttrain.trainers.objectives import BradleyTerry
 from posttrain.trainers.plan import by_rows
 from posttrain.trainers.stages import VALIDATION_EXAMPLES, Setting, fit, kept_examples
@@ -118,7 +118,7 @@ def _start_encoder(setting: Setting, spec: RewardModel, config: PreTrainedConfig
 def _scores(setting: Setting, scorer: RewardScorer, examples: list[Example], what: str) -> Tensor:
     """[pairs, 2] before centring."""
     with torch.no_grad():
-        budget = 4 * token_budget(scorer.device)
+        budget = scoring_tokens(scorer.device)
         return score_branches(scorer, examples, budget, counted(setting.progress, f"reward: {what}", len(examples)))
 
 

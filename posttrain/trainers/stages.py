@@ -17,19 +17,23 @@ from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import Encoded, encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.distributed import is_main
+from posttrain.known_scores import FILE as KNOWN_SCORES
+from posttrain.known_scores import save_known
 from posttrain.losses.preference import VARIANTS, at_start
 from posttrain.models import load_config, load_model, load_tokenizer, scratch_model
 from posttrain.packing import Example
 from posttrain.peak import measured
+from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
 from posttrain.progress import Progress, counted
 from posttrain.quantization import load_quantized
-from posttrain.reference import Reference, cache_key, cached_scores, score_branches
+from posttrain.reference import Reference, reference_scores
 from posttrain.scoring import Scorer, choose_layout, inner_model
 from posttrain.store import Built
+from posttrain.token_budget import scoring_tokens
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
-from posttrain.trainers.loop import Job, token_budget, train
+from posttrain.trainers.loop import Job, train
 from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
 from posttrain.trainers.plan import Plan, by_rows, by_tokens
 from schemas.errors import Refusal
@@ -137,7 +141,16 @@ def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Buil
     if compared:
         step_0_gate(scorer, objective)
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
-    return _fit(setting, "align", spec, spec.peft, scorer, layout, tokenizer, objective, validation, plan, pairs)
+    built = _fit(setting, "align", spec, spec.peft, scorer, layout, tokenizer, objective, validation, plan, pairs)
+    if reference is not None and held_out and _starts_as_exact_policy(setting, spec):
+        save_known(setting.out / KNOWN_SCORES, held_out, reference[len(examples) :])
+        built.outputs["reference"] = KNOWN_SCORES
+    return built
+
+
+def _starts_as_exact_policy(setting: Setting, spec: DPO) -> bool:
+    """Whether the reference is the policy before alignment as evaluation loads it."""
+    return METHODS[spec.peft.method].starts_as_base and setting.recipe.quantization is None
 
 
 def _preference(spec: DPO, examples: Sequence[Example], reference: torch.Tensor | None) -> Preference:
@@ -183,16 +196,11 @@ def _validation(held_out: Sequence[Example]) -> LanguageModelling | None:
 
 
 def _reference_scores(setting: Setting, scorer: Scorer, examples: Sequence[Example], cache: Path) -> torch.Tensor:
-    """[examples, 2] log-probabilities under the initial policy, from the cache when these weights scored these rows before."""
-    budget = 4 * token_budget(scorer.device)  # no gradients are kept, so batches may be larger
+    """[examples, 2] log-probabilities under the initial policy, from the cache where these weights scored these rows before."""
     weights = [setting.policy_digest, setting.recipe.quantization or "", Reference(scorer.model).digest()]
-    key = cache_key(weights, examples, scorer, budget)
-
-    def compute() -> torch.Tensor:
-        return score_branches(scorer, examples, budget, counted(setting.progress, "reference", len(examples)))
-
-    scores, found = cached_scores(cache, key, compute)
-    setting.progress.note(f"reference log-probabilities of {len(examples):,} pairs: {'from the cache' if found else 'computed'}")
+    on_rows = counted(setting.progress, "reference", len(examples))
+    scores, found = reference_scores(cache, weights, scorer, examples, scoring_tokens(scorer.device), on_rows)
+    setting.progress.note(f"reference log-probabilities of {len(examples):,} pairs: {found:,} from the cache")
     return scores
 
 

@@ -12,13 +12,16 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 
+from posttrain.chain import Chain
 from posttrain.export import export
+from posttrain.model_cache import converted
 from posttrain.models import load_config, load_model, load_tokenizer
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.policy import Policy, model_origin, source_policy
 from posttrain.preflight import check_gguf
-from posttrain.store import file_digest
+from posttrain.store import Store, file_digest
 from schemas.errors import Refusal
+from schemas.load import validate_recipe
 from schemas.model import GgufModel
 
 CPU = torch.device("cpu")
@@ -164,9 +167,44 @@ def test_a_file_counts_by_content(path):
 
 
 def refusal_of(path: Path) -> Refusal:
-    with pytest.raises(Refusal) as raised:
-        check_gguf(path)
-    return raised.value
+    """What is said of a file before a run: by the check of the file, or by its conversion."""
+    for look in (check_gguf, lambda file: converted(file, "0" * 64, path.parent / "cache")):
+        try:
+            look(path)
+        except Refusal as refusal:
+            return refusal
+    pytest.fail(f"{path} is not refused")
+
+
+def test_a_file_is_converted_once_into_a_folder_that_computes_and_encodes_the_same(path, original, tokenizer, tmp_path):
+    folder = converted(path, file_digest(path), tmp_path / "cache")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
+    policy = Policy(str(folder))
+    assert torch.equal(logits(load_model(policy, CPU)), logits(original))
+    text = "User:\nThe hotel, 1, 2, 3.<|endoftext|>"
+    assert load_tokenizer(policy)(text)["input_ids"] == tokenizer(text)["input_ids"]
+    made = (folder / "model.safetensors").stat()
+    path.unlink()  # not read again
+    assert converted(path, folder.name, tmp_path / "cache") == folder
+    assert (folder / "model.safetensors").stat() == made
+
+
+def test_a_conversion_that_was_killed_leaves_no_folder_that_is_taken_for_whole(path, tmp_path):
+    cache, digest = tmp_path / "cache", file_digest(path)
+    partial = cache / f"{digest}.partial"
+    partial.mkdir(parents=True)
+    (partial / "model.safetensors").write_bytes(b"half")
+    assert load_model(Policy(str(converted(path, digest, cache))), CPU)
+    assert not partial.exists()
+
+
+def test_a_chain_loads_the_converted_folder_and_names_the_file_as_its_input(path, tmp_path):
+    recipe = validate_recipe({"name": "g", "model": {"source": "gguf", "path": str(path)}, "sft": {},
+                              "data": {"instructions": "sample://instructions"}}, "g.yaml")  # fmt: skip
+    chain = Chain(recipe, Store(tmp_path / "store"))
+    assert chain.model.path == str(tmp_path / "store" / "cache" / "gguf" / file_digest(path))
+    assert chain.policy_before("sft").base == chain.model.path
+    assert [(origin.digest, origin.location) for origin in chain.policy_origins("sft")] == [(file_digest(path), str(path))]
 
 
 def test_a_good_file_passes(path):

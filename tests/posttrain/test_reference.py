@@ -8,7 +8,7 @@ import torch
 
 from posttrain.packing import Example
 from posttrain.peft.wrap import trainable_state, wrap
-from posttrain.reference import Reference, cache_key, cached_scores, score_branches
+from posttrain.reference import Reference, cache_key, cached_scores, reference_scores, score_branches
 from posttrain.scoring import Scorer
 from schemas.training import Full
 
@@ -113,6 +113,29 @@ def test_cached_scores_are_computed_and_written_once(tmp_path):
     assert all(scores.tolist() == [[1.0, 2.0]] for scores, _ in found)
     assert calls == [1]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["k.safetensors"]
+
+
+def test_a_killed_scoring_goes_on_behind_the_last_group_with_the_same_bits(tiny_llama, random_examples, tmp_path):
+    """Groups of at least 4 passes of 5 tokens: the first run is stopped inside a later group than the first."""
+    scorer, pairs = Scorer(tiny_llama(), CPU), random_examples(SIZES)
+    whole, found = reference_scores(tmp_path / "whole", ["w"], scorer, pairs, 5)
+    assert found == 0
+    files = len(list((tmp_path / "whole").iterdir()))
+    assert 1 < files < len(pairs)
+
+    def stop(rows: int) -> None:
+        if list((tmp_path / "cut").glob("*.safetensors")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reference_scores(tmp_path / "cut", ["w"], scorer, pairs, 5, stop)
+    counted: list[int] = []
+    scores, found = reference_scores(tmp_path / "cut", ["w"], scorer, pairs, 5, counted.append)
+    assert torch.equal(scores, whole)
+    assert 0 < found < len(pairs)
+    assert sum(counted) == len(pairs)
+    assert reference_scores(tmp_path / "cut", ["other"], scorer, pairs, 5)[1] == 0
+    torch.testing.assert_close(whole, score_branches(scorer, pairs, 10**6), atol=1e-4, rtol=0)
 
 
 def test_scores_that_could_not_be_computed_leave_nothing_in_the_cache(tmp_path):
