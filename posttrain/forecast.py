@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from posttrain.architectures import auto_class
 from posttrain.decoding import PROMPT_TOKENS, can_decode, encode
+from posttrain.depth import peaks_of
 from posttrain.draws import draw
 from posttrain.head import BLOCK_ELEMENTS, has_matrix
 from posttrain.memory import LiveBytes, give_tensors, pretending, without_draws
@@ -27,6 +28,7 @@ from posttrain.packing import Example, micro_batches
 from posttrain.peft.blocks import all_linear, architecture
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
+from posttrain.phases import Arithmetic, Peak
 from posttrain.reference import Reference
 from posttrain.reward_scoring import RewardScorer, with_score
 from posttrain.scoring import PLAIN, Scorer, inner_model, with_few_targets
@@ -42,47 +44,6 @@ from schemas.training import Full, Optimization, Peft
 
 HALF = (torch.bfloat16, torch.float16)
 BYTES = {"int8": 1.0, "nf4": 0.52}  # of a quantised number with its share of the scales
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """Where and in what precision a stage computes."""
-
-    device: torch.device
-    dtype: torch.dtype
-    processes: int = 1
-
-
-@dataclass(frozen=True)
-class Peak:
-    """Bytes that live at the largest moment of one phase of a stage."""
-
-    phase: str
-    data: int = 0
-    """Rows as text and as tokens."""
-    weights: int = 0
-    """Parameters and buffers."""
-    gradients: int = 0
-    """Of all trainable parameters, though at the largest moment some may not be made yet: `activations` is less by those."""
-    optimizer: int = 0
-    """State of the optimizer."""
-    reference: int = 0
-    """The copy of the trainable tensors that the reference is."""
-    activations: int = 0
-    """All that is in no other part."""
-    waste: int = 0
-    """Freed blocks that the allocator does not use again."""
-    passing: int = field(default=0, kw_only=True)
-    """No part: what a forward pass with gradients made and freed, in blocks that an allocator may fail to use again."""
-
-    def parts(self) -> dict[str, int]:
-        """The parts by name; together they are the peak."""
-        return {name: size for name, size in vars(self).items() if name not in ("phase", "passing")}
-
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return sum(self.parts().values())
 
 
 @dataclass(frozen=True)
@@ -102,6 +63,10 @@ class Training:
     """How the frozen weights are held."""
     rollouts: bool = False
     """Whether the examples are responses that the policy sampled."""
+
+    def model(self) -> nn.Module:
+        """The model that it trains, without numbers."""
+        return (rewarding if self.rewards else wrapped)(self.config, self.peft)
 
     def groups(self, on: Arithmetic, budget: int) -> list[list[int]]:
         """The first two micro-batches of the step with the largest one: gradients of the first live while the second runs."""
@@ -129,8 +94,17 @@ def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
 
 def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:
     """The phases of a training stage: start-up check, scores where there are some, steps."""
-    model = (rewarding if stage.rewards else wrapped)(stage.config, stage.peft)
-    budget = (rollout_tokens if stage.rollouts else training_tokens)(model, on.device)
+    budget = (rollout_tokens if stage.rollouts else training_tokens)(stage.model(), on.device)
+    peaks = peaks_of(
+        stage.config, lambda config: _traced(replace(stage, config=config), on, budget), getattr(stage.peft, "layers", 0)
+    )
+    if stage.quantization:
+        peaks = _quantized(peaks, stage.config, stage.quantization, on)
+    return [_on_device(peak, on) for peak in peaks]
+
+
+def _traced(stage: Training, on: Arithmetic, budget: int) -> list[Peak]:
+    model = stage.model()
     with pretending() as live:
         scorer = _scorer(model, on, live, RewardScorer if stage.rewards else Scorer)
         peaks = [_start_up(scorer, live, stage.objective.examples)] if scorer.layout != ENCODER else []
@@ -141,9 +115,7 @@ def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:
         if stage.spec.gradient_checkpointing:
             checkpoint_activations(model, "gradient_checkpointing")
         peaks.append(_steps(scorer, live, stage, stage.groups(on, budget)))
-    if stage.quantization:
-        peaks = _quantized(peaks, stage.config, stage.quantization, on)
-    return [_on_device(peak, on) for peak in peaks]
+    return peaks
 
 
 def _quantized(peaks: Sequence[Peak], config: PreTrainedConfig, kind: Quantization, on: Arithmetic) -> list[Peak]:
@@ -236,13 +208,16 @@ def evaluation_peaks(
     config: PreTrainedConfig, prompts: Sequence[int], new_tokens: int, examples: Sequence[Example], on: Arithmetic
 ) -> list[Peak]:
     """The phases in which one policy is evaluated: sampling answers to `prompts` (lengths of one batch), and scoring."""
-    model = wrapped(config, Full(method="full"))
-    with pretending() as live, torch.no_grad():
-        scorer = _scorer(model, on, live)
-        peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, scoring_tokens(on.device))]
-        with scorer.arithmetic():
-            peaks.append(_sampling(inner_model(model), live, prompts, new_tokens, on.device))
-    return [_on_device(peak, on) for peak in peaks]
+
+    def trace(config: PreTrainedConfig) -> list[Peak]:
+        model = wrapped(config, Full(method="full"))
+        with pretending() as live, torch.no_grad():
+            scorer = _scorer(model, on, live)
+            peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, scoring_tokens(on.device))]
+            with scorer.arithmetic():
+                return [*peaks, _sampling(inner_model(model), live, prompts, new_tokens, on.device)]
+
+    return [_on_device(peak, on) for peak in peaks_of(config, trace)]
 
 
 def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: int, device: torch.device) -> Peak:

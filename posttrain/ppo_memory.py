@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 from transformers import PreTrainedConfig
 
-from posttrain.forecast import Arithmetic, Peak, Training, evaluation_peaks, training_peaks, wrapped
+from posttrain.forecast import Training, evaluation_peaks, training_peaks, wrapped
 from posttrain.packing import Example
 from posttrain.peft.wrap import trainable_state
+from posttrain.phases import Arithmetic, Peak
 from posttrain.trainers.objectives import LanguageModelling
 from posttrain.trainers.plan import by_rows
 from schemas.ppo import PPO, StageReward

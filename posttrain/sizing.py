@@ -14,12 +14,13 @@ from transformers import PreTrainedConfig
 from posttrain.chain import Chain
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.encoders import encoder_config
-from posttrain.forecast import Arithmetic, Peak, Training, evaluation_peaks, rewarding, training_peaks, wrapped
+from posttrain.forecast import Training, evaluation_peaks, rewarding, training_peaks, wrapped
 from posttrain.lengths import Rows, Spec, first_rows
 from posttrain.losses.preference import VARIANTS
 from posttrain.models import load_config, scratch_config
 from posttrain.packing import Example
 from posttrain.peak import available_bytes, resident_bytes
+from posttrain.phases import Arithmetic, Peak
 from posttrain.policy import source_policy
 from posttrain.ppo_memory import ppo_peaks
 from posttrain.reward_check import reward_config

@@ -27,10 +27,11 @@ def training_tokens(model: Any, device: torch.device) -> int:
     if device.type != "cpu":
         return most
     embedding = model.get_input_embeddings().weight
-    tables = {embedding, *([head.weight] if (head := model.get_output_embeddings()) is not None else [])}
+    tables: set[Any] = {embedding, *([head.weight] if (head := model.get_output_embeddings()) is not None else [])}
     body: int = sum(p.numel() for p in model.parameters()) - sum(table.numel() for table in tables)
     per_token = 4 * KEPT_PER_OUTPUT * body // embedding.shape[1]
-    return min(most, max(LEAST, ACTIVATIONS // max(1, per_token) // 128 * 128))
+    fitting = ACTIVATIONS // max(1, int(per_token)) // 128 * 128
+    return min(most, max(LEAST, fitting))
 
 
 def rollout_tokens(model: Any, device: torch.device) -> int:

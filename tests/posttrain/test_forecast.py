@@ -14,11 +14,12 @@ from pydantic import TypeAdapter
 from transformers import BertConfig, LlamaConfig, T5Config
 
 from posttrain.architectures import auto_class
-from posttrain.forecast import Arithmetic, Training, evaluation_peaks, training_peaks
+from posttrain.forecast import Training, evaluation_peaks, training_peaks
 from posttrain.memory import LiveBytes
 from posttrain.packing import Example
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import wrap
+from posttrain.phases import Arithmetic
 from posttrain.ppo_memory import ppo_peaks
 from posttrain.scoring import Scorer, choose_layout
 from posttrain.trainers.objectives import BradleyTerry, LanguageModelling, Objective, Preference
