@@ -40,7 +40,7 @@ class TerminalProgress:
     def __init__(self, console: Console, silence: float = SILENCE_SECONDS) -> None:
         self.console, self.silence = console, silence
         self.bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), RateColumn(),
+            SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(), CountColumn(), RateColumn(),
             TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=console,
             disable=not console.is_terminal, transient=True, refresh_per_second=4, speed_estimate_period=WINDOW_SECONDS,
         )  # fmt: skip
@@ -127,6 +127,14 @@ class TerminalProgress:
         line = f"[{_clock(time.monotonic() - self.began)}] {text}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         self.spoke = time.monotonic()
+
+
+class CountColumn(MofNCompleteColumn):
+    """Done of total."""
+
+    def render(self, task: Task) -> Text:
+        """Empty for work that cannot say either."""
+        return super().render(task) if task.total or task.completed else Text()
 
 
 class RateColumn(ProgressColumn):
