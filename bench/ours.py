@@ -27,9 +27,10 @@ from schemas.training import Full, LoRA, Optimization
 
 
 class ProcessorTime(Quiet):
-    """Notes the processor time before the first step and after each."""
+    """Notes the processor time before the first step and after each, or after every so many."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
         self.at: list[float] = []
 
     def start(self, what: str, total: int) -> None:
@@ -38,7 +39,8 @@ class ProcessorTime(Quiet):
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
         """A step ended."""
-        self.at.append(clocks()[1])
+        if done % self.every == 0:
+            self.at.append(clocks()[1])
 
 
 def examples_of(workload: Workload) -> list[Example]:

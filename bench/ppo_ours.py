@@ -102,7 +102,8 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, torch.float32)
     compute = Compute(device="cpu", checkpoint_seconds=1e9)
-    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, ProcessorTime(), rounds=objective), layout
+    progress = ProcessorTime(objective.steps)
+    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, progress, rounds=objective), layout
 
 
 def measure(workload: Workload, folder: Path, value_model: str, out: Path) -> Measured:

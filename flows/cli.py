@@ -1,4 +1,7 @@
-"""The command line. Exit codes: 0 success, 1 a crash, 2 a refused recipe or input, 3 a gate refused promotion."""
+"""The command line. Exit codes: 0 success, 1 a crash, 2 a refused recipe or input, 3 a gate refused promotion.
+
+Signals end `run` and `sweep` with 130 (Ctrl-C) and 143 (SIGTERM).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import typer
 from rich.console import Console
 
 from flows import defaults
+from flows.interrupt import watched
 from schemas.errors import GateRefused, Refusal
 
 REFUSED, GATE = 2, 3
@@ -62,9 +66,10 @@ def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_
     loaded, root = load_recipe(recipe, overrides), Store(store).root
     defaults.apply(root)
     with stdout_kept_for_result() as result:
-        from flows.inline import run_inline
+        with watched(root, console()):
+            from flows.inline import run_inline
 
-        report, refused = run_inline(loaded, root, console())
+            report, refused = run_inline(loaded, root)
         if as_json:
             result.write(report.model_dump_json(indent=1) + "\n")
         else:
@@ -88,9 +93,10 @@ def sweep(
     (loaded, planned), root = load_sweep(document), Store(store).root
     defaults.apply(root)
     with stdout_kept_for_result() as result:
-        from flows.sweep import run_sweep
+        with watched(root, console()):
+            from flows.sweep import run_sweep
 
-        report = run_sweep(loaded, planned, root, console())
+            report = run_sweep(loaded, planned, root)
         if as_json:
             result.write(report.model_dump_json(indent=1) + "\n")
         else:

@@ -1,57 +1,15 @@
-"""What a person sees in a terminal: progress while stages run, then tables. Everything goes to stderr but the final result."""
+"""What a person sees in a terminal at the end of a run: its result as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from posttrain.report.text import number
 from schemas.results import RunReport
 from schemas.sweep import Estimate, SweepReport
-
-SHOWN = ("score", "kl", "loss", "validation_loss", "held_out_accuracy", "held_out_calibration_error", "accuracy", "margin")
-
-
-class TerminalProgress:
-    """One bar per piece of work; a plain line at its end where stderr is no terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[numbers]}"), console=console, disable=not console.is_terminal,
-        )  # fmt: skip
-        self.bar: TaskID | None = None
-        self.what, self.total = "", 0
-
-    def __enter__(self) -> TerminalProgress:
-        """Start drawing."""
-        self.bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Stop drawing."""
-        self.bars.stop()
-
-    def start(self, what: str, total: int) -> None:
-        """A new bar; 0 is an unknown total."""
-        self.what, self.total = what, total
-        self.bar = self.bars.add_task(what, total=total or None, numbers="")
-
-    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Move the bar and show the latest numbers."""
-        numbers = "  ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics)
-        if self.bar is not None:
-            self.bars.update(self.bar, completed=done, numbers=numbers)
-        if not self.console.is_terminal and done == self.total:
-            self.console.print(f"{self.what}: {done} of {self.total} {numbers}", highlight=False)
-
-    def note(self, text: str) -> None:
-        """A line above the bars."""
-        self.console.print(text, highlight=False, style="dim")
 
 
 def show_report(report: RunReport, console: Console) -> None:

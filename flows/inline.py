@@ -7,29 +7,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
-from flows.console import TerminalProgress
 from flows.server import ensure_server
 from posttrain.preflight import preflight
-from posttrain.progress import reporting
+from posttrain.progress import working
 from posttrain.store import Store
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from tasks.chains import new_chain, pinned
 
 
-def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport, bool]:
+def run_inline(recipe: Recipe, store: Path) -> tuple[RunReport, bool]:
     """Run one recipe.
 
     Returns:
         the report, and whether promotion was refused.
     """
-    [done] = run_each([recipe], store, console)
+    [done] = run_each([recipe], store)
     return done
 
 
-def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterator[tuple[RunReport, bool]]:
+def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport, bool]]:
     """Run recipes one after the other, under one Prefect server of their own or the user's where PREFECT_API_URL names one.
 
     Each is checked before the first one starts.
@@ -38,12 +35,13 @@ def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterat
         the report of each, and whether promotion was refused.
     """
     recipes = [pinned(recipe, store) for recipe in recipes]
-    for recipe in recipes:
-        preflight(new_chain(recipe, Store(store)))
+    with working("checking recipe and data"):
+        for recipe in recipes:
+            preflight(new_chain(recipe, Store(store)))
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
-    console.print("starting Prefect and MLflow (about ten seconds)", style="dim")
-    ensure_server(_import_slow_parts)
-    with TerminalProgress(console) as progress, reporting(progress), _without_heartbeats():
+    with working("starting Prefect and MLflow"):
+        ensure_server(_import_slow_parts)
+    with _without_heartbeats():
         from flows.post_training import PromotionRefused, post_training
 
         for recipe in recipes:

@@ -46,7 +46,7 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
         "--log-level",
         "error",
     ]
-    server = subprocess.Popen(command, env=os.environ | EPHEMERAL, preexec_fn=child_of_this_process())
+    server = subprocess.Popen(command, env=os.environ | EPHEMERAL, start_new_session=True, preexec_fn=child_of_this_process())
     atexit.register(_stop, server)  # registered before Prefect's own, and so run after its last messages were sent
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     meanwhile()

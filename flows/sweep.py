@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from flows.inline import run_each
+from posttrain.progress import current
 from posttrain.report.frontier import write_sweep
 from posttrain.store import write_atomically
 from schemas.recipe import policies
@@ -15,7 +14,7 @@ from schemas.results import Metrics, RunReport
 from schemas.sweep import Ancestor, Estimate, Planned, Sweep, SweepPoint, SweepReport
 
 
-def run_sweep(sweep: Sweep, planned: list[Planned], store: Path, console: Console) -> SweepReport:
+def run_sweep(sweep: Sweep, planned: list[Planned], store: Path) -> SweepReport:
     """Run a sweep, and write `sweeps/NAME/sweep.html` and `result.json` into the store.
 
     What an interrupted sweep finished is reused like everything else in the store.
@@ -24,10 +23,10 @@ def run_sweep(sweep: Sweep, planned: list[Planned], store: Path, console: Consol
         Refusal: before the first run, for the first thing in any recipe that cannot work.
     """
     started, points = time.monotonic(), []
-    for plan, (run, _) in zip(planned, run_each([plan.recipe for plan in planned], store, console), strict=True):
+    for plan, (run, _) in zip(planned, run_each([plan.recipe for plan in planned], store), strict=True):
         points.append(point := _point(plan, run))
         said = f"{point.line}, {point.field} {point.value}: built {point.built}"
-        console.print(f"run {len(points)} of {len(planned)}: {said}", highlight=False, markup=False)
+        current().note(f"run {len(points)} of {len(planned)}: {said}")
     folder = store / "sweeps" / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     report = SweepReport(

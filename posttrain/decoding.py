@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,9 @@ class Rows:
 
 
 def decode(
-    model: nn.Module, prompts: Sequence[Tokens], owner: Sequence[int], uniforms: Tensor, temperature: float, eos: int
-) -> Tensor:
+    model: nn.Module, prompts: Sequence[Tokens], owner: Sequence[int], uniforms: Tensor, temperature: float, eos: int,
+    on_rows: Callable[[int], None] = lambda n: None,
+) -> Tensor:  # fmt: skip
     """Draw B responses from a model of which `can_decode` holds.
 
     Args:
@@ -79,6 +80,7 @@ def decode(
         uniforms: [B, N, 2] fp64 random numbers in [0, 1), for at most N tokens.
         temperature: above 0.
         eos: token that ends a response.
+        on_rows: told after each token how many more responses are done, those in progress by their share of N tokens.
 
     Returns:
         [B, N] token ids; what follows EOS means nothing.
@@ -89,12 +91,14 @@ def decode(
     inner = core(model)
     rows, tokens = encode(inner, prompts, owner, uniforms.shape[1], PROMPT_TOKENS[inner.device.type])
     uniforms = uniforms.to(tokens.device)
-    out = tokens.new_zeros(uniforms.shape[:2])
+    out, done = tokens.new_zeros(uniforms.shape[:2]), 0
     for step in range(uniforms.shape[1]):
         tokens = draw(rows.advance(inner, tokens), temperature, uniforms[rows.responses, step])
         out[rows.responses, step] = tokens
         rows.ended |= (tokens == eos) | (tokens == NOTHING)
         left = len(tokens) - int(rows.ended.sum())
+        done, before = len(owner) - left + left * (step + 1) // uniforms.shape[1], done
+        on_rows(done - before)
         if not left:
             break
         tokens = rows.drop(left, tokens) if left <= len(tokens) - len(tokens) / DROP else tokens

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from posttrain.interruption import are_owned
+
 T = TypeVar("T")
 
 
@@ -104,19 +106,44 @@ def sharded_like(parameter: Tensor, whole: Tensor) -> Tensor:
 
 
 @contextmanager
-def termination() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM sets a flag instead of ending a process that trains with others; yields the function that reads it."""
-    asked = False
+def termination(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Inside, a signal to end waits for a step to end; yields the function that says whether one came.
 
-    def ask(signal_number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
+    To a process that trains with others that is SIGTERM, as often as it comes. One that trains alone, and whose entry point owns
+    its signals, defers Ctrl-C too: the signal acts when this is left, or at once when one comes again.
 
-    if size() == 1 or threading.current_thread() is not threading.main_thread():
-        yield lambda: asked
-        return
-    before = signal.signal(signal.SIGTERM, ask)
+    Args:
+        on_first: called when the first one comes, in a thread: a handler must not wait for a lock that the code under it holds.
+    """
+    alone, asked = size() == 1, list[int]()
+    before = {number: signal.getsignal(number) for number in _deferred(alone)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: object) -> None:
+        if asked and alone:
+            restore()
+            signal.raise_signal(number)
+        elif not asked:
+            asked.append(number)
+            threading.Thread(target=on_first).start()
+
+    for number in before:
+        signal.signal(number, ask)
     try:
-        yield lambda: asked
+        yield lambda: bool(asked)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
+        if asked and alone:
+            signal.raise_signal(asked[0])
+
+
+def _deferred(alone: bool) -> tuple[signal.Signals, ...]:
+    """Signals that wait. Only the main thread may handle any, and one that is ignored stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        return ()
+    if not alone:
+        return (signal.SIGTERM,)
+    return tuple(n for n in (signal.SIGINT, signal.SIGTERM) if are_owned() and signal.getsignal(n) != signal.SIG_IGN)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GgufConfig, PreTrainedConfig
 
 from posttrain.architectures import CONFIGS, auto_class
 from posttrain.policy import Policy
+from posttrain.progress import working
 from posttrain.tokenizer import prepare_tokenizer
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
@@ -76,18 +77,19 @@ def load_base(policy: Policy, **options: Any) -> Any:
     """
     config = load_config(policy)
     options |= {"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}
-    model, info = loading(
-        policy,
-        lambda: auto_class(config).from_pretrained(
-            policy.base,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, like missing ones
-            **options,
-            **place_of(policy),
-        ),
-    )
+    with working(f"loading {Path(_name(policy)).name}"):
+        model, info = loading(
+            policy,
+            lambda: auto_class(config).from_pretrained(
+                policy.base,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, like missing ones
+                **options,
+                **place_of(policy),
+            ),
+        )
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(kind)}
     if wrong:
         raise Refusal(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from posttrain.decoding import can_decode, decode, padded
 from posttrain.packing import Tokens
@@ -53,7 +53,7 @@ class Sampler(Protocol):
             model: a transformers language model, bare or wrapped by peft.
             prompts: token ids, at least one each.
             plan: length, temperature, seed, number of samples.
-            on_rows: told how many responses each piece of work finished.
+            on_rows: told now and then how many more responses are done, those in progress by their share of the longest.
         """
 
 
@@ -105,9 +105,8 @@ def _decoded(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: 
         number = {each: i for i, each in enumerate(dict.fromkeys(prompt))}
         uniforms = torch.rand(len(batch), plan.max_new_tokens, 2, generator=numbers, dtype=torch.float64)
         distinct = [rows[each * plan.samples] for each in number]
-        out = decode(model, distinct, [number[each] for each in prompt], uniforms, plan.temperature, plan.eos)
+        out = decode(model, distinct, [number[each] for each in prompt], uniforms, plan.temperature, plan.eos, on_rows)
         responses |= {row: _until_eos(tokens, plan.eos) for row, tokens in zip(batch, out.cpu().numpy(), strict=True)}
-        on_rows(len(batch))
     return [responses[row] for row in range(len(rows))]
 
 
@@ -119,6 +118,7 @@ def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows
         torch.manual_seed(plan.seed)
         for start in range(0, len(rows), BATCH):
             ids, attended = padded(rows[start : start + BATCH], "right" if config.is_encoder_decoder else "left")
+            steps = _Steps(len(ids), plan.max_new_tokens, on_rows)
             out = generate(
                 model,
                 ids.to(device),
@@ -131,11 +131,33 @@ def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows
                 eos_token_id=plan.eos,
                 pad_token_id=plan.pad,
                 decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+                stopping_criteria=StoppingCriteriaList([steps]),
             )
             before = 1 if config.is_encoder_decoder else ids.shape[1]  # the decoder's start token, or the prompt
             responses += [_until_eos(row, plan.eos) for row in out[:, before:].cpu().numpy()]
-            on_rows(len(ids))
+            steps.finish()
     return responses
+
+
+class _Steps(StoppingCriteria):
+    """Counts the steps of transformers' loop, and stops nothing. Rows that ended early are not known before the loop's end."""
+
+    def __init__(self, rows: int, limit: int, on_rows: Count) -> None:
+        self.rows, self.limit, self.on_rows, self.step, self.done = rows, limit, on_rows, 0, 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any) -> torch.Tensor:
+        """After each token."""
+        self.step += 1
+        self._reach(self.rows * self.step // self.limit)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def finish(self) -> None:
+        """All rows have ended."""
+        self._reach(self.rows)
+
+    def _reach(self, done: int) -> None:
+        self.done, before = done, self.done
+        self.on_rows(done - before)
 
 
 def _until_eos(tokens: np.ndarray[Any, Any], eos: int) -> Tokens:

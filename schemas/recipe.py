@@ -38,7 +38,7 @@ class Compute(Frozen):
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Seconds between training checkpoints."""
     log_every: Annotated[int, Field(ge=1)] = 10
-    """Optimizer steps between two points of a training curve."""
+    """Optimizer steps between two points of a training curve, whose first is that of the first step."""
 
     @model_validator(mode="after")
     def _float16_has_a_place(self) -> Compute:

@@ -29,7 +29,7 @@ def filter(chain: Chain, out: Path) -> Built:
     from posttrain.filters.corpus import filter_corpus
 
     reporter = progress.current()
-    reporter.start("filter", 0)
+    reporter.start("filter documents", 0)
     metrics = filter_corpus(
         chain.sources["corpus"],
         chain.recipe.filtering,
@@ -37,4 +37,5 @@ def filter(chain: Chain, out: Path) -> Built:
         out,
         on_progress=lambda documents: reporter.advance(documents, {}),
     )
+    reporter.end("filter documents")
     return Built(metrics, {name: f"{name}.parquet" for name in ("kept", "rejected", "quarantine")} | {"summary": "summary.json"})

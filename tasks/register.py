@@ -70,9 +70,10 @@ def _forget_unless_registered(chain: Chain) -> None:
 def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) -> Built:
     from posttrain.export import export
 
-    progress.current().note("register: exporting, and comparing logits in a fresh process")
-    folders = export(chain.policy_before("register"), out)
-    version = registry.log_version(chain, run_id, out, folders, chain.identity("register").key, gates)
+    with progress.working("register: exporting, and comparing logits in a fresh process"):
+        folders = export(chain.policy_before("register"), out)
+    with progress.working("register: writing the version into MLflow"):
+        version = registry.log_version(chain, run_id, out, folders, chain.identity("register").key, gates)
     return Built({}, {**folders, "version": str(version.version)})
 
 

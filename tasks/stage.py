@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.tasks import Task, task
 
+from posttrain import progress
 from posttrain.chain import Chain
 from posttrain.store import Built, Stored
 from schemas.recipe import Recipe
@@ -46,7 +47,12 @@ def stage_task(build: Build) -> StageTask:
 def find_or_build(chain: Chain, run_id: str, stage: str, make: Callable[[Path], Built]) -> Stored:
     """The stored result of a stage, built by `make` inside its MLflow run when there is none."""
     identity = chain.identity(stage)
-    stored = chain.store.build(identity, lambda out: tracking.tracked(chain, run_id, stage, lambda: make(out)))
+
+    def build(out: Path) -> Built:
+        with progress.working(stage):
+            return tracking.tracked(chain, run_id, stage, lambda: make(out))
+
+    stored = chain.store.build(identity, build)
     if not stored.reused or tracking.left_open(chain, run_id, stored):
         tracking.log_stage(chain, run_id, stored)
     return stored

@@ -17,9 +17,10 @@ from posttrain.data.encode import Conversation
 from posttrain.experience import Scored
 from posttrain.losses import ppo
 from posttrain.packing import Example, Tokens, micro_batches
+from posttrain.progress import counted, current
 from posttrain.reference import Reference
 from posttrain.reward_sources import Answered, Rewards
-from posttrain.rollouts import Sampler, Sampling
+from posttrain.rollouts import Count, Sampler, Sampling
 from posttrain.token_budget import scoring_tokens
 from posttrain.trainers.ppo import Collected
 from posttrain.trainers.samples import SampleLog
@@ -81,7 +82,8 @@ class Collector:
             max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=seed, samples=spec.samples, eos=eos, pad=pad
         )
         with self.scorer.arithmetic():
-            responses = self.sampler(self.scorer.model, prompts, plan)
+            count = counted(current(), "responses", len(prompts) * spec.samples)
+            responses = self.sampler(self.scorer.model, prompts, plan, count)
         return [Example(prompt, branches) for prompt, branches in zip(prompts, responses, strict=True)]
 
     def _as_text(self, drawn: Sequence[int], examples: Sequence[Example]) -> Answered:
@@ -97,12 +99,15 @@ class Collector:
         """Score responses by policy, critic and reference, in micro-batches."""
         budget = scoring_tokens(self.scorer.device)
         groups = micro_batches(range(len(examples)), np.array([e.length for e in examples]), budget)
-        policy = self._by_token(examples, groups, statistics=True)
+        count = counted(current(), "scores", 2 * len(examples))
+        policy = self._by_token(examples, groups, statistics=True, on_rows=count)
         with self.reference.swapped():
-            reference = self._by_token(examples, groups, statistics=False)["logprobs"]
+            reference = self._by_token(examples, groups, statistics=False, on_rows=count)["logprobs"]
         return Scored(examples, policy["logprobs"], reference, policy["entropy"], policy.get("values"))
 
-    def _by_token(self, examples: Sequence[Example], groups: Sequence[Sequence[int]], statistics: bool) -> dict[str, Tensor]:
+    def _by_token(
+        self, examples: Sequence[Example], groups: Sequence[Sequence[int]], statistics: bool, on_rows: Count
+    ) -> dict[str, Tensor]:
         """What the scorer says of the tokens, in the order of the examples, on the host."""
         parts: dict[str, dict[int, Tensor]] = {}
         for group in groups:
@@ -111,6 +116,7 @@ class Collector:
             for name in ("logprobs", "entropy", "values"):
                 if (tokens := getattr(scores, name)) is not None:
                     parts.setdefault(name, {}).update(zip(group, tokens.cpu().split(sizes), strict=True))
+            on_rows(len(group))
         return {name: torch.cat([by_row[i] for i in range(len(examples))]) for name, by_row in parts.items()}
 
 

@@ -46,6 +46,7 @@ def launch(order: Order, progress: Progress) -> Built:
         try:
             _follow(process, folder / PROGRESS, progress)
         except BaseException:
+            progress.note("the processes end their step and write a checkpoint; once more stops at once")
             stop(process, GRACE_SECONDS + 10)
             raise
     return _outcome(folder, process.returncode, _end_of(order.out / LOG, begin))

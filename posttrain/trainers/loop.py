@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from schemas.training import Optimization
 
 
 class TrainingStopped(RuntimeError):
-    """SIGTERM came while several processes trained; a checkpoint was written, from which the next run goes on."""
+    """A signal to end came while this trained; a checkpoint was written, from which the next run goes on."""
 
 
 def _by_index(rows: Sequence[int]) -> Sequence[str]:
@@ -72,14 +72,18 @@ def train(job: Job) -> dict[str, float]:
     Raises:
         TrainingDiverged: after three steps in a row with a non-finite loss or gradient; names the rows.
         TrainingStopped: on SIGTERM, where several processes train.
+        KeyboardInterrupt: on Ctrl-C and on SIGTERM, where one trains whose entry point owns its signals; after a checkpoint.
     """
-    run = _Run(job)
-    job.progress.start(job.name, len(job.plan))
+    run, name = _Run(job), f"{job.name} training"
+    job.progress.start(name, len(job.plan))
+    if run.begun:
+        job.progress.advance(run.begun, {})
     run.replica.scorer.train()
-    with termination() as asked:
+    with termination(lambda: job.progress.note("stopping after this step, with a checkpoint; once more stops at once")) as asked:
         while run.position.step < len(job.plan) and not exhausted(run.position, job.spec.early_stop):
-            run.step(asked())
+            run.step(asked)
     run.finish()
+    job.progress.end(name)
     return run.summary()
 
 
@@ -96,6 +100,7 @@ class _Run:
         self.updates = Updates(self.replica.scorer, job.spec)
         self.checkpoints = from_main(job.out / CHECKPOINT)
         self.position = load_checkpoint(self.checkpoints, self.model, self.updates.optimizer, self.updates.scaler, job.rounds)
+        self.begun = self.position.step
         self.guard = Guard(self.position, self.updates.scaler, job.places)
         self.curve = Curve(job.out / CURVE, self.position.step)
         self.lengths = self._lengths()
@@ -103,8 +108,8 @@ class _Run:
         self.validations = validation_steps(len(job.plan), job.spec.validations) if job.validation else frozenset()
         self.saved_at = time.monotonic()
 
-    def step(self, asked_to_stop: bool) -> None:
-        """One optimizer step, and what is due after it: a point of the curve, a validation, a checkpoint."""
+    def step(self, asked_to_stop: Callable[[], bool]) -> None:
+        """One optimizer step, and what is due after it: a report, a point of the curve, a validation, a checkpoint."""
         job, position, started = self.job, self.position, time.monotonic()
         rate = learning_rate(position.step, len(job.plan), job.spec)
         wanted = self._entered(position.step)
@@ -114,17 +119,18 @@ class _Run:
             position.tokens += int(self.lengths[rows].sum())
             self.metrics = self._update(rows, rate)
         last = position.step == len(job.plan)
-        stop, save = any_process(asked_to_stop, started - self.saved_at >= job.compute.checkpoint_seconds)
-        report = last or position.step in self.validations or self._is_due(position.step)
+        stop, save = any_process(asked_to_stop(), started - self.saved_at >= job.compute.checkpoint_seconds)
+        point = last or position.step in self.validations or self._is_due(position.step)
+        first = position.step == self.begun + 1  # a person waits for it
         # The one place where numbers leave the device.
-        numbers = self._numbers(self.metrics) if (report or save or stop) and self.guard.settle() else {}
+        numbers = self._numbers(self.metrics) if (point or first or save or stop) and self.guard.settle() else {}
         position.seconds += time.monotonic() - started
         if position.step in self.validations:
             save |= self._validate(numbers)
-        if report:
+        if point:
             self.curve.add(position, {**numbers, "learning_rate": rate})
-            job.progress.advance(position.step, numbers)
-        if (save or stop) and not last:
+        job.progress.advance(position.step, numbers)
+        if stop or (save and not last):
             save_checkpoint(self.checkpoints, self.model, self.updates.optimizer, position, self.updates.scaler, job.rounds)
             self.saved_at = time.monotonic()
         if stop and not last:
@@ -142,8 +148,8 @@ class _Run:
         return np.array([example.length for example in self.job.objective.examples])
 
     def _is_due(self, step: int) -> bool:
-        """Whether the curve gets a point after this step: at the end of each round, or every so many steps."""
-        return self.job.rounds.ends(step) if self.job.rounds else step % self.job.compute.log_every == 0
+        """Whether the curve gets a point after this step: where a round ends, or after the first and every so many steps."""
+        return self.job.rounds.ends(step) if self.job.rounds else step == 1 or step % self.job.compute.log_every == 0
 
     def _update(self, rows: Sequence[int], rate: float) -> dict[str, Tensor]:
         """Train on `rows`; metrics per unit on the device, each the sum of this process's share."""

@@ -32,6 +32,10 @@ class WrittenProgress:
         """A line."""
         self._write("advance", done, dict(metrics))
 
+    def end(self, what: str) -> None:
+        """A line."""
+        self._write("end", what)
+
     def note(self, text: str) -> None:
         """A line."""
         self._write("note", text)

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from posttrain.device import resolve_device
 from posttrain.distributed import is_main, process_group
-from posttrain.progress import Progress, Quiet
+from posttrain.progress import Progress, Quiet, reporting
 from posttrain.store import CHECKPOINT
 from posttrain.supervise import die_with_parent
 from posttrain.trainers.messages import BUILT, FAILURE, PROGRESS, WrittenProgress, describe
@@ -39,6 +39,7 @@ def main(path: Path) -> None:
         else:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             order = order.model_copy(update={"out": scratch})
+        stack.enter_context(reporting(progress))
         built = carry_out(order, progress)
         if is_main():
             path.with_name(BUILT).write_text(json.dumps(asdict(built)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -253,8 +254,12 @@ def refused(call, tmp_path):
 
 
 def assert_helpful(message: str, said: tuple[str, ...]) -> None:
-    """The form of every refusal: three lines: where and what was found, what is allowed, what to do; no traceback."""
+    """The form of every refusal: three lines: where and what was found, what is allowed, what to do; no traceback.
+
+    Progress, in lines that begin with the time, may stand before.
+    """
     assert "Traceback" not in message
+    message = re.sub(r"\A(\[\d+:\d\d:\d\d\] .*\n)*", "", message)
     assert message.startswith("refused  ")
     assert "\n  allowed: " in message
     assert "\n  remedy:  " in message

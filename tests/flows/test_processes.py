@@ -19,4 +19,5 @@ def test_a_run_with_two_processes_ends_like_a_run_with_one(strategy, finished, a
             steps = int(stage.metrics["steps"])
             assert steps == alone[stage.name].metrics["steps"]
             assert stage.metrics["validation_loss"] == pytest.approx(alone[stage.name].metrics["validation_loss"], rel=1e-2)
-            assert f"{stage.name}: {steps} of {steps} loss" in run.process.stderr  # what the workers reported was passed on
+            # What the workers reported was passed on.
+            assert f"{stage.name} training {steps} of {steps} in 0:" in run.process.stderr

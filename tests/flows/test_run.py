@@ -22,7 +22,7 @@ def test_json_is_one_document_on_stdout_and_progress_goes_to_stderr(finished):
     assert [(stage.name, stage.reused) for stage in finished.report.stages] == [(name, False) for name in STAGES]
     assert "starting Prefect and MLflow" in finished.stderr
     steps = int(finished.report.stages[4].metrics["steps"])
-    assert f"align: {steps} of {steps}" in finished.stderr
+    assert f"align training {steps} of {steps} in 0:" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 import torch
 
 import posttrain.distributed as distributed
 from posttrain.distributed import any_process, from_main, full, gathered, is_main, sharded_like, summed, termination, turns
+from posttrain.interruption import Terminated, owned_signals
 
 
 def test_alone():
@@ -35,19 +37,51 @@ def test_in_the_last_turn_a_process_without_work_repeats_what_does_not_count(ran
     assert [(index, counts) for index, counts, _ in turns("abcde")] == expected
 
 
-def test_alone_sigterm_is_left_to_whoever_handles_it():
+def nothing() -> None:
+    """Says nothing when a signal comes."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_alone_signals_are_left_to_whoever_handles_them(number):
     """The process may be a Prefect worker, which has its own way of ending."""
-    before = signal.getsignal(signal.SIGTERM)
-    with termination() as asked:
-        assert signal.getsignal(signal.SIGTERM) is before
+    before = signal.getsignal(number)
+    with termination(nothing) as asked:
+        assert signal.getsignal(number) is before
         assert not asked()
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_alone_a_signal_of_an_entry_point_that_owns_it_acts_at_the_end(number, raised):
+    told, before, seen = threading.Event(), signal.getsignal(number), []
+
+    def interrupted() -> None:
+        with owned_signals(), termination(told.set) as asked:
+            os.kill(os.getpid(), number)
+            seen.extend([asked(), told.wait(10)])
+
+    with pytest.raises(raised):
+        interrupted()
+    assert seen == [True, True]
+    assert signal.getsignal(number) is before
+
+
+def test_alone_a_signal_that_is_ignored_stays_ignored():
+    """A shell starts what runs in its background so."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with owned_signals(), termination(nothing) as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_together_sigterm_is_a_flag(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 2)
     before = signal.getsignal(signal.SIGTERM)
-    with termination() as asked:
+    with termination(nothing) as asked:
         assert not asked()
-        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
         assert asked()
     assert signal.getsignal(signal.SIGTERM) is before

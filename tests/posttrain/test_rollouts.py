@@ -82,12 +82,32 @@ def test_padding_that_equals_eos_does_no_harm(model, tokenizer, prompts):
 
 
 def test_many_prompts_keep_their_order_across_batches(model, tokenizer, prompts, monkeypatch):
-    """5 prompts in batches of 2: 2 + 2 + 1 are reported."""
+    """5 prompts in batches of 2, all of which are reported."""
     monkeypatch.setattr(rollouts, "BATCH", 2)
     counted: list[int] = []
     responses = respond(model, tokenizer, prompts, 6, COLD, seed=0, on_rows=counted.append)
     assert lists(responses) == [greedy(model, prompt, 6) for prompt in prompts]
-    assert counted == [2, 2, 1]
+    assert sum(counted) == 5
+
+
+def test_progress_moves_within_a_batch_by_what_ended_and_by_the_share_of_what_did_not(model, tokenizer, prompts):
+    """After token s of 12, e(s) of 40 rows have ended: e + floor((40 - e) s / 12) are done."""
+    counted: list[int] = []
+    lengths = [len(tokens) for tokens in respond(model, tokenizer, prompts * 8, 12, 1.0, seed=0, on_rows=counted.append)]
+    ended = [sum(length <= step for length in lengths) for step in range(1, 13)]  # those of 12 tokens are done with the last
+    assert 0 < ended[5] < 40
+    expected = [done + (40 - done) * step // 12 for step, done in enumerate(ended, 1)]
+    assert np.cumsum(counted).tolist() == expected[: len(counted)]
+    assert sum(counted) == 40
+
+
+def test_progress_of_an_encoder_decoder_moves_with_its_tokens(encoder_decoder, tokenizer, prompts):
+    """5 rows of at most 10 tokens: floor(5 s / 10) of them after token s, and all of them at the end."""
+    counted: list[int] = []
+    respond(encoder_decoder, tokenizer, prompts, 10, 1.0, seed=0, on_rows=counted.append)
+    reached = np.cumsum(counted).tolist()
+    assert reached[:-1] == [step // 2 for step in range(1, len(counted))]
+    assert reached[-1] == 5
 
 
 def frequencies(model, tokenizer, temperature: float) -> np.ndarray:

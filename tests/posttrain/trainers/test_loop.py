@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
 import posttrain.trainers.loop as loop
+from posttrain.interruption import Terminated, owned_signals
+from posttrain.progress import Quiet
 from posttrain.scoring import Scorer
 from posttrain.store import CHECKPOINT
 from posttrain.trainers.curve import CURVE
@@ -121,7 +125,84 @@ def test_each_point_of_the_curve_has_its_rate_and_the_tokens_so_far(job, points)
     assert summary["tokens"] == 44
 
 
-def test_log_every_thins_the_curve_but_keeps_the_last_step(job, points):
+class Heard(Quiet):
+    """Keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple] = []
+
+    def start(self, what, total):
+        self.heard.append((what, total))
+
+    def advance(self, done, metrics):
+        self.heard.append((done, "loss" in metrics))
+
+    def end(self, what):
+        self.heard.append((what, "ends"))
+
+
+def test_log_every_thins_the_curve_but_keeps_the_first_and_the_last_step(job, points):
     made = job(log_every=4)
     train(made)
-    assert [point["step"] for point in points(made.out)] == [4, 8, 9]
+    assert [point["step"] for point in points(made.out)] == [1, 4, 8, 9]
+
+
+def test_every_step_is_reported_and_numbers_come_after_the_first_and_with_the_curve(job):
+    made = job(log_every=4, progress=Heard())
+    train(made)
+    steps = [(step, step in (1, 4, 8, 9)) for step in range(1, 10)]
+    assert made.progress.heard == [("run training", 9), *steps, ("run training", "ends")]
+
+
+def test_a_resumed_run_says_where_it_begins_and_gives_numbers_after_its_first_step(job, stop_at, points):
+    """The curve stays that of an uninterrupted run."""
+    with pytest.raises(KeyboardInterrupt):
+        train(job("cut", checkpoint_seconds=1e-9, log_every=4, progress=stop_at(6)))
+    made = job("cut", log_every=4, progress=Heard())
+    train(made)
+    assert made.progress.heard[1:6] == [(5, False), (6, True), (7, False), (8, True), (9, True)]
+    assert [point["step"] for point in points(made.out)] == [1, 4, 8, 9]
+
+
+class Signals(Quiet):
+    """Somebody sends a signal when step 5 is reported, once or twice."""
+
+    def __init__(self, number: signal.Signals, times: int = 1) -> None:
+        self.number, self.times = number, times
+
+    def advance(self, done, metrics):
+        if done == 5:
+            for _ in range(self.times):
+                signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_with_a_checkpoint_and_the_run_goes_on_to_the_same_weights(job, number):
+    """No checkpoint is due for days. The signal comes after step 5 was done: the loop looks for it once in every step."""
+    whole = job("whole")
+    train(whole)
+    with pytest.raises(KeyboardInterrupt) as stopped, owned_signals():
+        train(job("cut", progress=Signals(number)))
+    assert isinstance(stopped.value, Terminated) == (number == signal.SIGTERM)
+    second = job("cut")
+    assert [path.name for path in (second.out / CHECKPOINT).iterdir()] == ["000000006"]
+    train(second)
+    assert_bit_identical(weights(second), weights(whole))
+
+
+def test_a_signal_in_the_last_step_loses_nothing(job):
+    plan = [[0], [1], [2], [3], [4], [5]]
+    whole = job("whole", plan=plan)
+    train(whole)
+    with pytest.raises(KeyboardInterrupt), owned_signals():
+        train(job("cut", plan=plan, progress=Signals(signal.SIGINT)))
+    second = job("cut", plan=plan)
+    assert [path.name for path in (second.out / CHECKPOINT).iterdir()] == ["000000006"]
+    train(second)
+    assert_bit_identical(weights(second), weights(whole))
+
+
+def test_the_second_signal_stops_at_once(job):
+    with pytest.raises(KeyboardInterrupt), owned_signals():
+        train(job("cut", progress=Signals(signal.SIGINT, times=2)))
+    assert not (job("cut").out / CHECKPOINT).exists()

@@ -66,3 +66,5 @@ def test_progress_is_written_as_calls_and_read_while_it_grows(tmp_path):
         assert next(lines) is None
         stream.write('alf"]\n')
     assert next(lines) == '["note", "half"]\n'
+    written.end("sft")
+    assert next(lines) == '["end", "sft"]\n'

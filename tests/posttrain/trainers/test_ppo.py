@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from posttrain.actor_critic import add_critic, add_value_head
 from posttrain.packing import Example
 from posttrain.peft.wrap import trainable_state, wrap
+from posttrain.progress import Quiet, reporting
 from posttrain.report.read import lines
 from posttrain.reward_sources import Answered
 from posttrain.scoring import Scorer
@@ -195,6 +197,34 @@ def test_the_curve_has_a_point_for_each_iteration_with_what_a_person_watches(ppo
     } <= set(found[0])  # fmt: skip
     assert found[0]["kl"] == pytest.approx(0, abs=1e-5)
     assert 0 < found[0]["entropy"] <= math.log(97)
+
+
+class Pieces(Quiet):
+    """Keeps which pieces of work began and ended, and the numbers that came with a step."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[str, int | str]] = []
+        self.with_score: list[int] = []
+
+    def start(self, what, total):
+        self.pieces.append((what, total))
+
+    def end(self, what):
+        self.pieces.append((what, "ends"))
+
+    def advance(self, done, metrics):
+        if "score" in metrics:
+            self.with_score.append(done)
+
+
+def test_each_iteration_reports_its_responses_and_scores_and_the_first_step_its_numbers(ppo_job):
+    """3 iterations of 8 responses, which policy and reference score, and of 4 steps."""
+    heard = Pieces()
+    with reporting(heard):
+        train(replace(ppo_job()[0], progress=heard))
+    iteration = [("responses", 8), ("responses", "ends"), ("scores", 16), ("scores", "ends")]
+    assert heard.pieces == [("align training", 12), *iteration * 3, ("align training", "ends")]
+    assert heard.with_score == [1, 4, 8, 12]
 
 
 def test_samples_of_every_iteration_are_kept(ppo_job):
