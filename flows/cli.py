@@ -118,10 +118,15 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
 
     chain = new_chain(pinned(loaded, checked.root), checked)
     counts = preflight(chain)
+    from posttrain.lengths import first_rows
     from posttrain.sizing import memory_of, size_of
+    from posttrain.stage_times import times_of
 
     found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(chain.model)}
-    show(found | {"memory": memory_of(chain)}, as_json)
+    rows = first_rows(chain)
+    found["memory"] = memory_of(chain, rows)
+    found["seconds"] = times_of(chain, rows, counts)
+    show(found, as_json)
 
 
 @app.command()

@@ -43,6 +43,8 @@ class Rows:
     """`instructions` and `preferences`, where the recipe has them."""
     sizes: dict[str, int]
     """Bytes of text in the files, by data set; estimated where they are compressed."""
+    numbers: dict[str, int]
+    """Lines in the files, by data set, where they are plain text on this machine."""
     chain: Chain
 
     @cached_property
@@ -94,7 +96,8 @@ def first_rows(chain: Chain) -> Rows:
         files = {name: resolve(source, f"data.{name}", Path(scratch)) for name, source in wanted.items()}
         sizes = {name: sum(map(_size, found)) for name, found in files.items()}
         tables = {name: _table(name, files[name]) for name in KINDS if name in files}
-        return Rows(_documents(files.get("corpus", [])), tables, sizes, chain)
+        numbers = {name: sum(map(_lines, found)) for name, found in files.items()}
+        return Rows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
 
 
 def _documents(files: Sequence[SourceFile]) -> list[str]:
@@ -112,6 +115,15 @@ def _table(name: str, files: Sequence[SourceFile]) -> pl.DataFrame:
 def _size(file: SourceFile) -> int:
     filesystem, path = fsspec.url_to_fs(file.url)
     return int(filesystem.size(path) or 0) * COMPRESSION.get(suffix(file.url) or "", 1)
+
+
+def _lines(file: SourceFile) -> int:
+    """0 where they would have to be fetched or decompressed."""
+    path = Path(file.url)
+    if suffix(file.url) != ".jsonl" or not path.is_file():
+        return 0
+    with path.open("rb") as stream:
+        return sum(1 for _ in stream)
 
 
 def _ignore(bad: BadRow) -> None:

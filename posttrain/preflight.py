@@ -26,7 +26,7 @@ from schemas.reward import RewardBase
 
 
 def preflight(chain: Chain) -> dict[str, float]:
-    """Check everything that a recipe names; returns the counts of the data contract for sources that were read here.
+    """Check everything that a recipe names; returns the counts of the data contract, where the rows were read.
 
     Raises:
         Refusal: for the first thing that cannot work. Rows that failed a contract lie in `quarantine/` of the store then.
@@ -62,10 +62,12 @@ def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
 
 
 def _contract(chain: Chain, own: dict[str, list[SourceFile]]) -> dict[str, float]:
-    """Run the data contract on the user's rows, unless this store holds its result."""
+    """Counts of the data contract: those that this store holds, or of a run of it on the user's rows."""
     from posttrain.data.validate import refuse_empty_splits, validate
 
-    if not {"preferences", "instructions"} & own.keys() or _validated(chain):
+    if _validated(chain):
+        return chain.stored("validate").result.metrics
+    if not {"preferences", "instructions"} & own.keys():
         return {}
     data = chain.recipe.data
     with tempfile.TemporaryDirectory() as scratch:

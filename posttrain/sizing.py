@@ -15,7 +15,7 @@ from posttrain.chain import Chain
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.encoders import encoder_config
 from posttrain.forecast import Training, evaluation_peaks, rewarding, training_peaks, wrapped
-from posttrain.lengths import Rows, Spec, first_rows
+from posttrain.lengths import Rows, Spec
 from posttrain.losses.preference import VARIANTS
 from posttrain.models import load_config, scratch_config
 from posttrain.packing import Example
@@ -63,7 +63,7 @@ def size_of(model: Model) -> dict[str, int]:
     }
 
 
-def memory_of(chain: Chain) -> dict[str, dict[str, Any]]:
+def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
     """By stage that computes: device, parameters, the share that is trained, and the predicted peak of memory with its parts.
 
     `peak_memory_gb` is what the stage's metric of this name should show, in 10⁹ bytes: per process, and on CUDA of the device.
@@ -71,7 +71,7 @@ def memory_of(chain: Chain) -> dict[str, dict[str, Any]]:
     recipe, compute = chain.recipe, chain.recipe.compute
     beside = resident_bytes() + BESIDE  # before this adds to it
     on = Arithmetic(resolve_device(compute), resolve_dtype(compute), compute.num_processes)
-    config, rows = config_of(chain.model), first_rows(chain)
+    config = config_of(chain.model)
     found = {}
     for stage in (stage for stage in READS if stage in recipe.stages):
         of = _reward_config(chain, config) if stage == "reward" else config
@@ -113,8 +113,8 @@ def _stage(
 ) -> tuple[Spec | PPO, str, list[Peak]]:
     """Section of a stage, its rows in words, and its phases."""
     sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
-    spec: Any = sections.get(stage) or _prompts(recipe)
-    encoded_as = _prompts(recipe) if isinstance(spec, PPO) else spec
+    spec: Any = sections.get(stage) or prompts_section(recipe)
+    encoded_as = prompts_section(recipe) if isinstance(spec, PPO) else spec
     examples, lengths = rows.examples(encoded_as, config.is_encoder_decoder)
     if isinstance(spec, PPO):
         return spec, lengths, ppo_peaks(config, spec, examples, recipe.seed, on)
@@ -130,7 +130,7 @@ def _stage(
     return spec, lengths, training_peaks(training, on)
 
 
-def _prompts(recipe: Recipe) -> SFT | DPO:
+def prompts_section(recipe: Recipe) -> SFT | DPO:
     """The section that says how the rows are encoded whose prompts evaluation takes."""
     if recipe.data.preferences is None:
         return recipe.sft or SFT()
