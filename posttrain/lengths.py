@@ -22,7 +22,6 @@ from posttrain.data.sources import SourceFile, resolve, suffix
 from posttrain.data.validate import KINDS
 from posttrain.models import load_tokenizer
 from posttrain.packing import Example
-from posttrain.policy import source_policy
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
@@ -50,7 +49,7 @@ class Rows:
         """The model's, or one trained on these rows where the run will train one."""
         model = self.chain.model
         if not isinstance(model, ScratchModel):
-            return load_tokenizer(source_policy(model))
+            return load_tokenizer(self.chain.source)
         return prepare_tokenizer(train_tokenizer(self.documents, model.vocab_size))
 
     def examples(self, spec: Spec, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
