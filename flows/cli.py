@@ -111,11 +111,12 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
     from tasks.chains import new_chain, pinned
 
     chain = new_chain(pinned(loaded, checked.root), checked)
-    counts = preflight(chain)
+    notices: list[str] = []
+    counts = preflight(chain, notices.append)
     from posttrain.sizing import memory_of, size_of
 
     found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(chain.model)}
-    show(found | {"memory": memory_of(chain)}, as_json)
+    show(found | {"memory": memory_of(chain), "notices": notices}, as_json)
 
 
 @app.command()

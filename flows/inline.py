@@ -39,7 +39,7 @@ def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterat
     """
     recipes = [pinned(recipe, store) for recipe in recipes]
     for recipe in recipes:
-        preflight(new_chain(recipe, Store(store)))
+        preflight(new_chain(recipe, Store(store)), lambda notice: console.print(f"note: {notice}", highlight=False, markup=False))
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     console.print("starting Prefect and MLflow (about ten seconds)", style="dim")
     ensure_server(_import_slow_parts)

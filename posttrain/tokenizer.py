@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -43,8 +43,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_template: str | N
     `apply_chat_template(tokenize=True)`, vLLM's chat endpoint and TRL encode what the template wrote without special tokens, and
     llama.cpp drops the template's BOS before it adds its own. Without BOS in the template all of them but llama.cpp would give
     none, to a model that knows no text without it. Whoever calls the tokenizer on a rendered chat says
-    `add_special_tokens=False`, as encoders and consumer here do; a plain call gives two, as with those models. The tokenizer keeps
-    adding BOS to plain texts, which would lose it otherwise: a base model without its BOS is far out of distribution.
+    `add_special_tokens=False`, as encoders and consumer here do; a plain call gives two, as with those models. The tokenizer
+    still adds BOS to plain texts, which would lose it otherwise: a base model without its BOS is far out of distribution.
 
     Raises:
         Refusal: for a tokenizer without an EOS token, or a template that cannot be rendered.
@@ -81,15 +81,19 @@ def writes_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     Raises:
         Refusal: when the template can render no chat, however short.
     """
-    return tokenizer.bos_token is not None and _some_chat(tokenizer).startswith(str(tokenizer.bos_token))
+    return tokenizer.bos_token is not None and some_chat(tokenizer).startswith(str(tokenizer.bos_token))
 
 
 # A template may insist on a system message.
 _CHATS = ([{"role": "user", "content": "a"}], [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}])
 
 
-def _some_chat(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short chat as the template writes it."""
+def some_chat(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A short chat as the template writes it.
+
+    Raises:
+        Refusal: when the template can render none.
+    """
     for chat in _CHATS:
         try:
             return str(tokenizer.apply_chat_template(chat, tokenize=False))
@@ -107,8 +111,7 @@ def broken_template(error: Exception) -> Refusal:
     """The refusal of a template that cannot be rendered, with the line of the template where that shows."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename in ("<template>", "<unknown>")]
-    line = error.lineno if isinstance(error, TemplateSyntaxError) else lines[-1] if lines else None
-    at = f" at line {line}" if line else ""
+    at = f" at line {lines[-1]}" if lines else ""
     return Refusal("model.chat_template", f"a chat template that fails{at}: {error}", "a template that renders every chat",
                    "mend the template, or name another one in model.chat_template")  # fmt: skip
 
