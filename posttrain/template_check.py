@@ -182,8 +182,8 @@ def _refuse_shifted(tokenizer: PreTrainedTokenizerBase, sample: pl.DataFrame, fi
     bare, asked = _prompts(tokenizer, next(prompt for prompt in sample["prompt"].to_list() if accepts(tokenizer, prompt)))
     raise Refusal(
         "model.chat_template",
-        f"a template whose prompts end with {asked.removeprefix(bare)!r}, on which the answers of {shifted} of {rendered} sampled "
-        f"rows of {field} do not follow",
+        f"a template whose prompts end with {asked.removeprefix(bare)!r}, on which the answers of {shifted} of {rendered} "
+        f"sampled rows of {field} do not follow",
         "prompts that are the start of prompt + answer",
         "name a template that ends prompts where answers start: without an opened <think>, say",
     )
