@@ -42,7 +42,8 @@ PUBLIC = {
     ),
     # google/gemma-7b-it; the system message where Gemma 3 has it
     "gemma": (
-        "<bos><start_of_turn>user\nYou are a helpful assistant\n\nHello<end_of_turn>\n<start_of_turn>model\nHi there<end_of_turn>\n"
+        "<bos><start_of_turn>user\nYou are a helpful assistant\n\nHello<end_of_turn>\n"
+        "<start_of_turn>model\nHi there<end_of_turn>\n"
         "<start_of_turn>user\nWho are you<end_of_turn>\n<start_of_turn>model\nI am an assistant<end_of_turn>\n"
         "<start_of_turn>user\nAnother question<end_of_turn>\n<start_of_turn>model\n"
     ),
