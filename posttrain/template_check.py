@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.chain import Chain
 from posttrain.chat_templates import BUILT_IN, DEFAULT_CHAT_TEMPLATE, template_digest
 from posttrain.data.encode import MAX_SHIFTED_BOUNDARIES, Conversation, accepts, count_shifted
-from posttrain.models import load_tokenizer, tokenizer_as_found
+from posttrain.models import tokenizer_as_found
 from posttrain.policy import Policy
 from posttrain.tokenizer import broken_template, prepare_tokenizer, refuses, some_chat, template_of
 from schemas.data import Checks
@@ -43,15 +42,19 @@ class InUse:
     notices: tuple[str, ...] = ()
 
 
+# A new model's template is the project's own, which takes every chat.
+_OF_A_NEW_MODEL = InUse(TemplateReport(origin="default", sha256=template_digest(DEFAULT_CHAT_TEMPLATE)))
+
+
 def template_in_use(chain: Chain) -> InUse:
     """The template of a recipe's model, with what can be said of it from the tokenizer alone."""
     if isinstance(chain.model, ScratchModel):
-        return InUse(TemplateReport(origin="default", sha256=template_digest(DEFAULT_CHAT_TEMPLATE)))
-    return _in_use(chain.source, chain.model.chat_template)
+        return _OF_A_NEW_MODEL
+    return _read(chain.source, chain.model.chat_template)[1]
 
 
-@functools.lru_cache(maxsize=4)
-def _in_use(policy: Policy, given: str | None) -> InUse:
+def _read(policy: Policy, given: str | None) -> tuple[PreTrainedTokenizerBase, InUse]:
+    """The tokenizer as the run uses it, and its template; `given` is what the recipe says of it."""
     found = tokenizer_as_found(policy)
     has_none = given is None and template_of(found) is None
     tokenizer = prepare_tokenizer(found, policy.chat_template)
@@ -63,7 +66,7 @@ def _in_use(policy: Policy, given: str | None) -> InUse:
         )
     origin = given if given in BUILT_IN else "file" if given else "default" if has_none else "the tokenizer's own"
     report = TemplateReport(origin=str(origin), sha256=template_digest(template))
-    return InUse(report, (*notices, *_turn_tokens(tokenizer, template)))
+    return tokenizer, InUse(report, (*notices, *_turn_tokens(tokenizer, template)))
 
 
 def _turn_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
@@ -89,7 +92,7 @@ def check_template(chain: Chain, tables: Mapping[str, pl.LazyFrame], note: Calla
     """Refuse a template that would be trained on wrongly, and note what else a person should know.
 
     Args:
-        chain: of the recipe.
+        chain: of a recipe whose model is not from scratch.
         tables: rows in normal form by data set, `instructions` and `preferences`.
         note: is told each sentence.
 
@@ -97,11 +100,9 @@ def check_template(chain: Chain, tables: Mapping[str, pl.LazyFrame], note: Calla
         Refusal: when the template cannot be rendered, refuses more rows than `data.checks.max_drop_rate` allows, writes the
             header of a turn into the answer, or when prompts are not the start of prompt and answer.
     """
-    if isinstance(chain.model, ScratchModel):
-        return  # its template is the project's own, which takes every chat
-    for sentence in template_in_use(chain).notices:
+    tokenizer, used = _read(chain.source, getattr(chain.model, "chat_template", None))
+    for sentence in used.notices:
         note(sentence)
-    tokenizer = load_tokenizer(chain.source)
     for name, table in tables.items():
         for sentence in check_rows(tokenizer, table, f"data.{name}", chain.recipe.data.checks):
             note(sentence)
