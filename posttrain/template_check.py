@@ -71,7 +71,9 @@ def _read(policy: Policy, given: str | None) -> tuple[PreTrainedTokenizerBase, I
 
 def _turn_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
     """Warnings: turn tokens that the tokenizer holds and the template leaves alone, or the other way round."""
-    vocabulary, written = tokenizer.get_vocab(), template + some_chat(tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    # SmolLM2's BOS is <|im_start|>: at the start of a chat it says nothing of turns.
+    written = template + some_chat(tokenizer).removeprefix(str(tokenizer.bos_token))
     held = [token for token in TURN_TOKENS if token in vocabulary]
     used = [token for token in TURN_TOKENS if token in written]
     warnings = []

@@ -153,6 +153,14 @@ def test_turn_tokens_that_the_template_does_not_use_are_named_with_the_remedy(to
     assert in_use("gemma").notices == ()
 
 
+def test_a_turn_token_that_serves_as_bos_alone_is_not_used(tokenizer, in_use):
+    """As SmolLM2's tokenizer has it."""
+    tokenizer.add_special_tokens({"bos_token": "<|im_start|>"})
+    [notice] = in_use("default").notices
+    assert "does not use (<|im_start|>)" in notice
+    assert in_use("chatml").notices == ()
+
+
 def test_turn_tokens_that_are_no_tokens_are_named(in_use):
     [notice] = in_use("chatml").notices
     assert "writes <|im_start|>, for which the tokenizer has no token" in notice
