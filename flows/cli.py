@@ -117,15 +117,15 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
     from tasks.chains import new_chain, pinned
 
     chain = new_chain(pinned(loaded, checked.root), checked)
-    counts = preflight(chain)
+    notices: list[str] = []
+    counts = preflight(chain, notices.append)
     from posttrain.lengths import first_rows
     from posttrain.sizing import memory_of, size_of
     from posttrain.stage_times import times_of
 
     found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(chain.model)}
     rows = first_rows(chain)
-    found["memory"] = memory_of(chain, rows)
-    found["seconds"] = times_of(chain, rows, counts)
+    found |= {"memory": memory_of(chain, rows), "seconds": times_of(chain, rows, counts), "notices": notices}
     show(found, as_json)
 
 

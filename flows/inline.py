@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.server import ensure_server
 from posttrain.preflight import preflight
-from posttrain.progress import working
+from posttrain.progress import current, working
 from posttrain.store import Store
 from schemas.recipe import Recipe
 from schemas.results import RunReport
@@ -37,7 +37,7 @@ def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport
     recipes = [pinned(recipe, store) for recipe in recipes]
     with working("checking recipe and data"):
         for recipe in recipes:
-            preflight(new_chain(recipe, Store(store)))
+            preflight(new_chain(recipe, Store(store)), lambda notice: current().note(f"note: {notice}"))
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     with working("starting Prefect and MLflow"):
         ensure_server(_import_slow_parts)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from posttrain.chat_templates import template_digest
 from posttrain.data.sources import SourceFile, resolve, source_digest
 from posttrain.device import dtype_name
 from posttrain.policy import Policy, folder_digest, model_origin, policy_after, source_policy
@@ -53,14 +54,20 @@ class Chain:
         """`recipe.model`; a registered version is the folder that it was fetched to, a GGUF file the one it was converted to."""
         match given := self.recipe.model:
             case RegistryModel():
-                return LocalModel(source="local", path=str(self.fetch(given.uri)))
+                folder = self.fetch(given.uri)
             case GgufModel():
                 from posttrain.model_cache import converted  # which imports torch
 
                 file, (origin,) = Path(given.path).expanduser().resolve(), self._model_origin
-                return LocalModel(source="local", path=str(converted(file, origin.digest, self.store.root / "cache" / "gguf")))
+                folder = converted(file, origin.digest, self.store.root / "cache" / "gguf")
             case _:
                 return given
+        return LocalModel(source="local", path=str(folder), chat_template=given.chat_template)
+
+    @functools.cached_property
+    def source(self) -> Policy:
+        """The policy that `model` names, with its chat template as it was when first looked at."""
+        return source_policy(self.model)
 
     def files(self, source: str) -> list[SourceFile]:
         """The files of `data.<source>`."""
@@ -82,7 +89,15 @@ class Chain:
 
     def identity(self, stage: str) -> StageKey:
         """Everything that decides the bytes of a stage. The stages before it must be finished."""
-        return StageKey(stage, VERSIONS[stage], _FIELDS[stage](self.recipe), _INPUTS[stage](self))
+        fields = _FIELDS[stage](self.recipe) | self._chat_template(stage)
+        return StageKey(stage, VERSIONS[stage], fields, _INPUTS[stage](self))
+
+    def _chat_template(self, stage: str) -> dict[str, str]:
+        """The template that a recipe gives, by content, in the keys of stages that encode; nothing where it gives none."""
+        if stage in ("validate", "filter"):
+            return {}
+        template = self.reward_start().chat_template if stage == "reward" else self.source.chat_template
+        return {"chat_template": template_digest(template)} if template is not None else {}
 
     def stored(self, stage: str) -> Stored:
         """The finished result of a stage of this recipe.
@@ -110,7 +125,7 @@ class Chain:
 
     def policy_before(self, stage: str) -> Policy:
         """The policy from which `stage` starts."""
-        return policy_after(self.model, self.trained_before(stage))
+        return policy_after(self.source, self.trained_before(stage))
 
     def policy_origins(self, stage: str) -> tuple[Origin, ...]:
         """The weights from which `stage` starts, by content."""
@@ -119,7 +134,9 @@ class Chain:
     def reward_start(self) -> Policy:
         """From where the reward model has its weights; one from scratch has the tokenizer of the policy before alignment."""
         given = self.recipe.reward.model if self.recipe.reward else None
-        return self.policy_before("align") if given is None or isinstance(given, ScratchEncoder) else source_policy(given)
+        if given is None or isinstance(given, ScratchEncoder):
+            return self.policy_before("align")
+        return source_policy(given, "reward.model")
 
     def reward_origins(self) -> tuple[Origin, ...]:
         """The same by content."""
@@ -191,7 +208,9 @@ _FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
 
 
 def _training(recipe: Recipe, section: str) -> dict[str, Any]:
-    fields = {"seed": recipe.seed, "dtype": _dtype(recipe), section: getattr(recipe, section).model_dump(mode="json")}
+    # The template of a reward model's own base counts by content, not by name.
+    read = getattr(recipe, section).model_dump(mode="json", exclude={"model": {"chat_template"}})
+    fields = {"seed": recipe.seed, "dtype": _dtype(recipe), section: read}
     return fields | _processes(recipe) | _quantization(recipe)
 
 

@@ -1,7 +1,7 @@
 """What a deep model would take, from two shallow ones: blocks are alike, so what a phase holds grows by the same with each.
 
 Tracing 30 blocks takes ten times as long as tracing three. Where the blocks are not alike, which their parameters tell, the whole
-model is traced. Sliding and full attention are alike here: neither trains with a mask, and the cache has room for all tokens.
+model is traced. Sliding and full attention are alike: neither trains with a mask, and the cache has room for all tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def peaks_of(config: PreTrainedConfig, trace: Trace, least: int = 0) -> list[Pea
         trace: from a config to the peaks of its phases.
         least: blocks that a shallow model must have, as for a method that trains the last so many.
     """
-    depth, few = getattr(config, DEPTHS[0], 0), max(2, least + 1)
+    depth, few = getattr(config, DEPTHS[0], 0), max(2, least + 1, len(set(_types(config))))
     if depth <= few + 2 or not _grows_evenly(config, few):
         return trace(config)
     try:
@@ -44,15 +44,25 @@ def peaks_of(config: PreTrainedConfig, trace: Trace, least: int = 0) -> list[Pea
 
 
 def shortened(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
-    """The config with its first blocks alone; of an encoder-decoder in both stacks."""
-    depth, short = getattr(config, DEPTHS[0]), copy.deepcopy(config)
-    for name, value in vars(config).items():
-        if isinstance(value, list) and len(value) == depth:
-            setattr(short, name, value[:blocks])
+    """The config with some of its blocks, one of each type among them; of an encoder-decoder in both stacks."""
+    types, short = _types(config), copy.deepcopy(config)
+    chosen = sorted(range(len(types)), key=lambda block: (types.index(types[block]) != block, block))[:blocks]
+    for name, value in _lists(config).items():
+        setattr(short, name, [value[block] for block in chosen])
     for name in DEPTHS:
         if getattr(config, name, None):
             setattr(short, name, blocks)
     return short
+
+
+def _types(config: PreTrainedConfig) -> list[str]:
+    """What the config says of each block alone, such as the kind of its attention."""
+    return [repr(each) for each in zip(*_lists(config).values(), strict=True)]
+
+
+def _lists(config: PreTrainedConfig) -> dict[str, list[Any]]:
+    depth = getattr(config, DEPTHS[0], 0)
+    return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == depth}
 
 
 def _grows_evenly(config: PreTrainedConfig, few: int) -> bool:

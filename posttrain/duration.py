@@ -1,7 +1,7 @@
 """How long each stage will take: seconds per token, measured on a few passes of the real model, times the tokens of the stage.
 
-A forecast before anything is paid for, not a promise: passes are a little shorter than those of a run, another program may take the
-cores, and nobody knows where answers end. So each number comes with the range that these leave open.
+A forecast before anything is paid for, not a promise: passes are a little shorter than those of a run, another program may take
+the cores, and nobody knows where answers end. So each number comes with the range that these leave open.
 """
 
 from __future__ import annotations

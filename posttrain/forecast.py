@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from posttrain.architectures import auto_class
@@ -43,6 +43,7 @@ from schemas.model import Quantization
 from schemas.training import Full, Optimization, Peft
 
 HALF = (torch.bfloat16, torch.float16)
+SHALLOW = 5  # blocks; in fewer a pass over prompts takes more than the cache that is made after it, and in a deep model less
 BYTES = {"int8": 1.0, "nf4": 0.52}  # of a quantised number with its share of the scales
 
 
@@ -215,32 +216,35 @@ def evaluation_peaks(
             scorer = _scorer(model, on, live)
             peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, scoring_tokens(on.device))]
             with scorer.arithmetic():
-                return [*peaks, _sampling(inner_model(model), live, prompts, new_tokens, on.device)]
+                return [*peaks, *_sampling(inner_model(model), live, prompts, new_tokens, on.device)]
 
-    return [_on_device(peak, on) for peak in peaks_of(config, trace)]
+    return [_on_device(peak, on) for peak in peaks_of(config, trace, SHALLOW)]
 
 
-def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: int, device: torch.device) -> Peak:
+def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: int, device: torch.device) -> list[Peak]:
     """The first pass over prompts of these lengths, and the last one, of one token after all others are in the cache."""
     weights = live.begin()
     if can_decode(model):
-        _decode(model, sorted(prompts, reverse=True), new_tokens, PROMPT_TOKENS[device.type])
-        return Peak("sampling", weights=weights, activations=live.peak - weights)
-    shape = (len(prompts), max(prompts))
-    _next_token(model, _inputs(model, shape, 1))
-    first = live.peak
-    cache = _next_token(model, _inputs(model, shape, new_tokens))
-    live.begin()
-    _next_token(model, {**_inputs(model, shape, 1, new_tokens), "past_key_values": cache})
-    return Peak("sampling", weights=weights, activations=max(first, live.peak) - weights)
+        rows, last = _encoded(model, sorted(prompts, reverse=True), new_tokens, PROMPT_TOKENS[device.type])
+        reading = Peak("reading prompts", weights=weights, activations=live.peak - weights)
+        live.begin()
+        draw(rows.advance(model, last), 1.0, torch.zeros(len(prompts), 2, dtype=torch.float64))
+    else:
+        shape = (len(prompts), max(prompts))
+        _next_token(model, _inputs(model, shape, 1))
+        reading = Peak("reading prompts", weights=weights, activations=live.peak - weights)
+        cache = _next_token(model, _inputs(model, shape, new_tokens))
+        live.begin()
+        _next_token(model, {**_inputs(model, shape, 1, new_tokens), "past_key_values": cache})
+    return [reading, Peak("sampling", weights=weights, activations=live.peak - weights)]
 
 
-def _decode(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -> None:
-    """The prompts and the last token of our own loop, whose cache has room for all tokens from the start."""
+def _encoded(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -> tuple[Any, Tensor]:
+    """The prompts in our own loop as they are before the last token; its cache has room for all tokens from the start."""
     rows, last = encode(model, [np.zeros(n, np.int32) for n in prompts], range(len(prompts)), new_tokens, budget)
     for room in rows.cache.rooms:
         room.fill(room.filled + new_tokens - 1)
-    draw(rows.advance(model, last), 1.0, torch.zeros(len(prompts), 2, dtype=torch.float64))
+    return rows, last
 
 
 def _next_token(model: Any, inputs: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +23,6 @@ from posttrain.data.sources import SourceFile, resolve, suffix
 from posttrain.data.validate import KINDS
 from posttrain.models import load_tokenizer
 from posttrain.packing import Example
-from posttrain.policy import source_policy
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
@@ -52,7 +52,7 @@ class Rows:
         """The model's, or one trained on these rows where the run will train one."""
         model = self.chain.model
         if not isinstance(model, ScratchModel):
-            return load_tokenizer(source_policy(model))
+            return load_tokenizer(self.chain.source)
         return prepare_tokenizer(train_tokenizer(self.documents, model.vocab_size))
 
     def examples(self, spec: Spec, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
@@ -87,6 +87,7 @@ def _limit(spec: Spec) -> int:
     return spec.context if isinstance(spec, Pretrain) else spec.max_length
 
 
+@functools.lru_cache(maxsize=1)
 def first_rows(chain: Chain) -> Rows:
     """Read the first rows of every data set of a recipe; a generated sample is made anew and thrown away."""
     recipe = chain.recipe

@@ -47,7 +47,13 @@ def scratch_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: 
 
 def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     """The policy's tokenizer with EOS, padding and chat template in place."""
-    return prepare_tokenizer(loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **place_of(policy))))
+    return prepare_tokenizer(tokenizer_as_found(policy), policy.chat_template)
+
+
+def tokenizer_as_found(policy: Policy) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer as its files have it."""
+    tokenizer: PreTrainedTokenizerBase = loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **place_of(policy)))
+    return tokenizer
 
 
 def load_config(policy: Policy) -> PreTrainedConfig:

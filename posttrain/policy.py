@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from posttrain.chat_templates import read_template
 from posttrain.store import Stored, file_digest
 from schemas.model import GgufModel, HubModel, LocalModel, Model, RegistryModel, ScratchModel
 from schemas.results import Origin
@@ -23,32 +24,38 @@ class Policy:
     adapters: tuple[Path, ...] = ()
     gguf: str | None = None
     """File in the folder `base` that holds weights, config and tokenizer; None: they are files of save_pretrained."""
+    chat_template: str | None = None
+    """Text of the template that the tokenizer in `base` is given; None: it keeps what it has."""
 
 
-def policy_after(model: Model, stages: Iterable[Stored]) -> Policy:
-    """The policy that stands after the given training stages: a full checkpoint replaces it, an adapter is stacked on it."""
-    policy = source_policy(model)
+def policy_after(policy: Policy, stages: Iterable[Stored]) -> Policy:
+    """What becomes of a policy in the given training stages: a full checkpoint replaces it, an adapter is stacked on it.
+
+    A stage that saved a checkpoint saved the chat template with it.
+    """
     for stored in stages:
         if "model" in stored.result.outputs:
-            policy = replace(policy, base=str(stored.path("model")), revision="main", adapters=(), gguf=None)
+            policy = Policy(str(stored.path("model")), trust_remote_code=policy.trust_remote_code)
         elif "adapter" in stored.result.outputs:
             policy = replace(policy, adapters=(*policy.adapters, stored.path("adapter")))
     return policy
 
 
-def source_policy(model: Model) -> Policy:
-    """Where a model points.
+def source_policy(model: Model, field: str = "model") -> Policy:
+    """Where a model points; `field` is where the recipe names it.
 
     Raises:
+        Refusal: when its chat template cannot be read.
         LookupError: for a registry URI, which `Chain.model` turns into a folder.
     """
+    template = read_template(getattr(model, "chat_template", None), f"{field}.chat_template")
     match model:
         case HubModel():
-            return Policy(model.name, model.revision, model.trust_remote_code)
+            return Policy(model.name, model.revision, model.trust_remote_code, chat_template=template)
         case LocalModel():
-            return folder_policy(_absolute(model.path))
+            return replace(folder_policy(_absolute(model.path)), chat_template=template)
         case GgufModel():
-            return Policy(str(_absolute(model.path).parent), gguf=_absolute(model.path).name)
+            return Policy(str(_absolute(model.path).parent), gguf=_absolute(model.path).name, chat_template=template)
         case ScratchModel():
             return Policy("")
         case RegistryModel():

@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import polars as pl
 
 from posttrain.chain import Chain
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
@@ -25,8 +28,10 @@ from schemas.recipe import Recipe
 from schemas.reward import RewardBase
 
 
-def preflight(chain: Chain) -> dict[str, float]:
+def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None) -> dict[str, float]:
     """Check everything that a recipe names; returns the counts of the data contract, where the rows were read.
+
+    `note` is told, a sentence each, what a person should know though nothing is refused.
 
     Raises:
         Refusal: for the first thing that cannot work. Rows that failed a contract lie in `quarantine/` of the store then.
@@ -49,7 +54,25 @@ def preflight(chain: Chain) -> dict[str, float]:
         from posttrain.filters.corpus import check_text
 
         check_text(own["corpus"])
-    return _contract(chain, own)
+    with tempfile.TemporaryDirectory() as scratch:
+        counts = _contract(chain, own, Path(scratch))
+        check_chat_template(chain, Path(scratch), note)
+    return counts
+
+
+def check_chat_template(chain: Chain, contract: Path | None, note: Callable[[str], None]) -> None:
+    """Refuse a chat template that fails on the rows: all that the contract kept in the store or in its folder, else the first."""
+    if isinstance(chain.model, ScratchModel):
+        return
+    from posttrain.data.validate import KINDS
+    from posttrain.lengths import first_rows
+    from posttrain.template_check import check_template
+
+    folder = chain.stored("validate").folder if _validated(chain) else contract
+    kept = {name: pl.scan_parquet(path) for name in KINDS if folder and (path := folder / f"{name}.parquet").exists()}
+    lacking = [name for name in KINDS if getattr(chain.recipe.data, name) is not None and name not in kept]
+    first = first_rows(chain).tables if lacking else {}
+    check_template(chain, {**{name: table.lazy() for name, table in first.items()}, **kept}, note)
 
 
 def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
@@ -61,8 +84,8 @@ def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
     return {name: chain.files(name) for name, source in given.items() if source and source not in known}
 
 
-def _contract(chain: Chain, own: dict[str, list[SourceFile]]) -> dict[str, float]:
-    """Counts of the data contract: those that this store holds, or of a run of it on the user's rows."""
+def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict[str, float]:
+    """Counts of the data contract: those that this store holds, or of a run of it on the user's rows into the folder `out`."""
     from posttrain.data.validate import refuse_empty_splits, validate
 
     if _validated(chain):
@@ -70,16 +93,14 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]]) -> dict[str, float
     if not {"preferences", "instructions"} & own.keys():
         return {}
     data = chain.recipe.data
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch)
-        try:
-            counts = validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)
-            refuse_empty_splits(counts)
-            return counts
-        except Refusal as refusal:
-            kept = _keep_quarantine(chain, out)
-            remedy = refusal.remedy.replace(str(out), str(kept))
-            raise Refusal(refusal.where, refusal.found, refusal.allowed, remedy) from None
+    try:
+        counts = validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)
+        refuse_empty_splits(counts)
+        return counts
+    except Refusal as refusal:
+        kept = _keep_quarantine(chain, out)
+        remedy = refusal.remedy.replace(str(out), str(kept))
+        raise Refusal(refusal.where, refusal.found, refusal.allowed, remedy) from None
 
 
 def _validated(chain: Chain) -> bool:

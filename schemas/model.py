@@ -10,6 +10,7 @@ from schemas.base import Frozen, refused
 
 Positive = Annotated[int, Field(ge=1)]
 Quantization = Literal["nf4", "int8"]
+ChatTemplate = Annotated[str, Field(min_length=1)]
 KV_HEADS, ROPE_THETA = 2, 500_000.0  # of a Llama whose recipe does not say
 
 
@@ -81,6 +82,9 @@ class HubModel(Frozen):
     """Branch, tag or commit; a commit makes the run repeatable."""
     trust_remote_code: bool = False
     """Run Python code that the repository ships."""
+    chat_template: ChatTemplate | None = None
+    """How a chat becomes text: a Jinja file (`./my.jinja`), or one of `default`, `chatml`, `llama3`, `gemma`, `mistral` and
+    `zephyr`; null = the tokenizer's own, or `default` where it has none. Saved with the model."""
     quantization: Quantization | None = None
     """Hold the frozen weights under a LoRA in 4 bits (`nf4`, on CUDA) or 8 (`int8`) while it trains; evaluation and the registry
     use the weights as they are. Needs the extra `quant`."""
@@ -93,6 +97,8 @@ class LocalModel(Frozen):
     """A folder on this machine."""
     path: Annotated[str, Field(min_length=1)]
     """Path of the folder."""
+    chat_template: ChatTemplate | None = None
+    """As of model.source hub."""
     quantization: Quantization | None = None
     """As of model.source hub."""
 
@@ -104,6 +110,8 @@ class GgufModel(Frozen):
     """A GGUF file on this machine."""
     path: Annotated[str, Field(min_length=1)]
     """Path of the file."""
+    chat_template: ChatTemplate | None = None
+    """As of model.source hub."""
 
 
 class RegistryModel(Frozen):
@@ -113,6 +121,8 @@ class RegistryModel(Frozen):
     """The MLflow registry."""
     uri: Annotated[str, Field(pattern=r"^models:/[^/@]+(@[^/@]+|/[0-9]+)$")]
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION`; where an alias points is looked up once, when a run starts."""
+    chat_template: ChatTemplate | None = None
+    """As of model.source hub."""
     quantization: Quantization | None = None
     """As of model.source hub."""
 

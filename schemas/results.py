@@ -113,6 +113,15 @@ class ModelReport(Frozen):
     """MLflow tracking URI under which the model URI resolves."""
 
 
+class TemplateReport(Frozen):
+    """The chat template that the models of a run are saved with."""
+
+    origin: str
+    """`the tokenizer's own`, `default`, the name of another built-in template, or `file`."""
+    sha256: str
+    """Digest of the text in `chat_template.jinja`."""
+
+
 class RunReport(Frozen):
     """What `posttrain run --json` prints."""
 
@@ -130,3 +139,7 @@ class RunReport(Frozen):
     """Path of `report.html`."""
     promotion: str
     """One sentence: promoted, or refused and by how much."""
+    chat_template: TemplateReport | None = None
+    """Null in a report of an older version."""
+    notices: tuple[str, ...] = ()
+    """What a person should know though nothing was refused, a sentence each."""

@@ -81,7 +81,9 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
     """The candidate's win rate against the champion, on the prompts and with the seed of this evaluation."""
     import mlflow
 
+    from posttrain.data.encode import accepted
     from posttrain.evaluation import HeldOut, asked, open_policy, respond
+    from posttrain.models import load_tokenizer
     from posttrain.policy import folder_policy
     from posttrain.rewards import open_judge
     from posttrain.statistics import win_rate
@@ -93,7 +95,8 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
     candidate = samples[f"reward_{policies(chain.recipe)[-1]}"].to_list()
     held_out = chain.stored("validate")
     table = "preferences" if "preferences" in held_out.result.outputs else "instructions"
-    rows = pl.read_parquet(held_out.path(table)).filter(split="holdout")
+    asked_too = load_tokenizer(chain.policy_before("register"))  # evaluation asked the candidate what its template accepts
+    rows = accepted(asked_too, pl.read_parquet(held_out.path(table)).filter(split="holdout"))
     prompts = asked(HeldOut(None, None, rows), chain.recipe.evaluation)
     scorer, tokenizer = open_policy(chain.recipe, folder_policy(Path(folder) / "artifacts"))
     judge = open_judge(chain.recipe, chain.judging_model())

@@ -153,9 +153,12 @@ def pinned_requirements() -> list[str]:
 
 def version_tags(chain: Chain, key: str, gates: tuple[GateReport, ...]) -> dict[str, str]:
     """What made this version, so that it can be walked back without the store."""
+    from posttrain.template_check import template_in_use
+
     recipe = chain.recipe
     spec = recipe.alignment if recipe.alignment.algorithm != "none" else recipe.sft
     origins = chain.policy_origins("register")
+    template = template_in_use(chain).report
     tags = {
         "posttrain.key": key,
         "posttrain.store": str(chain.store.root),
@@ -163,6 +166,7 @@ def version_tags(chain: Chain, key: str, gates: tuple[GateReport, ...]) -> dict[
         "base_model": next((getattr(recipe.model, f) for f in ("name", "path", "uri") if hasattr(recipe.model, f)), "scratch"),
         "algorithm": recipe.alignment.algorithm,
         "method": spec.peft.method if spec else "full",
+        "chat_template": f"{template.origin}, sha256 {template.sha256}",
         "git_commit": environment().get("git_commit", "unknown"),
     }
     tags |= {f"digest.{origin.name}": origin.digest for origin in origins}

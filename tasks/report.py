@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from posttrain.chain import Chain
 from posttrain.gates import check_gates
 from posttrain.report.build import write_report
 from posttrain.store import write_atomically
-from schemas.results import RunReport, StageReport
+from schemas.errors import Refusal
+from schemas.results import RunReport, StageReport, TemplateReport
 from tasks import registry, tracking
 
 
@@ -20,6 +22,8 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], refused: 
     folder = chain.store.root / "runs" / run_id
     folder.mkdir(parents=True, exist_ok=True)
     numbers = chain.stored("evaluate").result.metrics
+    notices: list[str] = []
+    used = note_template(chain, notices.append)
     registered = next((stage.outputs for stage in stages if stage.name == "register"), None)
     report = RunReport(
         run_id=run_id,
@@ -29,11 +33,25 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], refused: 
         model=registry.model_report(chain, registered["version"]) if registered else None,
         report=folder / "report.html",
         promotion=refused or (registered["promotion"] if registered else "not registered: the recipe has no registry section"),
+        chat_template=used,
+        notices=tuple(notices),
     )
     write_report(chain.recipe, report, stage_folders(chain, stages), report.report)
     write_atomically(folder / "result.json", report.model_dump_json(indent=1))
     tracking.finish_run(chain.recipe, chain.store.root, run_id, "FINISHED", numbers, report.report)
     return report
+
+
+def note_template(chain: Chain, note: Callable[[str], None]) -> TemplateReport:
+    """The chat template of a run; `note` is told what preflight tells a person about it, on all rows that were validated."""
+    from posttrain.preflight import check_chat_template
+    from posttrain.template_check import template_in_use
+
+    try:
+        check_chat_template(chain, None, note)
+    except Refusal as refusal:  # a run that had no preflight is reported nevertheless
+        note(str(refusal))
+    return template_in_use(chain).report
 
 
 def is_promoted(stages: list[StageReport]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,26 @@ def encode_prompts(
     return [cut_left(prompt, len(prompt) if room is None else room, bos) for prompt in prompts]
 
 
+def accepts(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> bool:
+    """Whether the template renders a prompt; encoding leaves out the rows of those that it refuses."""
+    try:
+        return bool(_text(tokenizer, conversation, generation_prompt=True))
+    except TemplateError:
+        return False
+
+
+def accepted(tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame) -> pl.DataFrame:
+    """The rows whose prompts the template renders: those that a policy can be asked."""
+    return table.filter(pl.Series([accepts(tokenizer, prompt) for prompt in table["prompt"].to_list()], dtype=pl.Boolean))
+
+
+def count_shifted(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Rows whose prompt is no token prefix of prompt + completion, and rows that the template renders."""
+    tokenised = _tokenise(table, tokenizer, Encoded())
+    shifted = sum(any(whole[: len(prompt)] != prompt for whole in wholes) for prompt, *wholes in tokenised.values())
+    return shifted, len(tokenised)
+
+
 def encode_response(conversation: Conversation, response: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> Example:
     """One prompt with one response, ended by EOS, as `encode_conversations` encodes them; what is beyond `limit` is cut.
 
@@ -176,10 +197,15 @@ def encode_conversations(
 
 
 def _tokenise(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> dict[int, list[list[int]]]:
-    """Token ids of each row's prompt, and of the prompt with each completion; rows that the template refuses are left out."""
+    """Token ids of each row's prompt, and of the prompt with each completion; what cannot be rendered as meant is left out."""
     columns = [name for name in ("completion", "chosen", "rejected") if name in table.columns]
     texts: dict[int, list[str]] = {}
+    bos = str(tokenizer.bos_token) if writes_bos(tokenizer) else None
     for row, (prompt, *completions) in enumerate(table.select("prompt", *columns).iter_rows()):
+        messages = itertools.chain(prompt, *completions)
+        if bos and any(str(message["content"]).lstrip().startswith(bos) for message in messages):
+            encoded.left_out.append((row, f"a message starts with {bos}, which the chat template writes already"))
+            continue
         try:
             wholes = [_text(tokenizer, prompt + completion, generation_prompt=False) for completion in completions]
             texts[row] = [_text(tokenizer, prompt, generation_prompt=True), *wholes]
@@ -243,9 +269,7 @@ def _common_prefix(left: list[int], right: list[int]) -> int:
 def _refuse_double_bos(tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], field_name: str) -> None:
     bos = tokenizer.bos_token_id
     if bos is not None and any(ids[:2] == [bos, bos] for ids in prompts):
-        raise Refusal(
-            field_name, "two BOS tokens at the start of a prompt", "one", "remove bos_token from the chat template or the data"
-        )
+        raise Refusal(field_name, "two BOS tokens at the start of a prompt", "one", "remove bos_token from the chat template")
 
 
 def _refuse_shifted(shifted: int, rows: int, field_name: str) -> None:

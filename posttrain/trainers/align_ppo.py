@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic, without_dropout
 from posttrain.architectures import longest_sequence, refuse_beyond
-from posttrain.data.encode import encode_prompts
+from posttrain.data.encode import accepted, encode_prompts
 from posttrain.device import resolve_device
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
@@ -121,7 +121,8 @@ def _prompts(spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, 
     """The distinct training prompts, cut from the left to leave room for a response."""
     room = spec.max_length - spec.max_new_tokens
     refuse_beyond(longest_sequence(config), "alignment", "max_length", spec.max_length)
-    distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in rows.filter(split="train")["prompt"].to_list()}
+    prompts = accepted(tokenizer, rows.filter(split="train"))["prompt"].to_list()
+    distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}
     if not distinct:
         raise Refusal("data.preferences", "no prompt to train on", "at least one", "lower data.holdout, or give more rows")
     conversations = list(distinct.values())

@@ -274,3 +274,52 @@ def test_continued_pretraining_counts_its_model_by_content_alone(document, store
         (tmp_path / name / "config.json").write_text("{}")
     found = [keys(changed(document, "model", {"source": "local", "path": str(tmp_path / n)}), store) for n in ("here", "there")]
     assert found[0] == found[1]
+
+
+@pytest.fixture
+def with_template(document, tmp_path) -> dict:
+    """The recipe on a checkpoint, with a template in a file of its own, and a reward model with another."""
+    for name in ("llama", "bert"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / f"{name}.jinja").write_text(name)
+    model = {"source": "local", "path": str(tmp_path / "llama"), "chat_template": str(tmp_path / "llama.jinja")}
+    return changed(document, "model", model)
+
+
+def test_the_content_of_a_template_is_in_the_keys_of_the_stages_that_encode(with_template, store, tmp_path):
+    before = keys(with_template, store)
+    (tmp_path / "llama.jinja").rename(tmp_path / "moved.jinja")
+    moved = changed(with_template, "model.chat_template", str(tmp_path / "moved.jinja"))
+    assert keys(moved, store) == before
+    (tmp_path / "moved.jinja").write_text("changed")
+    after = keys(moved, store)
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == [*STAGES[2:]]
+
+
+def test_without_a_template_no_key_knows_of_the_field(with_template, store, tmp_path):
+    plain = changed(with_template, "model.chat_template", None)
+    own = changed(plain, "reward.model", {"source": "local", "path": str(tmp_path / "bert")})
+    keys(own, store)
+    chain = Chain(validate_recipe(own, "tiny.yaml"), store)
+    assert "chat_template" not in json.dumps([chain.identity(stage).fields for stage in STAGES])
+
+
+def test_a_reward_model_of_its_own_has_the_template_of_its_own(with_template, store, tmp_path):
+    bert = {"source": "local", "path": str(tmp_path / "bert"), "chat_template": str(tmp_path / "bert.jinja")}
+    own = changed(with_template, "reward.model", bert)
+    before = keys(own, store)
+    assert Chain(validate_recipe(own, "tiny.yaml"), store).reward_start().chat_template == "bert"
+    (tmp_path / "bert.jinja").write_text("changed")
+    after = keys(own, store)
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == ["reward"]
+
+
+def test_a_template_stays_with_the_policy_until_a_stage_saved_a_checkpoint(with_template, store):
+    keys(with_template, store)
+    chain = Chain(validate_recipe(with_template, "tiny.yaml"), store)
+    assert (chain.source.chat_template, chain.policy_before("align").chat_template) == ("llama", None)
+    adapters = changed(changed(with_template, "pretrain", None), "sft", None)
+    keys(adapters, store)
+    policy = Chain(validate_recipe(adapters, "tiny.yaml"), store).policy_before("register")
+    assert (len(policy.adapters), policy.chat_template) == (1, "llama")

@@ -43,3 +43,13 @@ def test_what_lacks_weights_is_refused_wherever_they_should_be(tmp_path, place):
         check_model(LocalModel(source="local", path=str(folder)))
     assert refused.value.where == "model.path"
     check_model(LocalModel(source="local", path=str(written(folder, f"{place}model.safetensors"))))
+
+
+def test_a_template_is_read_wherever_the_policy_lies(tmp_path):
+    (tmp_path / "my.jinja").write_text("mine")
+    for folder in (written(tmp_path / "plain", "config.json"), written(tmp_path / "parts", "base/config.json")):
+        policy = source_policy(LocalModel(source="local", path=str(folder), chat_template=str(tmp_path / "my.jinja")))
+        assert policy.chat_template == "mine"
+    with pytest.raises(Refusal, match="which is no file") as refused:
+        source_policy(LocalModel(source="local", path=str(tmp_path), chat_template="none.jinja"))
+    assert refused.value.where == "model.chat_template"

@@ -118,3 +118,43 @@ def test_what_a_tokenizer_adds_to_a_text_is_seen_from_what_it_does(with_bos, t5_
     assert added_tokens(t5_tokenizer) == ([], [1])
     assert added_tokens(with_bos) == ([with_bos.bos_token_id], [])
     assert added_tokens(prepare_tokenizer(train_tokenizer(TEXTS, 300))) == ([], [])
+
+
+@pytest.mark.parametrize("template", [None, PLAIN, "{{ bos_token }}" + PLAIN])
+def test_every_route_that_is_meant_for_chats_gives_one_bos(with_bos, template):
+    """And a plain text has one too, though a call on a rendered chat then gives two, as with Llama 3 and Gemma."""
+    with_bos.chat_template = template
+    tokenizer, bos = prepare_tokenizer(with_bos), with_bos.bos_token_id
+    rendered = tokenizer.apply_chat_template(TALK, tokenize=False)
+    routes = {
+        "template": tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False),
+        "rendered": tokenizer(rendered, add_special_tokens=False)["input_ids"],
+        "plain text": tokenizer("Hi")["input_ids"],
+    }
+    assert {name: ids.count(bos) for name, ids in routes.items()} == dict.fromkeys(routes, 1)
+    assert {ids[0] for ids in routes.values()} == {bos}
+    assert tokenizer(rendered)["input_ids"][:2] == [bos, bos]
+
+
+def test_a_given_template_takes_the_place_of_the_own_one_and_gets_bos_as_well(with_bos, tmp_path):
+    with_bos.chat_template = "mine"
+    prepare_tokenizer(with_bos, PLAIN).save_pretrained(tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_text("utf-8") == "{{ bos_token }}" + PLAIN
+
+
+def test_of_several_templates_the_default_one_is_used_and_the_others_are_kept(with_bos, tmp_path):
+    with_bos.chat_template = {"default": PLAIN, "tool_use": "other"}
+    prepare_tokenizer(with_bos).save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == {"default": "{{ bos_token }}" + PLAIN, "tool_use": "other"}
+
+
+def test_a_template_that_insists_on_a_system_message_is_no_broken_one(with_bos):
+    with_bos.chat_template = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no') }}{% endif %}" + PLAIN
+    assert writes_bos(prepare_tokenizer(with_bos))
+
+
+def test_a_template_that_cannot_be_rendered_is_refused_with_its_line(with_bos):
+    with_bos.chat_template = "a\n{{ messages[7]['role'] }}"
+    with pytest.raises(Refusal, match="fails at line 2") as refused:
+        prepare_tokenizer(with_bos)
+    assert refused.value.where == "model.chat_template"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from posttrain.data.encode import encode_conversations, encode_prompts
+from posttrain.data.encode import accepted, encode_conversations, encode_prompts
 from posttrain.tokenizer import prepare_tokenizer
 from schemas.errors import Refusal
 
@@ -289,3 +289,24 @@ def test_a_prompt_of_an_encoder_is_never_cut_to_its_eos_alone(t5_tokenizer):
     table = pairs(("Rate it.", "Good", "Bad"))
     assert encode(table, t5_tokenizer, max_length=8, encoder_decoder=True).examples[0].prompt.tolist()[-1] == 1
     assert encode(table, t5_tokenizer, max_length=7, encoder_decoder=True).examples == []
+
+
+@pytest.mark.parametrize("row", [("<|bos|>Hi", "Hello"), ("Hi", " <|bos|>Hello")])
+def test_a_message_that_starts_with_bos_is_left_out_with_its_reason(with_bos, row):
+    """The template writes BOS: rows that were rendered elsewhere would have two."""
+    tokenizer = prepare_tokenizer(with_bos)
+    encoded = encode(instructions(("Hi", "Hello"), row), tokenizer)
+    assert encoded.left_out == [(1, "a message starts with <|bos|>, which the chat template writes already")]
+    assert encoded.examples[0].prompt.tolist().count(tokenizer.bos_token_id) == 1
+
+
+def test_rows_that_the_template_refuses_are_neither_encoded_nor_asked(tokenizer):
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + (
+        tokenizer.chat_template
+    )
+    table = instructions(("Hi", "Hello"), ("Bye", "Goodbye"))
+    system = pl.DataFrame({"prompt": [[{"role": "system", "content": "Be kind."}, *user("Hi")]], "completion": [assistant("Hm")]})
+    whole = pl.concat([system, table])
+    assert accepted(tokenizer, whole).equals(table)
+    assert encode(whole, tokenizer).left_out == [(0, "the chat template refuses the conversation: no")]
+    assert accepted(tokenizer, whole.clear()).height == 0
