@@ -19,23 +19,23 @@ from schemas.results import RunReport
 from tasks.chains import new_chain, pinned
 
 
-def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport, bool]:
+def run_inline(recipe: Recipe, store: Path, console: Console) -> tuple[RunReport, Exception | None]:
     """Run one recipe.
 
     Returns:
-        the report, and whether promotion was refused.
+        the report, and the error to end with: a refused promotion, what a stage raised after others had finished, or None.
     """
     [done] = run_each([recipe], store, console)
     return done
 
 
-def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterator[tuple[RunReport, bool]]:
+def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterator[tuple[RunReport, Exception | None]]:
     """Run recipes one after the other, under one Prefect server of their own or the user's where PREFECT_API_URL names one.
 
     Each is checked before the first one starts.
 
     Yields:
-        the report of each, and whether promotion was refused.
+        the report of each, and the error to end with, as `run_inline` does.
     """
     recipes = [pinned(recipe, store) for recipe in recipes]
     for recipe in recipes:
@@ -44,13 +44,16 @@ def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterat
     console.print("starting Prefect and MLflow (about ten seconds)", style="dim")
     ensure_server(_import_slow_parts)
     with TerminalProgress(console) as progress, reporting(progress), _without_heartbeats():
-        from flows.post_training import PromotionRefused, post_training
+        from flows.post_training import PromotionRefused, RunFailed, post_training
 
         for recipe in recipes:
             try:
-                yield post_training(recipe, str(store)), False
+                ended: tuple[RunReport, Exception | None] = post_training(recipe, str(store)), None
             except PromotionRefused as refused:
-                yield refused.report, True
+                ended = refused.report, refused
+            except RunFailed as failed:
+                ended = failed.report, failed.error
+            yield ended
 
 
 def _import_slow_parts() -> None:

@@ -24,7 +24,9 @@ def run_sweep(sweep: Sweep, planned: list[Planned], store: Path, console: Consol
         Refusal: before the first run, for the first thing in any recipe that cannot work.
     """
     started, points = time.monotonic(), []
-    for plan, (run, _) in zip(planned, run_each([plan.recipe for plan in planned], store, console), strict=True):
+    for plan, (run, error) in zip(planned, run_each([plan.recipe for plan in planned], store, console), strict=True):
+        if error and run.status == "failed":
+            raise error
         points.append(point := _point(plan, run))
         said = f"{point.line}, {point.field} {point.value}: built {point.built}"
         console.print(f"run {len(points)} of {len(planned)}: {said}", highlight=False, markup=False)
