@@ -69,15 +69,15 @@ def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_
         with watched(root, console()):
             from flows.inline import run_inline
 
-            report, refused = run_inline(loaded, root)
+            report, error = run_inline(loaded, root)
         if as_json:
             result.write(report.model_dump_json(indent=1) + "\n")
         else:
             from flows.console import show_report
 
             show_report(report, Console(file=result))
-    if refused:
-        raise GateRefused(report.promotion)
+    if error:
+        raise error
 
 
 @app.command()

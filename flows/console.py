@@ -27,7 +27,9 @@ def show_report(report: RunReport, console: Console) -> None:
             asked = ", ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in gate.limit.items())
             gates.add_row(gate.name, f"{gate.value:.3f}", interval, asked, "[green]passed" if gate.passed else "[red]failed")
         console.print(gates)
-    console.print(report.promotion, highlight=False, soft_wrap=True)
+    console.print(report.promotion, highlight=False, markup=False, soft_wrap=True, style="red" if report.error else None)
+    if report.error:
+        console.print(f"next:   {report.error.remedy}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {report.report}", highlight=False, soft_wrap=True)
     if report.model:
         console.print(

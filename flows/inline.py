@@ -16,23 +16,23 @@ from schemas.results import RunReport
 from tasks.chains import new_chain, pinned
 
 
-def run_inline(recipe: Recipe, store: Path) -> tuple[RunReport, bool]:
+def run_inline(recipe: Recipe, store: Path) -> tuple[RunReport, Exception | None]:
     """Run one recipe.
 
     Returns:
-        the report, and whether promotion was refused.
+        the report, and the error to end with: a refused promotion, what a stage raised after others had finished, or None.
     """
     [done] = run_each([recipe], store)
     return done
 
 
-def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport, bool]]:
+def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport, Exception | None]]:
     """Run recipes one after the other, under one Prefect server of their own or the user's where PREFECT_API_URL names one.
 
     Each is checked before the first one starts.
 
     Yields:
-        the report of each, and whether promotion was refused.
+        the report of each, and the error to end with, as `run_inline` does.
     """
     recipes = [pinned(recipe, store) for recipe in recipes]
     with working("checking recipe and data"):
@@ -42,13 +42,16 @@ def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport
     with working("starting Prefect and MLflow"):
         ensure_server(_import_slow_parts)
     with _without_heartbeats():
-        from flows.post_training import PromotionRefused, post_training
+        from flows.post_training import PromotionRefused, RunFailed, post_training
 
         for recipe in recipes:
             try:
-                yield post_training(recipe, str(store)), False
+                ended: tuple[RunReport, Exception | None] = post_training(recipe, str(store)), None
             except PromotionRefused as refused:
-                yield refused.report, True
+                ended = refused.report, refused
+            except RunFailed as failed:
+                ended = failed.report, failed.error
+            yield ended
 
 
 def _import_slow_parts() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
 from prefect import flow
 
 from flows.dispatch import DISPATCHERS
+from posttrain.chain import Chain
 from posttrain.store import Store
 from schemas.errors import GateRefused
 from schemas.load import load_recipe
@@ -15,7 +17,9 @@ from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport
 from tasks import tracking
 from tasks.chains import chain_of, pinned
-from tasks.report import build_report, is_promoted
+from tasks.report import build_report, failure, is_promoted, publish
+
+log = logging.getLogger(__name__)
 
 
 class PromotionRefused(GateRefused):
@@ -30,31 +34,71 @@ class PromotionRefused(GateRefused):
         return type(self), (self.report,)
 
 
+class RunFailed(Exception):
+    """A stage failed after others had finished; the run is reported as far as it came, and `error` is what the stage raised."""
+
+    def __init__(self, report: RunReport, error: Exception) -> None:
+        super().__init__(report.promotion)
+        self.report, self.error = report, error
+
+    def __reduce__(self) -> tuple[type, tuple[RunReport, Exception]]:
+        """Cross a process border with both."""
+        return type(self), (self.report, self.error)
+
+
 @flow(name="post-training", flow_run_name="post-training", persist_result=False)
 def post_training(recipe: Recipe | Path, store: str = ".posttrain") -> RunReport:
     """Run every stage of a recipe, given as a document or as the path of one.
 
     Raises:
         PromotionRefused: when a gate failed or the champion was not beaten; carries the full report.
-        Refusal: when recipe or data cannot be worked with.
+        RunFailed: when a stage failed after another had finished; carries the report of what did.
+        Refusal: when recipe or data cannot be worked with, before a stage was finished.
     """
     started = time.monotonic()
     root = Store(store).root
     recipe = pinned(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), root)
     run_id = tracking.start_run(recipe, root)
     chain = chain_of(recipe, str(root), run_id)
-    stages: list[StageReport] = []
-    refused: str | None = None
     try:
-        try:
-            for stage in recipe.stages:
-                stages.append(DISPATCHERS[recipe.placement](stage, recipe, str(root), run_id))
-        except GateRefused as refusal:
-            refused = f"promotion refused: {refusal}"
-        report = build_report(chain, run_id, stages, refused, time.monotonic() - started)
+        stages, ended = _run_stages(recipe, root, run_id)
+        report = build_report(chain, run_id, stages, ended, time.monotonic() - started)
+        _publish(chain, report, ended)
     except BaseException:
         tracking.close_run(chain, run_id, "FAILED")
         raise
-    if refused or not is_promoted(stages):
+    if ended or not is_promoted(report):
         raise PromotionRefused(report)
     return report
+
+
+def _run_stages(recipe: Recipe, root: Path, run_id: str) -> tuple[list[StageReport], Exception | None]:
+    """The stages that finished, and what the next one raised; an error before the first has finished is raised on."""
+    stages: list[StageReport] = []
+    try:
+        for stage in recipe.stages:
+            stages.append(DISPATCHERS[recipe.placement](stage, recipe, str(root), run_id))
+    except Exception as error:
+        if not stages:
+            raise
+        return stages, error
+    return stages, None
+
+
+def _publish(chain: Chain, report: RunReport, ended: Exception | None) -> None:
+    """Write and log the report.
+
+    Raises:
+        RunFailed: when a stage failed, or the report of a finished run could not be written: on a full disk, say.
+    """
+    try:
+        publish(chain, report)
+    except Exception as error:
+        if report.status == "finished":
+            lost = failure("report", error)
+            told = {"status": "failed", "error": lost, "promotion": f"{report.promotion}; its report failed: {lost.message}"}
+            raise RunFailed(report.model_copy(update=told), error) from error
+        log.warning("the report of the failed run is not complete: %s", error)
+    if report.status == "failed":
+        assert ended
+        raise RunFailed(report, ended) from ended

@@ -23,7 +23,9 @@ def run_sweep(sweep: Sweep, planned: list[Planned], store: Path) -> SweepReport:
         Refusal: before the first run, for the first thing in any recipe that cannot work.
     """
     started, points = time.monotonic(), []
-    for plan, (run, _) in zip(planned, run_each([plan.recipe for plan in planned], store), strict=True):
+    for plan, (run, error) in zip(planned, run_each([plan.recipe for plan in planned], store), strict=True):
+        if error and run.status == "failed":
+            raise error
         points.append(point := _point(plan, run))
         said = f"{point.line}, {point.field} {point.value}: built {point.built}"
         current().note(f"run {len(points)} of {len(planned)}: {said}")

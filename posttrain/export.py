@@ -2,7 +2,10 @@
 
 checkpoint/   merged safetensors, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained`, or `AutoModelForSeq2SeqLM`
 adapter/      where PEFT was used: `PeftModel.from_pretrained(base, adapter)`, or `load_delta` of posttrain/peft/delta.py
-base/         the adapter's base, unless it is a hub id, which `adapter_config.json` then names
+base/         the adapter's base, unless it is a hub model, which `adapter_config.json` then names
+
+`AutoPeftModelForCausalLM.from_pretrained(adapter)` works too. peft resolves a base only as a hub id or from the current folder,
+so `adapter_config.json` names `base/` by its full path in the store; a copy on another machine is loaded by base and adapter.
 
 Beside `delta.safetensors` lies its loader, `delta.py`. A soft prompt, or a bottleneck adapter that `peft/fold.py` does not fold,
 has no place in a checkpoint: then there is no `checkpoint/`, and `base/` is always there, with tokenizer and chat template. Where
@@ -13,95 +16,83 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from posttrain.layouts import shifted
+from posttrain.end_tokens import set_end_tokens
+from posttrain.fingerprint import fixed_prompts
 from posttrain.models import load_model, load_tokenizer
+from posttrain.peft.blocks import core
 from posttrain.peft.merge import is_foldable, is_plain, merge
-from posttrain.peft.soft_prompts import soft_prompt
 from posttrain.peft.unmerged import copy_adapter, write_parts
+from posttrain.peft.wrap import PEFT_CONFIG
 from posttrain.policy import Policy
+from posttrain.round_trip import remember, verify
 
-FIXED_PROMPTS = ("Write a review of the Old Mill, a hotel.", "Hello! What can you do?", "1, 2, 3,")
-TOLERANCE = 1e-4  # largest logit difference; fp32 arithmetic in another order
-
-
-class RoundTripFailed(RuntimeError):
-    """The exported model does not compute what the trained one does."""
+CPU = torch.device("cpu")
 
 
-def export(policy: Policy, out: Path) -> dict[str, str]:
+def export(policy: Policy, out: Path, home: Path | None = None) -> dict[str, str]:
     """Write the folders above and verify them; returns their names.
 
+    Args:
+        policy: what was trained.
+        out: gets the folders, in place of those of an interrupted export.
+        home: where `out` will lie when the stage is finished; None: where it is.
+
     Raises:
-        RoundTripFailed: when logits on fixed prompts differ after reloading in a fresh process.
+        Refusal: when a folder, reloaded in a fresh process, does not compute what was trained.
+        RoundTripFailed: when a folder cannot be loaded.
     """
     for folder in ("checkpoint", "base", *(path.name for path in out.glob("adapter*"))):
-        shutil.rmtree(out / folder, ignore_errors=True)  # an interrupted export starts over
+        shutil.rmtree(out / folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(policy)
-    model = load_model(policy, torch.device("cpu")).eval()
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in FIXED_PROMPTS]
-    logits = {str(i): logits_of(model, row).contiguous() for i, row in enumerate(ids)}
-    save_file(logits, out / "logits.safetensors")
-    (out / "prompts.json").write_text(json.dumps({"texts": FIXED_PROMPTS, "ids": ids}))
-    folders = _export_merged(model, tokenizer, policy, out) if is_plain(model) else _export_parts(model, tokenizer, policy, out)
+    folders = _export_trained(policy, out)
+    if policy.adapters and "base" not in folders:
+        folders |= _export_adapter(policy, out)
+    if "base" in folders:
+        _name_base(out, (home or out) / "base")
     verify(out)
     return folders
 
 
-@torch.no_grad()
-def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
-    """Logits [1, T, V] for a text of T tokens; an encoder-decoder reads the text and is asked for the same text again."""
-    tokens = torch.tensor([ids])
-    more: dict[str, Any] = {}
-    if model.config.is_encoder_decoder:  # no labels: peft adds AdaLoRA's penalty to a loss, and fails where nothing is trained
-        more["decoder_input_ids"] = shifted(tokens, model.config.decoder_start_token_id)
-    # peft adds its virtual tokens to the mask that it is given, and a prefix is a cache.
-    more |= {"attention_mask": torch.ones_like(tokens)} if soft_prompt(model) is not None else {"use_cache": False}
-    logits: torch.Tensor = model(input_ids=tokens, **more).logits
-    return logits[:, -len(ids) :]
-
-
-def _export_merged(model: Any, tokenizer: Any, policy: Policy, out: Path) -> dict[str, str]:
-    return _save(model, tokenizer, out) | (_export_adapter(policy, out) if policy.adapters else {})
-
-
-def _save(model: Any, tokenizer: Any, out: Path) -> dict[str, str]:
-    model.save_pretrained(out / "checkpoint")
-    tokenizer.save_pretrained(out / "checkpoint")
-    return {"checkpoint": "checkpoint"}
-
-
-def _export_parts(model: Any, tokenizer: Any, policy: Policy, out: Path) -> dict[str, str]:
+def _export_trained(policy: Policy, out: Path) -> dict[str, str]:
+    """What holds the whole policy: a checkpoint, or the base and the adapters that stay beside it, or both."""
+    tokenizer, model = load_tokenizer(policy), load_model(policy, CPU).eval()
+    remember(model, fixed_prompts(tokenizer, model), out)
+    if is_plain(model):
+        return _save(model, tokenizer, out / "checkpoint")
     adapters = write_parts(model, policy, out)
+    set_end_tokens(core(model), tokenizer)
+    core(model).generation_config.save_pretrained(out / "base")
     tokenizer.save_pretrained(out / "base")
-    folders = {name: name for name in ("base", *adapters)}
-    return folders | (_save(merge(model), tokenizer, out) if is_foldable(model) else {})
+    merged = _save(merge(model), tokenizer, out / "checkpoint") if is_foldable(model) else {}
+    return {name: name for name in ("base", *adapters)} | merged
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> dict[str, str]:
+    set_end_tokens(model, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {folder.name: folder.name}
 
 
 def _export_adapter(policy: Policy, out: Path) -> dict[str, str]:
     """The last adapter, and the policy below it where that is not simply a hub model."""
     adapter, below = policy.adapters[-1], replace(policy, adapters=policy.adapters[:-1])
     copy_adapter(adapter, out / "adapter")
-    named_by_adapter = (adapter / "adapter_config.json").exists()
+    named_by_adapter = (adapter / PEFT_CONFIG).exists()
     if named_by_adapter and not below.adapters and not Path(below.base).is_dir():
         return {"adapter": "adapter"}
-    load_model(below, torch.device("cpu")).save_pretrained(out / "base")  # type: ignore[operator]
-    load_tokenizer(below).save_pretrained(out / "base")
-    return {"adapter": "adapter", "base": "base"}
+    return {"adapter": "adapter"} | _save(load_model(below, CPU), load_tokenizer(below), out / "base")
 
 
-def verify(folder: Path) -> None:
-    """Reload an exported folder in a fresh process and compare logits there."""
-    done = subprocess.run([sys.executable, "-m", "posttrain.round_trip", str(folder)], capture_output=True, text=True)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
-        raise RoundTripFailed(f"{folder}: {said[-1]}")
+def _name_base(out: Path, base: Path) -> None:
+    """Let the config of an adapter that stands alone name the base beside it; of two, neither makes the policy with it."""
+    path = out / "adapter" / PEFT_CONFIG
+    if path.exists():
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": str(base), "revision": None}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True))

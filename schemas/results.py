@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -122,24 +122,39 @@ class TemplateReport(Frozen):
     """Digest of the text in `chat_template.jinja`."""
 
 
+class Failure(Frozen):
+    """What ended a run before its last stage was finished."""
+
+    stage: str
+    """The stage that failed; `report` where all were finished and their report could not be written."""
+    message: str
+    """What a refusal found and where, or the kind and the first line of another error."""
+    remedy: str
+    """What to do now."""
+
+
 class RunReport(Frozen):
     """What `posttrain run --json` prints."""
 
     run_id: str
     """Identifier of this run; also the MLflow parent run."""
+    status: Literal["finished", "failed"] = "finished"
+    """`failed`: a stage did not finish, and the others are reported. A gate that refuses a candidate is no failure."""
+    error: Failure | None = None
+    """Null unless the run failed."""
     seconds: float
     """Wall time."""
     stages: tuple[StageReport, ...]
-    """In order."""
+    """Those that finished, in order."""
     gates: tuple[GateReport, ...]
-    """Empty where the recipe sets none."""
+    """Empty where the recipe sets none, or nothing was evaluated."""
     model: ModelReport | None
     """Null where nothing was registered."""
     report: Path
     """Path of `report.html`."""
     promotion: str
-    """One sentence: promoted, or refused and by how much."""
+    """One sentence: promoted, or refused and by how much; or where the run failed."""
     chat_template: TemplateReport | None = None
-    """Null in a report of an older version."""
+    """Null where the tokenizer could not be read, or in a report of an older version."""
     notices: tuple[str, ...] = ()
     """What a person should know though nothing was refused, a sentence each."""

@@ -25,6 +25,7 @@ class ChatModel(PythonModel):
         self.answers_apart = AutoConfig.from_pretrained(folder).is_encoder_decoder  # its output does not repeat the question
         model_class = AutoModelForSeq2SeqLM if self.answers_apart else AutoModelForCausalLM
         self.model: Any = model_class.from_pretrained(folder)
+        self.ends = self.model.generation_config.eos_token_id  # EOS, and what ends a turn in the chat template
         for name in sorted(name for name in folders if name.startswith("adapter") and not merged):
             self.model = with_adapter(self.model, Path(folders[name]))
         self.model.eval()
@@ -50,7 +51,7 @@ class ChatModel(PythonModel):
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            eos_token_id=self.ends,
             **sampling,
         )
         return str(self.tokenizer.decode(out[0, 0 if self.answers_apart else ids.shape[1] :], skip_special_tokens=True))

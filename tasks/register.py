@@ -48,7 +48,8 @@ def _with_promotion(chain: Chain, report: StageReport) -> StageReport:
     version = client.get_model_version(chain.recipe.registry.model, report.outputs["version"])
     promotion = registry.promote(chain, version, lambda champion: _head_to_head(chain, champion))
     outputs = report.outputs | {"alias": promotion.alias, "promotion": promotion.sentence}
-    return report.model_copy(update={"outputs": outputs, "metrics": {"promoted": float(promotion.alias == registry.CHAMPION)}})
+    metrics = report.metrics | {"promoted": float(promotion.alias == registry.CHAMPION)}
+    return report.model_copy(update={"outputs": outputs, "metrics": metrics})
 
 
 def describe(gate: GateReport) -> str:
@@ -69,12 +70,14 @@ def _forget_unless_registered(chain: Chain) -> None:
 
 def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) -> Built:
     from posttrain.export import export
+    from posttrain.round_trip import numbers
 
-    with progress.working("register: exporting, and comparing logits in a fresh process"):
-        folders = export(chain.policy_before("register"), out)
+    identity = chain.identity("register")
+    with progress.working("register: exporting, and comparing outputs in a fresh process"):
+        folders = export(chain.policy_before("register"), out, chain.store.folder("register", identity.key))
     with progress.working("register: writing the version into MLflow"):
-        version = registry.log_version(chain, run_id, out, folders, chain.identity("register").key, gates)
-    return Built({}, {**folders, "version": str(version.version)})
+        version = registry.log_version(chain, run_id, out, folders, identity.key, gates)
+    return Built(numbers(out), {**folders, "version": str(version.version)})
 
 
 def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[float, float]]:

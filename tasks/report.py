@@ -1,7 +1,8 @@
-"""The end of a run: the printed result, report.html, and the closing of the MLflow run."""
+"""The end of a run, however it ends: the printed result, report.html, and the closing of the MLflow run."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,56 +10,93 @@ from posttrain.chain import Chain
 from posttrain.gates import check_gates
 from posttrain.report.build import write_report
 from posttrain.store import write_atomically
-from schemas.errors import Refusal
-from schemas.results import RunReport, StageReport, TemplateReport
+from schemas.errors import GateRefused, Refusal
+from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
 from tasks import registry, tracking
 
 
-def build_report(chain: Chain, run_id: str, stages: list[StageReport], refused: str | None, seconds: float) -> RunReport:
-    """Write `runs/<run_id>/report.html` and `result.json`, log them, and close the run.
+def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Exception | None, seconds: float) -> RunReport:
+    """What a run prints; nothing is written.
 
-    `refused` is why a gate stopped the candidate, or None.
+    `ended` is the error of the first stage that is not in `stages`, a `GateRefused` where a gate stopped the candidate; or None.
     """
-    folder = chain.store.root / "runs" / run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = chain.stored("evaluate").result.metrics
+    numbers = _evaluated(stages)
     notices: list[str] = []
     used = note_template(chain, notices.append)
     registered = next((stage.outputs for stage in stages if stage.name == "register"), None)
-    report = RunReport(
+    error = None if ended is None or isinstance(ended, GateRefused) else failure(chain.recipe.stages[len(stages)], ended)
+    return RunReport(
         run_id=run_id,
+        status="failed" if error else "finished",
+        error=error,
         seconds=round(seconds, 2),
         stages=tuple(stages),
-        gates=check_gates(chain.recipe.evaluation.gates, numbers),
+        gates=_gates(chain, numbers),
         model=registry.model_report(chain, registered["version"]) if registered else None,
-        report=folder / "report.html",
-        promotion=refused or (registered["promotion"] if registered else "not registered: the recipe has no registry section"),
+        report=chain.store.root / "runs" / run_id / "report.html",
+        promotion=_promotion(ended, error, registered),
         chat_template=used,
         notices=tuple(notices),
     )
-    write_report(chain.recipe, report, stage_folders(chain, stages), report.report)
-    write_atomically(folder / "result.json", report.model_dump_json(indent=1))
-    tracking.finish_run(chain.recipe, chain.store.root, run_id, "FINISHED", numbers, report.report)
-    return report
 
 
-def note_template(chain: Chain, note: Callable[[str], None]) -> TemplateReport:
+def failure(stage: str, error: Exception) -> Failure:
+    """An error in words for the report."""
+    again = f"run the same command again: what is finished is kept, and it goes on from {stage}"
+    if isinstance(error, Refusal):
+        return Failure(stage=stage, message=f"{error.where}: found {error.found}", remedy=f"{error.remedy}; then {again}")
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    return Failure(stage=stage, message=f"{type(error).__name__}: {first_line}", remedy=f"mend the cause; then {again}")
+
+
+def note_template(chain: Chain, note: Callable[[str], None]) -> TemplateReport | None:
     """The chat template of a run; `note` is told what preflight tells a person about it, on all rows that were validated."""
     from posttrain.preflight import check_chat_template
     from posttrain.template_check import template_in_use
 
     try:
         check_chat_template(chain, None, note)
-    except Refusal as refusal:  # a run that had no preflight is reported nevertheless
+    except Refusal as refusal:  # a run that had no preflight, or whose model is gone, is reported nevertheless
         note(str(refusal))
-    return template_in_use(chain).report
+    with contextlib.suppress(Refusal):
+        return template_in_use(chain).report
+    return None
 
 
-def is_promoted(stages: list[StageReport]) -> bool:
+def _promotion(ended: Exception | None, error: Failure | None, registered: dict[str, str] | None) -> str:
+    if error:
+        return f"the run failed in {error.stage}: {error.message}"
+    if ended:
+        return f"promotion refused: {ended}"
+    return registered["promotion"] if registered else "not registered: the recipe has no registry section"
+
+
+def _gates(chain: Chain, numbers: Metrics) -> tuple[GateReport, ...]:
+    """What was measured of the gates; nothing where a metric is missing, which is then why the run failed."""
+    try:
+        return check_gates(chain.recipe.evaluation.gates, numbers)
+    except Refusal:
+        return ()
+
+
+def _evaluated(stages: list[StageReport]) -> Metrics:
+    """The numbers of evaluation; none where the run did not get there."""
+    return next((stage.metrics for stage in stages if stage.name == "evaluate"), {})
+
+
+def publish(chain: Chain, report: RunReport) -> None:
+    """Write `report.html` and `result.json` of the run, log them, and close the MLflow run."""
+    report.report.parent.mkdir(parents=True, exist_ok=True)
+    write_report(chain.recipe, report, stage_folders(chain, report.stages), report.report)
+    write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
+    tracking.finish_run(chain.recipe, chain.store.root, report, _evaluated(list(report.stages)))
+
+
+def is_promoted(report: RunReport) -> bool:
     """Whether the registered version became or is champion; true where nothing was to be registered."""
-    return all(stage.metrics["promoted"] == 1 for stage in stages if stage.name == "register")
+    return all(stage.metrics["promoted"] == 1 for stage in report.stages if stage.name == "register")
 
 
-def stage_folders(chain: Chain, stages: list[StageReport]) -> dict[str, Path]:
+def stage_folders(chain: Chain, stages: tuple[StageReport, ...]) -> dict[str, Path]:
     """The finished folder of every stage that ran or was reused."""
     return {stage.name: chain.store.folder(stage.name, stage.key) for stage in stages}

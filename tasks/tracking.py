@@ -18,6 +18,7 @@ from posttrain.chain import Chain
 from posttrain.environment import environment
 from posttrain.store import Built, Stored, write_atomically
 from schemas.recipe import Recipe
+from schemas.results import RunReport
 from schemas.secrets import without_credentials
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ DATABASE = Path("tracking") / "mlflow.db"  # in a store
 PARAM_LENGTH = 6000  # MLflow's limit of a parameter's value
 BATCH = 1000  # MLflow's limit of metrics in one call
 SMALL_FILES = ("summary.json", "quarantine.parquet", "curve.jsonl", "evaluation.json", "samples.parquet", "layout.txt",
-               "reward.json")  # fmt: skip
+               "reward.json", "round_trip.json")  # fmt: skip
 
 
 def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:
@@ -105,16 +106,19 @@ def open_run(recipe: Recipe, root: Path, marker: Path) -> str:
 
 
 @never_fatal
-def finish_run(recipe: Recipe, root: Path, run_id: str, status: str, numbers: dict[str, float], report: Path) -> None:
-    """Log the final numbers and the report, and close the parent run."""
+def finish_run(recipe: Recipe, root: Path, report: RunReport, numbers: dict[str, float]) -> None:
+    """Log the final numbers and the report, and close the parent run; one that failed is taken up again by the same recipe."""
     from mlflow.entities import Metric
 
-    client = connect(tracking_uri(recipe, root), root)
+    client, failed = connect(tracking_uri(recipe, root), root), report.status == "failed"
     now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()])
-    client.log_artifact(run_id, str(report))
-    client.set_terminated(run_id, status)
-    _marker(recipe, root).unlink(missing_ok=True)
+    try:
+        client.log_batch(report.run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()])
+        client.log_artifact(report.run_id, str(report.report))
+    finally:
+        client.set_terminated(report.run_id, "FAILED" if failed else "FINISHED")
+    if not failed:
+        _marker(recipe, root).unlink(missing_ok=True)
 
 
 def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[], Built]) -> Built:

@@ -101,8 +101,11 @@ def _built_with(results: dict[str, StageResult]) -> dict[str, str]:
 
 
 def verdict(recipe: Recipe, run: RunReport) -> str:
-    """`passed`: every gate held and the model is champion, or none was to be registered. `refused`: a gate failed, or nothing was
-    registered although the recipe asks for it. `held`: registered without the alias `champion`, or nothing to decide."""
+    """`failed`: a stage did not finish. `passed`: every gate held and the model is champion, or none was to be registered.
+    `refused`: a gate failed, or nothing was registered although the recipe asks for it. `held`: registered without the alias
+    `champion`, or nothing to decide."""
+    if run.status == "failed":
+        return "failed"
     if not all(gate.passed for gate in run.gates) or (recipe.registry and run.model is None):
         return "refused"
     champion = run.model.alias == "champion" if run.model else bool(run.gates)

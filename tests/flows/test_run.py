@@ -24,6 +24,7 @@ def test_json_is_one_document_on_stdout_and_progress_goes_to_stderr(finished):
     steps = int(finished.report.stages[4].metrics["steps"])
     assert f"align training {steps} of {steps} in 0:" in finished.stderr
     assert "Traceback" not in finished.stderr
+    assert "it/s" not in finished.stderr  # the bars of transformers, MLflow and others
 
 
 def test_the_run_has_one_finished_parent_in_mlflow_with_recipe_and_report(finished, client_of):

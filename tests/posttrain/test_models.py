@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from posttrain.device import resolve_device, resolve_dtype
-from posttrain.export import logits_of
+from posttrain.fingerprint import logits_of
 from posttrain.models import load_model, load_tokenizer, scratch_config, scratch_model
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.policy import Policy

@@ -10,6 +10,7 @@ import pytest
 from posttrain.chain import Chain
 from posttrain.store import Built, Store
 from schemas.recipe import Recipe
+from schemas.results import RunReport
 from tasks import tracking
 
 ROW = '{"prompt": "How was the soup?", "chosen": "Warm.", "rejected": "Cold."}\n'
@@ -95,16 +96,40 @@ def test_flatten_gives_dotted_names_and_text_and_keeps_what_is_empty_or_null():
     assert tracking.flatten({}) == {}
 
 
+def report_of(run_id: str, folder, status: str = "finished") -> RunReport:
+    """The report of a run without stages, and its page."""
+    page = folder / "report.html"
+    page.write_text("<html>")
+    return RunReport(run_id=run_id, status=status, seconds=1, stages=(), gates=(), model=None, report=page, promotion="")
+
+
 def test_an_open_run_is_taken_up_and_a_finished_one_is_not(chain, tmp_path):
     recipe, root = chain.recipe, chain.store.root
     first = tracking.start_run(recipe, root)
     assert tracking.start_run(recipe, root) == first
-    page = tmp_path / "report.html"
-    page.write_text("<html>")
-    tracking.finish_run(recipe, root, first, "FINISHED", {"kl_per_token": 0.25}, page)
+    tracking.finish_run(recipe, root, report_of(first, tmp_path), {"kl_per_token": 0.25})
     done = client_of(chain).get_run(first)
     assert (done.info.status, done.data.metrics) == ("FINISHED", {"kl_per_token": 0.25})
     assert tracking.start_run(recipe, root) != first
+
+
+def test_a_run_that_failed_has_its_numbers_and_report_and_is_taken_up(chain, tmp_path):
+    recipe, root, client = chain.recipe, chain.store.root, client_of(chain)
+    first = tracking.start_run(recipe, root)
+    tracking.finish_run(recipe, root, report_of(first, tmp_path, "failed"), {"kl_per_token": 0.25})
+    failed = client.get_run(first)
+    assert (failed.info.status, failed.data.metrics) == ("FAILED", {"kl_per_token": 0.25})
+    assert "report.html" in {item.path for item in client.list_artifacts(first)}
+    assert tracking.start_run(recipe, root) == first
+    assert client.get_run(first).info.status == "RUNNING"
+
+
+def test_a_run_is_closed_although_its_report_cannot_be_logged(chain, tmp_path, caplog):
+    run_id = tracking.start_run(chain.recipe, chain.store.root)
+    report = report_of(run_id, tmp_path).model_copy(update={"report": tmp_path / "nowhere.html"})
+    tracking.finish_run(chain.recipe, chain.store.root, report, {})
+    assert "finish_run failed" in caplog.text
+    assert client_of(chain).get_run(run_id).info.status == "FINISHED"
 
 
 def test_another_recipe_does_not_take_up_an_open_run(chain, tmp_path):
@@ -175,7 +200,7 @@ def test_a_stage_is_built_although_the_tracking_server_is_away(tmp_path, unreach
     chain = Chain(a_recipe(tmp_path, tracking={"uri": unreachable}), Store(tmp_path / "store"))
     assert tracking.tracked(chain, "a-run", "validate", lambda: Built({"x": 1.0})) == Built({"x": 1.0})
     tracking.log_stage(chain, "a-run", build(chain, {}))
-    tracking.finish_run(chain.recipe, chain.store.root, "a-run", "FINISHED", {}, tmp_path / "report.html")
+    tracking.finish_run(chain.recipe, chain.store.root, report_of("a-run", tmp_path), {})
     assert "finish_run failed" in caplog.text
 
 

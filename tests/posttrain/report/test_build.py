@@ -14,7 +14,7 @@ import pytest
 
 from posttrain.report.build import verdict, write_report
 from schemas.recipe import Recipe
-from schemas.results import RunReport
+from schemas.results import Failure, RunReport
 
 DATE = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
 SECTIONS = {"gates", "evaluation", "stages", "data", "training", "samples", "costs", "lineage", "recipe"}
@@ -159,6 +159,20 @@ def test_refused_run_without_later_stages(recipe: Recipe, run: RunReport, folder
     assert "✗ refused kl_per_token 0.9 0.2 to 0.228 ≤ 0.5" in page.text
     assert "register – did not run" in page.text  # noqa: RUF001
     assert "nothing was registered" in page.text
+
+
+def test_a_run_that_failed_says_where_and_what_to_do_at_the_top(
+    recipe: Recipe, run: RunReport, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """In evaluation, so that no gate was measured."""
+    error = Failure(stage="evaluate", message="OSError: no space", remedy="mend the cause; then run the same command again")
+    told = {"status": "failed", "error": error, "gates": (), "model": None, "stages": run.stages[:5],
+            "promotion": "the run failed in evaluate: OSError: no space"}  # fmt: skip
+    page = Page(write_report(recipe, run.model_copy(update=told), folders, tmp_path, written=DATE))
+    assert ("class", "verdict failed") in page.attributes
+    assert "✗ failed the run failed in evaluate: OSError: no space What to do: mend the cause; then run" in page.text
+    assert "The run failed before its gates were measured." in page.text
+    assert "register – did not run" in page.text  # noqa: RUF001
 
 
 def test_missing_stages_and_files_only_leave_sections_out(recipe: Recipe, run: RunReport, tmp_path: Path) -> None:
