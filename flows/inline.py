@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flows.console import TerminalProgress
 from flows.server import ensure_server
+from posttrain.caution import of_recipe
 from posttrain.preflight import preflight
 from posttrain.progress import reporting
 from posttrain.store import Store
@@ -40,6 +41,8 @@ def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterat
     recipes = [pinned(recipe, store) for recipe in recipes]
     for recipe in recipes:
         preflight(new_chain(recipe, Store(store)))
+        for warning in of_recipe(recipe):
+            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     console.print("starting Prefect and MLflow (about ten seconds)", style="dim")
     ensure_server(_import_slow_parts)

@@ -130,3 +130,5 @@ class RunReport(Frozen):
     """Path of `report.html`."""
     promotion: str
     """One sentence: promoted, or refused and by how much."""
+    warnings: tuple[str, ...] = ()
+    """What stopped nothing and should be looked at: a held-out loss that rose, a toy judge."""

@@ -18,9 +18,13 @@ def evaluate(chain: Chain, out: Path) -> Built:
     from posttrain.evaluation import HeldOut
     from posttrain.evaluation import evaluate as measure
 
-    def held_out(stage: str, output: str) -> pl.DataFrame | None:
-        present = stage in chain.recipe.stages and output in chain.stored(stage).result.outputs
-        return pl.read_parquet(chain.output(stage, output)).filter(split="holdout") if present else None
-
-    rows = HeldOut(held_out("filter", "kept"), held_out("validate", "instructions"), held_out("validate", "preferences"))
+    rows = HeldOut(
+        held_out(chain, "filter", "kept"), held_out(chain, "validate", "instructions"), held_out(chain, "validate", "preferences")
+    )
     return measure(chain.recipe, chain.policies(), rows, out, progress.current(), chain.judging_model())
+
+
+def held_out(chain: Chain, stage: str, output: str) -> pl.DataFrame | None:
+    """The held-out rows of a stage's table, where the run has it."""
+    present = stage in chain.recipe.stages and output in chain.stored(stage).result.outputs
+    return pl.read_parquet(chain.output(stage, output)).filter(split="holdout") if present else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from posttrain import caution
 from posttrain.chain import Chain
 from posttrain.gates import check_gates
 from posttrain.report.build import write_report
@@ -19,8 +20,10 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], refused: 
     """
     folder = chain.store.root / "runs" / run_id
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = chain.stored("evaluate").result.metrics
+    numbers = chain.measured()
     registered = next((stage.outputs for stage in stages if stage.name == "register"), None)
+    rose = (caution.of_stage(stage.name, stage.metrics) for stage in stages)
+    warnings = (*caution.of_recipe(chain.recipe), *filter(None, rose))
     report = RunReport(
         run_id=run_id,
         seconds=round(seconds, 2),
@@ -29,10 +32,11 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], refused: 
         model=registry.model_report(chain, registered["version"]) if registered else None,
         report=folder / "report.html",
         promotion=refused or (registered["promotion"] if registered else "not registered: the recipe has no registry section"),
+        warnings=warnings,
     )
     write_report(chain.recipe, report, stage_folders(chain, stages), report.report)
     write_atomically(folder / "result.json", report.model_dump_json(indent=1))
-    tracking.finish_run(chain.recipe, chain.store.root, run_id, "FINISHED", numbers, report.report)
+    tracking.finish_run(chain.recipe, chain.store.root, run_id, "FINISHED", numbers, report.report, warnings)
     return report
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -105,13 +105,15 @@ def open_run(recipe: Recipe, root: Path, marker: Path) -> str:
 
 
 @never_fatal
-def finish_run(recipe: Recipe, root: Path, run_id: str, status: str, numbers: dict[str, float], report: Path) -> None:
-    """Log the final numbers and the report, and close the parent run."""
-    from mlflow.entities import Metric
+def finish_run(recipe: Recipe, root: Path, run_id: str, status: str, numbers: dict[str, float], report: Path,
+               warnings: Sequence[str] = ()) -> None:  # fmt: skip
+    """Log the final numbers, the warnings and the report, and close the parent run."""
+    from mlflow.entities import Metric, RunTag
 
     client = connect(tracking_uri(recipe, root), root)
     now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()])
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()],
+                     tags=[RunTag("warnings", "\n".join(warnings))] if warnings else [])  # fmt: skip
     client.log_artifact(run_id, str(report))
     client.set_terminated(run_id, status)
     _marker(recipe, root).unlink(missing_ok=True)

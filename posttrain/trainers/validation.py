@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,17 +17,21 @@ from schemas.training import EarlyStop
 
 
 @torch.no_grad()
-def mean_loss(scorer: Scorer, objective: Objective, budget: int) -> float:
-    """Mean loss of an objective over all its examples, without training; processes that train together share the work."""
+def mean_loss(scorer: Scorer, objective: Objective, budget: int, on_rows: Callable[[int], None] = lambda n: None) -> float:
+    """Mean loss of an objective over all its examples, without training; processes that train together share the work.
+
+    `on_rows` is told how many examples each piece of work finished.
+    """
     training = scorer.training
     scorer.eval()
     rows = range(len(objective.examples))
     groups = micro_batches(rows, np.array([example.length for example in objective.examples]), budget)
     losses = torch.zeros(len(groups), dtype=torch.float64, device=scorer.device)
-    for index, counts, _ in turns(groups):
+    for index, counts, turn in turns(groups):
         loss, _ = objective.loss(scorer([objective.examples[row] for row in groups[index]]), groups[index])
         if counts:
             losses[index] = loss
+        on_rows(sum(map(len, turn)))
     scorer.train(training)
     return math.fsum(summed(losses).tolist()) / objective.units(rows)
 

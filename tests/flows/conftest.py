@@ -37,7 +37,7 @@ TINY = {
         "algorithm": "dpo", "epochs": 4, "batch_size": 8, "max_length": 256, "learning_rate": 5.0e-3,
         "peft": {"method": "lora", "r": 4, "alpha": 8},
     },
-    "evaluation": {"prompts": 8, "max_new_tokens": 8},
+    "evaluation": {"prompts": 8, "max_new_tokens": 8, "judge": {"name": "posttrain.data.samples:sentiment"}},
     "registry": {"model": "tiny"},
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ import torch
 
 from posttrain.data.encode import encode_conversations
 from posttrain.evaluation import HeldOut, evaluate, held_out_prompts, open_policy, respond
+from posttrain.evaluation_numbers import read_pairs
 from posttrain.models import scratch_model
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
@@ -66,7 +67,7 @@ def recipe(**evaluation):
         "pretrain": {"tokens": 10},
         "sft": {},
         "alignment": {"algorithm": "dpo", "beta": 0.5},
-        "evaluation": {"prompts": 8, "max_new_tokens": 6, **evaluation},
+        "evaluation": {"prompts": 8, "max_new_tokens": 6, "judge": {"name": "posttrain.data.samples:sentiment"}, **evaluation},
     }
     return validate_recipe(document, "test")
 
@@ -83,6 +84,78 @@ def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, 
     assert [entry["policy"] for entry in written["policies"]] == ["base", "sft", "aligned"]
     assert samples.height == 8
     assert built.metrics["win_rate_vs_sft"] == next(e["value"] for e in written["win_rates"] if e["opponent"] == "sft")
+
+
+def test_without_a_judge_answers_are_drawn_and_not_judged(setting, tmp_path):
+    """No reward and no win rate; all else is what it is with a judge."""
+    policies, held_out = setting
+    judged, unjudged = (tmp_path / name for name in ("judged", "unjudged"))
+    judged.mkdir()
+    unjudged.mkdir()
+    plain = evaluate(recipe(judge=None), policies, held_out, unjudged, Quiet()).metrics
+    numbers = evaluate(recipe(), policies, held_out, judged, Quiet()).metrics
+    without = {name: value for name, value in numbers.items() if not name.startswith(("reward_", "win_rate_"))}
+    peak = "peak_memory_gb"
+    assert {**plain, peak: 0} == {**without, peak: 0}
+    assert {"kl_per_token", "preference_accuracy", "eos_share_aligned", "response_tokens_base"} <= plain.keys()
+    assert pl.read_parquet(unjudged / "samples.parquet").columns == ["prompt", *(f"response_{name}" for name in policies)]
+    written = json.loads((unjudged / "evaluation.json").read_text())
+    assert (written["win_rates"], [entry["reward"] for entry in written["policies"]]) == ([], [None] * 3)
+
+
+class Recorder(Quiet):
+    """Keeps what was started, and how far it came."""
+
+    def __init__(self) -> None:
+        self.work: list[list] = []
+
+    def start(self, what: str, total: int) -> None:
+        self.work.append([what, total, 0])
+
+    def advance(self, done: int, metrics: dict[str, float]) -> None:
+        self.work[-1][2] = done
+
+
+def test_each_policy_is_loaded_once_the_candidate_first_and_tells_of_all_its_work(setting, tmp_path, monkeypatch):
+    """The reference scores the candidate's answers while it is in memory; the base is not asked."""
+    from posttrain import evaluation
+
+    loaded, load = [], evaluation.load_model
+    monkeypatch.setattr(evaluation, "load_model", lambda policy, device: loaded.append(policy) or load(policy, device))
+    policies, held_out = setting
+    progress = Recorder()
+    evaluate(recipe(), policies, held_out, tmp_path, progress)
+    assert loaded == [policies["aligned"], policies["sft"], policies["base"]]
+    assert [what for what, _, _ in progress.work] == [
+        *(f"evaluate {name}: {what}" for name in ("aligned", "sft")
+          for what in ("sampling", "judging", "perplexity", "pairs", "divergence")),
+        *(f"evaluate base: {what}" for what in ("sampling", "judging", "perplexity", "pairs")),
+    ]  # fmt: skip
+    assert all(total == done > 0 for _, total, done in progress.work)
+
+
+def test_scores_of_pairs_that_are_known_are_not_computed_again(setting, tmp_path):
+    """Known but the third: what is given goes into the margin, and the reference scores one pair."""
+    policies, held_out = setting
+    folders = [tmp_path / name for name in ("own", "given")]
+    for folder in folders:
+        folder.mkdir()
+    evaluate(recipe(), policies, held_out, folders[0], Quiet())
+    own = read_pairs(folders[0], "sft")
+
+    def known(pairs):
+        assert len(pairs) == 10
+        given = own.logprobs - torch.tensor([1.0, 0.0])
+        given[2] = math.nan
+        return given
+
+    progress = Recorder()
+    evaluate(recipe(), policies, held_out, folders[1], progress, known=known)
+    assert [total for what, total, _ in progress.work if what.endswith(": pairs")] == [10, 1, 10]
+    shift = own.logprobs - read_pairs(folders[1], "sft").logprobs
+    expected = torch.tensor([[1.0, 0.0]]).repeat(10, 1)
+    expected[2] = 0
+    assert torch.allclose(shift, expected, atol=1e-4)
 
 
 def test_several_answers_to_a_prompt_stand_together_and_count_as_one_prompt(setting, tmp_path):
