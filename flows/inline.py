@@ -41,8 +41,8 @@ def run_each(recipes: Sequence[Recipe], store: Path, console: Console) -> Iterat
     recipes = [pinned(recipe, store) for recipe in recipes]
     for recipe in recipes:
         preflight(new_chain(recipe, Store(store)))
-        for warning in of_recipe(recipe):
-            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for warning in dict.fromkeys(each for recipe in recipes for each in of_recipe(recipe)):
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     console.print("starting Prefect and MLflow (about ten seconds)", style="dim")
     ensure_server(_import_slow_parts)

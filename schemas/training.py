@@ -50,8 +50,9 @@ class Optimization(Frozen):
     """Times that the validation loss is measured, evenly spread over the steps, the last one after the last step."""
     early_stop: EarlyStop | None = None
     """Stop when the validation loss no longer falls; null = take every step."""
-    keep: Literal["last", "best"] = "last"
-    """Which weights are the result: those after the last step, or those with the lowest validation loss."""
+    keep: Literal["last", "best"] | None = None
+    """Which weights are the result: those after the last step, or those with the lowest validation loss, the weights at the start
+    among them; null = the best where there are held-out rows, else the last."""
 
 
 class Pretrain(Optimization):
@@ -69,6 +70,8 @@ class Pretrain(Optimization):
     """Peak learning rate."""
     weight_decay: NonNegative = 0.1
     """Decoupled weight decay on matrices."""
+    keep: Literal["last", "best"] | None = None
+    """Which weights are the result: those after the last step, or those with the lowest validation loss; null = the last."""
 
 
 class SFT(Optimization):

@@ -6,13 +6,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from posttrain import caution
 from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import Encoded, encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
@@ -244,17 +245,29 @@ def fit(
     """Train what `scorer` holds; returns the numbers of the run. `table` holds the rows behind the examples: errors name them."""
     setting.progress.note(f"{name}: {layout}")
     _refuse_unmeasured(name, spec, validation)
+    spec = spec.model_copy(update={"keep": _kept(name, spec, validation)})
     if spec.gradient_checkpointing:
         checkpoint_activations(scorer.model, f"{SECTIONS[name]}.gradient_checkpointing")
     job = Job(name, scorer, objective, plan, spec, setting.recipe.compute, setting.out, setting.progress, validation)
     if table is not None:
         job = replace(job, places=functools.partial(_places, table, setting.out / "quarantine.parquet"))
     metrics = train(job)
+    if rose := caution.of_stage(name, metrics):
+        setting.progress.note(rose)
     (setting.out / "layout.txt").write_text(layout + "\n")
     parameters = list(scorer.model.parameters())
     trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}
     return {**metrics, **size}
+
+
+def _kept(name: str, spec: Optimization, validation: Objective | None) -> Literal["last", "best"]:
+    """Which weights a recipe that does not say means.
+
+    The best on held-out rows where there are some. Pretraining keeps the last: it passes over its corpus about once, and each
+    best would be one more copy of the whole model.
+    """
+    return spec.keep or ("best" if validation is not None and name != "pretrain" else "last")
 
 
 def _refuse_unmeasured(name: str, spec: Optimization, validation: Objective | None) -> None:

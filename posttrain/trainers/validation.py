@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from posttrain.distributed import summed, turns
+from posttrain.losses.preference import at_start
 from posttrain.packing import micro_batches
 from posttrain.scoring import Scorer
 from posttrain.trainers.checkpoint import Position
-from posttrain.trainers.objectives import Objective
+from posttrain.trainers.objectives import Objective, Preference
 from schemas.training import EarlyStop
 
 
@@ -34,6 +35,14 @@ def mean_loss(scorer: Scorer, objective: Objective, budget: int, on_rows: Callab
         on_rows(sum(map(len, turn)))
     scorer.train(training)
     return math.fsum(summed(losses).tolist()) / objective.units(rows)
+
+
+def loss_at_start(scorer: Scorer, objective: Objective, budget: int, on_rows: Callable[[int], None] = lambda n: None) -> float:
+    """The mean loss before the first step. Where policy and reference are still equal it is known, and no pass is spent on it."""
+    if isinstance(objective, Preference) and objective.reference is not None and not objective.sft_weight:
+        on_rows(len(objective.examples))
+        return at_start(objective.kind, objective.hyperparameters)
+    return mean_loss(scorer, objective, budget, on_rows)
 
 
 def validation_steps(steps: int, validations: int) -> frozenset[int]:
