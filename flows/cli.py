@@ -113,10 +113,10 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
     chain = new_chain(pinned(loaded, checked.root), checked)
     counts = preflight(chain)
     from posttrain.caution import of_recipe
-    from posttrain.sizing import memory_of, size_of
+    from posttrain.sizing import memory_of, rates_of, size_of
 
     found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(chain.model)}
-    show(found | {"memory": memory_of(chain), "warnings": list(of_recipe(loaded))}, as_json)
+    show(found | {"learning_rates": rates_of(chain), "memory": memory_of(chain), "warnings": list(of_recipe(loaded))}, as_json)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from posttrain.packing import micro_batches
 from posttrain.scoring import Scorer
 from posttrain.trainers.checkpoint import Position
 from posttrain.trainers.objectives import Objective, Preference
-from schemas.training import EarlyStop
+from schemas.errors import Refusal
+from schemas.training import EarlyStop, Optimization
 
 
 @torch.no_grad()
@@ -69,3 +71,19 @@ def judge(position: Position, loss: float, rule: EarlyStop | None) -> bool:
 def exhausted(position: Position, rule: EarlyStop | None) -> bool:
     """Whether the patience of `rule` is at its end."""
     return rule is not None and position.stale >= rule.patience
+
+
+def kept(stage: str, spec: Optimization, validation: Objective | None) -> Literal["last", "best"]:
+    """Which weights a recipe that does not say means: the best on held-out rows where there are some.
+
+    Pretraining keeps the last: it passes over its corpus about once, and each best would be one more copy of the whole model.
+    """
+    return spec.keep or ("best" if validation is not None and stage != "pretrain" else "last")
+
+
+def refuse_unmeasured(section: str, spec: Optimization, validation: Objective | None) -> None:
+    """Without held-out examples there is no validation loss to stop for or to choose by."""
+    wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
+    for field in (field for field, asked in wanted.items() if asked and validation is None):
+        raise Refusal(f"{section}.{field}", "a choice by the validation loss, and no held-out rows", "held-out rows",
+                      f"raise data.holdout, or remove {field}")  # fmt: skip
