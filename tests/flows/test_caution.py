@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from io import StringIO
+from pathlib import Path
+
 import pytest
+from rich.console import Console
+
+from flows.console import show_report
+from schemas.results import RunReport
 
 RATE = "alignment.learning_rate=0.5"
 
 
 @pytest.fixture
 def warned(copy, again, client_of):
-    """The run with these words, after it was seen that table, page and MLflow say what its JSON says."""
+    """The run with these words, after it was seen that terminal, page and MLflow say what its JSON says."""
 
     def run(*words: str):
         done = again(
@@ -18,10 +25,27 @@ def warned(copy, again, client_of):
         page = done.report.report.read_text("utf-8")
         tag = client_of(copy).get_run(done.report.run_id).data.tags["warnings"]
         rose = [warning for warning in done.report.warnings if "held-out loss" in warning]
-        assert all(warning in tag and warning in page and warning in done.process.stderr for warning in rose)
+        said = " ".join(done.process.stderr.split())  # where there is no terminal, lines are broken at 80 characters
+        assert all(warning in place for warning in rose for place in (tag, page, said))
         return done, rose, next(stage.metrics for stage in done.report.stages if stage.name == "align")
 
     return run
+
+
+def test_the_printed_table_ends_with_the_warnings():
+    text = StringIO()
+    report = RunReport(
+        run_id="a",
+        seconds=1,
+        stages=(),
+        gates=(),
+        model=None,
+        report=Path("r"),
+        promotion="promoted",
+        warnings=("one", "two [b]"),
+    )
+    show_report(report, Console(file=text))
+    assert "warning: one\nwarning: two [b]\npromoted\n" in text.getvalue()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 
+from posttrain import evaluation
 from posttrain.data.encode import encode_conversations
 from posttrain.evaluation import HeldOut, evaluate, held_out_prompts, open_policy, respond
 from posttrain.evaluation_numbers import read_pairs
@@ -49,13 +50,8 @@ def setting(tmp_path_factory):
         scratch_model(spec, tokenizer, seed).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         policies[name] = Policy(str(folder))
-    preferences = pl.DataFrame(
-        {
-            "prompt": [user(f"film {i}?") for i in range(10)],
-            "chosen": [assistant("good")] * 10,
-            "rejected": [assistant("bad and long")] * 10,
-        }
-    )
+    sides = {"chosen": [assistant("good")] * 10, "rejected": [assistant("bad and long")] * 10}
+    preferences = pl.DataFrame({"prompt": [user(f"film {i}?") for i in range(10)], **sides})
     return policies, HeldOut(pl.DataFrame({"text": texts[:5]}), None, preferences)
 
 
@@ -89,17 +85,13 @@ def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, 
 def test_without_a_judge_answers_are_drawn_and_not_judged(setting, tmp_path):
     """No reward and no win rate; all else is what it is with a judge."""
     policies, held_out = setting
-    judged, unjudged = (tmp_path / name for name in ("judged", "unjudged"))
-    judged.mkdir()
-    unjudged.mkdir()
-    plain = evaluate(recipe(judge=None), policies, held_out, unjudged, Quiet()).metrics
-    numbers = evaluate(recipe(), policies, held_out, judged, Quiet()).metrics
+    numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
+    plain = evaluate(recipe(judge=None), policies, held_out, tmp_path, Quiet()).metrics
     without = {name: value for name, value in numbers.items() if not name.startswith(("reward_", "win_rate_"))}
-    peak = "peak_memory_gb"
-    assert {**plain, peak: 0} == {**without, peak: 0}
+    assert plain | {"peak_memory_gb": 0} == without | {"peak_memory_gb": 0}
     assert {"kl_per_token", "preference_accuracy", "eos_share_aligned", "response_tokens_base"} <= plain.keys()
-    assert pl.read_parquet(unjudged / "samples.parquet").columns == ["prompt", *(f"response_{name}" for name in policies)]
-    written = json.loads((unjudged / "evaluation.json").read_text())
+    assert pl.read_parquet(tmp_path / "samples.parquet").columns == ["prompt", *(f"response_{name}" for name in policies)]
+    written = json.loads((tmp_path / "evaluation.json").read_text())
     assert (written["win_rates"], [entry["reward"] for entry in written["policies"]]) == ([], [None] * 3)
 
 
@@ -118,13 +110,10 @@ class Recorder(Quiet):
 
 def test_each_policy_is_loaded_once_the_candidate_first_and_tells_of_all_its_work(setting, tmp_path, monkeypatch):
     """The reference scores the candidate's answers while it is in memory; the base is not asked."""
-    from posttrain import evaluation
-
     loaded, load = [], evaluation.load_model
     monkeypatch.setattr(evaluation, "load_model", lambda policy, device: loaded.append(policy) or load(policy, device))
     policies, held_out = setting
-    progress = Recorder()
-    evaluate(recipe(), policies, held_out, tmp_path, progress)
+    evaluate(recipe(), policies, held_out, tmp_path, progress := Recorder())
     assert loaded == [policies["aligned"], policies["sft"], policies["base"]]
     assert [what for what, _, _ in progress.work] == [
         *(f"evaluate {name}: {what}" for name in ("aligned", "sft")
@@ -137,11 +126,8 @@ def test_each_policy_is_loaded_once_the_candidate_first_and_tells_of_all_its_wor
 def test_scores_of_pairs_that_are_known_are_not_computed_again(setting, tmp_path):
     """Known but the third: what is given goes into the margin, and the reference scores one pair."""
     policies, held_out = setting
-    folders = [tmp_path / name for name in ("own", "given")]
-    for folder in folders:
-        folder.mkdir()
-    evaluate(recipe(), policies, held_out, folders[0], Quiet())
-    own = read_pairs(folders[0], "sft")
+    evaluate(recipe(), policies, held_out, tmp_path, Quiet())
+    own = read_pairs(tmp_path, "sft")
 
     def known(pairs):
         assert len(pairs) == 10
@@ -149,13 +135,10 @@ def test_scores_of_pairs_that_are_known_are_not_computed_again(setting, tmp_path
         given[2] = math.nan
         return given
 
-    progress = Recorder()
-    evaluate(recipe(), policies, held_out, folders[1], progress, known=known)
+    evaluate(recipe(), policies, held_out, tmp_path, progress := Recorder(), known=known)
     assert [total for what, total, _ in progress.work if what.endswith(": pairs")] == [10, 1, 10]
-    shift = own.logprobs - read_pairs(folders[1], "sft").logprobs
-    expected = torch.tensor([[1.0, 0.0]]).repeat(10, 1)
-    expected[2] = 0
-    assert torch.allclose(shift, expected, atol=1e-4)
+    shift = own.logprobs - read_pairs(tmp_path, "sft").logprobs
+    assert torch.allclose(shift, torch.tensor([[0.0 if row == 2 else 1.0, 0.0] for row in range(10)]), atol=1e-4)
 
 
 def test_several_answers_to_a_prompt_stand_together_and_count_as_one_prompt(setting, tmp_path):
