@@ -119,14 +119,19 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
     chain = new_chain(pinned(loaded, checked.root), checked)
     notices: list[str] = []
     counts = preflight(chain, notices.append)
+    from posttrain.caution import of_recipe
     from posttrain.lengths import first_rows
-    from posttrain.sizing import memory_of, size_of
+    from posttrain.sizing import learning_rates_of, memory_of, size_of
     from posttrain.stage_times import times_of
 
     found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(chain.model)}
     rows = first_rows(chain)
-    found |= {"memory": memory_of(chain, rows), "seconds": times_of(chain, rows, counts), "notices": notices}
-    show(found, as_json)
+    found |= {
+        "learning_rates": learning_rates_of(chain),
+        "memory": memory_of(chain, rows),
+        "seconds": times_of(chain, rows, counts),
+    }
+    show(found | {"notices": notices, "warnings": list(of_recipe(loaded))}, as_json)
 
 
 @app.command()

@@ -27,6 +27,8 @@ def show_report(report: RunReport, console: Console) -> None:
             asked = ", ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in gate.limit.items())
             gates.add_row(gate.name, f"{gate.value:.3f}", interval, asked, "[green]passed" if gate.passed else "[red]failed")
         console.print(gates)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(report.promotion, highlight=False, markup=False, soft_wrap=True, style="red" if report.error else None)
     if report.error:
         console.print(f"next:   {report.error.remedy}", highlight=False, markup=False, soft_wrap=True)

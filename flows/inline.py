@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.server import ensure_server
+from posttrain.caution import of_recipe
 from posttrain.preflight import preflight
 from posttrain.progress import current, working
 from posttrain.store import Store
@@ -38,6 +39,8 @@ def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport
     with working("checking recipe and data"):
         for recipe in recipes:
             preflight(new_chain(recipe, Store(store)), lambda notice: current().note(f"note: {notice}"))
+    for warning in dict.fromkeys(each for recipe in recipes for each in of_recipe(recipe)):
+        current().note(f"warning: {warning}")
     Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     with working("starting Prefect and MLflow"):
         ensure_server(_import_slow_parts)

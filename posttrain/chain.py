@@ -21,7 +21,7 @@ from schemas.evaluation import RewardModelJudge
 from schemas.model import GgufModel, LocalModel, Model, RegistryModel, ScratchModel
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
 from schemas.recipe import Recipe, policies
-from schemas.results import Origin
+from schemas.results import Metrics, Origin
 from schemas.reward import ScratchEncoder
 from schemas.secrets import without_credentials
 
@@ -174,10 +174,24 @@ class Chain:
         own = isinstance(self.recipe.evaluation.judge, RewardModelJudge)
         return self.output("reward", "reward") if own else None
 
-    def judge_origin(self) -> Origin:
-        """The judge by content."""
-        judge = self.recipe.evaluation.judge
-        return self.stored("reward").origin() if isinstance(judge, RewardModelJudge) else judge_origin(judge)
+    def judge_origins(self) -> tuple[Origin, ...]:
+        """The judge by content, where there is one."""
+        match self.recipe.evaluation.judge:
+            case None:
+                return ()
+            case RewardModelJudge():
+                return (self.stored("reward").origin(),)
+            case judge:
+                return (judge_origin(judge),)
+
+    def measured(self) -> Metrics:
+        """What gates and promotion go by: evaluation's numbers, and by how much the last training lowered the held-out loss."""
+        numbers = dict(self.stored("evaluate").result.metrics)
+        trained = self.trained_before("register")
+        course = trained[-1].result.metrics if trained else {}
+        if "validation_loss_start" in course and "validation_loss" in course:
+            numbers["validation_loss_falls"] = course["validation_loss_start"] - course["validation_loss"]
+        return numbers
 
     def output(self, stage: str, output: str) -> Path:
         """A named output of a finished stage."""
@@ -256,6 +270,6 @@ _INPUTS: dict[str, Callable[[Chain], tuple[Origin, ...]]] = {
     "sft": lambda c: (*c.policy_origins("sft"), c.stored("validate").origin("instructions")),
     "reward": lambda c: (*c.reward_origins(), c.stored("validate").origin("preferences")),
     "align": lambda c: (*c.policy_origins("align"), *_rows_of_alignment(c)),
-    "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c), c.judge_origin()),
+    "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c), *c.judge_origins()),
     "register": lambda c: c.policy_origins("register"),
 }

@@ -69,7 +69,7 @@ class Rates:
     """A token of a forward and backward pass, by what is trained."""
 
 
-def rates_of(
+def measured_rates(
     load: Callable[[], Any],
     config: PreTrainedConfig,
     pefts: Sequence[Peft],

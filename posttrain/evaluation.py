@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.architectures import longest_sequence
 from posttrain.data.encode import encode_conversations, encode_documents, encode_prompts
 from posttrain.device import resolve_device, resolve_dtype
-from posttrain.losses.preference import score
+from posttrain.evaluation_numbers import Measured, Responses, RowScores, compare, write
 from posttrain.models import load_config, load_model, load_tokenizer
 from posttrain.packing import Example
 from posttrain.peak import measured
@@ -29,7 +29,6 @@ from posttrain.reference import score_branches
 from posttrain.rewards import Judge, open_judge
 from posttrain.rollouts import Sampling, sample
 from posttrain.scoring import Scorer, choose_layout, inner_model
-from posttrain.statistics import Interval, ratio_interval, win_rate
 from posttrain.store import Built
 from posttrain.token_budget import scoring_tokens
 from posttrain.trainers.objectives import LanguageModelling
@@ -37,10 +36,11 @@ from posttrain.trainers.validation import mean_loss
 from schemas.errors import Refusal
 from schemas.evaluation import Evaluation
 from schemas.recipe import Recipe
-from schemas.training import DPO
 
 Conversations = list[list[dict[str, Any]]]
 PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
+Known = Callable[[Sequence[Example]], Tensor | None]
+"""From held-out pairs to their log-probabilities [pairs, 2] as an earlier stage computed them, rows of NaN where it did not."""
 
 
 @dataclass(frozen=True)
@@ -53,59 +53,78 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Responses:
-    """One policy's answers to the held-out prompts, in the order of `asked`."""
+class _Work:
+    """What is asked of every policy."""
 
-    texts: list[str]
-    rewards: list[float]
-    ended: list[bool]  # whether the response ends in EOS
-    examples: list[Example]  # prompt and own response as tokens
+    recipe: Recipe
+    held_out: HeldOut
+    prompts: Conversations
+    limit: int  # longest sequence that all policies can read, in tokens
+    judge: Judge | None
+    progress: Progress
 
-
-@dataclass(frozen=True)
-class Measured:
-    """One policy on the held-out rows."""
-
-    responses: Responses
-    perplexity: float | None
-    logprobs: torch.Tensor | None  # [pairs, 2] of the held-out pairs, in the unit of the alignment's loss
+    def counted(self, name: str, what: str, total: int) -> Callable[[int], None]:
+        """Reports `total` units of a policy's work."""
+        return counted(self.progress, f"evaluate {name}: {what}", total)
 
 
 @measured
 def evaluate(
     recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress,
-    reward_model: Path | None = None,
+    reward_model: Path | None = None, known: Known | None = None,
 ) -> Built:  # fmt: skip
-    """Measure every policy (the candidate is the last) and compare; writes `evaluation.json` and `samples.parquet`.
+    """Measure every policy (the candidate is the last) and compare; writes `evaluation.json`, `samples.parquet`, `pairs.parquet`.
 
-    `reward_model` is the folder of the stage reward, for a recipe that judges by it.
+    Each policy is loaded once: the candidate first, so that the reference scores the candidate's answers while it is in memory.
+
+    Args:
+        recipe: what was asked for.
+        policies: by name, in the order of training.
+        held_out: rows that no policy was trained on.
+        out: folder to write into.
+        progress: is told of every piece of work.
+        reward_model: folder of the stage reward, for a recipe that judges by it.
+        known: the reference's scores of held-out pairs, where alignment computed them.
 
     Raises:
         Refusal: when there is no held-out prompt, or the judge misbehaves.
     """
-    prompts = asked(held_out, recipe.evaluation)
-    own_kl: tuple[float, Interval] | None = None
-    judge = open_judge(recipe, reward_model)
     limit = min(longest_sequence(load_config(policy)) - virtual_tokens_of(policy.adapters) for policy in policies.values())
-    measured = {n: _measure(recipe, n, policy, held_out, prompts, limit, judge, progress) for n, policy in policies.items()}
-    candidate = list(policies)[-1]
-    if len(policies) > 1 and recipe.alignment.algorithm != "none":
-        own_kl = _kl(recipe, policies, measured[candidate].responses.examples)
-    numbers = _compare(recipe, measured, own_kl)
-    _write(out, prompts, measured, numbers, own_kl)
-    return Built(numbers, {"evaluation": "evaluation.json", "samples": "samples.parquet"})
+    judge = open_judge(recipe, reward_model)
+    work = _Work(recipe, held_out, asked(held_out, recipe.evaluation), limit, judge, progress)
+    *ancestors, candidate = policies
+    reference = ancestors[-1] if ancestors else None
+    diverging = {candidate, reference} if reference and recipe.alignment.algorithm != "none" else set()
+    found: dict[str, Measured] = {}
+    for name in (candidate, *reversed(ancestors)):
+        drawn = found[candidate].responses if candidate in found else None
+        scored = known if name == reference else None
+        found[name] = _measure(work, name, policies[name], scored, drawn, name in diverging)
+    ordered = {name: found[name] for name in policies}
+    numbers = compare(recipe, ordered)
+    outputs = write(out, work.prompts, ordered, numbers)
+    return Built(numbers, outputs)
 
 
-def _measure(
-    recipe: Recipe, name: str, policy: Policy, held_out: HeldOut, prompts: Conversations, limit: int, judge: Judge,
-    progress: Progress,
-) -> Measured:  # fmt: skip
-    """One policy, which is in memory only here; `limit` is the longest sequence that all policies can read, in tokens."""
-    scorer, tokenizer = open_policy(recipe, policy)
-    responses = respond(recipe, name, scorer, tokenizer, prompts, progress, judge)
-    progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
-    perplexity = _perplexity(scorer, tokenizer, held_out, limit)
-    return Measured(responses, perplexity, _pair_logprobs(recipe, scorer, tokenizer, held_out, limit))
+def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn: Responses | None, diverges: bool) -> Measured:
+    """One policy, which is in memory only here; `drawn` are the candidate's responses, None where this is the candidate.
+
+    `diverges`: the divergence is measured between this policy and another one.
+    """
+    scorer, tokenizer = open_policy(work.recipe, policy)
+    responses = respond(work.recipe, name, scorer, tokenizer, work.prompts, work.progress, work.judge)
+    work.progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
+    perplexity = _perplexity(work, name, scorer, tokenizer)
+    pairs = None
+    if work.held_out.preferences is not None and work.recipe.alignment.algorithm != "none":
+        table, what = work.held_out.preferences, f"evaluate {name}: pairs"
+        pairs = row_scores(scorer, tokenizer, table, work.limit, work.progress, what, known)
+    answers = None
+    if diverges:
+        examples = (drawn or responses).examples
+        count = work.counted(name, "divergence", len(examples))
+        answers = score_branches(scorer, examples, scoring_tokens(scorer.device), count)[:, 0]
+    return Measured(responses, perplexity, pairs, answers)
 
 
 def held_out_prompts(held_out: HeldOut, limit: int) -> Conversations:
@@ -131,135 +150,63 @@ def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedToken
 
 def respond(
     recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress,
-    judge: Judge,
+    judge: Judge | None,
 ) -> Responses:  # fmt: skip
-    """Sample one answer per prompt and have it judged."""
+    """Sample one answer per prompt and have it judged, where there is a judge."""
     config, spec = inner_model(scorer.model).config, recipe.evaluation
     new = min(spec.max_new_tokens, room(scorer.model) - 1)
     ids = encode_prompts(prompts, tokenizer, config.is_encoder_decoder, room(scorer.model) - new)
-    count = counted(progress, f"evaluate {name}", len(prompts))
     plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
                     eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip
     with scorer.arithmetic():
-        generated = [response for (response,) in sample(scorer.model, ids, plan, count)]
+        sampled = sample(scorer.model, ids, plan, counted(progress, f"evaluate {name}: sampling", len(prompts)))
+    generated = [response for (response,) in sampled]
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
     return Responses(
         texts=texts,
-        rewards=list(judge(prompts, texts)),
+        rewards=list(judge(prompts, texts, counted(progress, f"evaluate {name}: judging", len(texts)))) if judge else None,
         ended=[bool(tokens[-1] == tokenizer.eos_token_id) for tokens in generated],
         examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
     )
 
 
-def _held_out_examples(
-    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame, field: str, limit: int
-) -> list[Example]:
-    """Rows are measured whole where the models can read them, whatever the limit of training."""
-    two_parts = inner_model(scorer.model).config.is_encoder_decoder
-    return encode_conversations(table, tokenizer, limit, field, encoder_decoder=two_parts).examples
-
-
-def _perplexity(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, limit: int) -> float | None:
+def _perplexity(work: _Work, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> float | None:
     """Per token, on held-out documents where there are some, else on held-out answers."""
+    held_out, two_parts = work.held_out, inner_model(scorer.model).config.is_encoder_decoder
     if held_out.documents is not None and len(held_out.documents):
-        two_parts = inner_model(scorer.model).config.is_encoder_decoder
-        examples = encode_documents(held_out.documents["text"].to_list(), tokenizer, min(256, limit), two_parts)
+        examples = encode_documents(held_out.documents["text"].to_list(), tokenizer, min(256, work.limit), two_parts)
     else:
         table = held_out.instructions if held_out.instructions is not None else held_out.preferences
         if table is None:
             return None
-        examples = _held_out_examples(scorer, tokenizer, table.drop("rejected", strict=False), "data", limit)
+        answers = table.drop("rejected", strict=False)
+        examples = encode_conversations(answers, tokenizer, work.limit, "data", encoder_decoder=two_parts).examples
     objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
-    return math.exp(mean_loss(scorer, objective, scoring_tokens(scorer.device))) if objective.examples else None
-
-
-def _pair_logprobs(
-    recipe: Recipe, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, limit: int
-) -> torch.Tensor | None:
-    """[pairs, 2] of the held-out pairs, where alignment asks for them: summed or per token, as its loss compares them."""
-    if held_out.preferences is None or recipe.alignment.algorithm == "none":
+    if not objective.examples:
         return None
-    pairs = _held_out_examples(scorer, tokenizer, held_out.preferences, "data.preferences", limit)
-    if not pairs:
+    count = work.counted(name, "perplexity", len(objective.examples))
+    return math.exp(mean_loss(scorer, objective, scoring_tokens(scorer.device), count))
+
+
+def row_scores(
+    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame, limit: int, progress: Progress, what: str,
+    known: Known | None = None,
+) -> RowScores | None:  # fmt: skip
+    """Log-probabilities of the answers in held-out rows: of each pair, or of each conversation. None where no row can be read.
+
+    Rows are measured whole where the models can read them (`limit` tokens), whatever the limit of training.
+    """
+    two_parts = inner_model(scorer.model).config.is_encoder_decoder
+    encoded = encode_conversations(table, tokenizer, limit, "data", encoder_decoder=two_parts)
+    if not encoded.examples:
         return None
-    lengths = torch.tensor([[len(branch) for branch in pair.branches] for pair in pairs])
-    loss = recipe.alignment.loss if isinstance(recipe.alignment, DPO) else "sigmoid"
-    return score(score_branches(scorer, pairs, scoring_tokens(scorer.device)), lengths, loss)
-
-
-def _kl(recipe: Recipe, policies: Mapping[str, Policy], samples: list[Example]) -> tuple[float, Interval]:
-    """KL(candidate || reference) per token in nats, on the candidate's own samples (k1 estimator)."""
-    *_, reference, candidate = policies.values()
-    scores = [_own_scores(recipe, policy, samples) for policy in (candidate, reference)]
-    tokens = [example.targets for example in samples]
-    return ratio_interval((scores[0] - scores[1]).tolist(), tokens, recipe.evaluation.samples)
-
-
-def _own_scores(recipe: Recipe, policy: Policy, samples: list[Example]) -> torch.Tensor:
-    """Log-probabilities [samples] under one policy, which is in memory only here."""
-    scorer, _ = open_policy(recipe, policy)
-    choose_layout(scorer, samples)
-    return score_branches(scorer, samples, scoring_tokens(scorer.device))[:, 0]
-
-
-def _compare(recipe: Recipe, measured: Mapping[str, Measured], kl: tuple[float, Interval] | None) -> dict[str, float]:
-    """Flat numbers: rewards, win rates, preference accuracy, perplexities, KL; intervals as `_low` and `_high`."""
-    *opponents, candidate = measured
-    numbers: dict[str, float] = {}
-    samples = recipe.evaluation.samples
-    for name, m in measured.items():
-        numbers |= _with_interval(f"reward_{name}", *ratio_interval(m.responses.rewards, samples=samples))
-        if m.perplexity is not None:
-            numbers[f"perplexity_{name}"] = m.perplexity
-        numbers[f"eos_share_{name}"] = float(np.mean(m.responses.ended))
-        numbers[f"response_tokens_{name}"] = float(np.mean([example.targets for example in m.responses.examples]))
-    for name in opponents:
-        numbers |= _with_interval(
-            f"win_rate_vs_{name}", *win_rate(measured[candidate].responses.rewards, measured[name].responses.rewards, samples)
-        )
-    if opponents and "perplexity_base" in numbers:
-        numbers["perplexity_ratio_vs_base"] = numbers[f"perplexity_{candidate}"] / numbers["perplexity_base"]
-    policy, reference = measured[candidate].logprobs, measured[opponents[-1]].logprobs if opponents else None
-    if kl is not None:
-        numbers |= _with_interval("kl_per_token", *kl)
-    if recipe.alignment.algorithm != "none" and policy is not None and reference is not None:
-        ratios = (policy - reference).double()  # to the policy before alignment, also for a loss that trains without a reference
-        scale = recipe.alignment.beta if isinstance(recipe.alignment, DPO) else 1.0  # PPO: the margin is in nats
-        margins = scale * (ratios[:, 0] - ratios[:, 1])
-        numbers |= _with_interval("preference_accuracy", *ratio_interval(((margins > 0) + 0.5 * (margins == 0)).tolist()))
-        numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))
-    return numbers
-
-
-def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
-    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
-
-
-def _write(
-    out: Path, prompts: Conversations, measured: Mapping[str, Measured], numbers: Mapping[str, float],
-    kl: tuple[float, Interval] | None,
-) -> None:  # fmt: skip
-    def entry(name: str) -> dict[str, Any]:
-        interval = [numbers[f"{name}_low"], numbers[f"{name}_high"]] if f"{name}_low" in numbers else None
-        return {"value": numbers[name], "interval": interval}
-
-    plain = [name for name in numbers if not name.endswith(("_low", "_high"))]
-    wins = [{"opponent": n.removeprefix("win_rate_vs_"), **entry(n)} for n in plain if n.startswith("win_rate_vs_")]
-    policies = [
-        {
-            "policy": name,
-            "reward": numbers[f"reward_{name}"],
-            "reward_interval": entry(f"reward_{name}")["interval"],
-            "kl_per_token": kl[0] if kl and index == len(measured) - 1 else 0.0 if index == len(measured) - 2 else None,
-            "length": numbers[f"response_tokens_{name}"],
-            "eos_share": numbers[f"eos_share_{name}"],
-            "perplexity": numbers.get(f"perplexity_{name}"),
-        }
-        for index, name in enumerate(measured)
-    ]
-    others = [{"name": n, "unit": "", **entry(n)} for n in plain if not n.startswith("win_rate_vs_")]
-    (out / "evaluation.json").write_text(json.dumps({"win_rates": wins, "metrics": others, "policies": policies}, indent=1))
-    columns: dict[str, list[Any]] = {"prompt": [prompt[-1]["content"] for prompt in prompts]}
-    for name, m in measured.items():
-        columns |= {f"response_{name}": m.responses.texts, f"reward_{name}": m.responses.rewards}
-    pl.DataFrame(columns).write_parquet(out / "samples.parquet")
+    left_out = {row for row, _ in encoded.left_out}
+    scores = known(encoded.examples) if known else None
+    if scores is None:
+        scores = torch.full((len(encoded.examples), len(encoded.examples[0].branches)), math.nan)
+    if unknown := scores.isnan().any(1).nonzero().flatten().tolist():
+        rows = [encoded.examples[row] for row in unknown]
+        scores = scores.clone()
+        scores[unknown] = score_branches(scorer, rows, scoring_tokens(scorer.device), counted(progress, what, len(rows)))
+    tokens = torch.tensor([[len(branch) for branch in example.branches] for example in encoded.examples])
+    return RowScores([row for row in range(len(table)) if row not in left_out], tokens, scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def load_config(policy: Policy) -> PreTrainedConfig:
     """The policy's architecture without its weights."""
     config: PreTrainedConfig = loading(policy, lambda: AutoConfig.from_pretrained(policy.base, **place_of(policy)))
     return config
+
+
+def parameters_of(config: PreTrainedConfig) -> int:
+    """Parameters of a model of this architecture, without making one."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in auto_class(config).from_config(copy.deepcopy(config)).parameters())
 
 
 def load_model(policy: Policy, device: torch.device) -> nn.Module:

@@ -6,19 +6,27 @@ import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from posttrain.reward_functions import Reward, load_function
 from schemas.evaluation import FunctionJudge
 from schemas.recipe import Recipe
 from schemas.results import Origin
 
-Judge = Callable[[Sequence[list[dict[str, Any]]], Sequence[str]], Sequence[float]]
-"""From conversations and the texts of the answers to one reward per answer."""
+Conversation = list[dict[str, Any]]
 
 
-def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge:
-    """The judge of a recipe's evaluation: a function is given the last message of each conversation.
+class Judge(Protocol):
+    """Says how good answers are."""
+
+    def __call__(
+        self, prompts: Sequence[Conversation], responses: Sequence[str], on_rows: Callable[[int], None] = ...
+    ) -> Sequence[float]:
+        """One reward per answer, from conversations and the texts of the answers; `on_rows` is told how many were judged."""
+
+
+def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
+    """The judge of a recipe's evaluation, or None; a function is given the last message of each conversation.
 
     Args:
         folder: output of the stage reward, for a recipe that judges by it.
@@ -26,16 +34,30 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge:
     Raises:
         Refusal: as `load_function`.
     """
-    judge = recipe.evaluation.judge
-    if isinstance(judge, FunctionJudge):
-        function = load_judge(judge)
-        return lambda prompts, responses: function([str(prompt[-1]["content"]) for prompt in prompts], responses)
+    match recipe.evaluation.judge:
+        case None:
+            return None
+        case FunctionJudge() as judge:
+            return _of_function(load_judge(judge))
     from posttrain.device import resolve_device, resolve_dtype
     from posttrain.reward_models import open_reward_model
 
     assert folder
     model = open_reward_model(folder, resolve_device(recipe.compute), resolve_dtype(recipe.compute))
-    return lambda prompts, responses: model.of_texts(prompts, responses).tolist()
+    return lambda prompts, responses, on_rows=lambda n: None: model.of_texts(prompts, responses, on_rows).tolist()
+
+
+def _of_function(function: Reward) -> Judge:
+    """A function is asked once: it may compare answers with each other."""
+
+    def judge(
+        prompts: Sequence[Conversation], responses: Sequence[str], on_rows: Callable[[int], None] = lambda n: None
+    ) -> Sequence[float]:
+        rewards = function([str(prompt[-1]["content"]) for prompt in prompts], responses)
+        on_rows(len(rewards))
+        return rewards
+
+    return judge
 
 
 def load_judge(judge: FunctionJudge) -> Reward:

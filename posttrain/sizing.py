@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +16,14 @@ from posttrain.chain import Chain
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.encoders import encoder_config
 from posttrain.forecast import Training, evaluation_peaks, rewarding, training_peaks, wrapped
+from posttrain.learning_rates import settled
 from posttrain.lengths import Rows, Spec
 from posttrain.losses.preference import VARIANTS
-from posttrain.models import load_config, scratch_config
+from posttrain.models import load_config, parameters_of, scratch_config
 from posttrain.packing import Example
 from posttrain.peak import available_bytes, resident_bytes
+from posttrain.peft.blocks import architecture
+from posttrain.peft.methods import ENCODER
 from posttrain.phases import Arithmetic, Peak
 from posttrain.policy import source_policy
 from posttrain.ppo_memory import ppo_peaks
@@ -31,7 +35,7 @@ from schemas.model import Model, ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe
 from schemas.reward import RewardModel, ScratchEncoder
-from schemas.training import DPO, SFT, Full, Pretrain
+from schemas.training import DPO, SFT, Full, Optimization, Pretrain
 
 # Measured on Linux with glibc 2.36 and torch 2.13: at the start of the quickstart's stages a run held 0.73 to 0.80 GB where this
 # began with 0.50 GB. The rest is Prefect, MLflow, and what torch loads with its first products.
@@ -57,7 +61,7 @@ def size_of(model: Model) -> dict[str, int]:
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     per_head = 2 * 4 * config.num_hidden_layers * head
     return {
-        "parameters": sum(p.numel() for p in wrapped(config, Full(method="full")).parameters()),
+        "parameters": parameters_of(config),
         "kv_cache_bytes_per_token": per_head * kv_heads,
         "kv_cache_without_gqa": per_head * config.num_attention_heads,
     }
@@ -186,3 +190,27 @@ def _largest(peaks: Sequence[Peak], on: Arithmetic, beside: int) -> dict[str, An
         "parts_gb": {name: round(size / GB, 3) for name, size in parts.items() if size},
         **({"warning": warning} if needed > there else {}),
     }
+
+
+def learning_rates_of(chain: Chain) -> dict[str, float]:
+    """Peak learning rate of every stage that trains: the recipe's, or the derived one, in the order of the stages."""
+    recipe, config = chain.recipe, config_of(chain.model)
+    sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
+    found: dict[str, float] = {}
+    for stage, spec in sections.items():
+        if stage not in recipe.stages or not isinstance(spec, Optimization):
+            continue
+        if spec.learning_rate is None:
+            peft: Any = getattr(spec, "peft", None)
+            spec = settled(getattr(spec, "algorithm", stage), spec, peft, functools.partial(_parameters, chain, stage, config))
+        assert spec.learning_rate is not None
+        found[stage] = spec.learning_rate
+    return found
+
+
+def _parameters(chain: Chain, stage: str, policy: PreTrainedConfig) -> int:
+    """Of the model that a stage starts from."""
+    config = _reward_config(chain, policy) if stage == "reward" else policy
+    if stage == "reward" and architecture(config) == ENCODER:
+        return sum(p.numel() for p in rewarding(config, Full(method="full")).parameters())
+    return parameters_of(config)

@@ -12,7 +12,7 @@ import torch
 from posttrain.architectures import auto_class
 from posttrain.chain import Chain
 from posttrain.device import resolve_device, resolve_dtype
-from posttrain.duration import Rates, Seconds, rates_of
+from posttrain.duration import Rates, Seconds, measured_rates
 from posttrain.lengths import Rows
 from posttrain.losses.preference import VARIANTS
 from posttrain.models import load_model
@@ -68,7 +68,7 @@ def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str,
     examples, _ = rows.examples(prompts_section(recipe), data.two_parts)
     drawn = recipe.evaluation.prompts * recipe.evaluation.samples
     trained = list(dict.fromkeys(peft for peft in pefts.values() if peft is not None))
-    rates = rates_of(_loader(chain, on.device), config, trained, examples, min(BATCH, drawn), on)
+    rates = measured_rates(_loader(chain, on.device), config, trained, examples, min(BATCH, drawn), on)
     found = {stage: work(data).seconds(rates, pefts[stage]) for stage, work in stages.items()}
     if "register" in recipe.stages:
         parameters = sum(p.numel() for p in _on_meta(config).parameters())

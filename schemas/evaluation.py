@@ -15,8 +15,8 @@ class FunctionJudge(Frozen):
 
     source: Literal["function"] = "function"
     """A Python function."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "posttrain.data.samples:sentiment"
-    """`module:function`."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`module:function`; `posttrain.data.samples:sentiment` is a toy for the sample reviews."""
 
 
 class RewardModelJudge(Frozen):
@@ -67,6 +67,8 @@ class Gates(Frozen):
     """Perplexity of held-out text, divided by the base model's."""
     kl_per_token: Gate | None = None
     """KL(policy || reference) per token on the policy's own samples, in nats."""
+    validation_loss_falls: Gate | None = None
+    """Held-out loss of the last training stage before its first step, less that of its result; `{min: 0}`: it did not rise."""
 
     def given(self) -> dict[str, Gate]:
         """Gates that this recipe sets, by metric."""
@@ -84,8 +86,8 @@ class Evaluation(Frozen):
     """Longest sampled response in tokens."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature."""
-    judge: Judge = FunctionJudge()
-    """Who scores responses."""
+    judge: Judge | None = None
+    """Who scores responses; null: no one, so that rewards and win rates are not measured."""
     gates: Gates = Gates()
     """Limits before the registry."""
 
@@ -97,5 +99,5 @@ class Registry(Frozen):
     """Name of the registered model."""
     reward_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$")] | None = None
     """Registered name of the stage reward's model, whose `champion` is the most accurate one on held-out pairs; null: none."""
-    promote_on: Literal["win_rate_vs_sft", "win_rate_vs_base"] | None = None
-    """The win rate that decides: a champion must be beaten head to head; null: passing the gates is enough."""
+    promote_on: Literal["win_rate_vs_sft", "win_rate_vs_base", "preference_accuracy", "validation_loss"] | None = None
+    """What decides: a champion must be beaten in it head to head on the same held-out rows; null: passing the gates is enough."""

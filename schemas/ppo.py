@@ -128,8 +128,8 @@ class PPO(Optimization):
     """Divide token rewards by their standard deviation before advantages are estimated; `gae` only."""
     max_step_kl: Annotated[float, Field(gt=0)] | None = None
     """Leave an iteration's further steps out once the policy moved by this much per token, in nats; null = take all."""
-    learning_rate: Rate = 3e-4
-    """Peak learning rate."""
+    learning_rate: Rate | None = None
+    """Peak learning rate; null = by method and size of the model: LoRA 3e-5 at 100M parameters, 1e-5 from 7B on, in full 1e-6."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     """Shape of the learning rate after warm-up; cosine and linear end at 0."""
     peft: Peft = LoRA(method="lora")

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
 from schemas.data import Data, Filtering
-from schemas.evaluation import Evaluation, Registry
+from schemas.evaluation import Evaluation, Registry, RewardModelJudge
 from schemas.model import Model, Quantization
 from schemas.ppo import PPO, StageReward
 from schemas.reward import RewardModel
@@ -159,22 +159,25 @@ def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
 def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     """Gates and promotion metrics on numbers that this recipe never measures."""
     opponents = policies(recipe)[:-1]
-    measured = {f"win_rate_vs_{name}" for name in opponents}
-    measured |= {"perplexity_ratio_vs_base"} if opponents else set()
-    measured |= {"preference_accuracy", "kl_per_token"} if "align" in recipe.stages else set()
+    wins = {f"win_rate_vs_{name}" for name in opponents}
+    measured = wins if recipe.evaluation.judge else set()
+    measured = measured | ({"perplexity_ratio_vs_base"} if opponents else set())
+    measured |= {"kl_per_token"} if "align" in recipe.stages else set()
+    measured |= {"preference_accuracy"} if "align" in recipe.stages and recipe.data.preferences else set()
+    trains = {"pretrain", "sft", "align"} & set(recipe.stages) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
+    measured |= {"validation_loss_falls"} if trains else set()
     wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
-    if recipe.registry and recipe.registry.promote_on:
-        wanted["registry.promote_on"] = recipe.registry.promote_on
-    return [
-        refused(
-            where,
-            name,
-            f"metrics that this recipe measures: {', '.join(sorted(measured)) or 'none'}",
-            "remove it, or add the stage that it compares with",
-        )
-        for where, name in wanted.items()
-        if name not in measured
-    ]
+    problems = [_unmeasured(where, name, measured, wins) for where, name in wanted.items() if name not in measured]
+    promotes = measured & {*wins, "preference_accuracy"} | ({"validation_loss"} if trains and opponents else set())
+    if recipe.registry and recipe.registry.promote_on and recipe.registry.promote_on not in promotes:
+        problems.append(_unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins))
+    return problems
+
+
+def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
+    """A refusal of one of them; a win rate may lack nothing but a judge."""
+    remedy = "set evaluation.judge: a function or a reward model" if name in wins else "remove it, or add the stage that it is of"
+    return refused(where, name, f"metrics that this recipe measures: {', '.join(sorted(measured)) or 'none'}", remedy)
 
 
 def _cannot_reward(recipe: Recipe) -> list[PydanticCustomError]:
@@ -209,7 +212,7 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
         problems.append(refused("model.trust_remote_code", "true with a registry section", "false, or registry null",
                                 "consumers load registered models without the model's own code"))  # fmt: skip
-    if recipe.evaluation.judge.source == "reward_model" and recipe.reward is None:
+    if isinstance(recipe.evaluation.judge, RewardModelJudge) and recipe.reward is None:
         problems.append(refused("evaluation.judge.source", "reward_model, and reward null", "function, or a reward section",
                                 "add the section reward, or name a function"))  # fmt: skip
     if recipe.registry and recipe.registry.reward_model and recipe.reward is None:
@@ -218,10 +221,12 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     if recipe.registry and recipe.registry.reward_model == recipe.registry.model:
         problems.append(refused("registry.reward_model", f"{recipe.registry.model}, the name of the policy", "a name of its own",
                                 "choose another name"))  # fmt: skip
-    ratio = recipe.evaluation.gates.perplexity_ratio_vs_base
-    if ratio and ratio.lower_bound_above is not None:
-        problems.append(refused("evaluation.gates.perplexity_ratio_vs_base.lower_bound_above", "a bound on an interval",
-                                "min or max: this metric has no interval", "use max"))  # fmt: skip
+    problems += [
+        refused(f"evaluation.gates.{name}.lower_bound_above", "a bound on an interval", "min or max: this metric has no interval",
+                f"use {instead}")
+        for name, instead in (("perplexity_ratio_vs_base", "max"), ("validation_loss_falls", "min"))
+        if (gate := getattr(recipe.evaluation.gates, name)) and gate.lower_bound_above is not None
+    ]  # fmt: skip
     return problems
 
 

@@ -158,3 +158,5 @@ class RunReport(Frozen):
     """Null where the tokenizer could not be read, or in a report of an older version."""
     notices: tuple[str, ...] = ()
     """What a person should know though nothing was refused, a sentence each."""
+    warnings: tuple[str, ...] = ()
+    """What stopped nothing and should be looked at: a held-out loss that rose, a toy judge."""

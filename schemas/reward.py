@@ -52,8 +52,8 @@ class RewardModel(Optimization):
     """Passes over the training pairs."""
     batch_size: Positive = 32
     """Pairs per optimizer step."""
-    learning_rate: Rate = 1e-3
-    """Peak learning rate."""
+    learning_rate: Rate | None = None
+    """Peak learning rate; null = by method and size of the model: 1e-4 for LoRA from 100M parameters on, 1e-5 in full."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Longest prompt with one response in tokens; prompts are cut from the left first."""
     overlong: Overlong = "quarantine"

@@ -166,6 +166,9 @@ def _recipe(path: Path, line: Line, value: Any) -> Recipe:
         recipe = validate_recipe({**document, "registry": None}, str(source))
         if recipe.alignment.algorithm == "none":
             raise Refusal("alignment", "none", "an algorithm", "a frontier needs a policy that moved from its reference")
+        if recipe.evaluation.judge is None:
+            raise Refusal("evaluation.judge", "null", "a function or a reward model",
+                          "a frontier draws rewards: name who gives them")  # fmt: skip
     except Refusal as refusal:
         where = f"line {line.label!r} with {line.over.field}={value}: {refusal.where}"
         raise Refusal(where, refusal.found, refusal.allowed, refusal.remedy) from None

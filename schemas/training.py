@@ -30,7 +30,7 @@ class EarlyStop(Frozen):
 class Optimization(Frozen):
     """AdamW, its schedule, and how its course is judged on held-out examples."""
 
-    learning_rate: Rate
+    learning_rate: Rate | None
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after warm-up; cosine and linear end at 0."""
@@ -50,8 +50,9 @@ class Optimization(Frozen):
     """Times that the validation loss is measured, evenly spread over the steps, the last one after the last step."""
     early_stop: EarlyStop | None = None
     """Stop when the validation loss no longer falls; null = take every step."""
-    keep: Literal["last", "best"] = "last"
-    """Which weights are the result: those after the last step, or those with the lowest validation loss."""
+    keep: Literal["last", "best"] | None = None
+    """Which weights are the result: those after the last step, or those with the lowest validation loss, the weights at the start
+    among them; null = the best where there are held-out rows, else the last."""
 
 
 class Pretrain(Optimization):
@@ -69,6 +70,8 @@ class Pretrain(Optimization):
     """Peak learning rate."""
     weight_decay: NonNegative = 0.1
     """Decoupled weight decay on matrices."""
+    keep: Literal["last", "best"] | None = None
+    """Which weights are the result: those after the last step, or those with the lowest validation loss; null = the last."""
 
 
 class SFT(Optimization):
@@ -78,8 +81,8 @@ class SFT(Optimization):
     """Passes over the training conversations."""
     batch_size: Positive = 32
     """Conversations per optimizer step."""
-    learning_rate: Rate = 1e-3
-    """Peak learning rate."""
+    learning_rate: Rate | None = None
+    """Peak learning rate; null = by method and size of the model: 2e-4 for LoRA from 100M parameters on, 2e-5 in full at 7B."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Longest sequence in tokens; prompts are cut from the left first."""
     overlong: Overlong = "quarantine"
@@ -126,8 +129,8 @@ class DPO(Optimization):
     """Passes over the training pairs."""
     batch_size: Positive = 32
     """Pairs per optimizer step."""
-    learning_rate: Rate = 5e-4
-    """Peak learning rate. The default is one for LoRA; methods that train less want up to 50 times it: see the README."""
+    learning_rate: Rate | None = None
+    """Peak learning rate; null = by method and size of the model: LoRA 5e-5 at 100M parameters, 5e-6 from 7B on, in full 5e-7."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Longest prompt with one response in tokens; prompts are cut from the left first."""
     overlong: Overlong = "quarantine"

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import polars as pl
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import task
 
@@ -19,6 +18,7 @@ from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
 from tasks import registry
 from tasks.chains import chain_of
+from tasks.evaluation import held_out
 from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
 
@@ -32,7 +32,7 @@ def register(recipe: Recipe, store: str, run_id: str) -> Returned:
     started = time.monotonic()
     chain = chain_of(recipe, store, run_id)
     reward = register_reward(chain, run_id)
-    gates = check_gates(recipe.evaluation.gates, chain.stored("evaluate").result.metrics)
+    gates = check_gates(recipe.evaluation.gates, chain.measured())
     if failed := [gate for gate in gates if not gate.passed]:
         raise GateRefused("; ".join(map(describe, failed)))
     _forget_unless_registered(chain)
@@ -81,27 +81,19 @@ def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) 
 
 
 def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[float, float]]:
-    """The candidate's win rate against the champion, on the prompts and with the seed of this evaluation."""
+    """The candidate against the champion by what `promote_on` names."""
     import mlflow
 
-    from posttrain.data.encode import accepted
-    from posttrain.evaluation import HeldOut, asked, open_policy, respond
-    from posttrain.models import load_tokenizer
+    from posttrain.head_to_head import Match, against_champion
     from posttrain.policy import folder_policy
-    from posttrain.rewards import open_judge
-    from posttrain.statistics import win_rate
-    from schemas.recipe import policies
 
+    assert chain.recipe.registry
+    assert chain.recipe.registry.promote_on
     progress.current().note(f"register: comparing with champion version {champion.version}")
-    folder = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}")
-    samples = pl.read_parquet(chain.stored("evaluate").path("samples"))
-    candidate = samples[f"reward_{policies(chain.recipe)[-1]}"].to_list()
-    held_out = chain.stored("validate")
-    table = "preferences" if "preferences" in held_out.result.outputs else "instructions"
-    asked_too = load_tokenizer(chain.policy_before("register"))  # evaluation asked the candidate what its template accepts
-    rows = accepted(asked_too, pl.read_parquet(held_out.path(table)).filter(split="holdout"))
-    prompts = asked(HeldOut(None, None, rows), chain.recipe.evaluation)
-    scorer, tokenizer = open_policy(chain.recipe, folder_policy(Path(folder) / "artifacts"))
-    judge = open_judge(chain.recipe, chain.judging_model())
-    rewards = respond(chain.recipe, "champion", scorer, tokenizer, prompts, progress.current(), judge).rewards
-    return win_rate(candidate, rewards, chain.recipe.evaluation.samples)
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}"))
+    match = Match(
+        recipe=chain.recipe, candidate=chain.policy_before("register"), champion=folder_policy(folder / "artifacts"),
+        held_out=held_out(chain), evaluation=chain.stored("evaluate").folder, progress=progress.current(),
+        reward_model=chain.judging_model(),
+    )  # fmt: skip
+    return against_champion(match, chain.recipe.registry.promote_on)

@@ -17,6 +17,7 @@ from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
+from tasks import promotion
 from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
 def promote(chain: Chain, version: ModelVersion, compare: Compare) -> Promotion:
     """Make the version champion where it beats the current one, else challenger.
 
-    `compare(champion version)` returns the candidate's head-to-head win rate and its interval. Runs on one store take turns;
-    against runs elsewhere the alias moves only if the champion is still the one compared with, else all is repeated.
+    `compare(champion version)` returns how the candidate does against it by `promote_on`, and the interval. Runs on one store
+    take turns; against runs elsewhere the alias moves only if the champion is still the one compared with, else all is repeated.
     """
     client, name = client_of(chain), version.name
     with FileLock(chain.store.root / "tracking" / f"{name}.promotion.lock"):
@@ -212,22 +213,12 @@ def promote(chain: Chain, version: ModelVersion, compare: Compare) -> Promotion:
 def _refusal(chain: Chain, version: ModelVersion, champion: ModelVersion | None, compare: Compare) -> str | None:
     """Why the version may not become champion, or None."""
     assert chain.recipe.registry
-    metric = chain.recipe.registry.promote_on
+    metric, number = chain.recipe.registry.promote_on, str(version.version)
     if metric is None:
         return None
     if champion is None:
-        numbers = chain.stored("evaluate").result.metrics
-        opponent = metric.removeprefix("win_rate_vs_")
-        value, low, high = numbers[metric], numbers[f"{metric}_low"], numbers[f"{metric}_high"]
-    else:
-        opponent = f"champion version {champion.version}"
-        value, (low, high) = compare(champion)
-    if low > 0.5:
-        return None
-    return (
-        f"promotion refused: version {version.version} wins {value:.1%} of held-out prompts against {opponent} "
-        f"(95% interval {low:.1%} to {high:.1%}); the lower end must be above 50%, it is {0.5 - low:.1%} short"
-    )
+        return promotion.why_not_first(metric, number, chain.measured())
+    return promotion.why_not_champion(metric, number, f"champion version {champion.version}", *compare(champion))
 
 
 def model_report(chain: Chain, version: str) -> ModelReport:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from posttrain import caution
 from posttrain.chain import Chain
 from posttrain.gates import check_gates
 from posttrain.report.build import write_report
@@ -20,10 +21,11 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
 
     `ended` is the error of the first stage that is not in `stages`, a `GateRefused` where a gate stopped the candidate; or None.
     """
-    numbers = _evaluated(stages)
+    numbers = _measured(chain, stages)
     notices: list[str] = []
     used = note_template(chain, notices.append)
     registered = next((stage.outputs for stage in stages if stage.name == "register"), None)
+    rose = (caution.of_stage(stage.name, stage.metrics) for stage in stages)
     error = None if ended is None or isinstance(ended, GateRefused) else failure(chain.recipe.stages[len(stages)], ended)
     return RunReport(
         run_id=run_id,
@@ -37,6 +39,7 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
         promotion=_promotion(ended, error, registered),
         chat_template=used,
         notices=tuple(notices),
+        warnings=(*caution.of_recipe(chain.recipe), *filter(None, rose)),
     )
 
 
@@ -79,9 +82,9 @@ def _gates(chain: Chain, numbers: Metrics) -> tuple[GateReport, ...]:
         return ()
 
 
-def _evaluated(stages: list[StageReport]) -> Metrics:
-    """The numbers of evaluation; none where the run did not get there."""
-    return next((stage.metrics for stage in stages if stage.name == "evaluate"), {})
+def _measured(chain: Chain, stages: Sequence[StageReport]) -> Metrics:
+    """What gates go by; nothing where the run did not get as far as evaluation."""
+    return chain.measured() if any(stage.name == "evaluate" for stage in stages) else {}
 
 
 def publish(chain: Chain, report: RunReport) -> None:
@@ -89,7 +92,7 @@ def publish(chain: Chain, report: RunReport) -> None:
     report.report.parent.mkdir(parents=True, exist_ok=True)
     write_report(chain.recipe, report, stage_folders(chain, report.stages), report.report)
     write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
-    tracking.finish_run(chain.recipe, chain.store.root, report, _evaluated(list(report.stages)))
+    tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages))
 
 
 def is_promoted(report: RunReport) -> bool:

@@ -107,13 +107,14 @@ def open_run(recipe: Recipe, root: Path, marker: Path) -> str:
 
 @never_fatal
 def finish_run(recipe: Recipe, root: Path, report: RunReport, numbers: dict[str, float]) -> None:
-    """Log the final numbers and the report, and close the parent run; one that failed is taken up again by the same recipe."""
-    from mlflow.entities import Metric
+    """Log final numbers, warnings and report, and close the parent run; one that failed is taken up again by the same recipe."""
+    from mlflow.entities import Metric, RunTag
 
     client, failed = connect(tracking_uri(recipe, root), root), report.status == "failed"
     now = int(time.time() * 1000)
+    tags = [RunTag("warnings", "\n".join(report.warnings))] if report.warnings else []
     try:
-        client.log_batch(report.run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()])
+        client.log_batch(report.run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()], tags=tags)
         client.log_artifact(report.run_id, str(report.report))
     finally:
         client.set_terminated(report.run_id, "FAILED" if failed else "FINISHED")

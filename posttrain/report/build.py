@@ -149,5 +149,6 @@ def _cost(stage: StageReport, result: StageResult | None, curve: list[Json]) -> 
         "steps": last.get("step"),
         "tokens": tokens,
         "tokens_per_second": tokens / seconds if tokens and seconds else None,
+        "rate": stage.metrics.get("learning_rate"),
         "memory": stage.metrics.get("peak_memory_gb"),
     }

@@ -6,6 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 
 from posttrain.report.read import Json
+from posttrain.report.samples import judged
 from posttrain.report.svg import ACCENT, BAD, GOOD, HEIGHT, INK, MUTED, WIDTH, Chart, chart, palette
 from posttrain.report.text import interval, number
 
@@ -64,6 +65,7 @@ def frontier(policies: list[Json]) -> list[Chart]:
 
 def length_against_reward(samples: pl.DataFrame | None, policies: list[str]) -> list[Chart]:
     """Characters of each sampled response against its reward; a slope is a judge that pays for length."""
+    policies = judged(samples, policies) if samples is not None else []
     if samples is None or not policies:
         return []
     columns = {

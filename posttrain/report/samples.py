@@ -38,21 +38,26 @@ class Group:
 
 
 def policies(frame: pl.DataFrame | None, named: list[str]) -> list[str]:
-    """Policies with both columns in the samples: in the order of the evaluation, or of the file when that names none."""
+    """Policies with responses in the samples: in the order of the evaluation, or of the file when that names none."""
     columns = frame.columns if frame is not None else []
     order = named or [column.removeprefix("response_") for column in columns if column.startswith("response_")]
-    return [name for name in order if {f"response_{name}", f"reward_{name}"} <= set(columns)]
+    return [name for name in order if f"response_{name}" in columns]
+
+
+def judged(frame: pl.DataFrame, names: list[str]) -> list[str]:
+    """Those of the policies whose responses have rewards."""
+    return [name for name in names if f"reward_{name}" in frame.columns]
 
 
 def groups(frame: pl.DataFrame | None, names: list[str], seed: int) -> list[Group]:
     """Six random prompts (fixed by the seed), then the three with the best and the worst difference to the policy before.
 
-    Best and worst never share a prompt; with a single policy there are only the random ones.
+    Best and worst never share a prompt; with a single policy, or without rewards, there are only the random ones.
     """
     if frame is None or not names:
         return []
     chosen = {"Random": frame.with_row_index("row").sample(min(RANDOM, frame.height), seed=seed).sort("row")}
-    if len(names) > 1:
+    if len(names) > 1 and judged(frame, names[-2:]) == names[-2:]:
         candidate, opponent = names[-1], names[-2]
         gap = pl.col(f"reward_{candidate}") - pl.col(f"reward_{opponent}")
         ranked = frame.with_columns(difference=gap).filter(pl.col("difference").is_finite())
@@ -72,7 +77,7 @@ def course(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sample(row: dict[str, Any], names: list[str]) -> Sample:
-    answers = (Answer(name, _cut(row[f"response_{name}"]), row[f"reward_{name}"]) for name in names)
+    answers = (Answer(name, _cut(row[f"response_{name}"]), row.get(f"reward_{name}")) for name in names)
     return Sample(_cut(row["prompt"]), tuple(answers))
 
 

@@ -17,6 +17,7 @@ from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, remo
 from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import accepted, encode_prompts
 from posttrain.device import resolve_device
+from posttrain.learning_rates import settled
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
 from posttrain.peak import measured
@@ -54,6 +55,8 @@ def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[
     Raises:
         Refusal: when there is no prompt, when the model has no layout that gives hidden states, or when a reward misbehaves.
     """
+    spec = settled("ppo", spec, spec.peft, setting.parameters)
+    assert spec.learning_rate is not None
     tokenizer, device = load_tokenizer(setting.policy), resolve_device(setting.recipe.compute)
     seed, dtype = setting.recipe.seed, setting.dtype
     backbone = _backbone(setting, spec, rewards, tokenizer, device)
@@ -73,7 +76,9 @@ def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[
               rounds=objective)  # fmt: skip
     metrics = train(job)
     (setting.out / "layout.txt").write_text(layout + "\n")
-    return _saved(setting, spec, backbone.policy, tokenizer, metrics | {"prompts": len(prompts.tokens)})
+    return _saved(
+        setting, spec, backbone.policy, tokenizer, metrics | {"prompts": len(prompts.tokens), "learning_rate": spec.learning_rate}
+    )
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ class Position:
     overflows: int = 0
     """Steps skipped because a gradient overflowed under the loss scale of float16, which then halved."""
     best_loss: float = math.inf
-    """Lowest validation loss so far."""
+    """Lowest validation loss so far, the one before the first step included."""
     best_step: int = 0
-    """Step at which it was measured; 0 before the first."""
+    """Step after which it was measured; 0 is before the first."""
     level: float = math.inf
     """Validation loss that the next one must undercut by `min_delta` to count as an improvement."""
     stale: int = 0

@@ -12,11 +12,11 @@ CURVE = "curve.jsonl"
 
 
 class Curve:
-    """A curve on disk: a resumed run drops the points after its checkpoint and goes on."""
+    """A curve on disk: a resumed run drops the points after its checkpoint and goes on; one that starts over drops all."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if path.exists() else []
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step] if step and path.exists() else []
         path.write_text("".join(f"{line}\n" for line in kept))
         self.last: dict[str, float] = {name: value for line in kept for name, value in json.loads(line).items()}
 

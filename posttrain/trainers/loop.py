@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posttrain.distributed import any_process, from_main, rank, size, summed, termination
-from posttrain.progress import Progress
+from posttrain.progress import Progress, counted
 from posttrain.scoring import Scorer
 from posttrain.store import CHECKPOINT
 from posttrain.token_budget import rollout_tokens, training_tokens
@@ -27,7 +27,7 @@ from posttrain.trainers.optimizer import Updates
 from posttrain.trainers.parallel import passes, replicate
 from posttrain.trainers.plan import Plan
 from posttrain.trainers.schedule import learning_rate
-from posttrain.trainers.validation import exhausted, judge, mean_loss, validation_steps
+from posttrain.trainers.validation import exhausted, judge, loss_at_start, mean_loss, validation_steps
 from schemas.recipe import Compute
 from schemas.training import Optimization
 
@@ -75,6 +75,7 @@ def train(job: Job) -> dict[str, float]:
         KeyboardInterrupt: on Ctrl-C and on SIGTERM, where one trains whose entry point owns its signals; after a checkpoint.
     """
     run, name = _Run(job), f"{job.name} training"
+    run.measure_start()
     job.progress.start(name, len(job.plan))
     if run.begun:
         job.progress.advance(run.begun, {})
@@ -107,6 +108,21 @@ class _Run:
         self.metrics: dict[str, Tensor] = {}
         self.validations = validation_steps(len(job.plan), job.spec.validations) if job.validation else frozenset()
         self.saved_at = time.monotonic()
+
+    def measure_start(self) -> None:
+        """The validation loss before the first step: what training must improve on, and the result where no step does."""
+        job, position = self.job, self.position
+        if job.validation is None or position.step:
+            return
+        count = counted(job.progress, f"{job.name}: held-out loss at the start", len(job.validation.examples))
+        loss = loss_at_start(self.replica.scorer, job.validation, self.budget, count)
+        self.replica.rest()
+        if not math.isfinite(loss):
+            return
+        judge(position, loss, self.spec.early_stop)
+        if self.spec.keep == "best":
+            save_best(self.checkpoints, self.model, position.step)
+        self.curve.add(position, {"validation_loss": loss, "validation_loss_start": loss})
 
     def step(self, asked_to_stop: Callable[[], bool]) -> None:
         """One optimizer step, and what is due after it: a report, a point of the curve, a validation, a checkpoint."""
@@ -191,16 +207,26 @@ class _Run:
             raise TrainingDiverged(f"every one of the {position.step} steps was skipped: loss or gradient was never finite")
         if position.step < len(self.job.plan):
             self.job.progress.note(f"{self.job.name}: stopped early after step {position.step} of {len(self.job.plan)}")
-        if self.spec.keep == "best" and 0 < position.best_step < position.step:
+        if self._takes_best():
             load_best(self.checkpoints, self.model, position.best_step)
             self.job.progress.note(f"{self.job.name}: the weights of step {position.best_step} had the lowest validation loss")
         self.replica.hand_over(self.job.scorer)
         self.job.scorer.eval()
 
-    def summary(self) -> dict[str, float]:
-        """The latest value of every number, the totals of the run, and what its course led to."""
+    def _takes_best(self) -> bool:
+        """Whether the result is weights from before the last step; from before the first where no step lowered the loss."""
         position = self.position
-        judged = self.spec.keep == "best" or self.spec.early_stop is not None
+        return self.spec.keep == "best" and math.isfinite(position.best_loss) and position.best_step < position.step
+
+    def summary(self) -> dict[str, float]:
+        """The latest value of every number, the totals of the run, and what its course led to.
+
+        `validation_loss` is that of the weights that are the result, `validation_loss_last` that after the last step.
+        """
+        position, final = self.position, self.curve.summary(self.position)
+        if self._takes_best():
+            final |= {"validation_loss": position.best_loss, "validation_loss_last": final["validation_loss"]}
+        judged = (self.spec.keep == "best" or self.spec.early_stop is not None) and math.isfinite(position.best_loss)
         best = {"best_step": position.best_step, "best_validation_loss": position.best_loss} if judged else {}
         overflows = {"overflow_steps": position.overflows} if self.updates.scaler.is_enabled() else {}
-        return {**self.curve.summary(position), **best, **overflows}
+        return {**final, **best, **overflows}

@@ -13,14 +13,14 @@ from schemas.training import Optimization
 
 
 def make_optimizer(model: nn.Module, spec: Optimization) -> torch.optim.Optimizer:
-    """Fused AdamW over the trainable tensors; weight decay on matrices only."""
+    """Fused AdamW over the trainable tensors; weight decay on matrices only. Every step brings its own learning rate."""
     parameters = list(trainable_state(model).values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     betas = (spec.adam_beta1, spec.adam_beta2)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=spec.learning_rate, betas=betas, fused=True)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
 
 
 class Updates:

@@ -9,6 +9,7 @@ from schemas.training import Optimization
 
 def learning_rate(step: int, steps: int, spec: Optimization) -> float:
     """Learning rate of step `step` (from 0) of `steps`: linear warm-up to the peak, then cosine or linear to 0, or constant."""
+    assert spec.learning_rate is not None  # a stage settles it before it trains
     warmup = round(spec.warmup_share * steps)
     if step < warmup:
         return spec.learning_rate * (step + 1) / warmup

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from posttrain import caution
 from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import Encoded, encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.distributed import is_main
 from posttrain.known_scores import FILE as KNOWN_SCORES
 from posttrain.known_scores import save_known
+from posttrain.learning_rates import settled
 from posttrain.losses.preference import VARIANTS, at_start
-from posttrain.models import load_config, load_model, load_tokenizer, scratch_model
+from posttrain.models import load_config, load_model, load_tokenizer, parameters_of, scratch_model
 from posttrain.packing import Example
 from posttrain.peak import measured
 from posttrain.peft.methods import METHODS
@@ -36,6 +38,7 @@ from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.trainers.loop import Job, train
 from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
 from posttrain.trainers.plan import Plan, by_rows, by_tokens
+from posttrain.trainers.validation import kept, refuse_unmeasured
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
 from schemas.recipe import Recipe
@@ -73,6 +76,10 @@ class Setting:
         if kind is None:
             return load_model(self.policy, device)
         return load_quantized(self.policy, device, kind, resolve_dtype(self.recipe.compute))
+
+    def parameters(self) -> int:
+        """Of the policy, without loading it."""
+        return parameters_of(load_config(self.policy))
 
     @property
     def encoder_decoder(self) -> bool:
@@ -113,6 +120,7 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
 @measured
 def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     """Cross-entropy on the last assistant turn; saves `model/` or `adapter/`."""
+    spec = settled("sft", spec, spec.peft, setting.parameters)
     tokenizer = load_tokenizer(setting.policy)
     examples = _encode_train(setting, conversations, tokenizer, spec, "data.instructions")
     held_out = _encode_held_out(setting, conversations, tokenizer, spec, "data.instructions")
@@ -128,6 +136,7 @@ def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Buil
 
     `cache` keeps reference scores across runs.
     """
+    spec = settled("dpo", spec, spec.peft, setting.parameters)
     tokenizer = load_tokenizer(setting.policy)
     examples = _encode_train(setting, pairs, tokenizer, spec, "data.preferences")
     held_out = _encode_held_out(setting, pairs, tokenizer, spec, "data.preferences")
@@ -251,26 +260,28 @@ def fit(
 ) -> dict[str, float]:  # fmt: skip
     """Train what `scorer` holds; returns the numbers of the run. `table` holds the rows behind the examples: errors name them."""
     setting.progress.note(f"{name}: {layout}")
-    _refuse_unmeasured(name, spec, validation)
+    refuse_unmeasured(SECTIONS[name], spec, validation)
+    spec = spec.model_copy(update={"keep": kept(name, spec, validation)})
+    assert spec.learning_rate is not None
+    setting.progress.note(f"{name}: peak learning rate {spec.learning_rate:g}")
     if spec.gradient_checkpointing:
         checkpoint_activations(scorer.model, f"{SECTIONS[name]}.gradient_checkpointing")
     job = Job(name, scorer, objective, plan, spec, setting.recipe.compute, setting.out, setting.progress, validation)
     if table is not None:
         job = replace(job, places=functools.partial(_places, table, setting.out / "quarantine.parquet"))
     metrics = train(job)
+    if rose := caution.of_stage(name, metrics):
+        setting.progress.note(rose)
     (setting.out / "layout.txt").write_text(layout + "\n")
     parameters = list(scorer.model.parameters())
     trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
-    size = {"examples": len(objective.examples), "parameters": all_of_them, "trainable_parameters": trained}
+    size = {
+        "examples": len(objective.examples),
+        "parameters": all_of_them,
+        "trainable_parameters": trained,
+        "learning_rate": spec.learning_rate,
+    }
     return {**metrics, **size}
-
-
-def _refuse_unmeasured(name: str, spec: Optimization, validation: Objective | None) -> None:
-    """Without held-out examples there is no validation loss to stop for or to choose by."""
-    wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
-    for field in (field for field, asked in wanted.items() if asked and validation is None):
-        raise Refusal(f"{SECTIONS[name]}.{field}", "a choice by the validation loss, and no held-out rows", "held-out rows",
-                      f"raise data.holdout, or remove {field}")  # fmt: skip
 
 
 def checkpoint_activations(model: nn.Module, field: str) -> None:

@@ -33,12 +33,12 @@ TINY = {
     "model": {"source": "scratch", "hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 1, "vocab_size": 400},
     "filtering": {"rules": {"words": {"min": 10}}},
     "pretrain": {"tokens": 60_000, "context": 64, "batch_tokens": 512},
-    "sft": {"epochs": 6, "batch_size": 8, "max_length": 256},
+    "sft": {"epochs": 6, "batch_size": 8, "max_length": 256, "learning_rate": 1.0e-3},
     "alignment": {
         "algorithm": "dpo", "epochs": 4, "batch_size": 8, "max_length": 256, "learning_rate": 5.0e-3,
         "peft": {"method": "lora", "r": 4, "alpha": 8},
     },
-    "evaluation": {"prompts": 8, "max_new_tokens": 8},
+    "evaluation": {"prompts": 8, "max_new_tokens": 8, "judge": {"name": "posttrain.data.samples:sentiment"}},
     "registry": {"model": "tiny"},
 }  # fmt: skip
 

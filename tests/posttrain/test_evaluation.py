@@ -11,8 +11,10 @@ import polars as pl
 import pytest
 import torch
 
+from posttrain import evaluation
 from posttrain.data.encode import encode_conversations
 from posttrain.evaluation import HeldOut, evaluate, held_out_prompts, open_policy, respond
+from posttrain.evaluation_numbers import read_pairs
 from posttrain.models import scratch_model
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.policy import Policy
@@ -48,13 +50,8 @@ def setting(tmp_path_factory):
         scratch_model(spec, tokenizer, seed).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         policies[name] = Policy(str(folder))
-    preferences = pl.DataFrame(
-        {
-            "prompt": [user(f"film {i}?") for i in range(10)],
-            "chosen": [assistant("good")] * 10,
-            "rejected": [assistant("bad and long")] * 10,
-        }
-    )
+    sides = {"chosen": [assistant("good")] * 10, "rejected": [assistant("bad and long")] * 10}
+    preferences = pl.DataFrame({"prompt": [user(f"film {i}?") for i in range(10)], **sides})
     return policies, HeldOut(pl.DataFrame({"text": texts[:5]}), None, preferences)
 
 
@@ -66,7 +63,7 @@ def recipe(**evaluation):
         "pretrain": {"tokens": 10},
         "sft": {},
         "alignment": {"algorithm": "dpo", "beta": 0.5},
-        "evaluation": {"prompts": 8, "max_new_tokens": 6, **evaluation},
+        "evaluation": {"prompts": 8, "max_new_tokens": 6, "judge": {"name": "posttrain.data.samples:sentiment"}, **evaluation},
     }
     return validate_recipe(document, "test")
 
@@ -83,6 +80,65 @@ def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, 
     assert [entry["policy"] for entry in written["policies"]] == ["base", "sft", "aligned"]
     assert samples.height == 8
     assert built.metrics["win_rate_vs_sft"] == next(e["value"] for e in written["win_rates"] if e["opponent"] == "sft")
+
+
+def test_without_a_judge_answers_are_drawn_and_not_judged(setting, tmp_path):
+    """No reward and no win rate; all else is what it is with a judge."""
+    policies, held_out = setting
+    numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
+    plain = evaluate(recipe(judge=None), policies, held_out, tmp_path, Quiet()).metrics
+    without = {name: value for name, value in numbers.items() if not name.startswith(("reward_", "win_rate_"))}
+    assert plain | {"peak_memory_gb": 0} == without | {"peak_memory_gb": 0}
+    assert {"kl_per_token", "preference_accuracy", "eos_share_aligned", "response_tokens_base"} <= plain.keys()
+    assert pl.read_parquet(tmp_path / "samples.parquet").columns == ["prompt", *(f"response_{name}" for name in policies)]
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (written["win_rates"], [entry["reward"] for entry in written["policies"]]) == ([], [None] * 3)
+
+
+class Recorder(Quiet):
+    """Keeps what was started, and how far it came."""
+
+    def __init__(self) -> None:
+        self.work: list[list] = []
+
+    def start(self, what: str, total: int) -> None:
+        self.work.append([what, total, 0])
+
+    def advance(self, done: int, metrics: dict[str, float]) -> None:
+        self.work[-1][2] = done
+
+
+def test_each_policy_is_loaded_once_the_candidate_first_and_tells_of_all_its_work(setting, tmp_path, monkeypatch):
+    """The reference scores the candidate's answers while it is in memory; the base is not asked."""
+    loaded, load = [], evaluation.load_model
+    monkeypatch.setattr(evaluation, "load_model", lambda policy, device: loaded.append(policy) or load(policy, device))
+    policies, held_out = setting
+    evaluate(recipe(), policies, held_out, tmp_path, progress := Recorder())
+    assert loaded == [policies["aligned"], policies["sft"], policies["base"]]
+    assert [what for what, _, _ in progress.work] == [
+        *(f"evaluate {name}: {what}" for name in ("aligned", "sft")
+          for what in ("sampling", "judging", "perplexity", "pairs", "divergence")),
+        *(f"evaluate base: {what}" for what in ("sampling", "judging", "perplexity", "pairs")),
+    ]  # fmt: skip
+    assert all(total == done > 0 for _, total, done in progress.work)
+
+
+def test_scores_of_pairs_that_are_known_are_not_computed_again(setting, tmp_path):
+    """Known but the third: what is given goes into the margin, and the reference scores one pair."""
+    policies, held_out = setting
+    evaluate(recipe(), policies, held_out, tmp_path, Quiet())
+    own = read_pairs(tmp_path, "sft")
+
+    def known(pairs):
+        assert len(pairs) == 10
+        given = own.logprobs - torch.tensor([1.0, 0.0])
+        given[2] = math.nan
+        return given
+
+    evaluate(recipe(), policies, held_out, tmp_path, progress := Recorder(), known=known)
+    assert [total for what, total, _ in progress.work if what.endswith(": pairs")] == [10, 1, 10]
+    shift = own.logprobs - read_pairs(tmp_path, "sft").logprobs
+    assert torch.allclose(shift, torch.tensor([[0.0 if row == 2 else 1.0, 0.0] for row in range(10)]), atol=1e-4)
 
 
 def test_several_answers_to_a_prompt_stand_together_and_count_as_one_prompt(setting, tmp_path):

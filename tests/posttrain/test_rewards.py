@@ -82,8 +82,8 @@ def test_a_reward_model_judges_whole_conversations(trained_reward, checkpoint):
     assert rewards[0] != rewards[1]
 
 
-def test_the_default_judge_exists():
-    assert len(load_judge(FunctionJudge())(PROMPTS, RESPONSES)) == 2
+def test_the_judge_of_the_shipped_recipes_exists():
+    assert len(load_judge(FunctionJudge(name="posttrain.data.samples:sentiment"))(PROMPTS, RESPONSES)) == 2
 
 
 def reward_of(function, monkeypatch, timeout: float | None = None):

@@ -104,6 +104,14 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
     ("alignment.loss=robust", "alignment.label_smoothing", "nothing with loss robust", "a value, which robust needs", "sigmoid"),
     ("alignment.loss=simpo", "alignment.simpo_gamma", "nothing with loss simpo", "a value, which simpo needs", "0.3 to 1.6"),
     ("alignment.simpo_gamma=0", "alignment.simpo_gamma", "0.0 with loss sigmoid", "null, or loss simpo", "remove simpo_gamma"),
+    (
+        "evaluation.gates.validation_loss_falls.lower_bound_above=0",
+        "evaluation.gates.validation_loss_falls.lower_bound_above",
+        "a bound on an interval",
+        "no interval",
+        "use min",
+    ),
+    ("evaluation.judge={source: function}", "evaluation.judge.name", "nothing", "required", "add the field"),
     ("compute={device: cpu, dtype: float16}", "compute.dtype", "float16 with device cpu", "float32", "dtype=auto"),
     ("compute={dtype: float16, num_processes: 2, strategy: fsdp2}", "compute.dtype", "with strategy fsdp2", "ddp", "bfloat16"),
     ("model={source: hub, name: a/b, quantization: int8}", "pretrain", "section with model.quantization int8", "null", "change"),
@@ -146,23 +154,40 @@ def test_a_broken_field_is_named(recipe_file, word, where, found, allowed, remed
     assert all((refusal.found, refusal.allowed, refusal.remedy))
 
 
+RATIO, FALLS = "perplexity_ratio_vs_base", "validation_loss_falls"
+
+
 @pytest.mark.parametrize(
     ("words", "metric", "measured"),
     [
         # Without sft the candidate is compared with its base alone.
-        (["sft=null"], "win_rate_vs_sft", "kl_per_token, perplexity_ratio_vs_base, preference_accuracy, win_rate_vs_base"),
+        (["sft=null"], "win_rate_vs_sft", f"kl_per_token, {RATIO}, preference_accuracy, {FALLS}, win_rate_vs_base"),
         # Without alignment the candidate is the SFT model itself, and there is no reference and no implicit reward.
-        (["alignment={algorithm: none}"], "win_rate_vs_sft", "perplexity_ratio_vs_base, win_rate_vs_base"),
-        (["alignment={algorithm: none}"], "kl_per_token", "perplexity_ratio_vs_base, win_rate_vs_base"),
+        (["alignment={algorithm: none}"], "win_rate_vs_sft", f"{RATIO}, {FALLS}, win_rate_vs_base"),
+        (["alignment={algorithm: none}"], "kl_per_token", f"{RATIO}, {FALLS}, win_rate_vs_base"),
         # After pretraining alone the candidate is the base, and nothing is left to compare it with.
-        (["sft=null", "alignment={algorithm: none}"], "perplexity_ratio_vs_base", "none"),
+        (["sft=null", "alignment={algorithm: none}"], RATIO, FALLS),
+        # PPO has no held-out loss.
+        (
+            ["alignment={algorithm: ppo, reward: {source: function, name: 'm:f'}}"],
+            FALLS,
+            f"kl_per_token, {RATIO}, preference_accuracy, win_rate_vs_base, win_rate_vs_sft",
+        ),
     ],
 )
 def test_a_gate_on_a_metric_that_is_not_measured_is_refused(recipe_file, words, metric, measured):
-    refusal = refusal_of(recipe_file, f"evaluation.gates.{metric}.max=1", *words)
+    refusal = refusal_of(recipe_file, f"evaluation.gates.{metric}.max=1", "evaluation.judge={name: 'm:f'}", *words)
     assert (refusal.where, refusal.found) == (f"evaluation.gates.{metric}", metric)
     assert refusal.allowed == f"metrics that this recipe measures: {measured}"
     assert "add the stage" in refusal.remedy
+
+
+@pytest.mark.parametrize("word", ["evaluation.gates.win_rate_vs_sft.min=0.5", "registry.promote_on=win_rate_vs_sft"])
+def test_a_win_rate_without_a_judge_is_refused_and_a_judge_is_the_remedy(recipe_file, word):
+    refusal = refusal_of(recipe_file, word)
+    assert refusal.found == "win_rate_vs_sft"
+    assert refusal.remedy == "set evaluation.judge: a function or a reward model"
+    assert load_recipe(recipe_file, [word, "evaluation.judge={name: 'm:f'}"])
 
 
 def test_promotion_on_a_metric_that_is_not_measured_is_refused(recipe_file):

@@ -61,7 +61,7 @@ def test_defaults():
     assert asked.sft.peft.method == "full"
     assert (asked.alignment.loss, asked.alignment.beta, asked.alignment.epochs) == ("sigmoid", 0.1, 1)
     assert (asked.alignment.peft.method, asked.alignment.peft.r, asked.alignment.peft.alpha) == ("lora", 16, 32)
-    assert asked.evaluation.judge.name == "posttrain.data.samples:sentiment"
+    assert asked.evaluation.judge is None
     assert asked.evaluation.gates.given() == {}
     assert (asked.registry, asked.tracking.uri, asked.placement) == (None, None, "inline")
     assert recipe(SFT).alignment.algorithm == "none"
@@ -121,6 +121,26 @@ def test_heads_divide_the_width_and_kv_heads_divide_the_heads(size, heads, kv_he
     else:
         with pytest.raises(ValidationError):
             ScratchModel.model_validate(fields)
+
+
+JUDGE: dict[str, Any] = {"evaluation": {"judge": {"name": "m:f"}}}
+DECIDES = [
+    ("win_rate_vs_base", (SFT,), None), ("win_rate_vs_base", (SFT, JUDGE), "ok"), ("win_rate_vs_sft", (SFT, JUDGE), None),
+    ("preference_accuracy", (SFT,), None), ("preference_accuracy", (DPO,), "ok"), ("validation_loss", (SFT,), "ok"),
+    ("validation_loss", (DPO,), "ok"), ("validation_loss", (PRETRAIN,), None),
+    ("validation_loss", ({"alignment": {"algorithm": "ppo", "reward": {"source": "function", "name": "m:f"}}},), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("metric", "sections", "good"), DECIDES)
+def test_what_may_decide_a_promotion_is_what_the_recipe_measures(metric, sections, good):
+    """A win rate needs a judge; the held-out loss a stage that has one, and two policies to compare."""
+    registry = {"registry": {"model": "m", "promote_on": metric}}
+    if good:
+        assert recipe(*sections, registry).registry.promote_on == metric
+    else:
+        with pytest.raises(ValidationError, match=rf"registry\.promote_on: found {metric}"):
+            recipe(*sections, registry)
 
 
 def test_gates_given_are_those_set_and_zero_is_a_limit():

@@ -18,7 +18,10 @@ RECIPE = {
     "pretrain": {"tokens": 1000},
     "sft": {"epochs": 1},
     "alignment": {"algorithm": "dpo", "beta": 0.1, "peft": {"method": "lora"}},
-    "evaluation": {"gates": {"win_rate_vs_sft": {"lower_bound_above": 0.5}}},
+    "evaluation": {
+        "judge": {"name": "posttrain.data.samples:sentiment"},
+        "gates": {"win_rate_vs_sft": {"lower_bound_above": 0.5}},
+    },
     "registry": {"model": "small", "promote_on": "win_rate_vs_sft"},
 }
 BETAS = {"label": "DPO", "recipe": "recipes/small.yaml", "over": {"field": "alignment.beta", "values": [0.03, 0.3]}}

@@ -25,6 +25,7 @@ def a_chain(root, promote_on: str | None = "win_rate_vs_base", measured: dict[st
         "model": {"source": "local", "path": str(root.parent / "model")},
         "data": {"preferences": str(root.parent / "pairs.jsonl")},
         "alignment": {"algorithm": "dpo"},
+        "evaluation": {"judge": {"name": "posttrain.data.samples:sentiment"}},
         "registry": {"model": "house", "promote_on": promote_on},
     }
     chain = Chain(Recipe.model_validate(recipe), Store(root))

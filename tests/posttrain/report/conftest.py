@@ -41,12 +41,13 @@ def recipe() -> Recipe:
             "sft": {},
             "alignment": {"algorithm": "dpo"},
             "evaluation": {
+                "judge": {"name": "posttrain.data.samples:sentiment"},
                 "gates": {
                     "preference_accuracy": {"min": 0.6},
                     "win_rate_vs_sft": {"lower_bound_above": 0.5},
                     "perplexity_ratio_vs_base": {"max": 1.1},
                     "kl_per_token": {"max": 0.5},
-                }
+                },
             },
             "registry": {"model": "reviews", "promote_on": "win_rate_vs_sft"},
         }

@@ -50,8 +50,10 @@ def test_long_text_is_cut_and_says_so() -> None:
     assert groups(frame, ["sft", "dpo"], 0)[0].samples[0].answers[1].text.endswith("x … (1,234 more characters)")
 
 
-def test_policies_need_both_columns() -> None:
+def test_without_rewards_responses_are_shown_and_none_is_the_best() -> None:
     frame = _frame([1.0]).drop("reward_sft")
-    assert policies(frame, ["base", "sft", "dpo"]) == ["dpo"]
+    assert policies(frame, ["base", "sft", "dpo"]) == ["sft", "dpo"]
+    (random,) = groups(frame, ["sft", "dpo"], 0)
+    assert [(answer.text, answer.reward) for answer in random.samples[0].answers] == [("s", None), ("d", 2.0)]
     assert policies(_frame([1.0]), []) == ["sft", "dpo"]
     assert policies(None, ["sft"]) == []

@@ -82,7 +82,8 @@ def test_an_interrupted_run_ends_in_the_weights_and_the_curve_of_an_uninterrupte
 
     assert_bit_identical(weights(second), weights(whole))
     assert points(second.out) == points(whole.out)
-    assert [point["step"] for point in points(second.out)] == list(range(1, 10))
+    assert [point["step"] for point in points(second.out)] == list(range(10))
+    assert resumed["validation_loss_start"] == points(whole.out)[0]["validation_loss"] != resumed["validation_loss"]
     assert {**resumed, "tokens_per_second": 0} == {**summary, "tokens_per_second": 0}
 
 

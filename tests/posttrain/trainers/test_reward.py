@@ -177,6 +177,6 @@ def test_a_stopped_stage_ends_in_the_same_bytes(reward_stage, stop_at, tmp_path,
     reward_stage(tmp_path / "stopped", **section)
     reward_stage(tmp_path / "whole", **section)
     steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / CURVE).read_text().splitlines()]
-    assert steps == list(range(1, 21))
+    assert steps == list(range(21))
     for name in ("model.safetensors", "score.safetensors"):
         assert (tmp_path / "stopped" / "reward" / name).read_bytes() == (tmp_path / "whole" / "reward" / name).read_bytes()

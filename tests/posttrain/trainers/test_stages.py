@@ -119,14 +119,16 @@ def test_align_trains_every_loss_and_asks_for_a_reference_only_where_it_is_read(
     """Four pairs, two steps. The first loss is the one at the start; the divergence is logged against a reference alone."""
     spec = DPO(algorithm="dpo", loss=loss, batch_size=2, sft_weight=0.0, peft=lora(), **NUMBERS.get(loss, {}))
     built = align(setting, spec, rows(), tmp_path / "cache")
-    first, last = curve(setting)
+    start, first, last = curve(setting)
     compared = VARIANTS[loss].reference
     assert (tmp_path / "cache").exists() == compared
     assert ("kl_chosen" in last) == ("kl_rejected" in last) == compared
     assert {"margin", "accuracy", "reward_chosen", "reward_rejected", "logprob_chosen", "logprob_rejected"} <= last.keys()
     if compared:
         assert first["margin"] == pytest.approx(0, abs=1e-5)
-    assert built.metrics["validation_loss"] == last["validation_loss"]
+    losses = [point["validation_loss"] for point in (start, first, last)]
+    assert built.metrics["validation_loss"] == min(losses)  # the best is kept
+    assert built.metrics["validation_loss_start"] == losses[0]
     assert built.outputs == {"adapter": "adapter"}
 
 
@@ -156,9 +158,9 @@ def test_the_z_loss_of_a_recipe_reaches_training_and_not_the_validation_loss(set
     table = rows().rename({"chosen": "completion"}).drop("rejected")
     numbers = {"batch_size": 4, "epochs": 1, "learning_rate": 1e-12}
     sft(setting, SFT(**numbers), table)
-    (plain,) = curve(setting)
+    _, plain = curve(setting)
     sft(setting, SFT(**numbers, z_loss=0.1), table)
-    (weighted,) = curve(setting)
+    _, weighted = curve(setting)
     assert weighted["z_loss"] > 0.1
     assert weighted["loss"] == pytest.approx(plain["loss"] + weighted["z_loss"], rel=1e-5)
     assert weighted["validation_loss"] == pytest.approx(plain["validation_loss"], rel=1e-6)

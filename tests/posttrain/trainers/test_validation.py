@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from posttrain.store import CHECKPOINT
 from posttrain.trainers.checkpoint import Position
 from posttrain.trainers.loop import train
 from posttrain.trainers.objectives import LanguageModelling
-from posttrain.trainers.validation import exhausted, judge, mean_loss, validation_steps
+from posttrain.trainers.validation import exhausted, judge, loss_at_start, mean_loss, validation_steps
 from schemas.training import EarlyStop
 
 NAN, INF = float("nan"), float("inf")
@@ -71,7 +72,7 @@ def test_validations_are_spread_evenly_and_end_with_the_last_step(steps, validat
 def test_the_recipe_says_how_often_to_validate(job, objective, points):
     made = job(validation=objective(), spec={"validations": 3})
     train(made)
-    assert [point["step"] for point in points(made.out) if "validation_loss" in point] == [3, 6, 9]
+    assert [point["step"] for point in points(made.out) if "validation_loss" in point] == [0, 3, 6, 9]
 
 
 @pytest.mark.parametrize(
@@ -98,10 +99,10 @@ def test_patience_by_hand(losses, patience, min_delta, stale, best):
 
 
 def test_training_stops_when_patience_is_at_its_end(job, scripted):
-    """Losses 3, 2, 2.5, 2: the second validation without an improvement is the one after step 4 of 9."""
+    """Losses 4 at the start, 3, 2, 2.5, 2: the second validation without an improvement is the one after step 4 of 9."""
     constant = {"schedule": "constant", "warmup_share": 0}
     early = constant | {"early_stop": {"patience": 2}, "validations": 9}
-    stopped = job("stopped", validation=scripted(3, 2, 2.5, 2, 1), spec=early)
+    stopped = job("stopped", validation=scripted(4, 3, 2, 2.5, 2, 1), spec=early)
     summary = train(stopped)
     assert (summary["steps"], summary["best_step"], summary["best_validation_loss"]) == (4, 2, 2)
     four = job("four", plan=stopped.plan[:4], spec=constant)
@@ -113,7 +114,10 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(job, scripted):
     """They are those that a run ends with which has only as many steps, at a constant rate; the summary names the step."""
     constant = {"schedule": "constant", "warmup_share": 0}
     best = job(
-        "best", method="lora", validation=scripted(3, 1, 2, 1, 4, 4, 4, 4, 4), spec=constant | {"keep": "best", "validations": 9}
+        "best",
+        method="lora",
+        validation=scripted(4, 3, 1, 2, 1, 4, 4, 4, 4, 4),
+        spec=constant | {"keep": "best", "validations": 9},
     )
     summary = train(best)
     assert (summary["best_step"], summary["steps"]) == (2, 9)
@@ -123,13 +127,54 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(job, scripted):
     assert not best.scorer.training
 
 
+def test_where_no_step_lowers_the_loss_the_start_is_kept(job, scripted, stop_at):
+    """0.7 before the first step and 0.8 after each: the result is what training started from, also after a kill."""
+    rule = {"keep": "best", "validations": 9}
+    made = job("whole", method="lora", validation=scripted(0.7, *[0.8] * 8, 0.9), spec=rule)
+    start = state(made)
+    summary = train(made)
+    assert equal(state(made), start)
+    found = {name: summary[name] for name in ("best_step", "validation_loss_start", "validation_loss", "validation_loss_last")}
+    assert found == pytest.approx(
+        {"best_step": 0, "validation_loss_start": 0.7, "validation_loss": 0.7, "validation_loss_last": 0.9}
+    )
+    cut = {"method": "lora", "spec": rule, "checkpoint_seconds": 1e-9}
+    with pytest.raises(KeyboardInterrupt):
+        train(job("cut", validation=scripted(0.7, *[0.8] * 6), progress=stop_at(6), **cut))
+    resumed = job("cut", validation=scripted(*[0.8] * 3, 0.9), **cut)
+    assert {name: value for name, value in train(resumed).items() if name in found} == found
+    assert equal(state(resumed), start)
+
+
+def test_the_last_weights_are_the_result_where_the_recipe_asks_for_them_and_their_loss_is_the_runs(job, scripted):
+    made = job(validation=scripted(0.7, 0.6, 0.8), spec={"keep": "last", "validations": 2})
+    summary = train(made)
+    assert (summary["validation_loss_start"], summary["validation_loss"]) == pytest.approx((0.7, 0.8))
+    assert "validation_loss_last" not in summary
+
+
+def test_the_loss_at_the_start_is_known_where_policy_and_reference_are_equal(scorer, objective):
+    """ln 2 for DPO; with an SFT term it takes a pass over the pairs."""
+    policy, pairs = scorer(), objective("dpo")
+    assert loss_at_start(policy, pairs, 10**6) == pytest.approx(math.log(2), rel=1e-6)
+    assert mean_loss(policy, pairs, 10**6) == pytest.approx(math.log(2), rel=1e-5)
+    weighted = replace(pairs, sft_weight=0.5)
+    assert loss_at_start(policy, weighted, 10**6) == mean_loss(policy, weighted, 10**6) > 1
+
+
+def test_a_loss_at_the_start_that_is_no_number_is_left_out(job, scripted):
+    """Then the last weights are the result, and no number of the run is infinite."""
+    summary = train(job(validation=scripted(NAN, NAN, NAN), spec={"keep": "best", "validations": 2}))
+    assert not {"validation_loss_start", "validation_loss", "best_validation_loss"} & summary.keys()
+
+
 def test_the_best_weights_survive_a_run_that_dies(job, scripted, stop_at):
     """The best step is 3. Dead as step 6 is reported; the resumed run, which never saw step 3, ends in its weights.
 
     A checkpoint comes with each new best, so that the two agree about what the best is.
     """
     rule = {"keep": "best", "validations": 9}
-    losses = (5, 4, 1, 2, 2, 2, 2, 2, 2)
+    losses = (6, 5, 4, 1, 2, 2, 2, 2, 2, 2)
     whole = job("whole", validation=scripted(*losses), spec=rule)
     train(whole)
     with pytest.raises(KeyboardInterrupt):
@@ -139,7 +184,7 @@ def test_the_best_weights_survive_a_run_that_dies(job, scripted, stop_at):
         "000000003/trainable.safetensors",
         "best/000000003.safetensors",
     ]
-    resumed = job("cut", validation=scripted(*losses[3:]), spec=rule)
+    resumed = job("cut", validation=scripted(*losses[4:]), spec=rule)
     assert train(resumed)["best_step"] == 3
     assert equal(state(resumed), state(whole))
 
@@ -148,5 +193,5 @@ def test_patience_survives_a_run_that_dies(job, scripted, stop_at):
     """Losses 5, 4, 4, 4 stop after step 4; the run dies before that and has checkpoints at every step."""
     rule = {"early_stop": {"patience": 2}, "validations": 9}
     with pytest.raises(KeyboardInterrupt):
-        train(job(validation=scripted(5, 4, 4, 4), spec=rule, progress=stop_at(4), checkpoint_seconds=1e-9))
+        train(job(validation=scripted(6, 5, 4, 4, 4), spec=rule, progress=stop_at(4), checkpoint_seconds=1e-9))
     assert train(job(validation=scripted(4, 4, 4), spec=rule, checkpoint_seconds=1e-9))["steps"] == 4

@@ -1,0 +1,39 @@
+"""What a person should know about a run that is no reason to refuse it: printed, and kept in report, JSON and MLflow."""
+
+from __future__ import annotations
+
+from posttrain.data.sources import SAMPLE_SCHEME
+from schemas.evaluation import FunctionJudge
+from schemas.recipe import Recipe
+from schemas.results import Metrics
+
+TOY_JUDGE = "posttrain.data.samples:sentiment"
+
+
+def of_recipe(recipe: Recipe) -> tuple[str, ...]:
+    """What is seen before the run."""
+    judge, data = recipe.evaluation.judge, recipe.data
+    own = not any(source and source.startswith(SAMPLE_SCHEME) for source in (data.corpus, data.instructions, data.preferences))
+    if own and isinstance(judge, FunctionJudge) and judge.name == TOY_JUDGE:
+        return (
+            f"evaluation.judge: {TOY_JUDGE} is a toy sentiment judge for the sample reviews; name one for this data, or null",
+        )
+    return ()
+
+
+def of_stage(stage: str, metrics: Metrics) -> str | None:
+    """That the held-out loss rose in training, and what became of it; None where it did not, or was not measured.
+
+    `validation_loss` is that of the stage's result, `validation_loss_last` that after the last step where the result is not it.
+    """
+    start, kept = metrics.get("validation_loss_start"), metrics.get("validation_loss")
+    if start is None or kept is None:
+        return None
+    last = metrics.get("validation_loss_last", kept)
+    rose = f"{stage}: held-out loss rose from {start:.3f} to {last:.3f}"
+    if last == kept:
+        return f"{rose}: lower the learning rate or use keep: best" if kept > start else None
+    if kept < start:
+        best = f"the result is step {metrics['best_step']:.0f} with {kept:.3f}"
+        return f"{rose}; {best}: lower the learning rate" if last > start else None
+    return f"{rose}, and no step lowered it: the result is what the stage started from; lower the learning rate"
