@@ -43,7 +43,8 @@ from schemas.model import Quantization
 from schemas.training import Full, Optimization, Peft
 
 HALF = (torch.bfloat16, torch.float16)
-SHALLOW = 5  # blocks; in fewer a pass over prompts takes more than the cache that is made after it, and in a deep model less
+FUSED = 2048  # tokens of an example that stands for several
+SHALLOW = 3  # blocks; in fewer a pass over prompts takes more than the cache that is made after it, and in a deep model less
 BYTES = {"int8": 1.0, "nf4": 0.52}  # of a quantised number with its share of the scales
 
 
@@ -69,12 +70,13 @@ class Training:
         """The model that it trains, without numbers."""
         return (rewarding if self.rewards else wrapped)(self.config, self.peft)
 
-    def groups(self, on: Arithmetic, budget: int) -> list[list[int]]:
-        """The first two micro-batches of the step with the largest one: gradients of the first live while the second runs."""
+    def largest(self, on: Arithmetic, budget: int) -> tuple[list[int], bool]:
+        """The largest micro-batch of all steps, and whether others of its step follow, while which its gradients live."""
         lengths = np.array([example.length for example in self.objective.examples])
         shares = [shared(rows, lengths, on.processes)[0] for rows in self.plan]
         steps = [micro_batches(rows, lengths, budget) for rows in shares if rows]
-        return max(steps, key=lambda groups: int(lengths[groups[0]].sum()))[:2]
+        first, *others = max(steps, key=lambda groups: int(lengths[groups[0]].sum()))
+        return first, bool(others)
 
 
 def wrapped(config: PreTrainedConfig, peft: Peft) -> nn.Module:
@@ -115,7 +117,7 @@ def _traced(stage: Training, on: Arithmetic, budget: int) -> list[Peak]:
             peaks.append(_scoring(scorer, live, stage.objective.examples, scoring_tokens(on.device)))
         if stage.spec.gradient_checkpointing:
             checkpoint_activations(model, "gradient_checkpointing")
-        peaks.append(_steps(scorer, live, stage, stage.groups(on, budget)))
+        peaks.append(_steps(scorer, live, stage, *stage.largest(on, budget)))
     return peaks
 
 
@@ -166,8 +168,8 @@ def _reference(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], bud
     return Peak("reference scoring", weights=weights, activations=scored)
 
 
-def _steps(scorer: Scorer, live: LiveBytes, stage: Training, groups: Sequence[Sequence[int]]) -> Peak:
-    """An optimizer step that finds the optimizer's state in memory."""
+def _steps(scorer: Scorer, live: LiveBytes, stage: Training, rows: Sequence[int], accumulated: bool) -> Peak:
+    """An optimizer step that finds the optimizer's state in memory, and, `accumulated`, the gradients of another micro-batch."""
     scorer.train()
     without_draws(scorer)
     weights = live.begin()
@@ -176,19 +178,16 @@ def _steps(scorer: Scorer, live: LiveBytes, stage: Training, groups: Sequence[Se
         parameter.grad = torch.zeros_like(parameter)
     gradients = live.live - weights
     updates.optimizer.step()
-    updates.optimizer.zero_grad(set_to_none=True)
-    before, passing = live.begin(), 0
-    examples, units = stage.objective.examples, stage.objective.units([row for group in groups for row in group])
-    for group in groups:
-        freed = live.freed
-        loss, _ = stage.objective.loss(scorer([examples[row] for row in group]), group)
-        passing = max(passing, live.freed - freed)
-        updates.backward(loss / units)
+    optimizer = live.live - weights - gradients
+    if not accumulated:
+        updates.optimizer.zero_grad(set_to_none=True)
+    live.begin()
+    loss, _ = stage.objective.loss(scorer([stage.objective.examples[row] for row in rows]), rows)
+    passing = live.freed
+    updates.backward(loss / stage.objective.units(rows))
     updates.optimizer.step()
-    return Peak(
-        "training", weights=weights, gradients=gradients, optimizer=before - weights,
-        activations=live.peak - before - gradients, passing=passing,
-    )  # fmt: skip
+    activations = live.peak - weights - optimizer - gradients
+    return Peak("training", weights=weights, gradients=gradients, optimizer=optimizer, activations=activations, passing=passing)
 
 
 @torch.no_grad()
@@ -201,8 +200,21 @@ def _scoring(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], budge
 
 def _score_largest(scorer: Scorer, examples: Sequence[Example], budget: int) -> None:
     lengths = np.array([example.length for example in examples])
-    group = max(micro_batches(range(len(examples)), lengths, budget), key=lambda rows: int(lengths[rows].sum()))
-    scorer([examples[row] for row in group]).per_branch()
+    rows = max(micro_batches(range(len(examples)), lengths, budget), key=lambda rows: int(lengths[rows].sum()))
+    group = [examples[row] for row in rows]
+    scorer(_fused(group) if scorer.layout == "packed" else group).per_branch()
+
+
+def _fused(examples: Sequence[Example]) -> list[Example]:
+    """Few long examples in the place of many: in a packed row the same number of tokens and targets, traced in less time."""
+    found: list[list[Example]] = [[]]
+    for example in examples:
+        if sum(each.length for each in found[-1]) > FUSED:
+            found.append([])
+        found[-1].append(example)
+    prompts = (np.concatenate([example.prompt for example in group]) for group in found)
+    branches = (zip(*(example.branches for example in group), strict=True) for group in found)
+    return [Example(prompt, tuple(map(np.concatenate, of_all))) for prompt, of_all in zip(prompts, branches, strict=True)]
 
 
 def evaluation_peaks(

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 LARGE_BLOCK = 32 * 2**20  # bytes; glibc takes what is larger from the system and gives it back at once (M_MMAP_THRESHOLD)
 
@@ -96,7 +95,14 @@ def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    """The tensors in nested tuples, lists and dicts: called for every operation, and faster than torch's pytree."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, tuple | list):
+        return []
+    return [tensor for part in tree for tensor in _tensors(part)]
 
 
 def _has_numbers(tree: Any) -> bool:
