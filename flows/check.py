@@ -22,11 +22,14 @@ def examine(recipe: Recipe, store: Store) -> dict[str, Any]:
     with working("checking recipe and data"):
         counts = preflight(chain, notices.append)
     from posttrain.caution import of_recipe
+    from posttrain.device import bfloat16_hint
     from posttrain.lengths import first_rows
     from posttrain.sizing import learning_rates_of, memory_of, size_of
     from posttrain.stage_times import times_of
 
-    found = {"recipe": recipe.name, "stages": list(recipe.stages), "data": counts, "model": size_of(chain.model)}
+    found: dict[str, Any] = {"recipe": recipe.name, "stages": list(recipe.stages), "data": counts, "model": size_of(chain.model)}
+    if hint := bfloat16_hint(recipe.compute, found["model"]["parameters"]):
+        notices.append(hint)
     rows = first_rows(chain)
     found["learning_rates"] = learning_rates_of(chain)
     with working("forecasting memory"):
