@@ -108,12 +108,12 @@ def sweep(
 @app.command()
 def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
     """Validate recipe, inputs and model without training."""
-    from posttrain.preflight import preflight
     from posttrain.store import Store
     from schemas.load import load_recipe
 
     loaded, checked = load_recipe(recipe, overrides), Store(store)
     defaults.apply(checked.root)
+    from posttrain.preflight import preflight
     from tasks.chains import new_chain, pinned
 
     chain = new_chain(pinned(loaded, checked.root), checked)
