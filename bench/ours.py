@@ -12,7 +12,6 @@ import torch
 
 from bench.sides import Measured, arguments, clocks, peak_gb
 from bench.workload import BETA, Workload, read_token_rows, start_adapter
-from posttrain.half_precision import hold_frozen
 from posttrain.models import load_model
 from posttrain.packing import Example, Tokens
 from posttrain.peft.wrap import wrap
@@ -58,13 +57,11 @@ def examples_of(workload: Workload, folder: Path) -> list[Example]:
 
 def scorer_of(workload: Workload, folder: Path) -> Scorer:
     """The initial policy, wrapped as the workload says."""
-    device, dtype = torch.device(workload.device), DTYPES[workload.dtype]
-    model = load_model(Policy(str(folder / "model")), device)
+    device = torch.device(workload.device)
     peft = Full(method="full") if workload.full else LoRA(method="lora", **workload.lora)
-    wrapped = wrap(model, peft, 0, "bench")
+    wrapped = wrap(load_model(Policy(str(folder / "model")), device), peft, 0, "bench")
     start_adapter(wrapped)
-    hold_frozen(wrapped, peft, dtype)
-    return Scorer(wrapped, device, dtype).eval()
+    return Scorer(wrapped, device, DTYPES[workload.dtype]).eval()
 
 
 def measure(workload: Workload, folder: Path, out: Path) -> Measured:
