@@ -78,6 +78,12 @@ def _rows(folder: Path) -> dict[str, str]:
     return files
 
 
+@pytest.fixture(autouse=True, scope="session")
+def interrupts() -> None:
+    """A shell that starts tests in the background has them, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> SimpleNamespace:
     """`recipe` (its file), `document` (its content) and `folder` (its data) of the tiny recipe."""
