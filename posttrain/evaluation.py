@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from posttrain.device import resolve_device, resolve_dtype
 from posttrain.evaluation_numbers import Measured, Responses, RowScores, compare, write
 from posttrain.models import load_config, load_model, load_tokenizer
 from posttrain.packing import Example
-from posttrain.peak import measured
+from posttrain.peak import give_back, measured
 from posttrain.peft.soft_prompts import room
 from posttrain.peft.unmerged import virtual_tokens_of
 from posttrain.policy import Policy
@@ -100,6 +101,7 @@ def evaluate(
         drawn = found[candidate].responses if candidate in found else None
         scored = known if name == reference else None
         found[name] = _measure(work, name, policies[name], scored, drawn, name in diverging)
+        give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
     ordered = {name: found[name] for name in policies}
     numbers = compare(recipe, ordered)
     outputs = write(out, work.prompts, ordered, numbers)
@@ -158,7 +160,8 @@ def respond(
     ids = encode_prompts(prompts, tokenizer, config.is_encoder_decoder, room(scorer.model) - new)
     plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
                     eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip
-    with scorer.arithmetic():
+    # On a CPU a step of decoding reads every weight once: rounding them to half precision first takes longer than the products.
+    with scorer.arithmetic() if scorer.device.type == "cuda" else contextlib.nullcontext():
         sampled = sample(scorer.model, ids, plan, counted(progress, f"evaluate {name}: sampling", len(prompts)))
     generated = [response for (response,) in sampled]
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)

@@ -59,14 +59,16 @@ def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor,
     """log p(target | hidden) and log Z, the normaliser of the softmax.
 
     Args:
-        hidden: [N, H]; products run in the type of an active autocast, else in its own.
+        hidden: [N, H]; on CUDA products run in the type of an active autocast, elsewhere in fp32 or its own finer type: a
+            logit that is rounded to bfloat16 is wrong by up to 0.03 at 16, more than a step of DPO moves it.
         head: the output head.
         targets: [N] token ids.
 
     Returns:
         logprobs [N] and normaliser [N] in fp32, both differentiable in hidden, head weight and bias.
     """
-    dtype = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    halved = hidden.is_cuda and torch.is_autocast_enabled("cuda")
+    dtype = torch.get_autocast_dtype("cuda") if halved else torch.promote_types(hidden.dtype, torch.float32)
     return _TokenLogprobs.apply(hidden, head.weight, head.bias, targets, head, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -41,17 +41,24 @@ def measured(stage: Callable[P, Built]) -> Callable[P, Built]:
 
 def reset_peak() -> None:
     """Begin a new measurement. What earlier work has freed and the allocator still holds is given back to the system first."""
-    gc.collect()
+    give_back()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     if sys.platform == "linux":
-        _return_freed_memory()
         with contextlib.suppress(OSError):  # a container may forbid it: then the number is the largest since the process began
             Path("/proc/self/clear_refs").write_text(RESET_PEAK)
 
 
-def _return_freed_memory() -> None:
+def give_back() -> None:
+    """Return to the system what was freed: of two phases that want blocks of other sizes, the second one cannot use it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        _trim_heap()
+
+
+def _trim_heap() -> None:
     """glibc keeps freed blocks below the top of its heap resident; musl has no such function and needs none."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

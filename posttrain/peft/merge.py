@@ -93,7 +93,8 @@ def _merged(model: Any, tuner: Any, where: str) -> nn.Module:
     """Merge in place; a soft prompt below keeps its place outside."""
     training = model.training
     before = probe(model.eval())
-    plain = tuner.merge_and_unload(safe_merge=True)
+    # In place: copies would take memory beside the file that the weights are mapped from. `_compare` finds what is not finite.
+    plain = tuner.merge_and_unload(safe_merge=False)
     merged: nn.Module = model if soft_prompt(model) is not None else plain
     _compare(merged.eval(), before, where)
     return merged.train(training)

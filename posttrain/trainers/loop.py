@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posttrain.distributed import any_process, from_main, rank, size, summed, termination
+from posttrain.peak import give_back
 from posttrain.progress import Progress, counted
 from posttrain.scoring import Scorer
 from posttrain.store import CHECKPOINT
@@ -76,6 +77,7 @@ def train(job: Job) -> dict[str, float]:
     """
     run, name = _Run(job), f"{job.name} training"
     run.measure_start()
+    give_back()  # what scoring the reference took
     job.progress.start(name, len(job.plan))
     if run.begun:
         job.progress.advance(run.begun, {})

@@ -21,7 +21,7 @@ from posttrain.distributed import is_main
 from posttrain.known_scores import FILE as KNOWN_SCORES
 from posttrain.known_scores import save_known
 from posttrain.learning_rates import settled
-from posttrain.losses.preference import VARIANTS, at_start
+from posttrain.losses.preference import VARIANTS
 from posttrain.models import load_config, load_model, load_tokenizer, parameters_of, scratch_model
 from posttrain.packing import Example
 from posttrain.peak import measured
@@ -38,6 +38,7 @@ from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.trainers.loop import Job, train
 from posttrain.trainers.objectives import LanguageModelling, Objective, Preference
 from posttrain.trainers.plan import Plan, by_rows, by_tokens
+from posttrain.trainers.step_zero import step_0_gate
 from posttrain.trainers.validation import kept, refuse_unmeasured
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
@@ -45,9 +46,6 @@ from schemas.recipe import Recipe
 from schemas.training import DPO, SFT, Full, Optimization, Peft, Pretrain
 
 VALIDATION_EXAMPLES = 128  # held-out examples behind each point of a validation curve
-STEP_0_PAIRS = 8
-# Of loss and margin at β up to 0.1; in proportion to β above, since it multiplies what rounding leaves of a log-ratio.
-STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 SECTIONS = {"pretrain": "pretrain", "sft": "sft", "reward": "reward", "align": "alignment"}  # of the recipe, by stage
 
 
@@ -211,26 +209,6 @@ def _reference_scores(setting: Setting, scorer: Scorer, examples: Sequence[Examp
     scores, found = reference_scores(cache, weights, scorer, examples, scoring_tokens(scorer.device), on_rows)
     setting.progress.note(f"reference log-probabilities of {len(examples):,} pairs: {found:,} from the cache")
     return scores
-
-
-@torch.no_grad()
-def step_0_gate(scorer: Scorer, objective: Preference) -> None:
-    """Policy and reference are equal before the first step, so the loss is known, and rewards and margin are 0.
-
-    Raises:
-        RuntimeError: when their means over a few pairs are others: a defect, which would train against a wrong reference.
-    """
-    rows = range(min(STEP_0_PAIRS, len(objective.examples)))
-    margin_alone = replace(objective, sft_weight=0.0)  # the likelihood of chosen is not known beforehand
-    expected = {"loss": at_start(objective.kind, objective.hyperparameters), "margin": 0.0, "reward_chosen": 0.0}
-    found = dict.fromkeys(expected, 0.0)
-    for row in rows:
-        loss, sums = margin_alone.loss(scorer([objective.examples[row]]), [row])
-        found = {name: found[name] + float({**sums, "loss": loss}[name]) / len(rows) for name in expected}
-    tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * objective.beta)
-    if any(not abs(found[name] - expected[name]) <= tolerance * max(1.0, expected[name]) for name in found):
-        said = ", ".join(f"{name} {found[name]:.6f} (expected {expected[name]:.6f})" for name in found)
-        raise RuntimeError(f"step-0 gate: before training {said}: policy and reference differ")
 
 
 def _run(
