@@ -21,6 +21,7 @@ import yaml
 
 from posttrain.device import CPU_BFLOAT16
 from posttrain.model_cache import converted
+from posttrain.store import file_digest
 from schemas.results import RunReport
 
 DTYPE = "bfloat16" if any(map(torch.cpu.get_capabilities().get, CPU_BFLOAT16)) else "float32"
@@ -54,9 +55,9 @@ def gguf(unpacked) -> Path:
 
 
 @pytest.fixture(scope="session")
-def local(gguf, tmp_path_factory) -> dict:
+def local(gguf, store) -> dict:
     """The section `model` of a recipe that starts from the same model as a folder of `save_pretrained`."""
-    return {"source": "local", "path": str(converted(gguf, "smollm2", tmp_path_factory.mktemp("local")))}
+    return {"source": "local", "path": str(converted(gguf, file_digest(gguf), store / "cache" / "gguf"))}
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +115,7 @@ def recipe():
             "name": name,
             "model": model,
             "data": {"preferences": data["preferences"], "holdout": 0.2},
-            "alignment": {"algorithm": "dpo", "batch_size": 8, "max_length": 256},
+            "alignment": {"algorithm": "dpo", "batch_size": 8, "max_length": 256, "validations": 2},
             "evaluation": {"prompts": 8, "max_new_tokens": 16},
             "registry": {"model": name},
             "compute": {"dtype": DTYPE},

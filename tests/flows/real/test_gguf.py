@@ -17,6 +17,7 @@ def aligned(posttrain, recipe, rows, gguf, tmp_path_factory) -> SimpleNamespace:
     gates = {"preference_accuracy": {"lower_bound_above": 0.5}, "validation_loss_falls": {"min": 0}}
     path = recipe(
         folder, "aligned", {"source": "gguf", "path": str(gguf)}, rows(folder, 400, seed=0),
+        alignment={"algorithm": "dpo", "batch_size": 8, "max_length": 256, "validations": 2},
         evaluation={"prompts": 16, "max_new_tokens": 32, "gates": gates},
         registry={"model": "aligned", "promote_on": "preference_accuracy"},
     )  # fmt: skip

@@ -8,9 +8,9 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-DPO = {"algorithm": "dpo", "batch_size": 8, "max_length": 256}
+DPO = {"algorithm": "dpo", "batch_size": 8, "max_length": 256, "validations": 2}
 PPO = {"algorithm": "ppo", "iterations": 2, "rollouts": 8, "epochs": 1, "minibatches": 2, "max_new_tokens": 16, "max_length": 256}
-SFT = {"epochs": 1, "batch_size": 8, "max_length": 256, "peft": {"method": "lora"}}
+SFT = {"epochs": 1, "batch_size": 8, "max_length": 256, "validations": 2, "peft": {"method": "lora"}}
 
 # Of the case: sections, and the ways in which its version loads.
 MERGED, UNMERGED = {"pyfunc", "checkpoint", "adapter"}, {"pyfunc", "adapter"}
