@@ -92,16 +92,16 @@ def _pair(dice: random.Random, number: int) -> dict:
 
 @pytest.fixture(scope="session")
 def rows():
-    """Write files of pairs and of conversations with their chosen answers; the sources of both, for the section `data`."""
+    """Write files of pairs and of conversations with their chosen answers; the sources `wanted` of the two, for the section `data`."""
 
-    def write(folder: Path, count: int, seed: int) -> dict[str, str]:
+    def write(folder: Path, count: int, seed: int, *wanted: str) -> dict[str, str]:
         dice = random.Random(seed)
         pairs = [_pair(dice, number) for number in range(count)]
         chats = [{"messages": row["prompt"] + row["chosen"]} for row in pairs]
         files = {"preferences": (folder / "pairs.jsonl", pairs), "instructions": (folder / "chats.jsonl", chats)}
         for path, written in files.values():
             path.write_text("".join(json.dumps(row) + "\n" for row in written), "utf-8")
-        return {name: str(path) for name, (path, _) in files.items()}
+        return {name: str(files[name][0]) for name in wanted or ("preferences",)}
 
     return write
 
@@ -114,7 +114,7 @@ def recipe():
         document = {
             "name": name,
             "model": model,
-            "data": {"preferences": data["preferences"], "holdout": 0.2},
+            "data": {**data, "holdout": 0.2},
             "alignment": {"algorithm": "dpo", "batch_size": 8, "max_length": 256, "validations": 2},
             "evaluation": {"prompts": 8, "max_new_tokens": 16},
             "registry": {"model": name},

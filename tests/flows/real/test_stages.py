@@ -31,18 +31,13 @@ def bullets(prompts, responses):
 '''
 
 
-@pytest.fixture(scope="module")
-def few(rows, tmp_path_factory) -> dict[str, str]:
-    """40 pairs: 4 steps."""
-    return rows(tmp_path_factory.mktemp("few"), 40, seed=1)
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_from_a_folder_registers_what_loads_as_documented(case, posttrain, recipe, local, few, answers, tmp_path):
+def test_a_run_from_a_folder_registers_what_loads_as_documented(case, posttrain, recipe, local, rows, answers, tmp_path):
+    """40 pairs, so that there are 4 steps."""
     sections, ways = CASES[case]
     (tmp_path / "lists.py").write_text(RULE)
-    data = {name: few[name] for name in ("preferences", *(["instructions"] if "sft" in sections else []))}
-    run = posttrain("run", recipe(tmp_path, case, local, few, **sections, data={**data, "holdout": 0.2}))
+    data = rows(tmp_path, 40, 1, "preferences", *(["instructions"] if "sft" in sections else []))
+    run = posttrain("run", recipe(tmp_path, case, local, data, **sections))
     assert (run.report.model.alias, run.report.model.version) == ("champion", "1")
     assert all(Path(run.stages["register"].outputs[way]).is_dir() for way in ways - {"pyfunc"})
     assert answers(run.report, tmp_path).keys() == ways
