@@ -92,7 +92,7 @@ def _pair(dice: random.Random, number: int) -> dict:
 
 @pytest.fixture(scope="session")
 def rows():
-    """Write files of pairs and of conversations with their chosen answers; the sources `wanted` of the two, for the section `data`."""
+    """Write pairs, and conversations with their chosen answers; those of the two that are `wanted`, for the section `data`."""
 
     def write(folder: Path, count: int, seed: int, *wanted: str) -> dict[str, str]:
         dice = random.Random(seed)
