@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from bench.sides import Measured, arguments, clocks, peak_gb
-from bench.workload import BETA, LORA, Workload, eos_id, start_adapter, token_ids
+from bench.workload import BETA, Workload, read_token_rows, start_adapter
 from posttrain.models import load_model
-from posttrain.packing import Example
+from posttrain.packing import Example, Tokens
 from posttrain.peft.wrap import wrap
 from posttrain.policy import Policy
 from posttrain.progress import Quiet
@@ -24,6 +24,8 @@ from posttrain.trainers.loop import CURVE, Job, train
 from posttrain.trainers.objectives import LanguageModelling, Preference
 from schemas.recipe import Compute
 from schemas.training import Full, LoRA, Optimization
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ProcessorTime(Quiet):
@@ -43,30 +45,28 @@ class ProcessorTime(Quiet):
             self.at.append(clocks()[1])
 
 
-def examples_of(workload: Workload) -> list[Example]:
-    """The rows as tokens; SFT trains on the chosen response."""
-    end = [eos_id(workload.vocabulary)]
+def examples_of(workload: Workload, folder: Path) -> list[Example]:
+    """The rows; SFT trains on the chosen response."""
     names = ("chosen", "rejected") if workload.kind == "dpo" else ("chosen",)
 
-    def example(row: Mapping[str, str]) -> Example:
-        prompt, *responses = (token_ids(row[name]) for name in ("prompt", *names))
-        return Example(np.asarray(prompt, np.int32), tuple(np.asarray(tokens + end, np.int32) for tokens in responses))
+    def tokens(ids: Sequence[int]) -> Tokens:
+        return np.asarray(ids, np.int32)
 
-    return [example(row) for row in workload.rows()]
+    return [Example(tokens(row["prompt"]), tuple(tokens(row[name]) for name in names)) for row in read_token_rows(folder)]
 
 
 def scorer_of(workload: Workload, folder: Path) -> Scorer:
     """The initial policy, wrapped as the workload says."""
     device = torch.device(workload.device)
-    model = load_model(Policy(str(folder / "model")), device)
-    wrapped = wrap(model, Full(method="full") if workload.full else LoRA(method="lora", **LORA), 0, "bench")
+    peft = Full(method="full") if workload.full else LoRA(method="lora", **workload.lora)
+    wrapped = wrap(load_model(Policy(str(folder / "model")), device), peft, 0, "bench")
     start_adapter(wrapped)
-    return Scorer(wrapped, device, torch.float32 if workload.device == "cpu" else torch.bfloat16).eval()
+    return Scorer(wrapped, device, DTYPES[workload.dtype]).eval()
 
 
 def measure(workload: Workload, folder: Path, out: Path) -> Measured:
     """Train all steps; `out` is an empty folder for the curve."""
-    scorer, examples = scorer_of(workload, folder), examples_of(workload)
+    scorer, examples = scorer_of(workload, folder), examples_of(workload, folder)
     layout = choose_layout(scorer, examples)
     began = clocks()
     objective = objective_of(workload, scorer, examples)
@@ -79,7 +79,7 @@ def measure(workload: Workload, folder: Path, out: Path) -> Measured:
             objective=objective,
             plan=[list(range(at, at + workload.batch)) for at in range(0, len(examples), workload.batch)],
             spec=Optimization(learning_rate=workload.learning_rate, schedule="constant", warmup_share=0.0),
-            compute=Compute(device=workload.device, checkpoint_seconds=1e9, log_every=1),
+            compute=Compute(device=workload.device, dtype=workload.dtype, checkpoint_seconds=1e9, log_every=1),
             out=out,
             progress=processor,
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from schemas.errors import Refusal
 
 ROOT = Path(__file__).resolve().parents[1]
+REFUSED = 2  # exit code of a process that has said why on stderr
 TRL = ROOT / ".bench" / "trl" / "bin" / "python"
 TRL_PPO = ROOT / ".bench" / "trl-ppo" / "bin" / "python"  # the last TRL that has PPO
 
@@ -97,10 +98,13 @@ def run(command: list[str], folder: Path, threads: int | None) -> Measured:
 
 
 def call(command: list[str], threads: int | None = None) -> str:
-    """Standard output of a process in the repository's root that may download nothing."""
+    """Standard output of a process in the repository's root that may download nothing. What it refuses ends this one too."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode == REFUSED:
+        sys.stderr.write(done.stderr)
+        sys.exit(REFUSED)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:3])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout

@@ -1,6 +1,7 @@
 """The fixed training workload: rows, a word-level tokenizer of any size, a Llama of a given shape, written to a folder once.
 
-Both sides load the same files. Only torch, transformers and tokenizers are imported, which the peer's environment has too.
+Both sides load the same files: `model/` and, for SFT and DPO, the rows as token ids. `real.py` writes them for a model of the
+user's. Only torch, transformers and tokenizers are imported, which the peer's environment has too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import math
 import random
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,10 @@ PPO_NUMBERS = {
     "lam": 0.95,
 }
 BETAS = (0.9, 0.95)  # of AdamW
-LORA = {"r": 8, "alpha": 8, "target_modules": ("q_proj", "v_proj")}
+DEVICES = ("cpu", "cuda")
+LORA: dict[str, Any] = {"r": 8, "alpha": 8, "target_modules": ("q_proj", "v_proj")}
+REAL_LORA: dict[str, Any] = {"r": 16, "alpha": 32, "target_modules": "all-linear"}  # what a recipe gets that sets nothing
+ROWS = "rows.jsonl"
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2},
@@ -40,6 +45,9 @@ SHAPES: dict[str, dict[str, Any]] = {
            "num_key_value_heads": 8},
 }  # fmt: skip
 """`small` is the shape of the published figures, `1b` that of Llama 3.2 1B; `tiny` is for tests."""
+
+TokenRow = dict[str, list[int]]
+"""Token ids of `prompt`, `chosen` and `rejected`."""
 
 LENGTHS = {"tiny": ((10, 30), (2, 20))}
 """Least and most words of a prompt and of a response. `tiny` has few: sums of fewer log-probabilities round less in fp32."""
@@ -61,21 +69,36 @@ class Workload:
     shape: str
     """A name of `SHAPES`."""
     device: str
-    """`cpu` (fp32) or `cuda` (bf16)."""
+    """`cpu` or `cuda`."""
     learning_rate: float
     """Constant learning rate."""
     passes: int = 1
     """How often the rows are repeated; 1 means that every step has rows of its own."""
+    dtype: str = "float32"
+    """Arithmetic of both sides, `float32` or `bfloat16` (autocast, with fp32 weights where they train)."""
+    model: str | None = None
+    """Folder of a real model with its tokenizer, in the place of `shape` and `vocabulary`."""
+    pairs: str | None = None
+    """File of its pairs; None: they are generated."""
 
     @property
     def batch(self) -> int:
         """Rows per optimizer step."""
         return BATCH[self.kind]
 
+    @property
+    def distinct(self) -> int:
+        """Rows that differ; each is trained on in every pass."""
+        return self.steps // self.passes * self.batch
+
+    @property
+    def lora(self) -> dict[str, Any]:
+        """The adapter that trains where not every weight does."""
+        return REAL_LORA if self.model else LORA
+
     def rows(self) -> list[dict[str, str]]:
         """As many rows as the steps need, in training order."""
-        distinct = rows(self.steps // self.passes * self.batch, *LENGTHS.get(self.shape, USUAL_LENGTHS))
-        return distinct * self.passes
+        return rows(self.distinct, *LENGTHS.get(self.shape, USUAL_LENGTHS)) * self.passes
 
     def write(self, folder: Path) -> None:
         """This workload as JSON beside its model."""
@@ -95,6 +118,22 @@ def rows(count: int, prompt: tuple[int, int], response: tuple[int, int], seed: i
         return " ".join(f"w{random_state.randrange(WORDS)}" for _ in range(random_state.randint(*length)))
 
     return [{"prompt": words(prompt), "chosen": " " + words(response), "rejected": " " + words(response)} for _ in range(count)]
+
+
+def write_token_rows(token_rows: Iterable[TokenRow], folder: Path) -> None:
+    """One line of JSON for each row, for `read_token_rows`."""
+    (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in token_rows))
+
+
+def read_token_rows(folder: Path) -> list[TokenRow]:
+    """The rows in training order; a response ends with the token that ends it."""
+    return [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
+
+
+def token_row(row: Mapping[str, str], vocabulary: int) -> TokenRow:
+    """The token ids of a row of `rows`."""
+    end = {"prompt": [], "chosen": [eos_id(vocabulary)], "rejected": [eos_id(vocabulary)]}
+    return {name: token_ids(text) + end[name] for name, text in row.items()}
 
 
 def token_ids(text: str) -> list[int]:
@@ -160,8 +199,8 @@ def start_adapter(model: Any) -> None:
 
 
 def main() -> None:
-    """Write the model and tokenizer of the workload in a folder beside it; for PPO a reward model too."""
-    parser = argparse.ArgumentParser(description="Write the initial model and tokenizer that every side loads.")
+    """Write model, tokenizer and rows of the workload in a folder beside it; for PPO a reward model in the place of rows."""
+    parser = argparse.ArgumentParser(description="Write the initial model, the tokenizer and the rows that every side loads.")
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     workload = Workload.read(folder)
@@ -169,6 +208,8 @@ def main() -> None:
     make_tokenizer(workload.vocabulary).save_pretrained(folder / "model")
     if workload.kind == "ppo":
         make_reward_model(folder / "model").save_pretrained(folder / "reward")
+    else:
+        write_token_rows((token_row(row, workload.vocabulary) for row in workload.rows()), folder)
 
 
 if __name__ == "__main__":

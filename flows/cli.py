@@ -107,31 +107,19 @@ def sweep(
 
 @app.command()
 def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
-    """Validate recipe, inputs and model without training."""
-    from posttrain.preflight import preflight
+    """Validate recipe, inputs and model, and forecast memory and time; trains nothing."""
     from posttrain.store import Store
     from schemas.load import load_recipe
 
     loaded, checked = load_recipe(recipe, overrides), Store(store)
     defaults.apply(checked.root)
-    from tasks.chains import new_chain, pinned
+    from flows.check import examine
+    from flows.live import TerminalProgress
+    from posttrain.progress import reporting
 
-    chain = new_chain(pinned(loaded, checked.root), checked)
-    notices: list[str] = []
-    counts = preflight(chain, notices.append)
-    from posttrain.caution import of_recipe
-    from posttrain.lengths import first_rows
-    from posttrain.sizing import learning_rates_of, memory_of, size_of
-    from posttrain.stage_times import times_of
-
-    found = {"recipe": loaded.name, "stages": list(loaded.stages), "data": counts, "model": size_of(chain.model)}
-    rows = first_rows(chain)
-    found |= {
-        "learning_rates": learning_rates_of(chain),
-        "memory": memory_of(chain, rows),
-        "seconds": times_of(chain, rows, counts),
-    }
-    show(found | {"notices": notices, "warnings": list(of_recipe(loaded))}, as_json)
+    with TerminalProgress(console()) as progress, reporting(progress):
+        found = examine(loaded, checked)
+    show(found, as_json)
 
 
 @app.command()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # names in torch.cpu.get_capabilities(); the last one is Arm's
+WORTHWHILE = 50_000_000  # parameters from which on products take most of the time, and so bfloat16 gains
 NVIDIA_DRIVER = ("/dev/nvidiactl", "/dev/dxg", "/proc/driver/nvidia/version")
 
 
@@ -45,7 +46,7 @@ def resolve_dtype(compute: Compute) -> torch.dtype:
     if name == "float16" and not _wants_cuda(compute):
         raise Refusal("compute.dtype", "float16, and no CUDA device is visible", "float32, or bfloat16 where the chip has it",
                       "set compute.dtype=auto")  # fmt: skip
-    if name == "bfloat16" and not (_wants_cuda(compute) or any(map(torch.cpu.get_capabilities().get, CPU_BFLOAT16))):
+    if name == "bfloat16" and not (_wants_cuda(compute) or _cpu_has_bfloat16()):
         raise Refusal("compute.dtype", "bfloat16 on a CPU without instructions for it, where it is slower than float32",
                       f"float32 here; bfloat16 on CUDA and on chips with one of {', '.join(CPU_BFLOAT16)}",
                       "set compute.dtype=auto")  # fmt: skip
@@ -59,12 +60,27 @@ def dtype_name(compute: Compute) -> str:
     return "bfloat16" if _wants_cuda(compute) else "float32"
 
 
+def bfloat16_hint(compute: Compute, parameters: int) -> str | None:
+    """That this CPU could train in bfloat16, where a recipe leaves it in float32 and the model is large enough to gain."""
+    if parameters < WORTHWHILE or dtype_name(compute) != "float32" or resolve_device(compute).type != "cpu":
+        return None
+    if not _cpu_has_bfloat16():
+        return None
+    return "compute.dtype: this CPU computes in bfloat16 as well, in which a step takes about two thirds of the time"
+
+
 def _wants_cuda(compute: Compute) -> bool:
     if compute.device == "cpu" or (sys.platform == "linux" and not any(map(_exists, NVIDIA_DRIVER))):
         return compute.device == "cuda"
     import torch  # three seconds, which a run that reuses everything can save
 
     return compute.device == "cuda" or torch.cuda.is_available()
+
+
+def _cpu_has_bfloat16() -> bool:
+    import torch
+
+    return any(map(torch.cpu.get_capabilities().get, CPU_BFLOAT16))
 
 
 def _exists(path: str) -> bool:

@@ -56,17 +56,28 @@ def segment_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, sliding_window=sliding_window, **more
         )
+    # A CPU's kernel takes twice as long in bfloat16 (backward pass of 150 queries and 9 heads: 3.5 and 1.8 ms).
+    exact = torch.promote_types(query.dtype, torch.float32) if query.device.type == "cpu" else query.dtype
+    with torch.autocast(query.device.type, enabled=False):
+        out = _by_segments(query.to(exact), key.to(exact), value.to(exact), segments, scaling, dropout, sliding_window)
+    return out.to(query.dtype), None
+
+
+def _by_segments(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None, dropout: float, window: int | None
+) -> Tensor:
+    """Attention [1, T, heads, D] of each run of queries over the keys that it sees."""
     keys, values = key.split(segments.pieces, 2), value.split(segments.pieces, 2)
     out = []
     for run, (prompt, branch) in zip(query.split(segments.queries, 2), segments.sees, strict=True):
         k, v = (torch.cat([pieces[prompt], pieces[branch]], 2) for pieces in (keys, values))
-        mask = _mask(run.shape[2], k.shape[2], sliding_window, run.device)
+        mask = _mask(run.shape[2], k.shape[2], window, run.device)
         out.append(
             scaled_dot_product_attention(
                 run, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=k.shape[1] != run.shape[1]
             )
         )
-    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+    return torch.cat(out, 2).transpose(1, 2).contiguous()
 
 
 def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from bench.sides import Measured, arguments, clocks, peak_gb
-from bench.workload import BETA, BETAS, LORA, MAX_LENGTH, Workload, start_adapter
+from bench.workload import BETA, BETAS, MAX_LENGTH, Workload, read_token_rows, start_adapter
 
 
 class Clock(TrainerCallback):
@@ -39,9 +39,13 @@ class Clock(TrainerCallback):
 
 
 class TimedDPOTrainer(DPOTrainer):
-    """Adds up the time of the reference pass before training."""
+    """Takes rows that are tokens already, and adds up the time of the reference pass before training."""
 
     reference = (0.0, 0.0)
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        """TRL's own would render and tokenise; SFTTrainer leaves it out where it finds `input_ids`."""
+        return dataset
 
     def compute_ref_log_probs(self, *args: Any, **kwargs: Any) -> Any:
         """Called for each batch where the reference is computed beforehand."""
@@ -69,12 +73,12 @@ def settings(workload: Workload, setting: str, out: Path) -> dict[str, Any]:
         "train_sampling_strategy": "sequential",
         "max_length": MAX_LENGTH,
         "use_cpu": workload.device == "cpu",
-        "bf16": workload.device == "cuda",
+        "bf16": workload.dtype == "bfloat16",
     }
     silent = {"output_dir": str(out), "logging_steps": 1, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
     return {
         **equal,
-        **({"beta": BETA} if workload.kind == "dpo" else {}),
+        **({"beta": BETA} if workload.kind == "dpo" else {"completion_only_loss": True}),
         **silent,
         **(_best(workload) if setting == "best" else {}),
     }
@@ -90,23 +94,40 @@ def _best(workload: Workload) -> dict[str, Any]:
     return best | ({"precompute_ref_log_probs": True} if workload.kind == "dpo" else {})
 
 
+def weights_of(workload: Workload, setting: str) -> torch.dtype:
+    """What the model is loaded in. Frozen weights in bf16 spare a CPU the rounding in each product; LoRA's own stay in fp32."""
+    rounded = setting == "best" and workload.device == "cpu" and workload.dtype == "bfloat16" and not workload.full
+    return torch.bfloat16 if rounded else torch.float32
+
+
+def rows_of(workload: Workload, folder: Path) -> list[dict[str, list[int]]]:
+    """The rows in the columns that TRL's tokenisation would make."""
+    rows = read_token_rows(folder)
+    if workload.kind == "dpo":
+        return [{f"{name}_ids": ids for name, ids in row.items()} for row in rows]
+    return [
+        {
+            "input_ids": row["prompt"] + row["chosen"],
+            "completion_mask": [0] * len(row["prompt"]) + [1] * len(row["chosen"]),
+        }
+        for row in rows
+    ]
+
+
 def trainer_of(workload: Workload, folder: Path, setting: str, out: Path, clock: Clock) -> Any:
     """TRL's trainer on the initial policy and the rows of the workload."""
-    rows = workload.rows()
-    if workload.kind == "sft":
-        rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
     config, trainer = {"dpo": (DPOConfig, TimedDPOTrainer), "sft": (SFTConfig, SFTTrainer)}[workload.kind]
     lora = LoraConfig(
         task_type="CAUSAL_LM",
-        r=LORA["r"],
-        lora_alpha=LORA["alpha"],
+        r=workload.lora["r"],
+        lora_alpha=workload.lora["alpha"],
         lora_dropout=0.0,
-        target_modules=list(LORA["target_modules"]),
+        target_modules=workload.lora["target_modules"],
     )
     made = trainer(
-        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=weights_of(workload, setting)),
         args=config(**settings(workload, setting, out)),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(rows_of(workload, folder)),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         peft_config=None if workload.full else lora,
         callbacks=[clock],
@@ -132,7 +153,8 @@ def main() -> None:
         peak_gb=peak_gb(),
         before_training_gb=before_training,
         gpu_gb=torch.cuda.max_memory_allocated() / 1e9 if workload.device == "cuda" else None,
-        note=f"TRL {given.setting}: {_best(workload) if given.setting == 'best' else 'its own defaults'}",
+        note=f"TRL {given.setting}: {_best(workload) if given.setting == 'best' else 'its own defaults'}, "
+        f"weights in {weights_of(workload, given.setting)}",
     ).write(given.result)
 
 

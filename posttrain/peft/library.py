@@ -93,7 +93,11 @@ def lora(model: Any, request: Request) -> Applied:
         if spec.r > least:
             found, allowed = f"{spec.r} with init {spec.init}", f"at most {least}, the rank of the narrowest target layer"
             raise request.refuse("r", found, allowed, "lower r, or choose init default")
-    return tuner(model, request)
+    from posttrain.peft.lora_product import add_in_place  # which imports peft
+
+    applied = tuner(model, request)
+    add_in_place(applied.model)
+    return applied
 
 
 def oft(model: Any, request: Request) -> Applied:

@@ -137,7 +137,7 @@ def test_what_check_prints_for_people_is_the_same_content(call, tiny, tmp_path):
 
 
 def paths_and_leaves(found, path=""):
-    """Each leaf by its path; of memory only that it is a size, since this process may grow between two commands."""
+    """Each leaf by its path; of memory and time only that they are numbers, since two commands measure them anew."""
     if not isinstance(found, dict):
-        return {path: type(found) if "_gb" in path else found}
+        return {path: isinstance(found, int | float) if "_gb" in path or "/seconds/" in path else found}
     return {p: leaf for key, value in found.items() for p, leaf in paths_and_leaves(value, f"{path}/{key}").items()}

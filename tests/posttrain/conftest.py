@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from posttrain.reference import Reference
 from posttrain.reward_sources import Rewards
 from posttrain.rollouts import sample
 from posttrain.scoring import choose_layout, inner_model
+from posttrain.store import Store
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.trainers.collect import Collector, Prompts
 from posttrain.trainers.loop import Job
@@ -256,3 +258,29 @@ def trained_reward(reward_stage, tmp_path_factory):
         return done[name]
 
     return folder
+
+
+@pytest.fixture
+def document(tmp_path) -> dict:
+    """A recipe with every stage, on files of its own."""
+    sources = {}
+    for name in ("corpus", "instructions", "preferences"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"text": name}) + "\n")
+        sources[name] = str(path)
+    return {
+        "name": "tiny",
+        "model": {"source": "scratch", "hidden_size": 32, "layers": 1, "vocab_size": 300},
+        "data": sources,
+        "pretrain": {"tokens": 1000},
+        "sft": {"epochs": 1},
+        "reward": {"epochs": 1},
+        "alignment": {"algorithm": "dpo", "beta": 0.1},
+        "evaluation": {"gates": {"kl_per_token": {"max": 0.5}}},
+        "registry": {"model": "tiny"},
+    }
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")

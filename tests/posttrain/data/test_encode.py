@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 
 from posttrain.data.encode import accepted, encode_conversations, encode_prompts
-from posttrain.tokenizer import prepare_tokenizer
 from schemas.errors import Refusal
 
 EOS = 0
@@ -211,31 +210,6 @@ def test_no_rows_give_no_examples_and_an_empty_quarantine_with_its_columns(token
     assert encoded.quarantine(places).schema == {"source": pl.String, "row": pl.Int64, "reason": pl.String}
 
 
-@pytest.mark.parametrize("template", [None, LINES.replace("ENDING", "")])
-def test_a_prompt_has_one_bos_at_its_start_and_none_elsewhere(with_bos, template):
-    """The tokenizer adds BOS to every text by itself, and here the template, too, is about to write it."""
-    with_bos.chat_template = template
-    tokenizer, bos = prepare_tokenizer(with_bos), with_bos.bos_token_id
-    table = pl.DataFrame({"prompt": [user("Hi") + assistant("Hello") + user("Bye")], "completion": [assistant("Goodbye")]})
-    (example,) = encode(table, tokenizer).examples
-    assert example.prompt[0] == bos
-    assert [*example.prompt[1:], *example.branches[0]].count(bos) == 0
-    assert encode_prompts(table["prompt"].to_list(), tokenizer)[0].tolist() == example.prompt.tolist()
-
-
-@pytest.mark.parametrize(("room", "kept"), [(2, 1), (5, 4)])
-def test_a_cut_prompt_keeps_its_bos(with_bos, room, kept):
-    """Of `room` tokens BOS is the first, and the others are the last of the prompt."""
-    table = instructions(("Write a review.", "It was clean."))
-    tokenizer = prepare_tokenizer(with_bos)
-    (whole,) = encode(table, tokenizer).examples
-    (cut,) = encode(table, tokenizer, max_length=whole.targets + room).examples
-    assert cut.prompt.tolist() == [tokenizer.bos_token_id, *whole.prompt[-kept:].tolist()]
-    (alone,) = encode_prompts(table["prompt"].to_list(), tokenizer, room=room)
-    assert alone.tolist() == [tokenizer.bos_token_id, *whole.prompt[1 - room :].tolist()]
-    assert encode(table, tokenizer, max_length=whole.targets + 1).examples == [], "BOS alone is no prompt"
-
-
 def test_two_bos_tokens_are_refused(tokenizer):
     tokenizer.bos_token = "<|pad|>"
     assert encode(instructions(("Hi", "Hello")), tokenizer).examples[0].prompt[0] == tokenizer.bos_token_id
@@ -289,15 +263,6 @@ def test_a_prompt_of_an_encoder_is_never_cut_to_its_eos_alone(t5_tokenizer):
     table = pairs(("Rate it.", "Good", "Bad"))
     assert encode(table, t5_tokenizer, max_length=8, encoder_decoder=True).examples[0].prompt.tolist()[-1] == 1
     assert encode(table, t5_tokenizer, max_length=7, encoder_decoder=True).examples == []
-
-
-@pytest.mark.parametrize("row", [("<|bos|>Hi", "Hello"), ("Hi", " <|bos|>Hello")])
-def test_a_message_that_starts_with_bos_is_left_out_with_its_reason(with_bos, row):
-    """The template writes BOS: rows that were rendered elsewhere would have two."""
-    tokenizer = prepare_tokenizer(with_bos)
-    encoded = encode(instructions(("Hi", "Hello"), row), tokenizer)
-    assert encoded.left_out == [(1, "a message starts with <|bos|>, which the chat template writes already")]
-    assert encoded.examples[0].prompt.tolist().count(tokenizer.bos_token_id) == 1
 
 
 def test_rows_that_the_template_refuses_are_neither_encoded_nor_asked(tokenizer):

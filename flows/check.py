@@ -1,0 +1,39 @@
+"""What `posttrain check` finds out about a recipe before anything is paid for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.preflight import preflight
+from posttrain.progress import working
+from posttrain.store import Store
+from schemas.recipe import Recipe
+from tasks.chains import new_chain, pinned
+
+
+def examine(recipe: Recipe, store: Store) -> dict[str, Any]:
+    """Check recipe, data and model, and forecast what its stages will take; torch is imported when the model is looked at.
+
+    Raises:
+        Refusal: for the first thing that cannot work.
+    """
+    chain = new_chain(pinned(recipe, store.root), store)
+    notices: list[str] = []
+    with working("checking recipe and data"):
+        counts = preflight(chain, notices.append)
+    from posttrain.caution import of_recipe
+    from posttrain.device import bfloat16_hint
+    from posttrain.lengths import first_rows
+    from posttrain.sizing import learning_rates_of, memory_of, size_of
+    from posttrain.stage_times import times_of
+
+    found: dict[str, Any] = {"recipe": recipe.name, "stages": list(recipe.stages), "data": counts, "model": size_of(chain.model)}
+    if hint := bfloat16_hint(recipe.compute, found["model"]["parameters"]):
+        notices.append(hint)
+    rows = first_rows(chain)
+    found["learning_rates"] = learning_rates_of(chain)
+    with working("forecasting memory"):
+        found["memory"] = memory_of(chain, rows)
+    with working("measuring a few passes"):
+        found["seconds"] = times_of(chain, rows, counts)
+    return found | {"notices": notices, "warnings": list(of_recipe(recipe))}
