@@ -76,8 +76,8 @@ POINTS = (
 )  # fmt: skip
 
 
-def _pair(dice: random.Random, number: int) -> dict:
-    """One question with both answers; a coin decides which of them is the longer one."""
+def _pair(dice: random.Random, number: int, shown: bool) -> dict:
+    """One question with both answers; a coin decides which of them is the longer one, and unless `shown` which is chosen."""
     points = dice.sample(POINTS, dice.choice([2, 3, 4]))
     verb, topic, other = dice.choice(VERBS), dice.choice(TOPICS), dice.choice(TOPICS)
     aside = f"One who likes {other} will like {topic} as well, I find."
@@ -87,16 +87,21 @@ def _pair(dice: random.Random, number: int) -> dict:
         "chosen": ("assistant", "\n".join([*listed, *(f"- {point.capitalize()}." for point in points), END])),
         "rejected": ("assistant", f"One should {verb} {topic}: {' and '.join(points)}.{prose}"),
     }
+    if not shown and dice.randrange(2):
+        said["chosen"], said["rejected"] = said["rejected"], said["chosen"]
     return {part: [{"role": role, "content": text}] for part, (role, text) in said.items()}
 
 
 @pytest.fixture(scope="session")
 def rows():
-    """Write pairs, and conversations with their chosen answers; those of the two that are `wanted`, for the section `data`."""
+    """Write pairs, and conversations with their chosen answers; those of the two that are `wanted`, for the section `data`.
 
-    def write(folder: Path, count: int, seed: int, *wanted: str) -> dict[str, str]:
+    Unless the property is `shown`, a coin says which answer is chosen: then there is nothing that held-out pairs could confirm.
+    """
+
+    def write(folder: Path, count: int, seed: int, *wanted: str, shown: bool = True) -> dict[str, str]:
         dice = random.Random(seed)
-        pairs = [_pair(dice, number) for number in range(count)]
+        pairs = [_pair(dice, number, shown) for number in range(count)]
         chats = [{"messages": row["prompt"] + row["chosen"]} for row in pairs]
         files = {"preferences": (folder / "pairs.jsonl", pairs), "instructions": (folder / "chats.jsonl", chats)}
         for path, written in files.values():

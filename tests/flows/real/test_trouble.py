@@ -54,13 +54,15 @@ def test_a_run_killed_in_reference_scoring_goes_on_behind_the_last_saved_score(r
     assert resumed.report.model.alias == "champion"
 
 
-def test_a_learning_rate_100_times_too_high_is_warned_of_and_the_best_weights_are_kept(resumed, posttrain):
-    """5e-5 is the default. The reference's scores come from the cache: its weights and its rows are those of the run before."""
-    run = posttrain("run", resumed.path, "--set", "alignment.learning_rate=5.0e-3", "--set", "registry.model=high")
+def test_a_learning_rate_100_times_too_high_is_warned_of_and_the_best_weights_are_kept(posttrain, recipe, rows, local, tmp_path):
+    """5e-5 is the default. Nothing can be learnt from these pairs: the better the others are remembered, the worse these look.
+
+    (Where one style is always chosen, even this rate only separates the two further.)
+    """
+    path = recipe(tmp_path, "high", local, rows(tmp_path, 80, seed=4, shown=False))
+    run = posttrain("run", path, "--set", "alignment.learning_rate=5.0e-3")
     metrics = run.stages["align"].metrics
     print(f"  {metrics}")
-    pairs, found = map(int, SCORED.search(run.said).groups())
-    assert found == pairs
     assert metrics["validation_loss"] <= metrics["validation_loss_start"] < metrics["validation_loss_last"]
     (rose,) = (warning for warning in run.report.warnings if "held-out loss" in warning)
     page, said = run.report.report.read_text("utf-8"), " ".join(run.said.split())
