@@ -47,7 +47,7 @@ def test_an_encoder_learns_to_reward_and_ppo_is_rewarded_by_it(posttrain, recipe
     """The interval of its accuracy on held-out pairs lies above a half."""
     reward = {"model": encoder, "epochs": 2, "batch_size": 8, "max_length": 256}
     alignment = {**PPO, "reward": {"source": "model"}}
-    run = posttrain("run", recipe(tmp_path, "encoder", local, rows(tmp_path, 240, seed=2), reward=reward, alignment=alignment))
+    run = posttrain("run", recipe(tmp_path, "encoder", local, rows(tmp_path, 120, seed=2), reward=reward, alignment=alignment))
     metrics = run.stages["reward"].metrics
     print(f"  {metrics}")
     assert 0.5 < metrics["held_out_accuracy_low"] <= metrics["held_out_accuracy"]
