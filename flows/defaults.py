@@ -25,9 +25,8 @@ DEFAULTS = {
 
 def apply(root: Path) -> None:
     """Set the defaults; without a Prefect server of the user's, Prefect's database lives in the store."""
-    # peft asks transformers for a property under its old name, MLflow advises on our consumer: nothing a user could change.
+    # peft asks transformers for a property under its old name: nothing a user could change.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method", category=UserWarning)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ:

@@ -31,7 +31,7 @@ def peaks_of(config: PreTrainedConfig, trace: Trace, least: int = 0) -> list[Pea
         trace: from a config to the peaks of its phases.
         least: blocks that a shallow model must have, as for a method that trains the last so many.
     """
-    depth, few = getattr(config, DEPTHS[0], 0), max(2, least + 1, len(set(_types(config))))
+    depth, few = getattr(config, DEPTHS[0], 0), max(2, least + 1, len(set(_types(config))) + 1)
     if depth <= few + 2 or not _grows_evenly(config, few):
         return trace(config)
     try:

@@ -145,9 +145,10 @@ def asked(held_out: HeldOut, spec: Evaluation) -> Conversations:
 
 
 def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:
-    """A policy ready to score and sample."""
+    """A policy ready to score and sample; frozen, so that the check of its layout makes no gradients, as large as the model."""
     device = resolve_device(recipe.compute)
-    return Scorer(load_model(policy, device), device, resolve_dtype(recipe.compute)).eval(), load_tokenizer(policy)
+    model = load_model(policy, device).requires_grad_(False)
+    return Scorer(model, device, resolve_dtype(recipe.compute)).eval(), load_tokenizer(policy)
 
 
 def respond(

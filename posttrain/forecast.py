@@ -44,7 +44,7 @@ from schemas.training import Full, Optimization, Peft
 
 HALF = (torch.bfloat16, torch.float16)
 FUSED = 2048  # tokens of an example that stands for several
-SHALLOW = 3  # blocks; in fewer a pass over prompts takes more than the cache that is made after it, and in a deep model less
+SHALLOW = 5  # blocks; in fewer a pass over prompts takes more than the cache that is made after it, and in a deep model less
 BYTES = {"int8": 1.0, "nf4": 0.52}  # of a quantised number with its share of the scales
 
 

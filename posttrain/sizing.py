@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from posttrain.chain import Chain
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.encoders import encoder_config
-from posttrain.forecast import Training, evaluation_peaks, rewarding, training_peaks, wrapped
+from posttrain.forecast import HALF, Training, evaluation_peaks, rewarding, training_peaks, wrapped
 from posttrain.learning_rates import settled
 from posttrain.lengths import Rows, Spec
 from posttrain.losses.preference import VARIANTS
@@ -85,7 +85,7 @@ def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
             "device": str(on.device),
             **counts(model, trained=stage != "evaluate"),
             "rows": lengths,
-            **_largest([Peak("encoding the rows", data=_text(stage, recipe, rows)), *peaks], on, beside),
+            **_largest([Peak("encoding the rows", data=_text(stage, recipe, rows)), *_loading(of, on), *peaks], on, beside),
         }
     return found
 
@@ -103,6 +103,13 @@ def _reward_config(chain: Chain, policy: PreTrainedConfig) -> PreTrainedConfig:
         return encoder_config(spec.model, policy.vocab_size, spec.max_length, None)
     config: PreTrainedConfig = reward_config(chain)
     return config
+
+
+def _loading(config: PreTrainedConfig, on: Arithmetic) -> list[Peak]:
+    """A file in half precision is mapped beside the weights in fp32 that are made of it; one in fp32 is the weights."""
+    if on.device.type == "cuda" or getattr(config, "dtype", None) not in HALF:
+        return []
+    return [Peak("loading the weights", weights=(4 + 2) * parameters_of(config))]
 
 
 def _text(stage: str, recipe: Recipe, rows: Rows) -> int:

@@ -117,8 +117,7 @@ def log_version(
     client = client_of(chain)
     if found := find_version(client, name, key):
         return found
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # advice to give an input example
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):  # MLflow's advice, which undoes any filter
         logged = mlflow.pyfunc.log_model(name="model", **consumer_of(folder, folders))
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)

@@ -41,8 +41,8 @@ def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
     import mlflow
 
     client = client_of(chain)
-    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # advice to give an input example
+    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):
+        # recorded, MLflow's advice is not printed; it undoes any filter
         checkpoint = Path(scratch) / "checkpoint"  # MLflow names an artifact after its folder
         shutil.copytree(stored.path("reward"), checkpoint)
         logged = mlflow.pyfunc.log_model(

@@ -1,5 +1,8 @@
 """LoRA's linear layer as one operation: `y = x Wᵀ + b + s (x Aᵀ) Bᵀ`, added in place.
 
+On a CPU the sum is in fp32 whatever the products are computed in: bfloat16 has 8 bits, and an update of a thousandth of the
+output, as after a few steps, would be lost in it.
+
 peft adds an update of the size of the output to it, scaled in a tensor of its own, and autograd adds the gradients of the two
 ways through `x`: four passes over memory that the products do on their way. The numbers are the same up to the order of sums.
 """
@@ -46,8 +49,13 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         with torch.autocast(x.device.type, enabled=False):
-            inner = rows @ down.T
-            out = nn.functional.linear(rows, weight, bias).addmm_(inner, up.T, alpha=scaling)
+            inner, out = rows @ down.T, nn.functional.linear(rows, weight, bias)
+            if x.device.type == "cpu":  # in half precision the first steps of an adapter would be rounded away
+                exact = torch.promote_types(out.dtype, torch.float32)
+                out, inner_exact, up_exact = out.to(exact), inner.to(exact), up.to(exact)
+            else:
+                inner_exact, up_exact = inner, up
+            out.addmm_(inner_exact, up_exact.T, alpha=scaling)
         ctx.save_for_backward(rows, inner, weight, down, up)
         ctx.scaling, ctx.shape = scaling, x.shape
         return out.view(*x.shape[:-1], -1)
@@ -55,7 +63,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, inner, weight, down, up = ctx.saved_tensors
-        gradient = grads[0].reshape(-1, grads[0].shape[-1])
+        gradient = grads[0].reshape(-1, grads[0].shape[-1]).to(rows.dtype)
         to_inner = (gradient @ up).mul_(ctx.scaling)
         d_up = (gradient.T @ inner).mul_(ctx.scaling)
         d_rows = (gradient @ weight).addmm_(to_inner, down).view(ctx.shape) if ctx.needs_input_grad[0] else None

@@ -18,6 +18,7 @@ from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import Encoded, encode_conversations, encode_documents
 from posttrain.device import resolve_device, resolve_dtype
 from posttrain.distributed import is_main
+from posttrain.half_precision import hold_frozen
 from posttrain.known_scores import FILE as KNOWN_SCORES
 from posttrain.known_scores import save_known
 from posttrain.learning_rates import settled
@@ -141,6 +142,7 @@ def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Buil
     model = wrap(setting.model(), spec.peft, setting.recipe.seed, "alignment.peft", tokenizer)
     scorer = setting.scorer(model).eval()
     layout = choose_layout(scorer, examples)
+    hold_frozen(scorer.model, spec.peft, scorer.dtype)
     compared = VARIANTS[spec.loss].reference
     reference = _reference_scores(setting, scorer, [*examples, *held_out], cache) if compared else None
     objective = _preference(spec, examples, reference)
@@ -219,6 +221,7 @@ def _run(
     neftune = spec.neftune_alpha if isinstance(spec, SFT) else None
     scorer = setting.scorer(wrap(model, peft, setting.recipe.seed, f"{name}.peft", tokenizer), neftune).eval()
     layout = choose_layout(scorer, objective.examples)
+    hold_frozen(scorer.model, peft, scorer.dtype)
     return _fit(setting, name, spec, peft, scorer, layout, tokenizer, objective, validation, plan, table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,12 @@ def trained_reward(reward_stage, tmp_path_factory):
         return done[name]
 
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts() -> None:
+    """A shell that starts tests in the background has them ignore Ctrl-C, which is respected."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

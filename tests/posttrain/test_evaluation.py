@@ -185,6 +185,7 @@ def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
     numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
     candidate, tokenizer = open_policy(recipe(), policies["aligned"])
     parent, _ = open_policy(recipe(), policies["sft"])
+    assert not any(parameter.requires_grad for parameter in candidate.parameters()), "no check makes their gradients"
     answers = respond(
         recipe(), "aligned", candidate, tokenizer, held_out_prompts(held_out, 8), Quiet(), open_judge(recipe())
     ).examples

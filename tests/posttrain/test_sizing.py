@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers import GPT2Config, Qwen3Config
 
 from posttrain.forecast import wrapped
-from posttrain.sizing import config_of, counts, size_of
+from posttrain.phases import Arithmetic
+from posttrain.sizing import _loading, config_of, counts, size_of
 from schemas.load import validate_recipe
 
 SCRATCH = {
@@ -108,3 +110,13 @@ def test_a_model_far_larger_than_memory_can_be_sized(method):
     sizes = sized(recipe(model, pretrain={"tokens": 1000}, sft={"peft": {"method": method}}))
     assert sizes["parameters"] == 70_553_706_496
     assert sizes["kv_cache_bytes_per_token"] == 2 * 4 * 80 * 128 * 8
+
+
+def test_a_checkpoint_in_half_precision_is_mapped_while_it_becomes_fp32(tmp_path):
+    """118,464 parameters (above): 6 bytes each while they are loaded; a file in fp32 is mapped and used as it is."""
+    on = Arithmetic(torch.device("cpu"), torch.float32)
+    config = config_of(recipe(SCRATCH, pretrain={"tokens": 1000}).model)
+    config.dtype = torch.bfloat16
+    assert [(peak.phase, peak.weights) for peak in _loading(config, on)] == [("loading the weights", 6 * 118_464)]
+    config.dtype = torch.float32
+    assert _loading(config, on) == []

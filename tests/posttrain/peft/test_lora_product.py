@@ -62,6 +62,24 @@ def test_half_precision_keeps_gradients_in_fp32(tiny_llama):
         assert (own[name] - gradient).norm() < 0.05 * gradient.norm()
 
 
+def test_a_small_update_is_not_rounded_away_in_half_precision(tiny_llama):
+    """An update a ten-thousandth as large: what it changes in a layer's output is what it changes in fp32, to a tenth."""
+    _, ours = adapted(tiny_llama)
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            parameter.mul_(1e-4 if "lora_B" in name else 1)
+
+    def moved(dtype: torch.dtype | None) -> torch.Tensor:
+        layer, ones = ours.get_base_model().model.layers[0].mlp.up_proj, torch.ones(1, ours.config.hidden_size)
+        with torch.no_grad(), torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            with_update = layer(ones)
+            with ours.disable_adapter():
+                return with_update - layer(ones)
+
+    exact = moved(None)
+    assert (moved(torch.bfloat16) - exact).norm() < 0.1 * exact.norm()
+
+
 def test_disabled_and_merged_adapters_are_peft_s_business(tiny_llama):
     model, ours = adapted(tiny_llama)
     ids = torch.arange(2, 14)[None]
