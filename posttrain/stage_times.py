@@ -53,7 +53,7 @@ class Passed:
 
 
 def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Seconds by stage that computes on the policy, and in all: expected, low and high.
+    """Seconds by stage that computes on the policy, and of these in all: expected, low and high.
 
     Args:
         chain: of the recipe.
@@ -61,7 +61,8 @@ def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str,
         counts: of the data contract, where it was read.
     """
     recipe, config = chain.recipe, config_of(chain.model)
-    stages = {stage: work for stage, work in WORK.items() if stage in recipe.stages}
+    beside = {"reward"} if recipe.reward and recipe.reward.model else set()  # another model, of which nothing is measured
+    stages = {stage: work for stage, work in WORK.items() if stage in recipe.stages and stage not in beside}
     pefts = {stage: _peft(recipe, stage) for stage in stages}
     on = Arithmetic(resolve_device(recipe.compute), resolve_dtype(recipe.compute))
     data = _Data(recipe, rows, counts, bool(config.is_encoder_decoder))
@@ -92,7 +93,7 @@ def _loader(chain: Chain, device: torch.device) -> Callable[[], Any]:
 
 
 def _peft(recipe: Recipe, stage: str) -> Peft | None:
-    """What a stage trains; a reward model beside the policy is taken for the policy with its method."""
+    """What a stage trains."""
     sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
     section = sections.get(stage)
     return None if section is None else getattr(section, "peft", Full(method="full"))
