@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from posttrain.interruption import Terminated, owned_signals
 from posttrain.progress import reporting
 from posttrain.store import CHECKPOINT
 
+STUCK_SECONDS = 15.0  # that threads have to end, as Prefect's do in one or two
 INTERRUPTED, TERMINATED = 130, 143  # 128 and the number of the signal, as shells count
 
 
@@ -30,7 +33,16 @@ def watched(store: Path, console: Console) -> Iterator[None]:
             yield
     except KeyboardInterrupt as stopped:
         console.print(_sentence(progress.where(), store), style="yellow", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED) from None
+        code = TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
+        _end_even_if_stuck(code)
+        raise typer.Exit(code) from None
+
+
+def _end_even_if_stuck(code: int) -> None:
+    """A signal may strike while a lock is held, of logging, say: it stays held, and threads of libraries wait for it at exit."""
+    timer = threading.Timer(STUCK_SECONDS, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _sentence(where: str, store: Path) -> str:

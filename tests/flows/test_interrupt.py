@@ -9,7 +9,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -69,7 +72,7 @@ def test_a_signal_in_training_leaves_a_checkpoint_one_sentence_and_a_run_that_go
 
 def test_before_the_first_stage_there_is_nothing_but_the_sentence(tiny, helpers, tmp_path):
     process = helpers.start("run", tiny.recipe, "--store", tmp_path / "store", cwd=tiny.folder)
-    first = process.stderr.readline()
+    first = next(line for line in process.stderr if line.startswith("["))  # a warning about the judge may stand before it
     assert re.match(r"\[0:\d\d:\d\d\] (checking recipe and data|starting Prefect and MLflow)", first)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=100)
@@ -78,3 +81,24 @@ def test_before_the_first_stage_there_is_nothing_but_the_sentence(tiny, helpers,
     assert "Traceback" not in err
     kept = f"Finished stages are kept in {tmp_path / 'store'}: run the same command again to go on."
     assert re.fullmatch(r"stopped in [a-zA-Z ]+\. " + re.escape(kept), err.splitlines()[-1])
+
+
+STUCK = """
+import threading
+from pathlib import Path
+from rich.console import Console
+from flows import interrupt
+
+interrupt.STUCK_SECONDS = 0.5
+threading.Thread(target=threading.Event().wait).start()  # never ends, and is waited for at exit
+with interrupt.watched(Path("store"), Console(stderr=True)):
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_thread_that_never_ends_does_not_keep_an_interrupted_run_alive():
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK], cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 130
+    assert "stopped in between stages" in done.stderr
