@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig
 
-from posttrain.architectures import auto_class
+from posttrain.models import parameters_of
 from posttrain.phases import Peak
 from schemas.errors import Refusal
 
@@ -70,14 +69,8 @@ def _grows_evenly(config: PreTrainedConfig, few: int) -> bool:
     depth: int = getattr(config, DEPTHS[0])
     if getattr(config, DEPTHS[1], None) not in (None, depth):
         return False
-    one, other, whole = (_parameters(shortened(config, blocks)) for blocks in (few, few + 1, depth))
+    one, other, whole = (parameters_of(shortened(config, blocks)) for blocks in (few, few + 1, depth))
     return whole - one == (other - one) * (depth - few)
-
-
-def _parameters(config: PreTrainedConfig) -> int:
-    with torch.device("meta"):
-        model: Any = auto_class(config).from_config(copy.deepcopy(config))
-    return sum(p.numel() for p in model.parameters())
 
 
 def _at(one: Peak, other: Peak, blocks: int) -> Peak:

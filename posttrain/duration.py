@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from posttrain.architectures import auto_class
 from posttrain.depth import DEPTHS, shortened
-from posttrain.forecast import wrapped
+from posttrain.models import parameters_of
 from posttrain.packing import Example
 from posttrain.peft.wrap import wrap
 from posttrain.phases import Arithmetic
 from posttrain.rollouts import Sampling, sample
-from posttrain.scoring import Scorer, inner_model
+from posttrain.scoring import PLAIN, Scorer, inner_model
 from posttrain.segments import SEGMENTS
-from schemas.training import Full, Peft
+from schemas.training import Peft
 
 WHOLE = 2**31  # bytes of weights up to which the real model is measured; of a larger one as many blocks as fit
 PASS_TOKENS = 192  # of a measured pass, at least
@@ -35,6 +35,7 @@ STEPS = 2  # of decoding that are measured
 DECODED = 32  # rows at most that are decoded together to measure
 # Times another pass of the same kind took from the measured one on a shared machine of two cores.
 RANGE = (0.8, 1.4)
+REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError)  # of a layout, by a model
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def measured_rates(
     examples: Sequence[Example],
     rows: int,
     on: Arithmetic,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Rates:
     """Measure a model.
 
@@ -87,20 +89,21 @@ def measured_rates(
         examples: rows of the data, of which some of the usual length are taken.
         rows: responses that are sampled together.
         on: where and in what arithmetic.
+        tokenizer: of the model, for prompt tuning from a text.
     """
     model, share = _as_much_as_fits(load, config, on.device)
     few = _usual(examples)
     tokens = sum(example.length for example in few)
-    scorer = _scorer(model, on)
+    scorer = _scorer(model, few, on)
     with torch.no_grad():
-        scorer(few[:1])  # reads the weights for the first time
         score = _timed(on, lambda: scorer(few)) / tokens / share
         step = _decoding(scorer, min(rows, DECODED), on) / share
     train = {}
     for number, peft in enumerate(pefts):
         if number:  # the method before is in the model
             model, _ = _as_much_as_fits(load, config, on.device)
-        train[peft] = _timed(on, functools.partial(_train, _scorer(wrap(model, peft, 0, "peft"), on), few)) / tokens / share
+        trained = _scorer(wrap(model, peft, 0, "peft", tokenizer), few, on)
+        train[peft] = _timed(on, functools.partial(_train, trained, few)) / tokens / share
     return Rates(score, step, train)
 
 
@@ -111,7 +114,7 @@ def _train(scorer: Scorer, examples: Sequence[Example]) -> None:
 
 def _as_much_as_fits(load: Callable[[], Any], config: PreTrainedConfig, device: torch.device) -> tuple[Any, float]:
     """The model, or one of its shape without numbers that has its first blocks alone; and the share of its weights."""
-    whole = sum(p.numel() for p in wrapped(config, Full(method="full")).parameters())
+    whole = parameters_of(config)
     depth = getattr(config, DEPTHS[0], 0)
     if 4 * whole <= WHOLE or depth < 2:
         return load(), 1.0
@@ -131,11 +134,16 @@ def _usual(examples: Sequence[Example]) -> list[Example]:
     return (usual * enough)[:enough]
 
 
-def _scorer(model: Any, on: Arithmetic) -> Scorer:
-    """In the layout that a run tries first."""
+def _scorer(model: Any, few: Sequence[Example], on: Arithmetic) -> Scorer:
+    """In the layout that a run tries first, or in the plain one where the model refuses that; after a pass that warms it up."""
     scorer, inner = Scorer(model, on.device, on.dtype).eval(), inner_model(model)
     if scorer.layout == "packed" and inner.config._attn_implementation == "sdpa" and on.device.type == "cpu":
         inner.set_attn_implementation(SEGMENTS)
+    try:
+        with torch.no_grad():
+            scorer(few[:1])
+    except REFUSALS:
+        scorer.layout = PLAIN
     return scorer
 
 

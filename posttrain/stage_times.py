@@ -15,7 +15,7 @@ from posttrain.device import resolve_device, resolve_dtype
 from posttrain.duration import Rates, Seconds, measured_rates
 from posttrain.lengths import Rows
 from posttrain.losses.preference import VARIANTS
-from posttrain.models import load_model
+from posttrain.models import load_model, parameters_of
 from posttrain.packing import Example
 from posttrain.phases import Arithmetic
 from posttrain.policy import source_policy
@@ -69,18 +69,12 @@ def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str,
     examples, _ = rows.examples(prompts_section(recipe), data.two_parts)
     drawn = recipe.evaluation.prompts * recipe.evaluation.samples
     trained = list(dict.fromkeys(peft for peft in pefts.values() if peft is not None))
-    rates = measured_rates(_loader(chain, on.device), config, trained, examples, min(BATCH, drawn), on)
+    rates = measured_rates(_loader(chain, on.device), config, trained, examples, min(BATCH, drawn), on, rows.tokenizer)
     found = {stage: work(data).seconds(rates, pefts[stage]) for stage, work in stages.items()}
     if "register" in recipe.stages:
-        parameters = sum(p.numel() for p in _on_meta(config).parameters())
-        found["register"] = Seconds.around(REGISTER + REGISTER_PER_GB * 4 * parameters / 1e9)
+        found["register"] = Seconds.around(REGISTER + REGISTER_PER_GB * 4 * parameters_of(config) / 1e9)
     total = sum(found.values(), Seconds(0, 0, 0))
     return {stage: each.rounded() for stage, each in {**found, "total": total}.items()}
-
-
-def _on_meta(config: Any) -> Any:
-    with torch.device("meta"):
-        return auto_class(config).from_config(config)
 
 
 def _loader(chain: Chain, device: torch.device) -> Callable[[], Any]:
