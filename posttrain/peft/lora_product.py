@@ -29,11 +29,13 @@ class LoRALinear(Linear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Of x [..., in]: [..., out]."""
         adapter: str = self.active_adapters[0] if len(self.active_adapters) == 1 else ""
+        base = self.get_base_layer()
         plain = adapter in self.lora_A and not (args or kwargs or self.disable_adapters or self.merged)
-        if not plain or not isinstance(self.lora_dropout[adapter], nn.Identity):
+        # A hook on the base layer, such as a bottleneck adapter's, runs only when the layer itself is called.
+        hooked = base._forward_hooks or base._forward_pre_hooks
+        if not plain or hooked or not isinstance(self.lora_dropout[adapter], nn.Identity):
             output: Tensor = super().forward(x, *args, **kwargs)
             return output
-        base = self.get_base_layer()
         tensors = [x, base.weight, base.bias, self.lora_A[adapter].weight, self.lora_B[adapter].weight]
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)

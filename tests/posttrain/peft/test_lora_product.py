@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import Linear
 from torch import nn
 
 from posttrain.peft.lora_product import LoRALinear, add_in_place
@@ -87,6 +88,19 @@ def test_disabled_and_merged_adapters_are_peft_s_business(tiny_llama):
         assert torch.equal(ours(input_ids=ids).logits, model(input_ids=ids).logits)
     before = ours(input_ids=ids).logits
     torch.testing.assert_close(ours.merge_and_unload()(input_ids=ids).logits, before, atol=1e-5, rtol=1e-5)
+
+
+def test_a_hook_on_the_base_layer_still_runs(tiny_llama):
+    """A bottleneck adapter below LoRA is such a hook: without it the stack would compute another function."""
+    model, ours = adapted(tiny_llama)
+    ids = torch.arange(2, 14)[None]
+    plain = ours(input_ids=ids).logits
+    for each in (model, ours):
+        for layer in each.modules():
+            if isinstance(layer, Linear):
+                layer.get_base_layer().register_forward_hook(lambda layer, inputs, output: 2 * output)
+    assert not torch.equal(ours(input_ids=ids).logits, plain)
+    assert torch.equal(ours(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize("config", [{"use_dora": True}, {"lora_dropout": 0.5}])
