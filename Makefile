@@ -14,7 +14,7 @@ test: .venv/.dev  ## tests without those marked slow
 	$(BIN)/python -m pytest
 
 test-quant: .venv/quant/.ready  ## tests of quantised bases; peft imports their libraries wherever it finds them, which is slow
-	PYTHONPATH=.venv/quant $(BIN)/python -m pytest tests/posttrain/test_quantization.py
+	PYTHONPATH=.venv/quant $(BIN)/python -m pytest tests/posttrain/checkpoints/test_quantization.py
 
 lint: .venv/.dev  ## style, types and import directions
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ def measure(side: str, vocabulary: int, repeats: int) -> dict[str, float]:
     """Median seconds of a forward and backward pass, peak resident memory in GB, and the loss."""
     import torch
 
-    from posttrain.head import Head, token_logprobs
+    from posttrain.scoring.output_head import Head, token_logprobs
 
     torch.manual_seed(0)
     hidden = torch.randn(TOKENS, HIDDEN).requires_grad_()

@@ -12,16 +12,16 @@ import torch
 
 from bench.sides import Measured, arguments, clocks, peak_gb
 from bench.workload import BETA, Workload, read_token_rows, start_adapter
-from posttrain.models import load_model
-from posttrain.packing import Example, Tokens
+from posttrain.checkpoints.load import load_model
+from posttrain.data.packing import Example, Tokens
+from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
-from posttrain.policy import Policy
-from posttrain.progress import Quiet
-from posttrain.reference import score_branches
-from posttrain.scoring import Scorer, choose_layout
-from posttrain.token_budget import scoring_tokens
-from posttrain.trainers.loop import CURVE, Job, train
-from posttrain.trainers.objectives import LanguageModelling, Preference
+from posttrain.runtime.progress import Quiet
+from posttrain.scoring.reference import score_branches
+from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.token_budget import scoring_tokens
+from posttrain.training.loop import CURVE, Job, train
+from posttrain.training.objectives import LanguageModelling, Preference
 from schemas.recipe import Compute
 from schemas.training import Full, LoRA, Optimization
 

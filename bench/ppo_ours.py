@@ -16,22 +16,22 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bench.ours import ProcessorTime
 from bench.sides import Measured, arguments, peak_gb
 from bench.workload import BETAS, EPOCHS, LORA, MINIBATCHES, NEW_TOKENS, PPO_NUMBERS, Workload, start_adapter, token_ids
-from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, without_dropout
-from posttrain.models import load_model
-from posttrain.packing import Example
+from posttrain.checkpoints.load import load_model
+from posttrain.data.packing import Example
+from posttrain.models.policy import Policy
+from posttrain.models.weight_sharing import twin
 from posttrain.peft.wrap import trainable_state, wrap
-from posttrain.policy import Policy
-from posttrain.reference import Reference
-from posttrain.reward_models import RewardModel
-from posttrain.reward_scoring import SCORE, RewardScorer, with_score
-from posttrain.reward_sources import load_rewards
-from posttrain.rollouts import sample
-from posttrain.scoring import choose_layout, inner_model
-from posttrain.trainers.collect import Collector, Prompts
-from posttrain.trainers.loop import CURVE, Job, train
-from posttrain.trainers.ppo import PolicyOptimization, plan_of
-from posttrain.trainers.samples import SAMPLES, SampleLog
-from posttrain.twins import twin
+from posttrain.rewards.model import RewardModel
+from posttrain.rewards.scorer import SCORE, RewardScorer, with_score
+from posttrain.rewards.sources import load_rewards
+from posttrain.sampling.sampler import sample
+from posttrain.scoring.reference import Reference
+from posttrain.scoring.scorer import choose_layout, inner_model
+from posttrain.training.loop import CURVE, Job, train
+from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, without_dropout
+from posttrain.training.ppo.objective import PolicyOptimization, plan_of
+from posttrain.training.ppo.rollout import Collector, Prompts
+from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
 from schemas.peft import LoRA
 from schemas.ppo import KL, PPO, StageReward
 from schemas.recipe import Compute

@@ -15,14 +15,14 @@ import polars as pl
 
 from bench.flops import Shape
 from bench.workload import TokenRow, Workload, write_token_rows
+from posttrain.checkpoints.load import load_config, load_tokenizer
 from posttrain.data.encode import encode_conversations
+from posttrain.data.packing import Example
 from posttrain.data.reviews import draw_item, review
 from posttrain.data.sources import resolve
 from posttrain.data.validate import KINDS, collect
-from posttrain.device import resolve_dtype
-from posttrain.models import load_config, load_tokenizer
-from posttrain.packing import Example
-from posttrain.policy import Policy
+from posttrain.models.policy import Policy
+from posttrain.runtime.device import resolve_dtype
 from schemas.errors import Refusal
 from schemas.recipe import Compute
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from posttrain.preflight import preflight
-from posttrain.progress import working
-from posttrain.store import Store
+from posttrain.pipeline.preflight import preflight
+from posttrain.runtime.progress import working
+from posttrain.runtime.store import Store
 from schemas.recipe import Recipe
 from tasks.chains import new_chain, pinned
 
@@ -21,11 +21,11 @@ def examine(recipe: Recipe, store: Store) -> dict[str, Any]:
     notices: list[str] = []
     with working("checking recipe and data"):
         counts = preflight(chain, notices.append)
-    from posttrain.caution import of_recipe
-    from posttrain.device import bfloat16_hint
-    from posttrain.lengths import first_rows
-    from posttrain.sizing import learning_rates_of, memory_of, size_of
-    from posttrain.stage_times import times_of
+    from posttrain.forecast.sizing import learning_rates_of, memory_of, size_of
+    from posttrain.forecast.stage_times import times_of
+    from posttrain.pipeline.lengths import first_rows
+    from posttrain.runtime.device import bfloat16_hint
+    from posttrain.training.caution import of_recipe
 
     found: dict[str, Any] = {"recipe": recipe.name, "stages": list(recipe.stages), "data": counts, "model": size_of(chain.model)}
     if hint := bfloat16_hint(recipe.compute, found["model"]["parameters"]):

@@ -60,7 +60,7 @@ def stdout_kept_for_result() -> Iterator[Any]:
 @app.command()
 def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
     """Run the whole chain in this process; finished stages are reused."""
-    from posttrain.store import Store
+    from posttrain.runtime.store import Store
     from schemas.load import load_recipe
 
     loaded, root = load_recipe(recipe, overrides), Store(store).root
@@ -87,7 +87,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Run recipes that differ in one field each and draw reward against KL; nothing is registered."""
-    from posttrain.store import Store
+    from posttrain.runtime.store import Store
     from schemas.sweep import load_sweep
 
     (loaded, planned), root = load_sweep(document), Store(store).root
@@ -108,14 +108,14 @@ def sweep(
 @app.command()
 def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
     """Validate recipe, inputs and model, and forecast memory and time; trains nothing."""
-    from posttrain.store import Store
+    from posttrain.runtime.store import Store
     from schemas.load import load_recipe
 
     loaded, checked = load_recipe(recipe, overrides), Store(store)
     defaults.apply(checked.root)
     from flows.check import examine
     from flows.live import TerminalProgress
-    from posttrain.progress import reporting
+    from posttrain.runtime.progress import reporting
 
     with TerminalProgress(console()) as progress, reporting(progress):
         found = examine(loaded, checked)
@@ -170,7 +170,7 @@ def lineage(
     as_json: Json = False,
 ) -> None:
     """Walk a model back to its data, the rejected rows and every stage on the way."""
-    from posttrain.store import Store
+    from posttrain.runtime.store import Store
 
     root = Store(store).root
     defaults.apply(root)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.server import ensure_server
-from posttrain.caution import of_recipe
-from posttrain.preflight import preflight
-from posttrain.progress import current, working
-from posttrain.store import Store
+from posttrain.pipeline.preflight import preflight
+from posttrain.runtime.progress import current, working
+from posttrain.runtime.store import Store
+from posttrain.training.caution import of_recipe
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from tasks.chains import new_chain, pinned

@@ -9,8 +9,8 @@ from pathlib import Path
 from prefect import flow
 
 from flows.dispatch import DISPATCHERS
-from posttrain.chain import Chain
-from posttrain.store import Store
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.store import Store
 from schemas.errors import GateRefused
 from schemas.load import load_recipe
 from schemas.recipe import Recipe

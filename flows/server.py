@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from posttrain.supervise import child_of_this_process
+from posttrain.runtime.child_processes import child_of_this_process
 
 APP = "prefect.server.api.server:create_app"
 # What Prefect sets for the servers that it starts for one process: no pages, and only the services that such a run needs.

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from flows.inline import run_each
-from posttrain.progress import current
 from posttrain.report.frontier import write_sweep
-from posttrain.store import write_atomically
+from posttrain.runtime.progress import current
+from posttrain.runtime.store import write_atomically
 from schemas.recipe import policies
 from schemas.results import Metrics, RunReport
 from schemas.sweep import Ancestor, Estimate, Planned, Sweep, SweepPoint, SweepReport

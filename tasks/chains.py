@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from posttrain.chain import Chain
-from posttrain.hub import commit_of
-from posttrain.store import Store
+from posttrain.models.hub_revision import commit_of
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.store import Store
 from schemas.model import HubModel, RegistryModel
 from schemas.ppo import PPO, RegistryReward, RewardSource
 from schemas.recipe import Recipe

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from posttrain import progress
-from posttrain.chain import Chain
-from posttrain.store import Built
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime import progress
+from posttrain.runtime.store import Built
 from tasks.stage import stage_task
 
 

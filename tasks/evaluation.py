@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from posttrain import progress
-from posttrain.chain import Chain
-from posttrain.store import Built
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime import progress
+from posttrain.runtime.store import Built
 from tasks.stage import stage_task
 
 if TYPE_CHECKING:
-    from posttrain.evaluation import HeldOut, Known
+    from posttrain.evaluation.evaluate import HeldOut, Known
 
 
 @stage_task
 def evaluate(chain: Chain, out: Path) -> Built:
     """Compare the candidate with its ancestors on rows that no training stage saw, but for those that training leaves out."""
-    from posttrain.evaluation import evaluate as measure
+    from posttrain.evaluation.evaluate import evaluate as measure
 
     return measure(
         chain.recipe, chain.policies(), held_out(chain), out, progress.current(), chain.judging_model(), _known_scores(chain)
@@ -29,9 +29,9 @@ def evaluate(chain: Chain, out: Path) -> Built:
 
 def held_out(chain: Chain) -> HeldOut:
     """The held-out rows of a run whose conversations the candidate's chat template accepts."""
+    from posttrain.checkpoints.load import load_tokenizer
     from posttrain.data.encode import accepted
-    from posttrain.evaluation import HeldOut
-    from posttrain.models import load_tokenizer
+    from posttrain.evaluation.evaluate import HeldOut
 
     tokenizer = load_tokenizer(chain.policy_before("register"))
 
@@ -48,7 +48,7 @@ def held_out(chain: Chain) -> HeldOut:
 
 def _known_scores(chain: Chain) -> Known | None:
     """Scores of held-out pairs that alignment computed of its reference, which evaluation then does not compute again."""
-    from posttrain.known_scores import find_known
+    from posttrain.scoring.known_scores import find_known
 
     if "align" not in chain.recipe.stages or "reference" not in chain.stored("align").result.outputs:
         return None

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain.store import read_result
+from posttrain.runtime.store import read_result
 from schemas.errors import Refusal
 from schemas.recipe import STAGES
 from schemas.results import StageResult

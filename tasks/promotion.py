@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from posttrain.statistics import Interval
+from posttrain.statistics.intervals import Interval
 from schemas.results import Metrics
 
 Show = Callable[[float], str]

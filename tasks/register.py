@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import task
 
-from posttrain import progress
-from posttrain.chain import Chain
-from posttrain.gates import check_gates
-from posttrain.store import Built
+from posttrain.evaluation.gates import check_gates
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime import progress
+from posttrain.runtime.store import Built
 from schemas.errors import GateRefused
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
@@ -69,8 +69,8 @@ def _forget_unless_registered(chain: Chain) -> None:
 
 
 def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) -> Built:
-    from posttrain.export import export
-    from posttrain.round_trip import numbers
+    from posttrain.checkpoints.export import export
+    from posttrain.checkpoints.round_trip import numbers
 
     identity = chain.identity("register")
     with progress.working("register: exporting, and comparing outputs in a fresh process"):
@@ -84,8 +84,8 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
     """The candidate against the champion by what `promote_on` names."""
     import mlflow
 
-    from posttrain.head_to_head import Match, against_champion
-    from posttrain.policy import folder_policy
+    from posttrain.evaluation.head_to_head import Match, against_champion
+    from posttrain.models.policy import folder_policy
 
     assert chain.recipe.registry
     assert chain.recipe.registry.promote_on

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from posttrain.chain import Chain
-from posttrain.environment import environment
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.provenance import environment
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
@@ -153,7 +153,7 @@ def pinned_requirements() -> list[str]:
 
 def version_tags(chain: Chain, key: str, gates: tuple[GateReport, ...]) -> dict[str, str]:
     """What made this version, so that it can be walked back without the store."""
-    from posttrain.template_check import template_in_use
+    from posttrain.pipeline.template_check import template_in_use
 
     recipe = chain.recipe
     spec = recipe.alignment if recipe.alignment.algorithm != "none" else recipe.sft

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from posttrain import caution
-from posttrain.chain import Chain
-from posttrain.gates import check_gates
+from posttrain.evaluation.gates import check_gates
+from posttrain.pipeline.chain import Chain
 from posttrain.report.build import write_report
-from posttrain.store import write_atomically
+from posttrain.runtime.store import write_atomically
+from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
 from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
 from tasks import registry, tracking
@@ -54,8 +54,8 @@ def failure(stage: str, error: Exception) -> Failure:
 
 def note_template(chain: Chain, note: Callable[[str], None]) -> TemplateReport | None:
     """The chat template of a run; `note` is told what preflight tells a person about it, on all rows that were validated."""
-    from posttrain.preflight import check_chat_template
-    from posttrain.template_check import template_in_use
+    from posttrain.pipeline.preflight import check_chat_template
+    from posttrain.pipeline.template_check import template_in_use
 
     try:
         check_chat_template(chain, None, note)

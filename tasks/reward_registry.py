@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from posttrain.chain import Chain
-from posttrain.environment import environment
-from posttrain.store import Stored
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.provenance import environment
+from posttrain.runtime.store import Stored
 from tasks.registry import CHALLENGER, CHAMPION, champion_of, client_of, find_version, pinned_requirements
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.tasks import Task, task
 
-from posttrain import progress
-from posttrain.chain import Chain
-from posttrain.store import Built, Stored
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime import progress
+from posttrain.runtime.store import Built, Stored
 from schemas.recipe import Recipe
 from schemas.results import StageReport
 from tasks import tracking

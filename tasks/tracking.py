@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from filelock import FileLock
 
-from posttrain.chain import Chain
-from posttrain.environment import environment
-from posttrain.store import Built, Stored, write_atomically
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.provenance import environment
+from posttrain.runtime.store import Built, Stored, write_atomically
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from schemas.secrets import without_credentials

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from posttrain import progress
-from posttrain.chain import Chain
-from posttrain.store import Built
-from posttrain.trainers.launch import launch
-from posttrain.trainers.order import Order, carry_out
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime import progress
+from posttrain.runtime.store import Built
+from posttrain.training.launch.launcher import launch
+from posttrain.training.launch.request import Order, carry_out
 from tasks.stage import stage_task
 
 

@@ -20,22 +20,22 @@ from transformers import PreTrainedTokenizerBase
 
 from bench.peft.task import BATCH
 from bench.results import DROPPED
+from posttrain.checkpoints.load import load_model, load_tokenizer
 from posttrain.data.encode import encode_conversations, encode_prompts
-from posttrain.models import load_model, load_tokenizer
-from posttrain.peak import peak_memory_gb, reset_peak, resident_bytes
+from posttrain.forecast.sizing import counts
+from posttrain.models.policy import Policy
 from posttrain.peft.merge import is_plain
 from posttrain.peft.methods import METHODS
 from posttrain.peft.soft_prompts import generate
 from posttrain.peft.wrap import save_trained, wrap
-from posttrain.policy import Policy
-from posttrain.progress import Quiet
-from posttrain.scoring import Scorer, choose_layout
-from posttrain.sizing import counts
-from posttrain.token_budget import scoring_tokens
-from posttrain.trainers.loop import CURVE, Job, train
-from posttrain.trainers.objectives import LanguageModelling
-from posttrain.trainers.plan import by_rows
-from posttrain.trainers.validation import mean_loss
+from posttrain.runtime.peak_memory import peak_memory_gb, reset_peak, resident_bytes
+from posttrain.runtime.progress import Quiet
+from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.token_budget import scoring_tokens
+from posttrain.training.batches import by_rows
+from posttrain.training.loop import CURVE, Job, train
+from posttrain.training.objectives import LanguageModelling
+from posttrain.training.validation import mean_loss
 from schemas.peft import Peft
 from schemas.recipe import Compute
 from schemas.training import Optimization

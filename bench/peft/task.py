@@ -13,14 +13,14 @@ from pathlib import Path
 import polars as pl
 
 from bench.workload import SHAPES
+from posttrain.checkpoints.load import scratch_model
 from posttrain.data.samples import write_sample
 from posttrain.data.sources import resolve
+from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.data.validate import validate
-from posttrain.models import scratch_model
-from posttrain.policy import Policy
-from posttrain.progress import Quiet
-from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
-from posttrain.trainers.stages import Setting, pretrain
+from posttrain.models.policy import Policy
+from posttrain.runtime.progress import Quiet
+from posttrain.training.stages import Setting, pretrain
 from schemas.data import Checks
 from schemas.load import validate_recipe
 from schemas.model import ScratchModel

@@ -12,8 +12,8 @@ import polars as pl
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.packing import Example, Tokens
-from posttrain.tokenizer import added_tokens, writes_bos
+from posttrain.data.packing import Example, Tokens
+from posttrain.data.tokenizer import added_tokens, writes_bos
 from schemas.errors import Refusal
 from schemas.training import Overlong
 

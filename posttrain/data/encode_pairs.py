@@ -10,7 +10,7 @@ import polars as pl
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.encode import Conversation, Encoded, Rules, cut_left, fit
-from posttrain.packing import Example
+from posttrain.data.packing import Example
 from schemas.training import Overlong
 
 

@@ -1,1 +1,4 @@
-"""Corpus filtering: every filter computes metric columns, one declarative policy decides."""
+"""Corpus filtering: metrics of documents, rules on them, and exact duplicates.
+
+Reading order: `corpus`, `metrics`, `rules`, `dedup`, `summary`.
+"""

@@ -18,7 +18,7 @@ from posttrain.data.sources import SourceFile
 from posttrain.data.split import holdout_mask
 from posttrain.filters.dedup import duplicates
 from posttrain.filters.metrics import METRICS, annotate
-from posttrain.filters.policy import reasons
+from posttrain.filters.rules import reasons
 from posttrain.filters.summary import Summary
 from schemas.data import Filtering
 from schemas.documents import broken_rows

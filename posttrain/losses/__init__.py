@@ -1,1 +1,1 @@
-"""Losses as pure functions on tensors, in fp32."""
+"""Pure functions on tensors, one file for each family, named as in the papers they cite."""

@@ -1,1 +1,5 @@
-"""Parameter-efficient fine-tuning: which methods exist, what they can do, and how a model is wrapped."""
+"""PEFT methods: what each does to a model, and how it is saved, loaded and merged.
+
+Reading order: `methods` (the table), `check`, `wrap`, `hf_peft` (methods of the peft library), `merge`, `stacking`; then a file
+for each method that the library lacks.
+"""

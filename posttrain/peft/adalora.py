@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from posttrain.peft.trained import trained
+from posttrain.peft.applied import trained
 from schemas.peft import AdaLoRA
 
 Triplet = tuple[Tensor, Tensor, Tensor]

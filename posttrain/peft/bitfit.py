@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from posttrain.peft import blocks
+from posttrain.models import blocks
 from posttrain.peft.methods import Applied, Request
 
 FLAGS = ("attention_bias", "mlp_bias", "use_bias", "bias", "use_qkv_bias")

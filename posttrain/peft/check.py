@@ -105,7 +105,7 @@ def _noise(plan: Plan) -> Refusal | None:
 def _quantization(plan: Plan) -> Refusal | None:
     from transformers.pytorch_utils import Conv1D
 
-    from posttrain.peft.blocks import linear_layers
+    from posttrain.models.blocks import linear_layers
 
     if plan.quantization is None:
         return None
@@ -142,7 +142,7 @@ def _merges(method: str) -> bool:
 
 def _context(plan: Plan) -> Refusal | None:
     """Virtual tokens take positions, of which a model with a table of them has a fixed number."""
-    from posttrain.architectures import longest_sequence
+    from posttrain.models.architectures import longest_sequence
 
     virtual = getattr(plan.spec, "virtual_tokens", 0)
     longest = longest_sequence(plan.config)
@@ -181,8 +181,8 @@ def without_numbers(config: Any) -> Any:
     import torch
     from transformers import AutoModel
 
-    from posttrain.architectures import auto_class
-    from posttrain.peft.blocks import architecture
+    from posttrain.models.architectures import auto_class
+    from posttrain.models.blocks import architecture
 
     kind = AutoModel if architecture(config) == "encoder" else auto_class(config)
     with torch.device("meta"):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from posttrain.peft import blocks
+from posttrain.models import blocks
+from posttrain.peft.applied import trained
 from posttrain.peft.delta import Bottleneck
 from posttrain.peft.fold import fold, foldable
 from posttrain.peft.methods import METHODS
 from posttrain.peft.soft_prompts import soft_prompt
 from posttrain.peft.stacking import families_in
-from posttrain.peft.trained import trained
 from posttrain.peft.wrap import load_adapter
 from schemas.errors import Refusal
 

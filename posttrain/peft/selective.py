@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from posttrain.peft import blocks
+from posttrain.models import blocks
 from posttrain.peft.methods import Applied, Request
 
 

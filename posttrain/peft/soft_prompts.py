@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posttrain.architectures import longest_sequence
-from posttrain.peft import blocks
-from posttrain.peft.library import put
+from posttrain.models import blocks
+from posttrain.models.architectures import longest_sequence
+from posttrain.peft.hf_peft import put
 from posttrain.peft.methods import Applied, Request
 
 

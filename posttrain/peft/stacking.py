@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from posttrain.peft import blocks
+from posttrain.models import blocks
 from posttrain.peft.delta import Bottleneck
-from posttrain.peft.library import MUTATING
+from posttrain.peft.hf_peft import MUTATING
 from posttrain.peft.methods import METHODS
 from posttrain.peft.soft_prompts import soft_prompt
 from schemas.errors import Refusal

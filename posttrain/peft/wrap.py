@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.peft import blocks, lineage
+from posttrain.models import blocks
+from posttrain.models.policy import Policy
+from posttrain.peft import base_identity
+from posttrain.peft.applied import Trained, note, trained
 from posttrain.peft.delta import RECORD, TENSORS, load_delta
-from posttrain.peft.library import MUTATING
+from posttrain.peft.hf_peft import MUTATING
 from posttrain.peft.methods import METHODS, Request
 from posttrain.peft.soft_prompts import soft_prompt
 from posttrain.peft.stacking import refuse_stack
-from posttrain.peft.trained import Trained, note, trained
-from posttrain.policy import Policy
 from schemas.errors import Refusal
 from schemas.peft import LoRA, Peft
 
@@ -47,7 +48,7 @@ def wrap(model: nn.Module, spec: Peft, seed: int, field: str, tokenizer: PreTrai
             f"{field}.method", f"{spec.method} on {base.config.model_type}, a model of the kind {kind}", able, "choose one"
         )
     refuse_stack(model, spec, field)
-    below = lineage.lineage_of(base)
+    below = base_identity.lineage_of(base)
     torch.manual_seed(seed)
     try:
         applied = method.apply(base, Request(spec, seed, field, tokenizer))
@@ -122,7 +123,7 @@ def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, sta
         save_file(state, folder / TENSORS, {"format": "pt"})
         content = {**known.delta, "tensors": sorted(state)}
         (folder / RECORD).write_text(json.dumps(content, indent=1, sort_keys=True))
-    lineage.record(folder, spec, known.below)
+    base_identity.record(folder, spec, known.below)
     return {"adapter": "adapter"}
 
 
@@ -162,8 +163,8 @@ def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
             method does not expect (peft only warns).
     """
     base = blocks.core(model)
-    below = lineage.lineage_of(base)
-    lineage.verify(model, folder)
+    below = base_identity.lineage_of(base)
+    base_identity.verify(model, folder)
     is_peft = (folder / PEFT_CONFIG).exists()
     try:
         tuner = _load_peft(base, folder) if is_peft else None
@@ -172,7 +173,7 @@ def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise Refusal(f"adapter ({folder})", str(error).splitlines()[0], "exactly the tensors that were saved on this base",
                       "mend the folder, or train the adapter again") from error  # fmt: skip
-    lineage.grow(model, folder / (PEFT_TENSORS if is_peft else TENSORS), below)
+    base_identity.grow(model, folder / (PEFT_TENSORS if is_peft else TENSORS), below)
     wrapped = tuner if tuner is not None and soft_prompt(model) is None else model
     return wrapped.requires_grad_(False), tuner
 

@@ -1,1 +1,4 @@
-"""The report of a run: one self-contained HTML file from which a person decides about a promotion."""
+"""The page a person decides from, and the figures on it.
+
+Reading order: `build`, `read`, `page`; then one file for each section.
+"""

@@ -12,7 +12,7 @@ import yaml
 from posttrain.report import read, samples
 from posttrain.report.page import write_page
 from posttrain.report.read import Folders, Json
-from posttrain.store import read_result
+from posttrain.runtime.store import read_result
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport, StageResult
 from schemas.secrets import without_credentials

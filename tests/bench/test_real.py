@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, GPT2Config
 
 from bench import flops, real, sides, training
 from bench.workload import Workload, make_model, read_token_rows
-from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
+from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.errors import Refusal
 
 PAIRS = [

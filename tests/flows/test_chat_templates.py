@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from posttrain.chat_templates import template_digest
+from posttrain.data.chat_templates import template_digest
 from schemas.results import RunReport
 
 # Refuses system messages, as Gemma 2's and Mistral's do.
@@ -35,8 +35,8 @@ def instructions(tiny, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def given(tiny, tmp_path_factory) -> SimpleNamespace:
     """A folder with a tiny model whose tokenizer has no template, and a recipe that trains adapters on it."""
-    from posttrain.models import scratch_model
-    from posttrain.tokenizer import train_tokenizer
+    from posttrain.checkpoints.load import scratch_model
+    from posttrain.data.tokenizer import train_tokenizer
     from schemas.model import ScratchModel
 
     folder = tmp_path_factory.mktemp("templates")

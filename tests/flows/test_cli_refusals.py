@@ -48,7 +48,8 @@ FIELDS = {
         ["evaluation.judge.name=no.such.module:reward"], ("evaluation.judge.name: found no.such.module:reward", "importable")
     ),
     "function of the judge": (
-        ["evaluation.judge.name=posttrain.rewards:no_such"], ("evaluation.judge.name: found posttrain.rewards:no_such", "no_such")
+        ["evaluation.judge.name=posttrain.rewards.judge:no_such"],
+        ("evaluation.judge.name: found posttrain.rewards.judge:no_such", "no_such"),
     ),
     "judge without a function": (["evaluation.judge.name=posttrain"], ("evaluation.judge.name: found 'posttrain'", "pattern")),
     "model folder that is missing": (
@@ -133,8 +134,8 @@ def test_a_model_folder_names_what_it_lacks(refused, tiny, tmp_path):
 @pytest.fixture(scope="module")
 def short_gpt2(tmp_path_factory):
     """A checkpoint of 64 positions."""
-    from posttrain.models import scratch_model
-    from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
+    from posttrain.checkpoints.load import scratch_model
+    from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
     from schemas.model import ScratchModel
 
     tokenizer, folder = prepare_tokenizer(train_tokenizer(["a short text"] * 9, 270)), tmp_path_factory.mktemp("gpt2")

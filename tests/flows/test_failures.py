@@ -15,7 +15,7 @@ OTHER = ("--set", "registry.model=other")  # nothing is registered under this na
 SPOIL = """
 import sys
 
-if "posttrain.round_trip" in sys.orig_argv:
+if "posttrain.checkpoints.round_trip" in sys.orig_argv:
     from safetensors.torch import load_file, save_file
 
     path = f"{sys.orig_argv[-1]}/checkpoint/model.safetensors"

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import flows.live as live
 from flows.live import TerminalProgress, rate
-from posttrain.progress import counted, reporting, working
+from posttrain.runtime.progress import counted, reporting, working
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from posttrain.reward_models import open_reward_model
+from posttrain.rewards.model import open_reward_model
 
 REWARD = "reward={epochs: 2, batch_size: 8, max_length: 256, learning_rate: 0.003, peft: {method: lora, r: 4}}"
 

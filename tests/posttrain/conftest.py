@@ -14,23 +14,23 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, T5Tokenizer
 
-from posttrain.actor_critic import ActorCritic, add_value_head, without_dropout
-from posttrain.packing import Example
+from posttrain.data.packing import Example
+from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
+from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
-from posttrain.policy import Policy
-from posttrain.progress import Progress, Quiet
-from posttrain.reference import Reference
-from posttrain.reward_sources import Rewards
-from posttrain.rollouts import sample
-from posttrain.scoring import choose_layout, inner_model
-from posttrain.store import Store
-from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
-from posttrain.trainers.collect import Collector, Prompts
-from posttrain.trainers.loop import Job
-from posttrain.trainers.ppo import PolicyOptimization, plan_of
-from posttrain.trainers.reward import reward
-from posttrain.trainers.samples import SAMPLES, SampleLog
-from posttrain.trainers.stages import Setting
+from posttrain.rewards.sources import Rewards
+from posttrain.runtime.progress import Progress, Quiet
+from posttrain.runtime.store import Store
+from posttrain.sampling.sampler import sample
+from posttrain.scoring.reference import Reference
+from posttrain.scoring.scorer import choose_layout, inner_model
+from posttrain.training.loop import Job
+from posttrain.training.ppo.actor_critic import ActorCritic, add_value_head, without_dropout
+from posttrain.training.ppo.objective import PolicyOptimization, plan_of
+from posttrain.training.ppo.rollout import Collector, Prompts
+from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.reward import reward
+from posttrain.training.stages import Setting
 from schemas.load import validate_recipe
 from schemas.ppo import PPO
 from schemas.recipe import Compute

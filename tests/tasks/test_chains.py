@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.store import Store
+from posttrain.runtime.store import Store
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from tasks.chains import chain_of, new_chain, pinned

@@ -10,10 +10,10 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from posttrain.export import export
-from posttrain.models import scratch_model
-from posttrain.policy import Policy
-from posttrain.tokenizer import train_tokenizer
+from posttrain.checkpoints.export import export
+from posttrain.checkpoints.load import scratch_model
+from posttrain.data.tokenizer import train_tokenizer
+from posttrain.models.policy import Policy
 from schemas.model import ScratchModel
 from tasks.consumer import ChatModel
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from posttrain.models import load_model, load_tokenizer, scratch_model
+from posttrain.checkpoints.load import load_model, load_tokenizer, scratch_model
+from posttrain.checkpoints.unmerged import write_parts
+from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
+from posttrain.models.policy import Policy
 from posttrain.peft.soft_prompts import generate
-from posttrain.peft.unmerged import write_parts
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
-from posttrain.policy import Policy
-from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
 from schemas.model import ScratchModel
 from schemas.peft import Peft
 from tasks.consumer import ChatModel

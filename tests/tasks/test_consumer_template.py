@@ -8,8 +8,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from posttrain.chat_templates import BUILT_IN
-from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
+from posttrain.data.chat_templates import BUILT_IN
+from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from tasks.consumer import ChatModel
 
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from posttrain.chain import Chain
-from posttrain.store import Built, Store
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.store import Built, Store
 from schemas.recipe import Recipe
 from tasks import registry
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from posttrain.chain import Chain
-from posttrain.store import Store
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.store import Store
 from schemas.recipe import Recipe
 from tasks.registry import champion_of, client_of
 from tasks.reward_consumer import answered

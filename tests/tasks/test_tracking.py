@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from posttrain.chain import Chain
-from posttrain.store import Built, Store
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.store import Built, Store
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from tasks import tracking

@@ -19,9 +19,9 @@ import pytest
 import torch
 import yaml
 
-from posttrain.device import CPU_BFLOAT16
-from posttrain.model_cache import converted
-from posttrain.store import file_digest
+from posttrain.checkpoints.model_cache import converted
+from posttrain.runtime.device import CPU_BFLOAT16
+from posttrain.runtime.store import file_digest
 from schemas.results import RunReport
 
 DTYPE = "bfloat16" if any(map(torch.cpu.get_capabilities().get, CPU_BFLOAT16)) else "float32"

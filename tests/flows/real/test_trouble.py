@@ -18,7 +18,7 @@ MODULE = "model.layers.17.mlp.up_proj"
 FLIP = f"""
 import sys
 
-if "posttrain.round_trip" in sys.orig_argv:
+if "posttrain.checkpoints.round_trip" in sys.orig_argv:
     from safetensors.torch import load_file, save_file
 
     path = f"{{sys.orig_argv[-1]}}/checkpoint/model.safetensors"

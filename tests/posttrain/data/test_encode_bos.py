@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from posttrain.data.encode import Encoded, encode_conversations, encode_prompts
-from posttrain.tokenizer import prepare_tokenizer
+from posttrain.data.tokenizer import prepare_tokenizer
 
 LINES = (
     "{% for m in messages %}{{ m['role'] }}:\n{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from posttrain.data.encode import encode_documents
-from posttrain.tokenizer import prepare_tokenizer
+from posttrain.data.tokenizer import prepare_tokenizer
 
 EOS = 0
 

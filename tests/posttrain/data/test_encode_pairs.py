@@ -7,7 +7,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from posttrain.data.encode_pairs import Joints, encode_pairs, encode_text_pairs, prompt_text
-from posttrain.encoders import joining_pairs
+from posttrain.rewards.encoder import joining_pairs
 
 
 def user(text: str) -> list[dict[str, str]]:

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertLMHeadModel
 
+from posttrain.models.policy import Policy
 from posttrain.peft import delta
 from posttrain.peft.delta import load_delta
 from posttrain.peft.merge import merge
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
-from posttrain.policy import Policy
 
 BY_PEFT = [
     "lora",

@@ -11,14 +11,14 @@ import pytest
 import torch
 from peft import PeftModel
 
-from posttrain.models import merge_adapter
+from posttrain.checkpoints.load import merge_adapter
+from posttrain.models.policy import Policy
 from posttrain.peft.merge import is_plain, merge
 from posttrain.peft.methods import METHODS
 from posttrain.peft.soft_prompts import generate, padded_logits
 from posttrain.peft.wrap import load_adapter, load_trainable, save_trained, trainable_state, wrap
-from posttrain.policy import Policy
-from posttrain.reference import Reference
-from posttrain.scoring import Scorer, choose_layout
+from posttrain.scoring.reference import Reference
+from posttrain.scoring.scorer import Scorer, choose_layout
 from schemas.errors import Refusal
 
 NAMES = [

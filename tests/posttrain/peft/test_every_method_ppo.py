@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from posttrain.actor_critic import remove_critic
-from posttrain.packing import Example
+from posttrain.data.packing import Example
+from posttrain.models.policy import Policy
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import load_adapter, save_trained, trainable_state
-from posttrain.policy import Policy
-from posttrain.reference import score_branches
-from posttrain.scoring import Scorer
-from posttrain.trainers.loop import train
+from posttrain.scoring.reference import score_branches
+from posttrain.scoring.scorer import Scorer
+from posttrain.training.loop import train
+from posttrain.training.ppo.actor_critic import remove_critic
 
 CPU = torch.device("cpu")
 NAMES = {"bottleneck": "bottleneck pfeiffer"}

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from posttrain.export import export
-from posttrain.models import load_model
+from posttrain.checkpoints.export import export
+from posttrain.checkpoints.load import load_model
+from posttrain.models.policy import Policy, folder_policy
 from posttrain.peft.fold import fold, foldable
 from posttrain.peft.merge import is_foldable, is_plain, merge
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
-from posttrain.policy import Policy, folder_policy
 from schemas.errors import Refusal
 
 CPU = torch.device("cpu")

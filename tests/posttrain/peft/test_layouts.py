@@ -8,11 +8,11 @@ import torch
 from pydantic import TypeAdapter
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from posttrain.packing import Example
+from posttrain.data.packing import Example
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import trainable_state, wrap
-from posttrain.rollouts import Sampling, sample
-from posttrain.scoring import PLAIN, Scorer, choose_layout
+from posttrain.sampling.sampler import Sampling, sample
+from posttrain.scoring.scorer import PLAIN, Scorer, choose_layout
 from schemas.peft import Peft
 
 CPU = torch.device("cpu")

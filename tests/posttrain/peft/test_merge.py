@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from posttrain.peft.applied import trained
 from posttrain.peft.merge import is_plain, merge, not_mergeable, probe
-from posttrain.peft.trained import trained
 from posttrain.peft.wrap import wrap
 from schemas.errors import Refusal
 

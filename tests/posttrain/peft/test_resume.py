@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from posttrain.peft.wrap import wrap
-from posttrain.progress import Quiet
-from posttrain.scoring import Scorer, choose_layout
-from posttrain.store import CHECKPOINT
-from posttrain.trainers.curve import CURVE
-from posttrain.trainers.loop import Job, train
-from posttrain.trainers.objectives import LanguageModelling
-from posttrain.trainers.plan import by_rows
+from posttrain.runtime.progress import Quiet
+from posttrain.runtime.store import CHECKPOINT
+from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.training.batches import by_rows
+from posttrain.training.curve import CURVE
+from posttrain.training.loop import Job, train
+from posttrain.training.objectives import LanguageModelling
 from schemas.recipe import Compute
 from schemas.training import Optimization
 

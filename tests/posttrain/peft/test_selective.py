@@ -15,9 +15,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from posttrain.models import merge_adapter
+from posttrain.checkpoints.load import merge_adapter
+from posttrain.models.policy import Policy
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
-from posttrain.policy import Policy
 from schemas.errors import Refusal
 
 LLAMA_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

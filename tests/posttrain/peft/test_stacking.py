@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from posttrain.models import merge_adapter
+from posttrain.checkpoints.load import merge_adapter
+from posttrain.models.policy import Policy
 from posttrain.peft.merge import is_plain
 from posttrain.peft.soft_prompts import generate, virtual_tokens
 from posttrain.peft.stacking import stack_problem
 from posttrain.peft.wrap import load_adapter, save_trained, trainable_state, wrap
-from posttrain.policy import Policy
-from posttrain.reference import Reference
+from posttrain.scoring.reference import Reference
 from schemas.errors import Refusal
 
 BELOW = ["bottleneck houlsby", "bottleneck parallel", "prompt_tuning", "prefix_tuning", "p_tuning"]

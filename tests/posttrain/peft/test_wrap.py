@@ -9,10 +9,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from posttrain.models.policy import Policy
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import load_trainable, save_trained, trainable_state, wrap
-from posttrain.policy import Policy
-from posttrain.scoring import Scorer
+from posttrain.scoring.scorer import Scorer
 from schemas.errors import Refusal
 from schemas.training import Full, Peft
 

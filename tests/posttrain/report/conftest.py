@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from posttrain.store import Built, StageKey, Store
+from posttrain.runtime.store import Built, StageKey, Store
 from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport, RunReport, StageReport
 

@@ -1,0 +1,216 @@
+"""Held-out evaluation: the candidate against its ancestors, with the same prompts and seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
+from posttrain.checkpoints.unmerged import virtual_tokens_of
+from posttrain.data.encode import encode_conversations, encode_documents, encode_prompts
+from posttrain.data.packing import Example
+from posttrain.evaluation.numbers import Measured, Responses, RowScores, compare, write
+from posttrain.models.architectures import longest_sequence
+from posttrain.models.policy import Policy
+from posttrain.peft.soft_prompts import room
+from posttrain.rewards.judge import Judge, open_judge
+from posttrain.runtime.device import resolve_device, resolve_dtype
+from posttrain.runtime.peak_memory import give_back, measured
+from posttrain.runtime.progress import Progress, counted
+from posttrain.runtime.store import Built
+from posttrain.sampling.sampler import Sampling, sample
+from posttrain.scoring.reference import score_branches
+from posttrain.scoring.scorer import Scorer, choose_layout, inner_model
+from posttrain.scoring.token_budget import scoring_tokens
+from posttrain.training.objectives import LanguageModelling
+from posttrain.training.validation import mean_loss
+from schemas.errors import Refusal
+from schemas.evaluation import Evaluation
+from schemas.recipe import Recipe
+
+Conversations = list[list[dict[str, Any]]]
+PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
+Known = Callable[[Sequence[Example]], Tensor | None]
+"""From held-out pairs to their log-probabilities [pairs, 2] as an earlier stage computed them, rows of NaN where it did not."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows that no training stage saw; None where the recipe has no such data."""
+
+    documents: pl.DataFrame | None
+    instructions: pl.DataFrame | None
+    preferences: pl.DataFrame | None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is asked of every policy."""
+
+    recipe: Recipe
+    held_out: HeldOut
+    prompts: Conversations
+    limit: int  # longest sequence that all policies can read, in tokens
+    judge: Judge | None
+    progress: Progress
+
+    def counted(self, name: str, what: str, total: int) -> Callable[[int], None]:
+        """Reports `total` units of a policy's work."""
+        return counted(self.progress, f"evaluate {name}: {what}", total)
+
+
+@measured
+def evaluate(
+    recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress,
+    reward_model: Path | None = None, known: Known | None = None,
+) -> Built:  # fmt: skip
+    """Measure every policy (the candidate is the last) and compare; writes `evaluation.json`, `samples.parquet`, `pairs.parquet`.
+
+    Each policy is loaded once: the candidate first, so that the reference scores the candidate's answers while it is in memory.
+
+    Args:
+        recipe: what was asked for.
+        policies: by name, in the order of training.
+        held_out: rows that no policy was trained on.
+        out: folder to write into.
+        progress: is told of every piece of work.
+        reward_model: folder of the stage reward, for a recipe that judges by it.
+        known: the reference's scores of held-out pairs, where alignment computed them.
+
+    Raises:
+        Refusal: when there is no held-out prompt, or the judge misbehaves.
+    """
+    limit = min(longest_sequence(load_config(policy)) - virtual_tokens_of(policy.adapters) for policy in policies.values())
+    judge = open_judge(recipe, reward_model)
+    work = _Work(recipe, held_out, asked(held_out, recipe.evaluation), limit, judge, progress)
+    *ancestors, candidate = policies
+    reference = ancestors[-1] if ancestors else None
+    diverging = {candidate, reference} if reference and recipe.alignment.algorithm != "none" else set()
+    found: dict[str, Measured] = {}
+    for name in (candidate, *reversed(ancestors)):
+        drawn = found[candidate].responses if candidate in found else None
+        scored = known if name == reference else None
+        found[name] = _measure(work, name, policies[name], scored, drawn, name in diverging)
+        give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
+    ordered = {name: found[name] for name in policies}
+    numbers = compare(recipe, ordered)
+    outputs = write(out, work.prompts, ordered, numbers)
+    return Built(numbers, outputs)
+
+
+def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn: Responses | None, diverges: bool) -> Measured:
+    """One policy, which is in memory only here; `drawn` are the candidate's responses, None where this is the candidate.
+
+    `diverges`: the divergence is measured between this policy and another one.
+    """
+    scorer, tokenizer = open_policy(work.recipe, policy)
+    responses = respond(work.recipe, name, scorer, tokenizer, work.prompts, work.progress, work.judge)
+    work.progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
+    perplexity = _perplexity(work, name, scorer, tokenizer)
+    pairs = None
+    if work.held_out.preferences is not None and work.recipe.alignment.algorithm != "none":
+        table, what = work.held_out.preferences, f"evaluate {name}: pairs"
+        pairs = row_scores(scorer, tokenizer, table, work.limit, work.progress, what, known)
+    answers = None
+    if diverges:
+        examples = (drawn or responses).examples
+        count = work.counted(name, "divergence", len(examples))
+        answers = score_branches(scorer, examples, scoring_tokens(scorer.device), count)[:, 0]
+    return Measured(responses, perplexity, pairs, answers)
+
+
+def held_out_prompts(held_out: HeldOut, limit: int) -> Conversations:
+    """The first `limit` distinct held-out prompts: of the preferences where there are some, else of the instructions."""
+    table = held_out.preferences if held_out.preferences is not None else held_out.instructions
+    prompts: Conversations = [] if table is None else table["prompt"].to_list()
+    distinct = list({json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}.values())[:limit]
+    if not distinct:
+        raise Refusal("data.holdout", "no held-out prompt", "at least one", "raise data.holdout, or give more rows")
+    return distinct
+
+
+def asked(held_out: HeldOut, spec: Evaluation) -> Conversations:
+    """What every policy answers: each held-out prompt `spec.samples` times in a row."""
+    return [prompt for prompt in held_out_prompts(held_out, spec.prompts) for _ in range(spec.samples)]
+
+
+def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:
+    """A policy ready to score and sample; frozen, so that the check of its layout makes no gradients, as large as the model."""
+    device = resolve_device(recipe.compute)
+    model = load_model(policy, device).requires_grad_(False)
+    return Scorer(model, device, resolve_dtype(recipe.compute)).eval(), load_tokenizer(policy)
+
+
+def respond(
+    recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress,
+    judge: Judge | None,
+) -> Responses:  # fmt: skip
+    """Sample one answer per prompt and have it judged, where there is a judge."""
+    config, spec = inner_model(scorer.model).config, recipe.evaluation
+    new = min(spec.max_new_tokens, room(scorer.model) - 1)
+    ids = encode_prompts(prompts, tokenizer, config.is_encoder_decoder, room(scorer.model) - new)
+    plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
+                    eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip
+    # On a CPU a step of decoding reads every weight once: rounding them to half precision first takes longer than the products.
+    with scorer.arithmetic() if scorer.device.type == "cuda" else contextlib.nullcontext():
+        sampled = sample(scorer.model, ids, plan, counted(progress, f"evaluate {name}: sampling", len(prompts)))
+    generated = [response for (response,) in sampled]
+    texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
+    return Responses(
+        texts=texts,
+        rewards=list(judge(prompts, texts, counted(progress, f"evaluate {name}: judging", len(texts)))) if judge else None,
+        ended=[bool(tokens[-1] == tokenizer.eos_token_id) for tokens in generated],
+        examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
+    )
+
+
+def _perplexity(work: _Work, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> float | None:
+    """Per token, on held-out documents where there are some, else on held-out answers."""
+    held_out, two_parts = work.held_out, inner_model(scorer.model).config.is_encoder_decoder
+    if held_out.documents is not None and len(held_out.documents):
+        examples = encode_documents(held_out.documents["text"].to_list(), tokenizer, min(256, work.limit), two_parts)
+    else:
+        table = held_out.instructions if held_out.instructions is not None else held_out.preferences
+        if table is None:
+            return None
+        answers = table.drop("rejected", strict=False)
+        examples = encode_conversations(answers, tokenizer, work.limit, "data", encoder_decoder=two_parts).examples
+    objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
+    if not objective.examples:
+        return None
+    count = work.counted(name, "perplexity", len(objective.examples))
+    return math.exp(mean_loss(scorer, objective, scoring_tokens(scorer.device), count))
+
+
+def row_scores(
+    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame, limit: int, progress: Progress, what: str,
+    known: Known | None = None,
+) -> RowScores | None:  # fmt: skip
+    """Log-probabilities of the answers in held-out rows: of each pair, or of each conversation. None where no row can be read.
+
+    Rows are measured whole where the models can read them (`limit` tokens), whatever the limit of training.
+    """
+    two_parts = inner_model(scorer.model).config.is_encoder_decoder
+    encoded = encode_conversations(table, tokenizer, limit, "data", encoder_decoder=two_parts)
+    if not encoded.examples:
+        return None
+    left_out = {row for row, _ in encoded.left_out}
+    scores = known(encoded.examples) if known else None
+    if scores is None:
+        scores = torch.full((len(encoded.examples), len(encoded.examples[0].branches)), math.nan)
+    if unknown := scores.isnan().any(1).nonzero().flatten().tolist():
+        rows = [encoded.examples[row] for row in unknown]
+        scores = scores.clone()
+        scores[unknown] = score_branches(scorer, rows, scoring_tokens(scorer.device), counted(progress, what, len(rows)))
+    tokens = torch.tensor([[len(branch) for branch in example.branches] for example in encoded.examples])
+    return RowScores([row for row in range(len(table)) if row not in left_out], tokens, scores)

@@ -1,0 +1,114 @@
+"""A candidate against the champion on the same held-out rows, by what `registry.promote_on` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from posttrain.checkpoints.load import load_config
+from posttrain.checkpoints.unmerged import virtual_tokens_of
+from posttrain.evaluation.evaluate import HeldOut, asked, open_policy, respond, row_scores
+from posttrain.evaluation.numbers import RowScores, pair_losses, pair_margins, read_pairs, wins
+from posttrain.models.architectures import longest_sequence
+from posttrain.models.policy import Policy
+from posttrain.rewards.judge import open_judge
+from posttrain.runtime.progress import Progress
+from posttrain.statistics.intervals import Interval, ratio_interval, win_rate
+from schemas.errors import Refusal
+from schemas.recipe import Recipe, policies
+from schemas.training import DPO
+
+Estimate = tuple[float, Interval]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two policies, and what was measured of one of them."""
+
+    recipe: Recipe
+    candidate: Policy
+    champion: Policy
+    held_out: HeldOut
+    evaluation: Path  # folder of the candidate's evaluation
+    progress: Progress
+    reward_model: Path | None = None  # folder of the stage reward, for a recipe that judges by it
+
+
+def against_champion(match: Match, metric: str) -> Estimate:
+    """How the candidate does against the champion, and the 95% interval over the held-out rows.
+
+    A win rate is a share of prompts; `preference_accuracy` and `validation_loss` are differences, positive where the candidate is
+    the better one.
+
+    Raises:
+        Refusal: when there is no held-out row that both can read.
+    """
+    return _BY_METRIC.get(metric, _win_rate)(match)
+
+
+def _win_rate(match: Match) -> Estimate:
+    """On the prompts and with the seed of this evaluation."""
+    scorer, tokenizer = open_policy(match.recipe, match.champion)
+    prompts = asked(match.held_out, match.recipe.evaluation)
+    judge = open_judge(match.recipe, match.reward_model)
+    theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge).rewards
+    ours = pl.read_parquet(match.evaluation / "samples.parquet")[f"reward_{policies(match.recipe)[-1]}"].to_list()
+    assert theirs is not None  # a recipe that promotes on win rates has a judge
+    return win_rate(ours, theirs, match.recipe.evaluation.samples)
+
+
+def _accuracy(match: Match) -> Estimate:
+    """Difference of the preference accuracies, both against this run's reference, paired by pair."""
+    ours, theirs, reference = _pairs(match)
+    won = (wins(pair_margins(match.recipe, each, reference)) for each in (ours, theirs))
+    return ratio_interval([mine - other for mine, other in zip(*won, strict=True)])
+
+
+def _loss(match: Match) -> Estimate:
+    """By how much the candidate's held-out loss is below the champion's, paired by row.
+
+    After DPO it is the loss of this run's alignment: the champion is scored as if it were this run's policy, against this run's
+    reference with this run's β, in this run's rows. After SFT it is the cross-entropy of the answers in nats, per token of the
+    candidate's tokenizer, so that a champion with another tokenizer gains nothing by longer tokens.
+    """
+    if isinstance(match.recipe.alignment, DPO):
+        ours, theirs, reference = _pairs(match)
+        losses = [pair_losses(match.recipe.alignment, each, reference) for each in (theirs, ours)]
+        return ratio_interval((losses[0] - losses[1]).tolist())
+    ours, theirs = _shared(_answers(match, match.candidate, "candidate"), _answers(match, match.champion, "champion"))
+    return ratio_interval((ours.logprobs - theirs.logprobs).double().sum(1).tolist(), ours.tokens.sum(1).tolist())
+
+
+_BY_METRIC: dict[str, Callable[[Match], Estimate]] = {"preference_accuracy": _accuracy, "validation_loss": _loss}
+
+
+def _pairs(match: Match) -> list[RowScores]:
+    """Candidate, champion and reference on the held-out pairs; what evaluation measured is not measured again."""
+    *_, reference, candidate = policies(match.recipe)
+    ours, parent = (read_pairs(match.evaluation, name) for name in (candidate, reference))
+    assert match.held_out.preferences is not None
+    return _shared(ours, _scored(match, match.champion, "champion", match.held_out.preferences), parent)
+
+
+def _answers(match: Match, policy: Policy, name: str) -> RowScores:
+    assert match.held_out.instructions is not None
+    return _scored(match, policy, name, match.held_out.instructions)
+
+
+def _scored(match: Match, policy: Policy, name: str, table: pl.DataFrame) -> RowScores:
+    limit = longest_sequence(load_config(policy)) - virtual_tokens_of(policy.adapters)
+    scored = row_scores(*open_policy(match.recipe, policy), table, limit, match.progress, f"register {name}: held-out rows")
+    return scored or RowScores([], torch.zeros(0, 1), torch.zeros(0, 1))
+
+
+def _shared(*scores: RowScores) -> list[RowScores]:
+    """The rows that all of them hold."""
+    rows = sorted(set.intersection(*(set(each.rows) for each in scores)))
+    if not rows:
+        raise Refusal("registry.promote_on", "no held-out row that candidate and champion can read", "at least one",
+                      "shorten the rows, or set promote_on=null")  # fmt: skip
+    return [each.only(rows) for each in scores]

@@ -1,0 +1,196 @@
+"""The numbers of evaluation: what follows from the answers and scores of every policy, and the files that keep it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from posttrain.data.packing import Example
+from posttrain.losses.preference import Hyperparameters, preference_loss, score
+from posttrain.statistics.intervals import Interval, ratio_interval, win_rate
+from schemas.recipe import Recipe
+from schemas.training import DPO
+
+PAIRS = "pairs.parquet"
+SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Responses:
+    """One policy's answers to the held-out prompts, in the order of `asked`."""
+
+    texts: list[str]
+    rewards: list[float] | None  # None without a judge
+    ended: list[bool]  # whether the response ends in EOS
+    examples: list[Example]  # prompt and own response as tokens
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Log-probabilities of the answers in held-out rows; a row that the policy cannot read is not among them."""
+
+    rows: list[int]  # of the held-out table
+    tokens: Tensor  # [rows, answers per row]
+    logprobs: Tensor  # the same, summed over tokens
+
+    def only(self, rows: Sequence[int]) -> RowScores:
+        """Some of the rows, in this order."""
+        at = {row: index for index, row in enumerate(self.rows)}
+        chosen = [at[row] for row in rows]
+        return RowScores(list(rows), self.tokens[chosen], self.logprobs[chosen])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One policy on the held-out rows."""
+
+    responses: Responses
+    perplexity: float | None
+    pairs: RowScores | None  # of the held-out pairs, where the recipe aligns
+    answers: Tensor | None  # [answers] log-probabilities of the candidate's answers, where the divergence is measured
+
+
+def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, float]:
+    """Flat numbers: rewards, win rates, preference accuracy, perplexities, KL; intervals as `_low` and `_high`.
+
+    The last of `measured` is the candidate, the one before it the reference.
+    """
+    *opponents, candidate = measured
+    ours, samples = measured[candidate], recipe.evaluation.samples
+    numbers: dict[str, float] = {}
+    for name, m in measured.items():
+        numbers |= _of_policy(name, m, samples)
+    for name in opponents:
+        theirs = measured[name].responses.rewards
+        if ours.responses.rewards is not None and theirs is not None:
+            numbers |= _with_interval(f"win_rate_vs_{name}", *win_rate(ours.responses.rewards, theirs, samples))
+    if opponents and "perplexity_base" in numbers:
+        numbers["perplexity_ratio_vs_base"] = numbers[f"perplexity_{candidate}"] / numbers["perplexity_base"]
+    if not opponents:
+        return numbers
+    reference = measured[opponents[-1]]
+    if ours.answers is not None and reference.answers is not None:
+        # KL(candidate || reference) per token in nats, on the candidate's own answers (k1 estimator).
+        tokens = [example.targets for example in ours.responses.examples]
+        numbers |= _with_interval("kl_per_token", *ratio_interval((ours.answers - reference.answers).tolist(), tokens, samples))
+    if ours.pairs is not None and reference.pairs is not None:
+        # To the policy before alignment, also for a loss that trains without a reference.
+        margins = pair_margins(recipe, ours.pairs, reference.pairs)
+        numbers |= _with_interval("preference_accuracy", *ratio_interval(wins(margins)))
+        numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))
+    return numbers
+
+
+def _of_policy(name: str, m: Measured, samples: int) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    if m.responses.rewards is not None:
+        numbers |= _with_interval(f"reward_{name}", *ratio_interval(m.responses.rewards, samples=samples))
+    if m.perplexity is not None:
+        numbers[f"perplexity_{name}"] = m.perplexity
+    numbers[f"eos_share_{name}"] = float(np.mean(m.responses.ended))
+    numbers[f"response_tokens_{name}"] = float(np.mean([example.targets for example in m.responses.examples]))
+    return numbers
+
+
+def pair_margins(recipe: Recipe, policy: RowScores, reference: RowScores) -> Tensor:
+    """[pairs] by how much the policy prefers chosen over rejected more than the reference does, as the loss compares them.
+
+    Log-ratios summed over tokens or per token, times β; for PPO summed, in nats. Both must hold the same rows.
+    """
+    loss, beta = (recipe.alignment.loss, recipe.alignment.beta) if isinstance(recipe.alignment, DPO) else ("sigmoid", 1.0)
+    ratios = (score(policy.logprobs, policy.tokens, loss) - score(reference.logprobs, reference.tokens, loss)).double()
+    return beta * (ratios[:, 0] - ratios[:, 1])
+
+
+def pair_losses(spec: DPO, policy: RowScores, reference: RowScores) -> Tensor:
+    """[pairs] the alignment's loss of a policy against a reference on held-out pairs; both must hold the same rows.
+
+    What a loss takes per token is per token of the reference.
+    """
+    numbers = Hyperparameters(spec.beta, spec.label_smoothing, spec.simpo_gamma or 0.0)
+    losses, _ = preference_loss(policy.logprobs, reference.logprobs, reference.tokens, spec.loss, numbers, spec.sft_weight)
+    return losses.double()
+
+
+def wins(margins: Tensor) -> list[float]:
+    """Whether chosen is preferred, by pair; ties count half."""
+    return list(((margins > 0) + 0.5 * (margins == 0)).tolist())
+
+
+def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
+    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+
+
+def write(
+    out: Path, prompts: Sequence[Sequence[Mapping[str, Any]]], measured: Mapping[str, Measured], numbers: Mapping[str, float]
+) -> dict[str, str]:
+    """Write `evaluation.json`, `samples.parquet` and, where pairs were scored, `pairs.parquet`; returns the stage's outputs."""
+    (out / "evaluation.json").write_text(json.dumps(_document(measured, numbers), indent=1))
+    columns: dict[str, list[Any]] = {"prompt": [prompt[-1]["content"] for prompt in prompts]}
+    for name, m in measured.items():
+        columns[f"response_{name}"] = m.responses.texts
+        if m.responses.rewards is not None:
+            columns[f"reward_{name}"] = m.responses.rewards
+    pl.DataFrame(columns).write_parquet(out / "samples.parquet")
+    outputs = {"evaluation": "evaluation.json", "samples": "samples.parquet"}
+    pairs = {name: m.pairs for name, m in measured.items() if m.pairs is not None}
+    if not pairs:
+        return outputs
+    _pair_table(pairs).write_parquet(out / PAIRS)
+    return outputs | {"pairs": PAIRS}
+
+
+def _pair_table(pairs: Mapping[str, RowScores]) -> pl.DataFrame:
+    """One line per held-out pair: its row, its tokens, and what every policy gives to both sides."""
+    some = next(iter(pairs.values()))
+    columns: dict[str, Any] = {"row": some.rows}
+    for index, side in enumerate(SIDES):
+        columns[f"tokens_{side}"] = some.tokens[:, index].tolist()
+        columns |= {f"{side}_{name}": each.logprobs[:, index].tolist() for name, each in pairs.items()}
+    return pl.DataFrame(columns)
+
+
+def read_pairs(folder: Path, policy: str) -> RowScores:
+    """What `write` kept of a policy's scores of the held-out pairs."""
+    table = pl.read_parquet(folder / PAIRS)
+    tokens, logprobs = (
+        torch.tensor(table.select(f"{side}_{what}" if what == policy else f"{what}_{side}" for side in SIDES).rows())
+        for what in ("tokens", policy)
+    )
+    return RowScores(table["row"].to_list(), tokens, logprobs)
+
+
+def _document(measured: Mapping[str, Measured], numbers: Mapping[str, float]) -> dict[str, Any]:
+    """What the report reads."""
+
+    def entry(name: str) -> dict[str, Any]:
+        interval = [numbers[f"{name}_low"], numbers[f"{name}_high"]] if f"{name}_low" in numbers else None
+        return {"value": numbers.get(name), "interval": interval}
+
+    plain = [name for name in numbers if not name.endswith(("_low", "_high"))]
+    divergence = {-1: numbers.get("kl_per_token"), -2: 0.0}
+    policies = [
+        {
+            "policy": name,
+            "reward": numbers.get(f"reward_{name}"),
+            "reward_interval": entry(f"reward_{name}")["interval"],
+            "kl_per_token": divergence.get(index - len(measured)),
+            "length": numbers[f"response_tokens_{name}"],
+            "eos_share": numbers[f"eos_share_{name}"],
+            "perplexity": numbers.get(f"perplexity_{name}"),
+        }
+        for index, name in enumerate(measured)
+    ]
+    return {
+        "win_rates": [{"opponent": n.removeprefix("win_rate_vs_"), **entry(n)} for n in plain if n.startswith("win_rate_vs_")],
+        "metrics": [{"name": n, "unit": "", **entry(n)} for n in plain if not n.startswith("win_rate_vs_")],
+        "policies": policies,
+    }

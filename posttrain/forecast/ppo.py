@@ -1,0 +1,48 @@
+"""The memory that PPO takes: sampling, and steps of a policy beside which other models live on the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from transformers import PreTrainedConfig
+
+from posttrain.data.packing import Example
+from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks, wrapped
+from posttrain.forecast.phases import Arithmetic, Peak
+from posttrain.peft.wrap import trainable_state
+from posttrain.training.batches import by_rows
+from posttrain.training.objectives import LanguageModelling
+from schemas.ppo import PPO, StageReward
+
+IN_PLACE = ("full", "bitfit", "last_layers", "ln_tuning")  # methods that train tensors of the base, which twins then copy
+FP32 = 4
+
+
+def ppo_peaks(config: PreTrainedConfig, spec: PPO, prompts: Sequence[Example], seed: int, on: Arithmetic) -> list[Peak]:
+    """The phases of PPO on prompts like these, each answered at full length.
+
+    Scores of tokens are what a step holds; values, ratios and advantages are numbers per token beside them.
+    """
+    response = np.zeros(spec.max_new_tokens, np.int32)
+    answers = [Example(each.prompt, (response,) * spec.samples) for each in prompts[: spec.rollouts // spec.samples]]
+    plan = by_rows(len(answers), max(1, len(answers) // spec.minibatches), 1, seed)
+    steps = training_peaks(Training(config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True), on)
+    lengths = [len(answer.prompt) for answer in answers for _ in answer.branches]
+    sampling = evaluation_peaks(config, lengths, spec.max_new_tokens, answers, on)
+    beside, critic = copies(config, spec), 2 if _own_critic(spec) else 1
+    return [replace(peak, weights=peak.weights + beside, activations=critic * peak.activations) for peak in (*steps, *sampling)]
+
+
+def copies(config: PreTrainedConfig, spec: PPO) -> int:
+    """Bytes of base weights that the reward model and a critic of its own cannot share, since the policy trains them."""
+    if spec.peft.method not in IN_PLACE:
+        return 0
+    trained = sum(parameter.numel() for parameter in trainable_state(wrapped(config, spec.peft)).values())
+    own_reward = any(isinstance(source, StageReward) for source in spec.sources)
+    return FP32 * trained * (own_reward + _own_critic(spec))
+
+
+def _own_critic(spec: PPO) -> bool:
+    return spec.advantage == "gae" and spec.value_model == "adapter"

@@ -1,0 +1,175 @@
+"""How long the stages of a recipe that compute on the model will take: tokens counted here, seconds per token measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from posttrain.checkpoints.load import load_model, parameters_of
+from posttrain.data.packing import Example
+from posttrain.forecast.duration import Rates, Seconds, measured_rates
+from posttrain.forecast.phases import Arithmetic
+from posttrain.forecast.sizing import config_of, prompts_section
+from posttrain.losses.preference import VARIANTS
+from posttrain.models.architectures import auto_class
+from posttrain.models.policy import source_policy
+from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.lengths import Rows
+from posttrain.runtime.device import resolve_device, resolve_dtype
+from posttrain.sampling.sampler import BATCH
+from posttrain.training.stages import VALIDATION_EXAMPLES
+from schemas.model import ScratchModel
+from schemas.ppo import PPO
+from schemas.recipe import Recipe, policies
+from schemas.training import DPO, SFT, Full, Peft, Pretrain
+
+# Seconds on two cores: what a stage takes beside its passes (start-up check, encoding, saving), and what the registry takes: two
+# processes that import torch, and for each 10⁹ bytes of weights the exported folders and their digests.
+BESIDE = 4.0
+REGISTER, REGISTER_PER_GB = 15.0, 20.0
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Tokens that go through the model in one stage."""
+
+    scored: float = 0.0
+    """Without gradients."""
+    trained: float = 0.0
+    """Forward and backward."""
+    sampled: float = 0.0
+    """Drawn, where no answer ends early."""
+
+    def seconds(self, rates: Rates, peft: Peft | None) -> Seconds:
+        """With the range of the rates; answers may end after a quarter of their longest length."""
+        train = rates.train[peft] * self.trained if peft is not None else 0.0
+        drawn = rates.step * self.sampled
+        rest = Seconds.around(BESIDE + rates.score * self.scored + train)
+        return rest + Seconds(0.75 * drawn, 0.25 * drawn, Seconds.around(drawn).high)
+
+
+def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Seconds by stage that computes on the policy, and of these in all: expected, low and high.
+
+    Args:
+        chain: of the recipe.
+        rows: the first rows of its data.
+        counts: of the data contract, where it was read.
+    """
+    recipe, config = chain.recipe, config_of(chain.model)
+    beside = {"reward"} if recipe.reward and recipe.reward.model else set()  # another model, of which nothing is measured
+    stages = {stage: work for stage, work in WORK.items() if stage in recipe.stages and stage not in beside}
+    pefts = {stage: _peft(recipe, stage) for stage in stages}
+    on = Arithmetic(resolve_device(recipe.compute), resolve_dtype(recipe.compute))
+    data = _Data(recipe, rows, counts, bool(config.is_encoder_decoder))
+    examples, _ = rows.examples(prompts_section(recipe), data.two_parts)
+    drawn = recipe.evaluation.prompts * recipe.evaluation.samples
+    trained = list(dict.fromkeys(peft for peft in pefts.values() if peft is not None))
+    rates = measured_rates(_loader(chain, on.device), config, trained, examples, min(BATCH, drawn), on, rows.tokenizer)
+    found = {stage: work(data).seconds(rates, pefts[stage]) for stage, work in stages.items()}
+    if "register" in recipe.stages:
+        found["register"] = Seconds.around(REGISTER + REGISTER_PER_GB * 4 * parameters_of(config) / 1e9)
+    total = sum(found.values(), Seconds(0, 0, 0))
+    return {stage: each.rounded() for stage, each in {**found, "total": total}.items()}
+
+
+def _loader(chain: Chain, device: torch.device) -> Callable[[], Any]:
+    """Loads the recipe's model; one from scratch has numbers of no meaning."""
+    model = chain.model
+    if isinstance(model, ScratchModel):
+        config = config_of(model)
+        return lambda: auto_class(config).from_config(config).to(device)
+    return lambda: load_model(source_policy(model), device)
+
+
+def _peft(recipe: Recipe, stage: str) -> Peft | None:
+    """What a stage trains."""
+    sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
+    section = sections.get(stage)
+    return None if section is None else getattr(section, "peft", Full(method="full"))
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Rows and lengths of a recipe's data."""
+
+    recipe: Recipe
+    rows: Rows
+    counts: Mapping[str, float]
+    two_parts: bool
+
+    def number(self, table: str, split: str) -> float:
+        """Rows of a split: counted by the contract, else the share of all rows that it has by the recipe."""
+        share = self.recipe.data.holdout if split == "holdout" else 1 - self.recipe.data.holdout
+        return self.counts.get(f"{table}_{split}", share * self.rows.numbers.get(table, 0))
+
+    def mean(self, section: Any, part: Callable[[Example], float] = lambda example: example.length) -> float:
+        """Mean tokens of a section's rows, or of a part of each."""
+        examples: Sequence[Example] = self.rows.examples(section, self.two_parts)[0]
+        return float(np.mean([part(example) for example in examples]))
+
+    def fitted(self, section: Any, table: str) -> Passed:
+        """Passes over the training rows of a table, and over some held-out ones at each validation."""
+        length = self.mean(section)
+        held_out = min(VALIDATION_EXAMPLES, self.number(table, "holdout"))
+        return Passed(section.validations * held_out * length, section.epochs * self.number(table, "train") * length)
+
+
+def _pretrain(data: _Data) -> Passed:
+    spec = data.recipe.pretrain
+    assert isinstance(spec, Pretrain)
+    return Passed(spec.validations * VALIDATION_EXAMPLES * data.mean(spec), spec.tokens)
+
+
+def _sft(data: _Data) -> Passed:
+    assert isinstance(data.recipe.sft, SFT)
+    return data.fitted(data.recipe.sft, "instructions")
+
+
+def _reward(data: _Data) -> Passed:
+    """All pairs are scored at the end, for the mean and the accuracy."""
+    fitted = data.fitted(data.recipe.reward, "preferences")
+    pairs = data.number("preferences", "train") + data.number("preferences", "holdout")
+    return Passed(fitted.scored + pairs * data.mean(data.recipe.reward), fitted.trained)
+
+
+def _align(data: _Data) -> Passed:
+    spec = data.recipe.alignment
+    if isinstance(spec, PPO):
+        return _ppo(data, spec)
+    assert isinstance(spec, DPO)
+    fitted, length = data.fitted(spec, "preferences"), data.mean(spec)
+    pairs = data.number("preferences", "train") + min(VALIDATION_EXAMPLES, data.number("preferences", "holdout"))
+    return Passed(fitted.scored + (pairs * length if VARIANTS[spec.loss].reference else 0.0), fitted.trained)
+
+
+def _ppo(data: _Data, spec: PPO) -> Passed:
+    """A round encodes prompts, draws answers, scores them by policy, reference and reward, and trains on them some times."""
+    prompt = data.mean(prompts_section(data.recipe), lambda example: len(example.prompt))
+    drawn = spec.iterations * spec.rollouts * spec.max_new_tokens
+    length = spec.iterations * spec.rollouts * (prompt / spec.samples + spec.max_new_tokens)
+    critic = 2 if spec.advantage == "gae" and spec.value_model == "adapter" else 1
+    prompts = spec.iterations * spec.rollouts / spec.samples * prompt
+    return Passed(prompts + 3 * length, critic * spec.epochs * length, drawn)
+
+
+def _evaluate(data: _Data) -> Passed:
+    """Every policy answers the prompts and scores the held-out rows; the last two score the candidate's answers as well."""
+    spec, section = data.recipe.evaluation, prompts_section(data.recipe)
+    table = data.recipe.prompts_table
+    prompts = min(spec.prompts, max(1.0, data.number(table, "holdout")))
+    prompt = data.mean(section, lambda example: len(example.prompt))
+    rows = sum(data.number(name, "holdout") for name in ("instructions", "preferences")) * data.mean(section)
+    answers = prompts * spec.samples * (prompt + spec.max_new_tokens)
+    number = len(policies(data.recipe))
+    return Passed(number * (prompts * prompt + rows) + 2 * answers, sampled=number * prompts * spec.samples * spec.max_new_tokens)
+
+
+WORK: dict[str, Callable[[_Data], Passed]] = {
+    "pretrain": _pretrain, "sft": _sft, "reward": _reward, "align": _align, "evaluate": _evaluate,
+}  # fmt: skip
+"""By stage that computes on a model: the tokens that pass it."""

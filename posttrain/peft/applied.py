@@ -1,0 +1,39 @@
+"""What is known about a model that a method was put on: kept with the model from its wrapping to its saving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from posttrain.peft.base_identity import Lineage
+from schemas.peft import Peft
+
+_ATTRIBUTE = "posttrain_trained"
+
+
+@dataclass
+class Trained:
+    """A method on a model."""
+
+    spec: Peft
+    below: Lineage
+    """What the model was before."""
+    tuner: Any = None
+    """The peft model of the method; None for methods that peft lacks."""
+    delta: dict[str, Any] = field(default_factory=dict)
+    """For those, what their loader needs beside the tensors."""
+    initial: dict[str, Tensor] = field(default_factory=dict)
+    """First tensors of an adapter that was taken out of the weights, which makes it a plain adapter again when it is saved."""
+
+
+def note(model: Any, trained: Trained) -> None:
+    """Keep this with the model."""
+    setattr(model, _ATTRIBUTE, trained)
+
+
+def trained(model: Any) -> Trained | None:
+    """What was noted about a model, or None when no method was put on it."""
+    found: Trained | None = getattr(model, _ATTRIBUTE, None)
+    return found

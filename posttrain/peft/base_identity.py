@@ -1,0 +1,135 @@
+"""On what an adapter was trained: the base's weights, its vocabulary and the adapters below, recorded and verified.
+
+An adapter on another base computes nonsense without an error: shapes fit. So each adapter folder says in `lineage.json` which
+weights it belongs to, and is loaded on nothing else. The weights are known by content where they were loaded as they are; where
+adapters were merged into them, by the content of the parts, since a merge may round differently on another machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain.models import blocks
+from posttrain.runtime.store import file_digest
+from schemas.errors import Refusal
+from schemas.peft import Peft
+
+FILE = "lineage.json"
+_ATTRIBUTE = "posttrain_lineage"  # of a transformers model that has adapters in it
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a model consists of."""
+
+    weights: str
+    """SHA-256 of the base's parameters: names, shapes, values in fp32; empty for a model without numbers."""
+    vocabulary: int
+    """Rows of the input embedding."""
+    adapters: tuple[str, ...] = ()
+    """SHA-256 of the tensors of each adapter in it, in the order of training."""
+
+
+def lineage_of(model: Any) -> Lineage:
+    """What the transformers model inside `model` consists of."""
+    base = blocks.core(model)
+    known: Lineage | None = getattr(base, _ATTRIBUTE, None)
+    return known or _by_content(base)
+
+
+def declare(model: Any, known: Lineage) -> None:
+    """Note what a model consists of whose own tensors do not say it: a quantised one."""
+    setattr(blocks.core(model), _ATTRIBUTE, known)
+
+
+def record(folder: Path, spec: Peft, below: Lineage) -> None:
+    """Write an adapter's lineage into its folder."""
+    content = {"peft": spec.model_dump(mode="json"), "base": asdict(below)}
+    (folder / FILE).write_text(json.dumps(content, indent=1, sort_keys=True))
+
+
+def verify(model: Any, folder: Path) -> None:
+    """Make sure that an adapter was trained on this model.
+
+    Raises:
+        Refusal: when it was trained on another one, or does not say on which.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise Refusal(f"adapter ({folder})", f"no {FILE}", "an adapter that says what it was trained on", "train it again")
+    wanted = _recorded(path)
+    found = lineage_of(model)
+    if wanted.vocabulary != found.vocabulary:
+        raise Refusal(f"adapter ({folder})", f"a base with {found.vocabulary} token embeddings", f"one with {wanted.vocabulary}",
+                      "load the adapter on the base that it was trained on, before its vocabulary is resized")  # fmt: skip
+    if wanted != found and wanted != _by_content(blocks.core(model)):
+        raise Refusal(f"adapter ({folder})", f"a base of {_short(found)}", f"{_short(wanted)} (digests), on which it was trained",
+                      "load the adapter on the base and the adapters that it was trained on, in their order")  # fmt: skip
+
+
+def method_of(folder: Path) -> str:
+    """The method by which an adapter was trained."""
+    return str(json.loads((folder / FILE).read_text())["peft"]["method"])
+
+
+def rebase(folders: Sequence[Path], base: Any) -> None:
+    """Note that adapters belong on this plain model, one above the other: what else they were trained on was merged into it."""
+    below = _by_content(base)
+    for folder in folders:
+        content = json.loads((folder / FILE).read_text()) | {"base": asdict(below)}
+        (folder / FILE).write_text(json.dumps(content, indent=1, sort_keys=True))
+        (tensors,) = folder.glob("*.safetensors")
+        below = replace(below, adapters=(*below.adapters, file_digest(tensors)))
+
+
+def adopt(model: Any, folder: Path) -> None:
+    """Take a model that was saved together with the adapter of `folder` for the one that it was trained on.
+
+    Where that one had adapters merged into it, its weights alone do not say so.
+    """
+    setattr(blocks.core(model), _ATTRIBUTE, _recorded(folder / FILE))
+
+
+def _recorded(path: Path) -> Lineage:
+    try:
+        base = json.loads(path.read_text())["base"]
+        return Lineage(**{**base, "adapters": tuple(base["adapters"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(str(path), f"what is no lineage ({error})", "the file that was saved with the adapter",
+                      "copy the folder again, or train the adapter again") from error  # fmt: skip
+
+
+def grow(model: Any, tensors: Path, below: Lineage) -> None:
+    """Note that the adapter of this file was put on the model."""
+    declare(model, replace(below, adapters=(*below.adapters, file_digest(tensors))))
+
+
+def _by_content(base: Any) -> Lineage:
+    if blocks.on_meta(base):
+        return Lineage("", 0)
+    parameters = sorted(base.named_parameters())
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(_digest, [parameter for _, parameter in parameters]))
+    content = repr([(name, tuple(p.shape), part) for (name, p), part in zip(parameters, parts, strict=True)])
+    return Lineage(hashlib.sha256(content.encode()).hexdigest(), base.get_input_embeddings().weight.shape[0])
+
+
+def _digest(tensor: Tensor) -> str:
+    """SHA-256 of the values in fp32, or of the bytes of a quantised tensor."""
+    values = tensor.detach().cpu()
+    values = values.float() if values.is_floating_point() else values
+    content: Any = values.reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _short(lineage: Lineage) -> str:
+    return " + ".join(digest[:12] for digest in (lineage.weights, *lineage.adapters))

@@ -1,0 +1,131 @@
+"""How long the sequences of a recipe's stages are, from the first rows of its data: before anything is validated or trained."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import polars as pl
+import pyarrow
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.checkpoints.load import load_tokenizer
+from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.data.packing import Example
+from posttrain.data.readers import BadRow, read_rows
+from posttrain.data.sources import SourceFile, resolve, suffix
+from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
+from posttrain.data.validate import KINDS
+from posttrain.pipeline.chain import Chain
+from schemas.errors import Refusal
+from schemas.model import ScratchModel
+from schemas.reward import RewardModel
+from schemas.training import DPO, SFT, Pretrain
+
+Spec = Pretrain | SFT | DPO | RewardModel
+ROWS = 512  # of each data set
+COMPRESSION = {".jsonl.gz": 4, ".jsonl.zst": 4, ".parquet": 3}  # bytes of text per byte of file, about
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The first rows of a recipe's data in normal form, and how large the files are."""
+
+    documents: list[str]
+    tables: dict[str, pl.DataFrame]
+    """`instructions` and `preferences`, where the recipe has them."""
+    sizes: dict[str, int]
+    """Bytes of text in the files, by data set; estimated where they are compressed."""
+    numbers: dict[str, int]
+    """Lines in the files, by data set, where they are plain text on this machine."""
+    chain: Chain
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's, or one trained on these rows where the run will train one."""
+        model = self.chain.model
+        if not isinstance(model, ScratchModel):
+            return load_tokenizer(self.chain.source)
+        return prepare_tokenizer(train_tokenizer(self.documents, model.vocab_size))
+
+    def examples(self, spec: Spec, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
+        """Examples of a stage, and in words where their lengths come from."""
+        found = self._encoded(spec, encoder_decoder)
+        if not found:
+            return longest(spec), f"no row could be read: rows of up to {_limit(spec)} tokens"
+        mean, most = (round(f([example.length for example in found])) for f in (np.mean, np.max))
+        return found, f"as in the first {len(found)} rows: {mean} tokens on average, at most {most}"
+
+    def _encoded(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
+        if isinstance(spec, Pretrain):
+            return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
+        name = "instructions" if isinstance(spec, SFT) else "preferences"
+        try:
+            return encode_conversations(
+                self.tables[name], self.tokenizer, spec.max_length, f"data.{name}", spec.overlong, encoder_decoder
+            ).examples
+        except Refusal:  # for a share of rows, which may be another one in all rows
+            return ()
+
+
+def longest(spec: Spec) -> Sequence[Example]:
+    """Rows as long as a stage allows, half of them prompt, as many as a step has."""
+    prompt = 1 if isinstance(spec, Pretrain) else _limit(spec) // 2
+    parts = [np.zeros(n, np.int32) for n in (prompt, _limit(spec) - prompt)]
+    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO | RewardModel) else 1))
+    return [example] * (max(1, spec.batch_tokens // spec.context) if isinstance(spec, Pretrain) else spec.batch_size)
+
+
+def _limit(spec: Spec) -> int:
+    return spec.context if isinstance(spec, Pretrain) else spec.max_length
+
+
+@functools.lru_cache(maxsize=1)
+def first_rows(chain: Chain) -> Rows:
+    """Read the first rows of every data set of a recipe; a generated sample is made anew and thrown away."""
+    recipe = chain.recipe
+    read = {"corpus": "filter" in recipe.stages, **dict.fromkeys(KINDS, True)}
+    wanted = {name: source for name, used in read.items() if used and (source := getattr(recipe.data, name)) is not None}
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {name: resolve(source, f"data.{name}", Path(scratch)) for name, source in wanted.items()}
+        sizes = {name: sum(map(_size, found)) for name, found in files.items()}
+        tables = {name: _table(name, files[name]) for name in KINDS if name in files}
+        numbers = {name: sum(map(_lines, found)) for name, found in files.items()}
+        return Rows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
+
+
+def _documents(files: Sequence[SourceFile]) -> list[str]:
+    columns = itertools.chain.from_iterable(read_rows(file, _ignore) for file in files)
+    return [row["text"] for _, row in itertools.islice(columns, ROWS) if isinstance(row.get("text"), str)]
+
+
+def _table(name: str, files: Sequence[SourceFile]) -> pl.DataFrame:
+    kind = KINDS[name]
+    records = (kind.normalise(read_rows(file, _ignore), file.name, _ignore) for file in files)
+    few = list(itertools.islice(itertools.chain.from_iterable(records), ROWS))
+    return pl.DataFrame(pyarrow.Table.from_pylist(few, pl.DataFrame(schema=kind.columns).to_arrow().schema))
+
+
+def _size(file: SourceFile) -> int:
+    filesystem, path = fsspec.url_to_fs(file.url)
+    return int(filesystem.size(path) or 0) * COMPRESSION.get(suffix(file.url) or "", 1)
+
+
+def _lines(file: SourceFile) -> int:
+    """0 where they would have to be fetched or decompressed."""
+    path = Path(file.url)
+    if suffix(file.url) != ".jsonl" or not path.is_file():
+        return 0
+    with path.open("rb") as stream:
+        return sum(1 for _ in stream)
+
+
+def _ignore(bad: BadRow) -> None:
+    """The contract reports bad rows."""

@@ -1,0 +1,218 @@
+"""What can be refused before anything runs: the user's own data, the judge, the model.
+
+Writes nothing but quarantine, and into the cache of the store what was fetched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
+from posttrain.models.policy import folder_policy, source_policy
+from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.reward_check import check_reward
+from posttrain.rewards.functions import load_function
+from posttrain.rewards.judge import load_judge
+from schemas.errors import Refusal
+from schemas.evaluation import FunctionJudge
+from schemas.model import GgufModel, LocalModel, Model, ScratchModel
+from schemas.peft import LoRA, Peft
+from schemas.ppo import PPO, FunctionReward, RegistryReward
+from schemas.recipe import Recipe
+from schemas.reward import RewardBase
+
+
+def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None) -> dict[str, float]:
+    """Check everything that a recipe names; returns the counts of the data contract, where the rows were read.
+
+    `note` is told, a sentence each, what a person should know though nothing is refused.
+
+    Raises:
+        Refusal: for the first thing that cannot work. Rows that failed a contract lie in `quarantine/` of the store then.
+    """
+    recipe = chain.recipe
+    if isinstance(recipe.model, GgufModel):  # before it is converted, which may take a while
+        check_gguf(Path(recipe.model.path).expanduser().resolve())
+    check_model(chain.model)
+    if recipe.reward and recipe.reward.model:
+        check_model(recipe.reward.model, "reward.model")
+    check_device(recipe)
+    check_lengths(chain)
+    check_methods(chain)
+    check_reward(chain)
+    if isinstance(recipe.evaluation.judge, FunctionJudge):
+        load_judge(recipe.evaluation.judge)
+    check_rewards(chain)
+    own = {name: files for name, files in _own_sources(chain).items() if files}
+    if "corpus" in own:
+        from posttrain.filters.corpus import check_text
+
+        check_text(own["corpus"])
+    with tempfile.TemporaryDirectory() as scratch:
+        counts = _contract(chain, own, Path(scratch))
+        check_chat_template(chain, Path(scratch), note)
+    return counts
+
+
+def check_chat_template(chain: Chain, contract: Path | None, note: Callable[[str], None]) -> None:
+    """Refuse a chat template that fails on the rows: all that the contract kept in the store or in its folder, else the first."""
+    if isinstance(chain.model, ScratchModel):
+        return
+    from posttrain.data.validate import KINDS
+    from posttrain.pipeline.lengths import first_rows
+    from posttrain.pipeline.template_check import check_template
+
+    folder = chain.stored("validate").folder if _validated(chain) else contract
+    kept = {name: pl.scan_parquet(path) for name in KINDS if folder and (path := folder / f"{name}.parquet").exists()}
+    lacking = [name for name in KINDS if getattr(chain.recipe.data, name) is not None and name not in kept]
+    first = first_rows(chain).tables if lacking else {}
+    check_template(chain, {**{name: table.lazy() for name, table in first.items()}, **kept}, note)
+
+
+def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
+    """Sources that are the user's: the project's samples are known to be good, and are made only when a run starts."""
+    data = chain.recipe.data
+    known = {f"{SAMPLE_SCHEME}{name}" for name in SAMPLES}
+    given = {"preferences": data.preferences, "instructions": data.instructions}
+    given |= {"corpus": data.corpus} if "filter" in chain.recipe.stages else {}
+    return {name: chain.files(name) for name, source in given.items() if source and source not in known}
+
+
+def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict[str, float]:
+    """Counts of the data contract: those that this store holds, or of a run of it on the user's rows into the folder `out`."""
+    from posttrain.data.validate import refuse_empty_splits, validate
+
+    if _validated(chain):
+        return chain.stored("validate").result.metrics
+    if not {"preferences", "instructions"} & own.keys():
+        return {}
+    data = chain.recipe.data
+    try:
+        counts = validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)
+        refuse_empty_splits(counts)
+        return counts
+    except Refusal as refusal:
+        kept = _keep_quarantine(chain, out)
+        remedy = refusal.remedy.replace(str(out), str(kept))
+        raise Refusal(refusal.where, refusal.found, refusal.allowed, remedy) from None
+
+
+def _validated(chain: Chain) -> bool:
+    return (chain.store.root / "validate").is_dir() and chain.store.finished(chain.identity("validate")) is not None
+
+
+def _keep_quarantine(chain: Chain, out: Path) -> Path | None:
+    """Copy the quarantine of a refused data set into the store and return its folder."""
+    if not (out / "quarantine.parquet").exists():
+        return None
+    folder = chain.store.root / "quarantine" / chain.recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("quarantine.parquet", "summary.json"):
+        shutil.copy(out / name, folder / name)
+    return folder
+
+
+def check_device(recipe: Recipe) -> None:
+    """Refuse devices and arithmetic that are not there; torch is imported only to ask for what not every machine has."""
+    compute = recipe.compute
+    if compute.device == "cuda" or compute.dtype not in {"auto", "float32"} or compute.num_processes > 1:
+        from posttrain.runtime.device import resolve_device, resolve_dtype
+
+        resolve_device(compute)
+        resolve_dtype(compute)
+
+
+def check_model(model: Model | RewardBase, field: str = "model") -> None:
+    """Refuse a model on this machine that cannot be one; `field` is where the recipe names it."""
+    if isinstance(model, LocalModel):
+        check_folder(Path(folder_policy(Path(model.path).expanduser()).base), f"{field}.path")
+
+
+def check_rewards(chain: Chain) -> None:
+    """Refuse sources of rewards for PPO that do not exist: functions, and registered versions that are no reward models."""
+    spec = chain.recipe.alignment
+    if not isinstance(spec, PPO):
+        return
+    for field, source in (*(("reward", each) for each in spec.reward), *(("monitor", each) for each in spec.monitor)):
+        match source:
+            case FunctionReward():
+                load_function(source.name, f"alignment.{field}.name")
+            case RegistryReward():
+                from posttrain.rewards.checkpoint import RECORD  # which imports torch
+
+                if not (chain.fetch(source.uri) / RECORD).exists():
+                    raise Refusal(f"alignment.{field}.uri", f"{source.uri}, which is no reward model",
+                                  "a version that registry.reward_model made", "check the name")  # fmt: skip
+
+
+def check_lengths(chain: Chain) -> None:
+    """Refuse rows longer than a checkpoint can read; of a new model the recipe itself says how long they may be."""
+    if isinstance(chain.model, ScratchModel):
+        return
+    from posttrain.checkpoints.load import load_config
+    from posttrain.models.architectures import longest_sequence, refuse_beyond
+
+    recipe, longest = chain.recipe, longest_sequence(load_config(source_policy(chain.model)))
+    for section, stage, field in (("pretrain", recipe.pretrain, "context"), ("sft", recipe.sft, "max_length"),
+                                  ("alignment", recipe.alignment, "max_length")):  # fmt: skip
+        refuse_beyond(longest, section, field, getattr(stage, field, 0))
+
+
+def check_methods(chain: Chain) -> None:
+    """Refuse a PEFT method that cannot work on this model, or above the adapters that came with it.
+
+    Full fine-tuning and a plain LoRA work on every plain model: they are not asked about, which would import torch.
+    """
+    recipe, model, kind = chain.recipe, chain.model, chain.recipe.quantization
+    policy = None if isinstance(model, ScratchModel) else source_policy(model)
+    adapters = policy.adapters if policy else ()
+    specs = [stage.peft for stage in (recipe.sft, recipe.alignment) if stage is not None and hasattr(stage, "peft")]
+    if kind is None and all(map(_works_everywhere, specs)) and not adapters:
+        return
+    from posttrain.checkpoints.load import load_config, scratch_config
+    from posttrain.checkpoints.quantization import check_library
+    from posttrain.checkpoints.unmerged import methods_that_stay, virtual_tokens_of
+    from posttrain.peft.check import check_recipe
+    from posttrain.runtime.device import resolve_device
+
+    config = scratch_config(model, model.vocab_size) if isinstance(model, ScratchModel) else load_config(source_policy(model))
+    device = resolve_device(recipe.compute).type if kind else "cpu"
+    check_recipe(recipe, config, device, methods_that_stay(adapters), virtual_tokens_of(adapters))
+    if kind:
+        check_library(kind)
+
+
+def _works_everywhere(spec: Peft) -> bool:
+    """Named layers may not exist, and some inits need a rank that the layers have."""
+    fits = isinstance(spec, LoRA) and spec.target_modules == "all-linear" and spec.init in ("default", "gaussian", "orthogonal")
+    return fits or spec.method == "full"
+
+
+def check_folder(folder: Path, field: str = "model.path") -> None:
+    """Refuse a folder that save_pretrained cannot have written."""
+    lacking = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
+    if lacking:
+        found = f"{folder}, which lacks {', '.join(lacking)}" if folder.is_dir() else f"{folder}, which is no folder"
+        raise Refusal(field, found, "a folder written by save_pretrained, tokenizer included", "check the path")
+
+
+_PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", "a tokenizer": "tokenizer*"}
+
+
+def check_gguf(path: Path) -> None:
+    """Refuse a file that cannot be a GGUF model, or that cannot be read here; the rest is seen when it is converted."""
+    if importlib.util.find_spec("gguf") is None:
+        raise Refusal("model.source", "gguf, and the package gguf is not installed", "an installation with the extra gguf",
+                      "pip install 'posttrain[gguf]'")  # fmt: skip
+    if not path.is_file():
+        raise Refusal("model.path", f"{path}, which is no file", "a GGUF file", "check the path")
+    with path.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise Refusal("model.path", f"{path}, which does not start with GGUF", "a GGUF file",
+                          "check the path; a folder of safetensors is model.source local")  # fmt: skip

@@ -1,0 +1,89 @@
+"""What rules out a reward model before anything trains: its architecture, its method, its lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.models.policy import source_policy
+from posttrain.peft.check import Plan, check_method
+from posttrain.peft.methods import ENCODER, ENCODER_DECODER, METHODS
+from posttrain.pipeline.chain import Chain
+from schemas.errors import Refusal
+from schemas.model import ScratchModel
+from schemas.recipe import Recipe
+from schemas.reward import RewardModel, ScratchEncoder
+
+FIELD = "reward.model"
+
+
+def check_reward(chain: Chain) -> None:
+    """Refuse a reward section that cannot work with the models that the recipe names.
+
+    Raises:
+        Refusal: for the first reason.
+    """
+    spec, registry = chain.recipe.reward, chain.recipe.registry
+    if spec is None or isinstance(spec.model, ScratchEncoder):
+        return
+    if registry and registry.reward_model and not METHODS[spec.peft.method].merges:
+        raise Refusal("reward.peft.method", f"{spec.peft.method}, which cannot be merged, with registry.reward_model", _merging(),
+                      "consumers load a plain checkpoint: choose one of these, or set registry.reward_model=null")  # fmt: skip
+    if spec.model is None:
+        _check_below(chain.recipe)
+    given = _start(chain)
+    if not isinstance(given, ScratchModel) and source_policy(given).adapters:
+        raise Refusal(FIELD, "a model with an adapter that cannot be merged", "a plain checkpoint", "name another model")
+    check_start(spec, reward_config(chain))
+
+
+def _start(chain: Chain) -> Any:
+    """The section of the model that a reward model starts as."""
+    spec = chain.recipe.reward
+    return spec.model if spec and spec.model and not isinstance(spec.model, ScratchEncoder) else chain.model
+
+
+def reward_config(chain: Chain) -> Any:
+    """The transformers config of the checkpoint that a reward model starts as."""
+    from posttrain.checkpoints.load import load_config, scratch_config
+
+    given = _start(chain)
+    return scratch_config(given, given.vocab_size) if isinstance(given, ScratchModel) else load_config(source_policy(given))
+
+
+def check_start(spec: RewardModel, config: Any) -> None:
+    """Refuse a section on a model with this config.
+
+    Raises:
+        Refusal: for the first reason.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    from posttrain.models.architectures import longest_sequence
+    from posttrain.models.blocks import architecture
+
+    kind, remedy = architecture(config), "name another model: reward.model hub, local, or scratch (a small BERT)"
+    if kind == ENCODER_DECODER:
+        raise Refusal(FIELD, f"{config.model_type}, an encoder-decoder, which reads no prompt with its response as one text",
+                      "a decoder or an encoder", remedy)  # fmt: skip
+    if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        raise Refusal(FIELD, f"{config.model_type}, which transformers cannot load with a score head",
+                      "an architecture of AutoModelForSequenceClassification", remedy)  # fmt: skip
+    longest = longest_sequence(config) - (kind != ENCODER)  # a decoder's layouts put a token after the last one
+    if spec.max_length > longest:
+        raise Refusal("reward.max_length", f"{spec.max_length} with this {config.model_type} model", f"at most {longest}",
+                      "lower it")  # fmt: skip
+    plan = Plan(spec.peft, "reward.peft", config, (), spec.max_length, spec.gradient_checkpointing)
+    if refusal := check_method(plan):
+        raise refusal
+
+
+def _check_below(recipe: Recipe) -> None:
+    """A reward model is saved as one checkpoint, or one adapter on a plain one: none can stay in the policy that it starts as."""
+    method = recipe.sft.peft.method if recipe.sft else "full"
+    if not METHODS[method].merges:
+        raise Refusal("sft.peft.method", f"{method}, which cannot be merged, below a reward model that starts as that policy",
+                      f"{_merging()}; or a reward.model of its own", "choose one of these, or name reward.model")  # fmt: skip
+
+
+def _merging() -> str:
+    return ", ".join(name for name, method in METHODS.items() if method.merges)

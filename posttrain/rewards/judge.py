@@ -1,0 +1,81 @@
+"""Judges: who says how good a response is in evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from posttrain.rewards.functions import Reward, load_function
+from schemas.evaluation import FunctionJudge
+from schemas.recipe import Recipe
+from schemas.results import Origin
+
+Conversation = list[dict[str, Any]]
+
+
+class Judge(Protocol):
+    """Says how good answers are."""
+
+    def __call__(
+        self, prompts: Sequence[Conversation], responses: Sequence[str], on_rows: Callable[[int], None] = ...
+    ) -> Sequence[float]:
+        """One reward per answer, from conversations and the texts of the answers; `on_rows` is told how many were judged."""
+
+
+def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
+    """The judge of a recipe's evaluation, or None; a function is given the last message of each conversation.
+
+    Args:
+        folder: output of the stage reward, for a recipe that judges by it.
+
+    Raises:
+        Refusal: as `load_function`.
+    """
+    match recipe.evaluation.judge:
+        case None:
+            return None
+        case FunctionJudge() as judge:
+            return _of_function(load_judge(judge))
+    from posttrain.rewards.model import open_reward_model
+    from posttrain.runtime.device import resolve_device, resolve_dtype
+
+    assert folder
+    model = open_reward_model(folder, resolve_device(recipe.compute), resolve_dtype(recipe.compute))
+    return lambda prompts, responses, on_rows=lambda n: None: model.of_texts(prompts, responses, on_rows).tolist()
+
+
+def _of_function(function: Reward) -> Judge:
+    """A function is asked once: it may compare answers with each other."""
+
+    def judge(
+        prompts: Sequence[Conversation], responses: Sequence[str], on_rows: Callable[[int], None] = lambda n: None
+    ) -> Sequence[float]:
+        rewards = function([str(prompt[-1]["content"]) for prompt in prompts], responses)
+        on_rows(len(rewards))
+        return rewards
+
+    return judge
+
+
+def load_judge(judge: FunctionJudge) -> Reward:
+    """The function that `evaluation.judge.name` means, checked on every call.
+
+    Raises:
+        Refusal: as `load_function`.
+    """
+    return load_function(judge.name, "evaluation.judge.name")
+
+
+def judge_origin(judge: FunctionJudge) -> Origin:
+    """The judge as an input of evaluation: the source of its module."""
+    return function_origin(judge.name, "evaluation.judge")
+
+
+def function_origin(name: str, field: str) -> Origin:
+    """A Python function as an input of a stage: the source of its module."""
+    spec = importlib.util.find_spec(name.partition(":")[0])
+    source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+    return Origin(name=field, digest=hashlib.sha256(source).hexdigest(), location=name)

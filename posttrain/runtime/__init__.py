@@ -1,0 +1,4 @@
+"""The store, processes, devices and progress. Knows no model.
+
+Reading order: `store`, `provenance`, `progress`, `device`, `peak_memory`, `distributed`, `child_processes`, `interruption`.
+"""

@@ -1,0 +1,218 @@
+"""Scores completions under a policy: a layout finds the hidden states of the target tokens, the head turns them into logprobs."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from posttrain.data.packing import Example
+from posttrain.models.blocks import core
+from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
+from posttrain.scoring.layouts import LAYOUTS, Embed, Located, Rows, packed, shifted
+from posttrain.scoring.output_head import head_of, token_logprobs, token_statistics
+from posttrain.scoring.segment_attention import SEGMENTS
+from schemas.errors import Refusal
+
+SOFT_PROMPT = "soft_prompt"
+PLAIN = "plain"  # the model's own forward pass and logits: slow, and right for any language model
+TOLERANCE = 1e-4  # of the start-up check, in fp32
+CHECKED = 32  # tokens of a completion that it scores
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scored tokens of a batch: N tokens in B branches."""
+
+    logprobs: Tensor  # [N] fp32
+    branch: Tensor  # [N]
+    branches: int
+    normaliser: Tensor | None = None  # [N] log Z of the softmax; None where the model computed the logits itself
+    entropy: Tensor | None = None  # [N] nats, where statistics were asked for
+    top1: Tensor | None = None  # [N] 1 where the target is the most likely token, likewise
+    values: Tensor | None = None  # [N] what a critic expects to come, where there is one
+
+    def per_branch(self) -> Tensor:
+        """Sum of the log-probabilities of each branch, [B]."""
+        return self.logprobs.new_zeros(self.branches).index_add(0, self.branch, self.logprobs)
+
+
+class Scorer(nn.Module):
+    """Scores the completions of examples under a language model, in the layout that was found to be exact for it.
+
+    Args:
+        model: a transformers language model, bare or wrapped by peft.
+        device: where it computes.
+        dtype: arithmetic of the forward pass (autocast).
+        layout: a name of `LAYOUTS`, or `plain`; None is `packed`, or `encoder_decoder` for such a model.
+        neftune: noise on the input embeddings while training (arXiv 2310.05914), or None.
+        temperature: divides the logits.
+    """
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32, layout: str | None = None,
+        neftune: float | None = None, temperature: float = 1.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.model, self.device, self.dtype, self.neftune, self.temperature = model, device, dtype, neftune, temperature
+        self.layout = layout or _declared_layout(model)
+
+    def forward(self, examples: Sequence[Example], statistics: bool = False) -> TokenScores:
+        """Score every completion token of `examples`, branches in their order; `statistics` adds entropy and top-1."""
+        if self._embed and self.layout in (PLAIN, SOFT_PROMPT):
+            found = f"{self.neftune} in the layout {self.layout}, which has no place for noise"
+            raise Refusal("sft.neftune_alpha", found, "null", "remove neftune_alpha")
+        with self.arithmetic():
+            return self._plain(examples) if self.layout == PLAIN else self._score(self.locate(examples), statistics)
+
+    def locate(self, examples: Sequence[Example]) -> Located:
+        """The last hidden states that predict the completion tokens, in a layout other than `plain`."""
+        model = self.model if self.layout == SOFT_PROMPT else inner_model(self.model)
+        return LAYOUTS[self.layout](model, examples, self.device, self._embed)
+
+    def score_in_one_row(self, examples: Sequence[Example]) -> TokenScores:
+        """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
+        with self.arithmetic():
+            width = sum(example.length for example in examples)
+            return self._score(packed(inner_model(self.model), examples, self.device, None, width), False)
+
+    def arithmetic(self) -> torch.autocast:
+        """Autocast to this scorer's dtype."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def _score(self, at: Located, statistics: bool) -> TokenScores:
+        head = head_of(inner_model(self.model), self.temperature)
+        logprobs, normaliser = token_logprobs(at.hidden, head, at.targets)
+        more = token_statistics(at.hidden, head, at.targets) if statistics else (None, None)
+        return TokenScores(logprobs, at.branch, at.branches, normaliser, *more)
+
+    def _plain(self, examples: Sequence[Example]) -> TokenScores:
+        model = inner_model(self.model)
+        if model.config.is_encoder_decoder:
+            located = [self._plain_decoder(e, branch) for e in examples for branch in e.branches]
+            branch = torch.cat([torch.full((len(part),), i, device=self.device) for i, part in enumerate(located)])
+            return TokenScores(torch.cat(located), branch, len(located))
+        rows = Rows.of(examples, self.device)
+        keep = rows.scored.shape[1] - int(rows.scored.any(0).nonzero()[0])  # columns from the first target on
+        last = {"logits_to_keep": keep + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        if virtual_tokens(self.model):
+            logits = padded_logits(self.model, rows.ids, rows.attended)
+        else:
+            logits = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last).logits
+        logits = logits[:, -keep - 1 : -1].float() / self.temperature
+        logprobs = logits.log_softmax(-1).gather(2, rows.ids[:, -keep:, None])[..., 0]
+        return TokenScores(logprobs[rows.scored[:, -keep:]], rows.branch, len(rows.ids))
+
+    def _plain_decoder(self, example: Example, branch: Any) -> Tensor:
+        """Log-probabilities [n] of one branch under an encoder-decoder, which shifts the labels itself."""
+        prompt, labels = (torch.from_numpy(part.astype("int64"))[None].to(self.device) for part in (example.prompt, branch))
+        if virtual_tokens(self.model):
+            start = inner_model(self.model).config.decoder_start_token_id
+            logits = padded_logits(self.model, prompt, torch.ones_like(prompt), shifted(labels, start))
+        else:
+            logits = self.model(input_ids=prompt, labels=labels, use_cache=False).logits
+        logprobs: Tensor = (logits[0].float() / self.temperature).log_softmax(-1).gather(1, labels[0, :, None])[:, 0]
+        return logprobs
+
+    @property
+    def _embed(self) -> Embed | None:
+        return self._noisy if self.neftune and self.training else None
+
+    def _noisy(self, model: Any, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Embeddings plus uniform noise in ±alpha / sqrt(L H) for a sequence of L tokens: equation 1 of NEFTune."""
+        embedded: Tensor = model.get_input_embeddings()(ids)
+        reach = (self.neftune or 0.0) / (lengths * embedded.shape[-1]).sqrt()
+        return torch.addcmul(embedded, 2 * torch.rand_like(embedded) - 1, reach[..., None])
+
+
+def inner_model(model: nn.Module) -> Any:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return core(model)
+
+
+def _declared_layout(model: nn.Module) -> str:
+    if virtual_tokens(model):
+        return SOFT_PROMPT
+    return "encoder_decoder" if inner_model(model).config.is_encoder_decoder else "packed"
+
+
+@torch.no_grad()
+def layout_error(scorer: Scorer, layout: str, examples: Sequence[Example]) -> float:
+    """Largest difference of log-probabilities in fp32 between a layout and the model's own logits, one sequence at a time."""
+    exact = Scorer(scorer.model, scorer.device, torch.float32, layout, temperature=scorer.temperature)
+    plain = Scorer(scorer.model, scorer.device, torch.float32, PLAIN, temperature=scorer.temperature)
+    together = exact.score_in_one_row(examples) if layout == "packed" else exact(examples)
+    alone = torch.cat([plain([Example(e.prompt, (b,))]).logprobs for e in examples for b in e.branches])
+    return float((together.logprobs - alone).abs().nan_to_num(nan=math.inf).max())
+
+
+LayoutError = Callable[[Any, str, Sequence[Example]], float]
+
+
+def choose_layout(scorer: Scorer, examples: Sequence[Example], error_of: LayoutError = layout_error) -> str:
+    """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report.
+
+    `error_of(scorer, layout, examples)` is the largest difference of what the scorer computes from the model's own forward pass.
+    """
+    by_length = sorted(examples, key=lambda example: example.length)
+    few, doubts = [with_few_targets(example) for example in (by_length[-1], *by_length[:2])], []
+    model = inner_model(scorer.model)
+    own = model.config._attn_implementation
+    for layout, attention in _candidates(scorer, own):
+        name = layout if attention == own else f"{layout} with {attention}"
+        try:
+            _set_attention(model, attention)
+            if attention != own:
+                _train_once(scorer, few)
+            error = error_of(scorer, layout, few)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, ImportError) as failure:
+            doubts.append(f"the model refuses the {name} layout ({type(failure).__name__}: {failure})")
+            continue
+        if error <= TOLERANCE:
+            scorer.layout = layout
+            return "; ".join([f"{name}: differs from the model's own scores by at most {error:.1e}", *doubts])
+        doubts.append(f"{name} would change scores by {error:.1e}, above {TOLERANCE:.0e}")
+    scorer.layout = PLAIN
+    _set_attention(model, own)
+    return "; ".join([f"{PLAIN}: the model's own forward pass, slow", *doubts])
+
+
+def with_few_targets(example: Example) -> Example:
+    """As long, with fewer scored tokens: the model's own logits of all would be the largest tensor of the whole run."""
+    if len(example.branches) > 1:
+        return Example(example.prompt, tuple(branch[:CHECKED] for branch in example.branches))
+    tokens = np.concatenate([example.prompt, example.branches[0]])
+    start = max(1, len(tokens) - CHECKED)
+    return Example(tokens[:start], (tokens[start:],))
+
+
+def _candidates(scorer: Scorer, own: str) -> Iterable[tuple[str, str]]:
+    """Layouts and attentions to try, the fastest first.
+
+    Both ways around a mask skip what it hides. FlexAttention trains on CUDA only; segments are a kernel call each, which a GPU
+    would notice. They replace SDPA alone: a model with another attention (soft caps) needs its own.
+    """
+    if scorer.layout != "packed":
+        return [(scorer.layout, own)] if scorer.layout in LAYOUTS else []
+    fast = {"cuda": "flex_attention", "cpu": SEGMENTS}.get(scorer.device.type, own) if own == "sdpa" else own
+    return list(dict.fromkeys([("packed", fast), ("packed", own), ("padded", own)]))
+
+
+def _train_once(scorer: Scorer, examples: Sequence[Example]) -> None:
+    """An attention that is not the model's own must also get through a backward pass."""
+    if any(p.requires_grad for p in scorer.model.parameters()):
+        scorer(examples).per_branch().sum().backward()
+        scorer.model.zero_grad(set_to_none=True)
+
+
+def _set_attention(model: Any, attention: str) -> None:
+    if model.config._attn_implementation != attention:
+        model.set_attn_implementation(attention)

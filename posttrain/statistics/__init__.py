@@ -1,0 +1,1 @@
+"""Intervals and calibration: mathematics on numbers that were measured."""

@@ -1,1 +1,0 @@
-"""One training loop, and the objectives and stages that use it."""

@@ -1,0 +1,143 @@
+"""What a step minimises. An objective turns scored tokens into a loss summed over its units.
+
+The loop divides by the units of the whole step: this order makes a mean over tokens (or pairs) exact across micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from posttrain.data.packing import Example
+from posttrain.losses.language_model import cross_entropy_sum, z_loss_sum
+from posttrain.losses.preference import Hyperparameters, preference_loss
+from posttrain.losses.reward import bradley_terry
+from posttrain.rewards.scorer import Rewards
+from posttrain.scoring.scorer import TokenScores
+from schemas.errors import Refusal
+
+Sums = Mapping[str, Tensor]
+
+
+class Objective(Protocol):
+    """A training objective over a fixed set of examples."""
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """What is trained on."""
+
+    def units(self, rows: Sequence[int]) -> int:
+        """How many units (tokens, pairs) the loss of these rows is a mean over."""
+
+    def loss(self, scores: Any, rows: Sequence[int]) -> tuple[Tensor, Sums]:
+        """Loss and metrics of these rows, both summed over units; `scores` is what the job's scorer made of them."""
+
+
+class Rounds(Protocol):
+    """What an objective adds whose examples change: a round of steps trains on what was collected before its first one."""
+
+    def enter(self, step: int) -> bool:
+        """Called before step `step` (from 0): collect examples where a round begins; False leaves the step out."""
+
+    def ends(self, step: int) -> bool:
+        """Whether a round ends with the step that makes `step` in all."""
+
+    def numbers(self) -> dict[str, float]:
+        """What the round measured so far; replaces the step's numbers of the same name."""
+
+    def state(self) -> Mapping[str, Any]:
+        """All that the next step depends on beside model and optimizer, as tensors, numbers, strings, lists and dicts."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+
+
+@dataclass(frozen=True)
+class LanguageModelling:
+    """Mean cross-entropy per target token: pretraining and SFT."""
+
+    examples: Sequence[Example]
+    z_loss: float = field(default=0.0, kw_only=True)  # weight of the squared log-normaliser
+
+    def units(self, rows: Sequence[int]) -> int:
+        """Target tokens."""
+        return sum(self.examples[row].targets for row in rows)
+
+    def loss(self, scores: TokenScores, rows: Sequence[int]) -> tuple[Tensor, Sums]:
+        """Cross-entropy and, where it has a weight, the z-loss, summed over target tokens."""
+        loss = cross_entropy_sum(scores.logprobs)
+        if not self.z_loss:
+            return loss, {}
+        if scores.normaliser is None:
+            raise Refusal("z_loss", f"{self.z_loss} with a model whose logits' normaliser is not computed", "0", "remove z_loss")
+        penalty = self.z_loss * z_loss_sum(scores.normaliser)
+        return loss + penalty, {"z_loss": penalty.detach()}
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A loss of the DPO family, mean over pairs. Each example has the branches (chosen, rejected)."""
+
+    examples: Sequence[Example]
+    reference: Tensor | None  # [examples, 2]; None for a loss that has no reference
+    beta: float
+    kind: str = "sigmoid"
+    smoothing: float = 0.0
+    gamma: float = 0.0
+    sft_weight: float = 0.0
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """The numbers of the loss."""
+        return Hyperparameters(self.beta, self.smoothing, self.gamma)
+
+    def units(self, rows: Sequence[int]) -> int:
+        """Pairs."""
+        return len(rows)
+
+    def loss(self, scores: TokenScores, rows: Sequence[int]) -> tuple[Tensor, Sums]:
+        """The loss and the numbers by which a preference run is judged, summed over pairs.
+
+        `reward`, `logprob` (per token, so that a falling likelihood of chosen is seen) and, where there is a reference, `kl` (the
+        log-ratio per token, an estimate of the divergence from the reference) come once for each side of the pair.
+        """
+        policy = scores.per_branch().view(len(rows), 2)
+        lengths = torch.tensor([[len(b) for b in self.examples[row].branches] for row in rows], device=policy.device)
+        reference = None if self.reference is None else self.reference[rows].to(policy.device)
+        losses, rewards = preference_loss(policy, reference, lengths, self.kind, self.hyperparameters, self.sft_weight)
+        margins = rewards[:, 0] - rewards[:, 1]
+        sides = {"reward": rewards, "logprob": policy.detach() / lengths}
+        if reference is not None:
+            sides["kl"] = (policy.detach() - reference) / lengths
+        return losses.sum(), {
+            **_ranking(margins),
+            **{f"{name}_chosen": values[:, 0].sum() for name, values in sides.items()},
+            **{f"{name}_rejected": values[:, 1].sum() for name, values in sides.items()},
+        }
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """The reward model's loss, mean over pairs. Each example has the branches (chosen, rejected)."""
+
+    examples: Sequence[Example]
+    margin: float = 0.0
+
+    def units(self, rows: Sequence[int]) -> int:
+        """Pairs."""
+        return len(rows)
+
+    def loss(self, scores: Rewards, rows: Sequence[int]) -> tuple[Tensor, Sums]:
+        """The loss, how often and by how much chosen wins, and the rewards of both sides, summed over pairs."""
+        chosen, rejected = scores.per_branch().view(len(rows), 2).unbind(1)
+        rewards = {"reward_chosen": chosen.detach().sum(), "reward_rejected": rejected.detach().sum()}
+        return bradley_terry(chosen, rejected, self.margin).sum(), {**_ranking((chosen - rejected).detach()), **rewards}
+
+
+def _ranking(margins: Tensor) -> Sums:
+    """Sums over pairs of the margins [B] by which chosen wins, and of the wins, ties counting half."""
+    return {"margin": margins.sum(), "accuracy": ((margins > 0) + 0.5 * (margins == 0)).sum()}

@@ -1,0 +1,106 @@
+"""Policy and critic on one backbone: the last hidden states of the policy, or of a twin with a LoRA of its own, become values.
+
+Value head and twin are submodules of the policy while it trains, so that optimizer and checkpoints see them, and are taken off
+before it is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from posttrain.data.packing import Example
+from posttrain.peft.wrap import trainable_state
+from posttrain.scoring.layouts import Located
+from posttrain.scoring.output_head import Head, head_of
+from posttrain.scoring.scorer import Scorer, TokenScores, inner_model
+
+VALUE_HEAD, CRITIC = "value_head", "critic"
+ENTROPY_LOGITS = 2**22  # held at once while the entropy is differentiated
+
+
+class ActorCritic(Scorer):
+    """A scorer whose scores have values, and the entropy where it is trained on."""
+
+    entropy = False
+    """Whether scores carry a differentiable entropy."""
+
+    def _score(self, at: Located, statistics: bool) -> TokenScores:
+        scores = super()._score(at, statistics)
+        if self.entropy and torch.is_grad_enabled():
+            scores = replace(scores, entropy=entropy(at.hidden, head_of(inner_model(self.model), self.temperature)))
+        return scores
+
+    def forward(self, examples: Sequence[Example], statistics: bool = False) -> TokenScores:
+        """As a scorer does; with the values of a critic where the policy has one."""
+        inner = inner_model(self.model)
+        if not hasattr(inner, VALUE_HEAD) and not hasattr(inner, CRITIC):
+            return super().forward(examples, statistics)
+        with self.arithmetic():
+            at = self.locate(examples)
+            scores = self._score(at, statistics)
+            critic = getattr(inner, CRITIC, None)
+            hidden = at.hidden if critic is None else Scorer(critic, self.device, self.dtype, self.layout).locate(examples).hidden
+        return replace(scores, values=_values(inner if critic is None else inner_model(critic), hidden))
+
+
+def _values(model: Any, hidden: Tensor) -> Tensor:
+    """[N] of hidden states [N, H], in fp32."""
+    values: Tensor = getattr(model, VALUE_HEAD)(hidden.float())[:, 0]
+    return values
+
+
+def entropy(hidden: Tensor, head: Head) -> Tensor:
+    """Entropy of the next-token distribution in nats [N], differentiable; the backward pass makes the logits again."""
+    rows = max(1, ENTROPY_LOGITS // len(head.weight))
+    parts = [checkpoint(_entropy, part, head, use_reentrant=False) for part in hidden.split(rows)]
+    return torch.cat(parts) if parts else hidden.new_zeros(0)
+
+
+def _entropy(hidden: Tensor, head: Head) -> Tensor:
+    raw = nn.functional.linear(hidden, head.weight, head.bias).float() * head.scale
+    logits = raw if head.softcap is None else head.softcap * torch.tanh(raw / head.softcap)
+    logprobs = (logits / head.temperature).log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def add_value_head(model: nn.Module) -> None:
+    """Put a head on a model that says 0 everywhere, and trains."""
+    inner = inner_model(model)
+    head = nn.Linear(inner.get_output_embeddings().weight.shape[1], 1, device=next(inner.parameters()).device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    inner.add_module(VALUE_HEAD, head)
+
+
+def add_critic(model: nn.Module, critic: nn.Module) -> None:
+    """Have values come from `critic`, a model with a value head."""
+    inner_model(model).add_module(CRITIC, critic)
+
+
+def remove_critic(model: nn.Module) -> int:
+    """Take value head and critic off, and return how many of their parameters trained."""
+    inner, before = inner_model(model), _trainable(model)
+    for name in (VALUE_HEAD, CRITIC):
+        if hasattr(inner, name):
+            delattr(inner, name)
+    return before - _trainable(model)
+
+
+def _trainable(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in trainable_state(model).values())
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Switch dropout off for good: the probability ratio of a step's first pass must be 1."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():  # numbers that modules read, by many names
+            if isinstance(value, float) and ("dropout" in name or name == "layerdrop"):
+                setattr(module, name, 0.0)

@@ -1,0 +1,155 @@
+"""The align stage with PPO: one backbone that is policy, reference, critic and, where the run trained one, reward model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from posttrain.checkpoints.load import load_model, load_tokenizer
+from posttrain.data.encode import accepted, encode_prompts
+from posttrain.data.packing import Example, Tokens
+from posttrain.models.architectures import longest_sequence, refuse_beyond
+from posttrain.models.weight_sharing import keep_apart, twin
+from posttrain.peft.wrap import save_trained, trainable_state, wrap
+from posttrain.rewards.model import RewardModel, open_reward_model
+from posttrain.rewards.sources import Rewards, address, load_rewards
+from posttrain.runtime.device import resolve_device
+from posttrain.runtime.peak_memory import measured
+from posttrain.runtime.store import Built
+from posttrain.sampling.sampler import sample
+from posttrain.scoring.reference import Reference
+from posttrain.scoring.scorer import PLAIN, choose_layout, inner_model
+from posttrain.training.learning_rates import settled
+from posttrain.training.loop import Job, train
+from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic, without_dropout
+from posttrain.training.ppo.objective import PolicyOptimization, plan_of
+from posttrain.training.ppo.rollout import Collector, Prompts
+from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.stages import Setting, checkpoint_activations
+from schemas.errors import Refusal
+from schemas.peft import LoRA
+from schemas.ppo import PPO, FunctionReward
+
+STAGE = "model"  # what the reward stage's model is found under
+CHECKED = 3  # prompts that the layout is checked on
+
+
+@measured
+def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[str, Path]) -> Built:
+    """Policy optimisation on the training prompts of `rows`; saves `model/` or `adapter/`, and responses of every iteration.
+
+    Args:
+        setting: recipe, policy and where to write.
+        spec: its section.
+        rows: a table with `prompt` and `split`.
+        rewards: folders of reward models: of this run's stage under `model`, of registered ones under their URI.
+
+    Raises:
+        Refusal: when there is no prompt, when the model has no layout that gives hidden states, or when a reward misbehaves.
+    """
+    spec = settled("ppo", spec, spec.peft, setting.parameters)
+    assert spec.learning_rate is not None
+    tokenizer, device = load_tokenizer(setting.policy), resolve_device(setting.recipe.compute)
+    seed, dtype = setting.recipe.seed, setting.dtype
+    backbone = _backbone(setting, spec, rewards, tokenizer, device)
+    prompts = _prompts(spec, rows, tokenizer, inner_model(backbone.policy).config)
+    scorer = ActorCritic(backbone.policy, device, dtype, temperature=spec.temperature).eval()
+    scorer.entropy = spec.entropy_coefficient > 0
+    layout = _layout(scorer, prompts.tokens)
+    setting.progress.note(f"align: {layout}")
+    if spec.gradient_checkpointing:
+        checkpoint_activations(backbone.policy, "alignment.gradient_checkpointing")
+    collect = Collector(
+        spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
+        tokenizer=tokenizer, prompts=prompts, log=SampleLog(setting.out / SAMPLES),
+    )  # fmt: skip
+    objective = PolicyOptimization(spec, collect, dtype)
+    job = Job("align", scorer, objective, plan_of(spec, seed), spec, setting.recipe.compute, setting.out, setting.progress,
+              rounds=objective)  # fmt: skip
+    metrics = train(job)
+    (setting.out / "layout.txt").write_text(layout + "\n")
+    return _saved(
+        setting, spec, backbone.policy, tokenizer, metrics | {"prompts": len(prompts.tokens), "learning_rate": spec.learning_rate}
+    )
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    """Models on one set of base weights, apart from what each of them trains."""
+
+    policy: nn.Module
+    reference: Reference
+    rewards: Rewards
+
+
+def _backbone(
+    setting: Setting, spec: PPO, folders: Mapping[str, Path], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> _Backbone:
+    """Reward model and critic are twins of the base, made before the policy's method is put on it."""
+    seed = setting.recipe.seed
+    base = load_model(setting.policy, device)
+    models = _reward_models(setting, spec, folders, base, device)
+    critic = twin(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
+    policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer)
+    for other in (*([critic] if critic is not None else []), *(model.scorer.model for model in models.values())):
+        keep_apart(other, policy)
+    without_dropout(policy)
+    reference = Reference(policy)
+    if critic is not None:
+        critic = wrap(critic, LoRA(method="lora"), seed, "alignment.value_model")
+        add_value_head(critic)
+        add_critic(policy, critic)
+    elif spec.advantage == "gae":
+        add_value_head(policy)
+    return _Backbone(policy, reference, load_rewards(spec, models))
+
+
+def _reward_models(
+    setting: Setting, spec: PPO, folders: Mapping[str, Path], base: nn.Module, device: torch.device
+) -> dict[str, RewardModel]:
+    """The models that sources name; one that the run trained on the policy's own weights is put on these."""
+    wanted = {address(source) for source in spec.sources if not isinstance(source, FunctionReward)}
+    return {
+        name: open_reward_model(folders[name], device, setting.dtype, base if name == STAGE else None) for name in sorted(wanted)
+    }
+
+
+def _prompts(spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
+    """The distinct training prompts, cut from the left to leave room for a response."""
+    room = spec.max_length - spec.max_new_tokens
+    refuse_beyond(longest_sequence(config), "alignment", "max_length", spec.max_length)
+    prompts = accepted(tokenizer, rows.filter(split="train"))["prompt"].to_list()
+    distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}
+    if not distinct:
+        raise Refusal("data.preferences", "no prompt to train on", "at least one", "lower data.holdout, or give more rows")
+    conversations = list(distinct.values())
+    return Prompts(conversations, encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room))
+
+
+def _layout(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
+    """Check the layout on prompts that stand for responses; returns a sentence for the report."""
+    examples = [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in sorted(prompts, key=len)[-CHECKED:]]
+    layout = choose_layout(scorer, examples)
+    if scorer.layout == PLAIN:
+        raise Refusal("alignment.algorithm", f"ppo with a model that has no exact layout ({layout})", "dpo",
+                      "choose alignment.algorithm=dpo for this model")  # fmt: skip
+    return layout
+
+
+def _saved(
+    setting: Setting, spec: PPO, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, float]
+) -> Built:
+    """Save the policy without its critic."""
+    critic = remove_critic(policy)
+    outputs = save_trained(policy, tokenizer, spec.peft, setting.policy, setting.out)
+    trained = sum(parameter.numel() for parameter in trainable_state(policy).values())
+    size = {"parameters": sum(p.numel() for p in policy.parameters()), "trainable_parameters": trained}
+    return Built({**metrics, **size, **({"critic_parameters": critic} if critic else {})}, outputs)

@@ -1,0 +1,146 @@
+"""The reward stage: Bradley-Terry on the preference pairs, beside the policy; centred, measured on held-out pairs, and saved."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
+from posttrain.data.encode import Encoded, encode_conversations
+from posttrain.data.encode_pairs import encode_pairs
+from posttrain.data.packing import Example
+from posttrain.models.architectures import longest_sequence, refuse_beyond
+from posttrain.models.blocks import architecture
+from posttrain.peft.methods import ENCODER
+from posttrain.rewards.checkpoint import save_reward
+from posttrain.rewards.encoder import joining_pairs, load_encoder, marks_responses, pair_tokenizer, scratch_encoder
+from posttrain.rewards.scorer import RewardScorer, reward_error, until_padding, with_score
+from posttrain.runtime.device import resolve_device
+from posttrain.runtime.distributed import is_main
+from posttrain.runtime.peak_memory import measured
+from posttrain.runtime.progress import counted
+from posttrain.runtime.store import Built
+from posttrain.scoring.reference import score_branches
+from posttrain.scoring.scorer import choose_layout
+from posttrain.scoring.token_budget import scoring_tokens
+from posttrain.statistics.calibration import correlation, expected_calibration_error, reliability
+from posttrain.statistics.intervals import ratio_interval
+from posttrain.training.batches import by_rows
+from posttrain.training.learning_rates import settled
+from posttrain.training.objectives import BradleyTerry
+from posttrain.training.stages import VALIDATION_EXAMPLES, Setting, fit, kept_examples
+from schemas.reward import RewardModel, ScratchEncoder
+
+FIELD = "data.preferences"
+REPORT = "reward.json"
+POINTS = 400  # responses in the report's figure of length against reward
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the stage starts from."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    encode: Callable[[pl.DataFrame], Encoded]
+    new: tuple[str, ...] = ()
+    """Modules that the model's checkpoint lacks."""
+    pad: int | None = None
+    """Padding token of a decoder, which is not read at the end of a response; an encoder is told by a mask what is padding."""
+
+    def read(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples as rewards are read off them."""
+        if self.pad is None:
+            return list(examples)
+        return [Example(e.prompt, tuple(until_padding(branch, self.pad) for branch in e.branches)) for e in examples]
+
+
+@measured
+def reward(setting: Setting, spec: RewardModel, pairs: pl.DataFrame) -> Built:
+    """Train a reward model that ranks chosen above rejected; saves `reward/` and what was measured on held-out pairs."""
+    start = _start(setting, spec)
+    spec = settled("reward", spec, spec.peft, lambda: sum(p.numel() for p in start.model.parameters()))
+    rows = pairs.filter(split="train")
+    examples = start.read(kept_examples(setting, rows, start.encode(rows), FIELD))
+    held_out = start.read(start.encode(pairs.filter(split="holdout")).examples)
+    model = with_score(start.model, spec.peft, setting.recipe.seed, "reward.peft", start.tokenizer, start.new)
+    device, types = resolve_device(setting.recipe.compute), marks_responses(start.tokenizer)
+    scorer = RewardScorer(model, device, setting.dtype, token_types=types).eval()
+    layout = "encoder: one row per response" if scorer.layout == ENCODER else choose_layout(scorer, examples, reward_error)
+    objective = BradleyTerry(examples, spec.margin)
+    validation = BradleyTerry(held_out[:VALIDATION_EXAMPLES], spec.margin) if held_out else None
+    plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
+    metrics = fit(setting, "reward", spec, scorer, layout, objective, validation, plan, pairs)
+    mean = float(_scores(setting, scorer, examples, "centre").double().mean()) if spec.centre else 0.0
+    metrics |= {"reward_mean": mean}
+    if held_out:
+        metrics |= _judge(setting, _scores(setting, scorer, held_out, "held-out pairs") - mean, held_out)
+    if is_main():
+        of_policy = spec.model is None
+        save_reward(model, start.tokenizer, spec.peft, setting.policy, mean, of_policy, setting.out / "reward")
+    adapter = {} if spec.peft.method == "full" else {"adapter": "reward/adapter"}
+    return Built(metrics, {"reward": "reward", **adapter})
+
+
+def _start(setting: Setting, spec: RewardModel) -> Start:
+    """The model, its tokenizer and how it reads pairs. `setting.policy` is where its weights, or its tokenizer, come from."""
+    config = load_config(setting.policy)
+    if isinstance(spec.model, ScratchEncoder) or architecture(config) == ENCODER:
+        return _start_encoder(setting, spec, config)
+    refuse_beyond(longest_sequence(config) - 1, "reward", "max_length", spec.max_length)  # see `reward_scoring.END`
+    tokenizer = load_tokenizer(setting.policy)
+    encode = functools.partial(
+        encode_conversations, tokenizer=tokenizer, max_length=spec.max_length, field_name=FIELD, overlong=spec.overlong
+    )
+    pad: Any = tokenizer.pad_token_id
+    return Start(load_model(setting.policy, resolve_device(setting.recipe.compute)), tokenizer, encode, pad=pad)
+
+
+def _start_encoder(setting: Setting, spec: RewardModel, config: PreTrainedConfig) -> Start:
+    device, seed = resolve_device(setting.recipe.compute), setting.recipe.seed
+    if isinstance(spec.model, ScratchEncoder):
+        tokenizer = joining_pairs(load_tokenizer(setting.policy))
+        encoder = scratch_encoder(spec.model, tokenizer, spec.max_length, device, seed)
+    else:
+        refuse_beyond(longest_sequence(config), "reward", "max_length", spec.max_length)
+        tokenizer, encoder = pair_tokenizer(setting.policy), load_encoder(setting.policy, device, seed)
+    encode = functools.partial(encode_pairs, tokenizer=tokenizer, max_length=spec.max_length, overlong=spec.overlong)
+    return Start(encoder.model, tokenizer, encode, encoder.new)
+
+
+def _scores(setting: Setting, scorer: RewardScorer, examples: list[Example], what: str) -> Tensor:
+    """[pairs, 2] before centring."""
+    with torch.no_grad():
+        budget = scoring_tokens(scorer.device)
+        return score_branches(scorer, examples, budget, counted(setting.progress, f"reward: {what}", len(examples)))
+
+
+def _judge(setting: Setting, rewards: Tensor, pairs: list[Example]) -> dict[str, float]:
+    """Metrics of rewards [pairs, 2] on held-out pairs, with what the report draws in `reward.json`."""
+    values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
+    margins = values[:, 0] - values[:, 1]
+    accuracy, (low, high) = ratio_interval(list((margins > 0) + 0.5 * (margins == 0)))
+    points = reliability(margins)
+    numbers = {
+        "held_out_accuracy": accuracy,
+        "held_out_accuracy_low": low,
+        "held_out_accuracy_high": high,
+        "held_out_margin": float(margins.mean()),
+        "held_out_calibration_error": expected_calibration_error(points),
+        "held_out_reward_mean": float(values.mean()),
+        "held_out_reward_std": float(values.std()),
+        "held_out_length_correlation": correlation(lengths.ravel(), values.ravel()),
+    }
+    drawn = [{"tokens": int(n), "reward": r} for n, r in zip(lengths.ravel()[:POINTS], values.ravel()[:POINTS], strict=True)]
+    document = {"pairs": len(pairs), **numbers, "reliability": [asdict(point) for point in points], "responses": drawn}
+    (setting.out / REPORT).write_text(json.dumps(document, indent=1))
+    return numbers

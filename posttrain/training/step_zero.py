@@ -1,0 +1,35 @@
+"""Before the first step of a preference run its loss is known: a gate against training with a wrong reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from posttrain.losses.preference import at_start
+from posttrain.scoring.scorer import Scorer
+from posttrain.training.objectives import Preference
+
+STEP_0_PAIRS = 8
+# Of loss and margin at β up to 0.1; in proportion to β above, since it multiplies what rounding leaves of a log-ratio.
+STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+
+
+@torch.no_grad()
+def step_0_gate(scorer: Scorer, objective: Preference) -> None:
+    """Policy and reference are equal before the first step, so the loss is known, and rewards and margin are 0.
+
+    Raises:
+        RuntimeError: when their means over a few pairs are others: a defect, which would train against a wrong reference.
+    """
+    rows = range(min(STEP_0_PAIRS, len(objective.examples)))
+    margin_alone = replace(objective, sft_weight=0.0)  # the likelihood of chosen is not known beforehand
+    expected = {"loss": at_start(objective.kind, objective.hyperparameters), "margin": 0.0, "reward_chosen": 0.0}
+    found = dict.fromkeys(expected, 0.0)
+    for row in rows:
+        loss, sums = margin_alone.loss(scorer([objective.examples[row]]), [row])
+        found = {name: found[name] + float({**sums, "loss": loss}[name]) / len(rows) for name in expected}
+    tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * objective.beta)
+    if any(not abs(found[name] - expected[name]) <= tolerance * max(1.0, expected[name]) for name in found):
+        said = ", ".join(f"{name} {found[name]:.6f} (expected {expected[name]:.6f})" for name in found)
+        raise RuntimeError(f"step-0 gate: before training {said}: policy and reference differ")

@@ -1,0 +1,89 @@
+"""The loss on held-out examples: when it is measured, what is the best so far, and when to stop for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+
+from posttrain.data.packing import micro_batches
+from posttrain.losses.preference import at_start
+from posttrain.runtime.distributed import summed, turns
+from posttrain.scoring.scorer import Scorer
+from posttrain.training.checkpoint import Position
+from posttrain.training.objectives import Objective, Preference
+from schemas.errors import Refusal
+from schemas.training import EarlyStop, Optimization
+
+
+@torch.no_grad()
+def mean_loss(scorer: Scorer, objective: Objective, budget: int, on_rows: Callable[[int], None] = lambda n: None) -> float:
+    """Mean loss of an objective over all its examples, without training; processes that train together share the work.
+
+    `on_rows` is told how many examples each piece of work finished.
+    """
+    training = scorer.training
+    scorer.eval()
+    rows = range(len(objective.examples))
+    groups = micro_batches(rows, np.array([example.length for example in objective.examples]), budget)
+    losses = torch.zeros(len(groups), dtype=torch.float64, device=scorer.device)
+    for index, counts, turn in turns(groups):
+        loss, _ = objective.loss(scorer([objective.examples[row] for row in groups[index]]), groups[index])
+        if counts:
+            losses[index] = loss
+        on_rows(sum(map(len, turn)))
+    scorer.train(training)
+    return math.fsum(summed(losses).tolist()) / objective.units(rows)
+
+
+def loss_at_start(scorer: Scorer, objective: Objective, budget: int, on_rows: Callable[[int], None] = lambda n: None) -> float:
+    """The mean loss before the first step. Where policy and reference are still equal it is known, and no pass is spent on it."""
+    if isinstance(objective, Preference) and objective.reference is not None and not objective.sft_weight:
+        on_rows(len(objective.examples))
+        return at_start(objective.kind, objective.hyperparameters)
+    return mean_loss(scorer, objective, budget, on_rows)
+
+
+def validation_steps(steps: int, validations: int) -> frozenset[int]:
+    """Steps (from 1) after which to measure: `validations` of them, evenly spread, the last step among them."""
+    return frozenset(-(-steps * k // validations) for k in range(1, validations + 1))
+
+
+def judge(position: Position, loss: float, rule: EarlyStop | None) -> bool:
+    """Enter a validation loss into `position`; returns whether it is the lowest so far. One that is not finite is no improvement.
+
+    An improvement is measured from the last improvement, so that a loss which creeps down by less than `min_delta` each time is
+    one as soon as the sum of its steps is more.
+    """
+    if loss < position.level - (rule.min_delta if rule else 0.0):
+        position.level, position.stale = loss, 0
+    else:
+        position.stale += 1
+    if not loss < position.best_loss:
+        return False
+    position.best_loss, position.best_step = loss, position.step
+    return True
+
+
+def exhausted(position: Position, rule: EarlyStop | None) -> bool:
+    """Whether the patience of `rule` is at its end."""
+    return rule is not None and position.stale >= rule.patience
+
+
+def kept(stage: str, spec: Optimization, validation: Objective | None) -> Literal["last", "best"]:
+    """Which weights a recipe that does not say means: the best on held-out rows where there are some.
+
+    Pretraining keeps the last: it passes over its corpus about once, and each best would be one more copy of the whole model.
+    """
+    return spec.keep or ("best" if validation is not None and stage != "pretrain" else "last")
+
+
+def refuse_unmeasured(section: str, spec: Optimization, validation: Objective | None) -> None:
+    """Without held-out examples there is no validation loss to stop for or to choose by."""
+    wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
+    for field in (field for field, asked in wanted.items() if asked and validation is None):
+        raise Refusal(f"{section}.{field}", "a choice by the validation loss, and no held-out rows", "held-out rows",
+                      f"raise data.holdout, or remove {field}")  # fmt: skip

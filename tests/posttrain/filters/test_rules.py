@@ -1,0 +1,47 @@
+"""The policy: every broken rule is a reason; None is off, 0 is a limit."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from posttrain.filters.metrics import annotate
+from posttrain.filters.rules import reasons
+from schemas.data import PRESETS, Bounds, Filtering, FilterRules
+
+METRICS = annotate(pl.Series(["one # two", "- the and", ""]))
+
+
+def test_no_rule_no_reason() -> None:
+    assert reasons(METRICS, FilterRules()).to_list() == [[], [], []]
+    assert reasons(METRICS, PRESETS["none"]).dtype == pl.List(pl.String)
+
+
+def test_zero_is_a_limit() -> None:
+    """One `#` in three words is above 0; documents without `#` are not."""
+    assert reasons(METRICS, FilterRules(hash_per_word=Bounds(max=0))).to_list() == [["hash_per_word > 0"], [], []]
+    assert reasons(METRICS, FilterRules(words=Bounds(min=0))).to_list() == [[], [], []]
+
+
+def test_limits_are_inclusive_on_both_sides() -> None:
+    """The first two have three words, the last none."""
+    assert reasons(METRICS, FilterRules(words=Bounds(min=3, max=3))).to_list() == [[], [], ["words < 3"]]
+    assert reasons(METRICS, FilterRules(words=Bounds(max=2.5))).to_list() == [["words > 2.5"], ["words > 2.5"], []]
+
+
+def test_every_reason_is_kept_in_the_order_of_the_rules() -> None:
+    rules = FilterRules(words=Bounds(min=50), hash_per_word=Bounds(max=0.1), stop_words=Bounds(min=2))
+    assert reasons(METRICS, rules).to_list() == [
+        ["words < 50", "hash_per_word > 0.1", "stop_words < 2"],
+        ["words < 50"],
+        ["words < 50", "stop_words < 2"],
+    ]
+
+
+def test_null_switches_a_rule_of_the_preset_off() -> None:
+    """`- the and`: 3 words, mean length 7/3, a bullet on every line, 2/3 of the words with a letter. Only the last rule is on."""
+    kept = Filtering(rules=FilterRules(words=None, bullet_line_share=None, mean_word_length=None)).resolved()
+    assert reasons(METRICS, kept).to_list()[1] == ["alphabetic_word_share < 0.8"]
+
+
+def test_no_documents() -> None:
+    assert reasons(METRICS.clear(), PRESETS["gopher"]).to_list() == []

@@ -1,0 +1,117 @@
+"""Decoders of every common family, tiny and random: the layout that the start-up check takes scores them exactly.
+
+Windows are shorter than the rows, and weights large enough that a token from outside a window or sequence would be noticed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from posttrain.data.packing import Example
+from posttrain.models.architectures import longest_sequence
+from posttrain.scoring.scorer import Scorer, choose_layout
+
+CPU = torch.device("cpu")
+SHAPE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3, "pad_token_id": 1, "bos_token_id": 0}  # fmt: skip
+WINDOW = 4
+ALTERNATING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+
+CONFIGS = {
+    "gpt2": GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3),
+    "llama": LlamaConfig(**SHAPE),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen2 with a window in one layer": Qwen2Config(**SHAPE, use_sliding_window=True, max_window_layers=1, sliding_window=WINDOW),
+    "qwen3": Qwen3Config(**SHAPE),
+    "gemma2": Gemma2Config(**SHAPE, **ALTERNATING, final_logit_softcapping=5.0, attn_logit_softcapping=3.0),
+    "gemma3": Gemma3TextConfig(**SHAPE, **ALTERNATING),
+    "mistral": MistralConfig(**SHAPE, sliding_window=WINDOW),
+    "mistral without a window": MistralConfig(**SHAPE, sliding_window=None),
+}
+
+
+@pytest.fixture(params=[None, "eager"], ids=["default", "eager"])
+def build(request):
+    """Builds a random model with its family's attention (SDPA; eager for Gemma 2, whose scores are capped), or the eager one."""
+
+    def model(name: str) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation=request.param).eval()
+
+    return model
+
+
+@pytest.fixture
+def pairs(random_examples) -> list[Example]:
+    """Prompts and responses longer than the window, and shorter."""
+    return random_examples([(17, 15, 19), (3, 14, 2), (12, 1, 9)])
+
+
+@torch.no_grad()
+def separately(model, examples: list[Example]) -> torch.Tensor:
+    """Log-probabilities of every completion token: the model's own logits on `prompt · branch`, one at a time."""
+    found = []
+    for example in examples:
+        for branch in example.branches:
+            ids = torch.from_numpy(np.concatenate([example.prompt, branch]).astype(np.int64))[None]
+            logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].log_softmax(-1)
+            found.append(logprobs.gather(1, ids[0, 1:, None])[len(example.prompt) - 1 :, 0])
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_layout_that_is_taken_scores_as_the_model_does(name, build, pairs):
+    model = build(name)
+    scorer = Scorer(model, CPU)
+    verdict = choose_layout(scorer, pairs)
+    with torch.no_grad():
+        torch.testing.assert_close(scorer(pairs).logprobs, separately(model, pairs), atol=1e-4, rtol=1e-4)
+    assert verdict.startswith("packed"), verdict
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if getattr(CONFIGS[name], "sliding_window", None)])
+def test_a_window_is_felt_at_the_lengths_of_these_tests(name, build, pairs):
+    """Else the test above could not tell a model that keeps its window from one that lost it."""
+    model = build(name)
+    expected = separately(model, pairs)
+    unwindowed = CONFIGS[name].to_dict() | {"sliding_window": 4096}
+    torch.manual_seed(0)
+    other = AutoModelForCausalLM.from_config(type(CONFIGS[name])(**unwindowed)).eval()
+    other.load_state_dict(model.state_dict())
+    assert (separately(other, pairs) - expected).abs().max() > 1e-2
+
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+NARROW = {"vocab_size": 97, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 24, "rotary_dim": 4}
+TABLES = {
+    "mpnet": SMALL, "convbert": {**SMALL, "embedding_size": 32}, "big_bird": {**SMALL, "attention_type": "original_full"},
+    "roformer": SMALL, "gptj": NARROW, "codegen": {**NARROW, "n_ctx": 24},
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", TABLES)
+def test_a_table_of_positions_ends_where_it_is_said_to(family):
+    """One token more is an index that is not there."""
+    config = AutoConfig.for_model(family, **TABLES[family])
+    if "n_positions" not in TABLES[family]:
+        config.max_position_embeddings, config.pad_token_id = 24, 1
+    model = AutoModel.from_config(config).eval()
+    ids = torch.full((1, longest_sequence(config)), 5)
+    model(ids)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.cat([ids, ids[:, :1]], 1))

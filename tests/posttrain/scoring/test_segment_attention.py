@@ -1,0 +1,55 @@
+"""Segments by hand, and segment attention against one mask over the whole row."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from posttrain.data.packing import Example, in_one_row
+from posttrain.scoring.attention_mask import visible_keys
+from posttrain.scoring.segment_attention import SEGMENTS, segment_attention, segments_of
+
+
+def example(prompt: int, *branches: int) -> Example:
+    return Example(np.zeros(prompt, np.int32), tuple(np.zeros(n, np.int32) for n in branches))
+
+
+def test_segments_of_a_pair_and_a_single_by_hand():
+    """3 + (2, 4) and 5 + (1): prompt and first branch are one run of queries; every branch sees its prompt and itself."""
+    found = segments_of([example(3, 2, 4), example(5, 1)])
+    assert found.pieces == [3, 2, 4, 5, 1]
+    assert found.queries == [5, 4, 6]
+    assert found.sees == [(0, 1), (0, 2), (3, 4)]
+
+
+@pytest.mark.parametrize("window", [None, 3, 100])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_equals_attention_under_a_mask_in_value_and_gradient(window, kv_heads):
+    torch.manual_seed(0)
+    examples = [example(3, 2, 4), example(5, 1), example(1, 7, 2, 3)]
+    tokens = sum(e.length for e in examples)
+    query, key, value = (torch.randn(1, heads, tokens, 8, requires_grad=True) for heads in (4, kv_heads, kv_heads))
+    outer, mask = torch.randn(1, 4, tokens, 8), visible_keys(in_one_row(examples), window)
+    ours, _ = segment_attention(None, query, key, value, None, sliding_window=window, segments=segments_of(examples))
+    masked = scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    torch.testing.assert_close(ours.transpose(1, 2), masked, atol=1e-5, rtol=1e-5)
+    for a, b in zip(
+        torch.autograd.grad((ours.transpose(1, 2) * outer).sum(), (query, key, value)),
+        torch.autograd.grad((masked * outer).sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_in_segments_generates_and_is_saved_as_one_without(tiny_llama, tmp_path):
+    """The attention is how this process computes, nothing of the model's."""
+    model, ids = tiny_llama(), torch.tensor([[5, 6, 7], [8, 9, 3]])
+    expected = model.generate(ids, max_new_tokens=5, do_sample=False)
+    model.set_attn_implementation(SEGMENTS)
+    assert torch.equal(model.generate(ids, max_new_tokens=5, do_sample=False), expected)
+    model.save_pretrained(tmp_path)
+    assert SEGMENTS not in json.dumps(json.loads((tmp_path / "config.json").read_text()))

@@ -1,0 +1,51 @@
+"""What is said of a run that no rule refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain.training.caution import of_recipe, of_stage
+from schemas.recipe import Recipe
+
+TOY = {"name": "posttrain.data.samples:sentiment"}
+
+COURSES = [
+    ({}, None),
+    ({"validation_loss": 0.8}, None),
+    ({"validation_loss_start": 0.6931, "validation_loss": 0.6}, None),
+    ({"validation_loss_start": 0.6931, "validation_loss": 0.6931}, None),
+    (
+        {"validation_loss_start": 0.6931, "validation_loss": 0.8313},
+        "align: held-out loss rose from 0.693 to 0.831: lower the learning rate or use keep: best",
+    ),
+    (
+        {"validation_loss_start": 0.6931, "validation_loss": 0.6931, "validation_loss_last": 0.8313, "best_step": 0},
+        "align: held-out loss rose from 0.693 to 0.831, and no step lowered it: the result is what the stage started from; "
+        "lower the learning rate",
+    ),
+    (
+        {"validation_loss_start": 0.6931, "validation_loss": 0.65, "validation_loss_last": 0.8313, "best_step": 12},
+        "align: held-out loss rose from 0.693 to 0.831; the result is step 12 with 0.650: lower the learning rate",
+    ),
+    ({"validation_loss_start": 0.6931, "validation_loss": 0.65, "validation_loss_last": 0.66, "best_step": 12}, None),
+]
+
+
+@pytest.mark.parametrize(("metrics", "said"), COURSES)
+def test_a_held_out_loss_that_rose_is_said_with_what_became_of_it(metrics, said):
+    assert of_stage("align", metrics) == said
+
+
+@pytest.mark.parametrize(
+    ("data", "judge", "warned"),
+    [("pairs.jsonl", TOY, True), ("sample://preferences", TOY, False), ("pairs.jsonl", {"name": "my:judge"}, False),
+     ("pairs.jsonl", None, False)],
+)  # fmt: skip
+def test_the_toy_judge_on_other_data_is_warned_of(data, judge, warned):
+    document = {
+        "name": "t", "model": {"source": "local", "path": "m"}, "data": {"preferences": data},
+        "alignment": {"algorithm": "dpo"}, "evaluation": {"judge": judge},
+    }  # fmt: skip
+    said = of_recipe(Recipe.model_validate(document))
+    assert len(said) == warned
+    assert all("toy sentiment judge for the sample reviews" in sentence for sentence in said)
