@@ -16,7 +16,14 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(gt=0, lt=1)]
-Targets = Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
+Targets = Annotated[
+    Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)],
+    Field(description="Names of the linear layers; `all-linear` is all but the output head."),
+]
+Alpha = Annotated[Scale, Field(description="Scale; the update is multiplied by alpha / r.")]
+VirtualTokens = Annotated[
+    Positive, Field(description="Length of the soft prompt in tokens; it takes as many positions from the model's context.")
+]
 
 
 def unsuitable(allowed: str) -> PydanticCustomError:
@@ -44,12 +51,10 @@ class LoRA(Method):
     """Low-rank adaptation."""
     r: Positive = 16
     """Rank."""
-    alpha: Scale = 32
-    """Scale; the update is multiplied by alpha / r."""
+    alpha: Alpha = 32
     dropout: Rate = 0.0
     """Dropout before the first low-rank matrix."""
     target_modules: Targets = "all-linear"
-    """Names of the linear layers; `all-linear` is all but the output head."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) (arXiv 2312.03732)."""
     use_dora: bool = False
@@ -86,7 +91,6 @@ class AdaLoRA(Method):
     dropout: Rate = 0.0
     """Dropout before the update."""
     target_modules: Targets = "all-linear"
-    """Names of the linear layers; `all-linear` is all but the output head."""
     warmup_share: Rate = 0.1
     """Share of the steps before the first rank is taken away."""
     final_share: Rate = 0.3
@@ -127,7 +131,6 @@ class VeRA(Method):
     dropout: Rate = 0.0
     """Dropout before the update."""
     target_modules: Targets = "all-linear"
-    """Names of the linear layers; `all-linear` is all but the output head."""
 
 
 class OFT(Method):
@@ -142,7 +145,6 @@ class OFT(Method):
     neumann: bool = True
     """Approximate the Cayley transform by five terms of its series (arXiv 2506.19847) instead of inverting a matrix."""
     target_modules: Targets = "all-linear"
-    """Names of the linear layers; `all-linear` is all but the output head."""
 
 
 class LoHa(Method):
@@ -152,12 +154,10 @@ class LoHa(Method):
     """Low-rank Hadamard product."""
     r: Positive = 8
     """Rank of each of the two factors."""
-    alpha: Scale = 16
-    """Scale; the update is multiplied by alpha / r."""
+    alpha: Alpha = 16
     dropout: Rate = 0.0
     """Dropout on the rows of the update."""
     target_modules: Targets = "all-linear"
-    """Names of the linear layers; `all-linear` is all but the output head."""
 
 
 class LoKr(Method):
@@ -167,14 +167,12 @@ class LoKr(Method):
     """Low-rank Kronecker product."""
     r: Positive = 8
     """Rank of the larger factor."""
-    alpha: Scale = 16
-    """Scale; the update is multiplied by alpha / r."""
+    alpha: Alpha = 16
     dropout: Rate = 0.0
     """Dropout on the rows of the update."""
     factor: Positive | None = None
     """Height of the smaller factor; null takes the divisor next to the square root of the layer's width."""
     target_modules: Targets = "all-linear"
-    """Names of the linear layers; `all-linear` is all but the output head."""
 
 
 class BottleneckAdapter(Method):
@@ -198,8 +196,7 @@ class PromptTuning(Method):
 
     method: Literal["prompt_tuning"]
     """Soft prompt at the input."""
-    virtual_tokens: Positive = 20
-    """Length of the soft prompt in tokens; it takes as many positions from the model's context."""
+    virtual_tokens: VirtualTokens = 20
     init: Literal["vocabulary", "text", "random"] = "vocabulary"
     """First values: embeddings of random tokens, of `text` (repeated or cut to fit), or normal noise of the embeddings' size."""
     text: Annotated[str, Field(pattern=r"\S")] | None = None
@@ -218,8 +215,7 @@ class PrefixTuning(Method):
 
     method: Literal["prefix_tuning"]
     """Soft prompt in every layer."""
-    virtual_tokens: Positive = 20
-    """Length of the prefix in tokens; it takes as many positions from the model's context."""
+    virtual_tokens: VirtualTokens = 20
     init: Literal["zero", "random"] = "zero"
     """First keys and values. Zeros draw a share of the attention and give nothing, random ones disturb the model more."""
     projection_size: Positive | None = None
@@ -231,8 +227,7 @@ class PTuning(Method):
 
     method: Literal["p_tuning"]
     """Soft prompt from a prompt encoder."""
-    virtual_tokens: Positive = 20
-    """Length of the soft prompt in tokens; it takes as many positions from the model's context."""
+    virtual_tokens: VirtualTokens = 20
     encoder: Literal["mlp", "lstm"] = "mlp"
     """Kind of the network: three linear layers, or a bidirectional LSTM of two layers and two linear ones."""
     hidden_size: Positive = 128
