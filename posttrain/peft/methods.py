@@ -84,12 +84,12 @@ _REPARAMETRIZATION, _SOFT = "reparametrization", "soft prompts"
 
 METHODS: dict[str, Method] = {
     "full": Method("none", "selective:full", from_peft=False),
-    "lora": Method(_REPARAMETRIZATION, "library:lora", quantized=True, vllm=True),
-    "adalora": Method(_REPARAMETRIZATION, "library:tuner", 10),
-    "vera": Method(_REPARAMETRIZATION, "library:tuner", 30),
-    "oft": Method(_REPARAMETRIZATION, "library:oft", conv1d=False),
-    "loha": Method(_REPARAMETRIZATION, "library:tuner", 5, conv1d=False),
-    "lokr": Method(_REPARAMETRIZATION, "library:tuner", 10, conv1d=False),
+    "lora": Method(_REPARAMETRIZATION, "hf_peft:lora", quantized=True, vllm=True),
+    "adalora": Method(_REPARAMETRIZATION, "hf_peft:tuner", 10),
+    "vera": Method(_REPARAMETRIZATION, "hf_peft:tuner", 30),
+    "oft": Method(_REPARAMETRIZATION, "hf_peft:oft", conv1d=False),
+    "loha": Method(_REPARAMETRIZATION, "hf_peft:tuner", 5, conv1d=False),
+    "lokr": Method(_REPARAMETRIZATION, "hf_peft:tuner", 10, conv1d=False),
     "bottleneck": Method("adapters", "bottleneck:bottleneck", 5, from_peft=False, merges=False),
     "prompt_tuning": Method(
         _SOFT, "soft_prompts:prompt_tuning", 10,
@@ -103,8 +103,8 @@ METHODS: dict[str, Method] = {
         _SOFT, "soft_prompts:p_tuning", 3,
         packing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
     ),
-    "ia3": Method("scaling", "library:ia3", 30),
-    "ln_tuning": Method("selective", "library:ln_tuning", 50),
+    "ia3": Method("scaling", "hf_peft:ia3", 30),
+    "ln_tuning": Method("selective", "hf_peft:ln_tuning", 50),
     "bitfit": Method("selective", "bitfit:bitfit", 20, from_peft=False),
     "last_layers": Method("selective", "selective:last_layers", from_peft=False),
 }  # fmt: skip
