@@ -15,7 +15,7 @@ from torch import Tensor
 
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
 from posttrain.packing import Example
-from posttrain.statistics import Interval, ratio_interval, win_rate
+from posttrain.statistics import Interval, ratio_interval, share_interval, win_rate
 from schemas.recipe import Recipe
 from schemas.training import DPO
 
@@ -84,7 +84,7 @@ def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, float
     if ours.pairs is not None and reference.pairs is not None:
         # To the policy before alignment, also for a loss that trains without a reference.
         margins = pair_margins(recipe, ours.pairs, reference.pairs)
-        numbers |= _with_interval("preference_accuracy", *ratio_interval(wins(margins)))
+        numbers |= _with_interval("preference_accuracy", *share_interval(wins(margins)))
         numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))
     return numbers
 
@@ -126,6 +126,8 @@ def wins(margins: Tensor) -> list[float]:
 
 
 def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
+    if not np.isfinite(interval).all():  # of a single prompt: there is none
+        return {name: value}
     return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 

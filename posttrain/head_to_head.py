@@ -17,7 +17,7 @@ from posttrain.peft.unmerged import virtual_tokens_of
 from posttrain.policy import Policy
 from posttrain.progress import Progress
 from posttrain.rewards import open_judge
-from posttrain.statistics import Interval, ratio_interval, win_rate
+from posttrain.statistics import Interval, ratio_interval, share_interval, win_rate
 from schemas.errors import Refusal
 from schemas.recipe import Recipe, policies
 from schemas.training import DPO
@@ -65,7 +65,7 @@ def _accuracy(match: Match) -> Estimate:
     """Difference of the preference accuracies, both against this run's reference, paired by pair."""
     ours, theirs, reference = _pairs(match)
     won = (wins(pair_margins(match.recipe, each, reference)) for each in (ours, theirs))
-    return ratio_interval([mine - other for mine, other in zip(*won, strict=True)])
+    return share_interval([mine - other for mine, other in zip(*won, strict=True)], -1, 1)
 
 
 def _loss(match: Match) -> Estimate:

@@ -32,7 +32,7 @@ from posttrain.reference import score_branches
 from posttrain.reward_checkpoint import save_reward
 from posttrain.reward_scoring import RewardScorer, reward_error, until_padding, with_score
 from posttrain.scoring import choose_layout
-from posttrain.statistics import ratio_interval
+from posttrain.statistics import share_interval
 from posttrain.store import Built
 from posttrain.token_budget import scoring_tokens
 from posttrain.trainers.objectives import BradleyTerry
@@ -128,7 +128,7 @@ def _judge(setting: Setting, rewards: Tensor, pairs: list[Example]) -> dict[str,
     """Metrics of rewards [pairs, 2] on held-out pairs, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
     margins = values[:, 0] - values[:, 1]
-    accuracy, (low, high) = ratio_interval(list((margins > 0) + 0.5 * (margins == 0)))
+    accuracy, (low, high) = share_interval(list((margins > 0) + 0.5 * (margins == 0)))
     points = reliability(margins)
     numbers = {
         "held_out_accuracy": accuracy,

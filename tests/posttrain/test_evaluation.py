@@ -157,7 +157,8 @@ def test_a_candidate_equal_to_its_parent_ties_everything(setting, tmp_path):
     policies, held_out = setting
     same = {"base": policies["base"], "sft": policies["base"], "aligned": policies["base"]}
     numbers = evaluate(recipe(), same, held_out, tmp_path, Quiet()).metrics
-    assert numbers["win_rate_vs_sft"] == numbers["win_rate_vs_sft_low"] == 0.5
+    assert numbers["win_rate_vs_sft"] == 0.5
+    assert numbers["win_rate_vs_sft_low"] < 0.5, "eight ties do not prove that there is never a win"
     assert numbers["kl_per_token"] == 0.0
     assert numbers["preference_accuracy"] == 0.5
     assert numbers["perplexity_ratio_vs_base"] == 1.0
