@@ -9,11 +9,8 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from posttrain.architectures import longest_sequence
-from posttrain.evaluation import HeldOut, asked, open_policy, respond, row_scores
+from posttrain.evaluation import HeldOut, asked, longest_row, open_policy, respond, row_scores
 from posttrain.evaluation_numbers import RowScores, pair_losses, pair_margins, read_pairs, wins
-from posttrain.models import load_config
-from posttrain.peft.unmerged import virtual_tokens_of
 from posttrain.policy import Policy
 from posttrain.progress import Progress
 from posttrain.rewards import open_judge
@@ -54,8 +51,8 @@ def _win_rate(match: Match) -> Estimate:
     """On the prompts and with the seed of this evaluation."""
     scorer, tokenizer = open_policy(match.recipe, match.champion)
     prompts = asked(match.held_out, match.recipe.evaluation)
-    judge = open_judge(match.recipe, match.reward_model)
-    theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge).rewards
+    judge, limit = open_judge(match.recipe, match.reward_model), longest_row(match.recipe, match.champion)
+    theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge, limit).rewards
     ours = pl.read_parquet(match.evaluation / "samples.parquet")[f"reward_{policies(match.recipe)[-1]}"].to_list()
     assert theirs is not None  # a recipe that promotes on win rates has a judge
     return win_rate(ours, theirs, match.recipe.evaluation.samples)
@@ -100,7 +97,7 @@ def _answers(match: Match, policy: Policy, name: str) -> RowScores:
 
 
 def _scored(match: Match, policy: Policy, name: str, table: pl.DataFrame) -> RowScores:
-    limit = longest_sequence(load_config(policy)) - virtual_tokens_of(policy.adapters)
+    limit = longest_row(match.recipe, policy)
     scored = row_scores(*open_policy(match.recipe, policy), table, limit, match.progress, f"register {name}: held-out rows")
     return scored or RowScores([], torch.zeros(0, 1), torch.zeros(0, 1))
 

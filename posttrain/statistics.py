@@ -114,13 +114,13 @@ def student_t(freedom: int) -> float:
     if freedom < 3:
         return {1: math.tan(math.pi * (0.5 - TAIL)), 2: (1 - 2 * TAIL) / math.sqrt(2 * TAIL * (1 - TAIL))}[freedom]
     z = NormalDist().inv_cdf(1 - TAIL)
-    terms = (
+    terms: tuple[float, ...] = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
 def win_rate(candidate: Sequence[float], opponent: Sequence[float], samples: int = 1) -> tuple[float, Interval]:

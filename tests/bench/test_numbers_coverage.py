@@ -25,7 +25,7 @@ def test_a_gate_on_the_lower_bound_passes_at_its_limit_at_most_35_times_in_1000(
 
 
 def test_the_price_is_a_wider_interval_only_where_units_are_few(rows):
-    """256 normal rewards: 2 × 1.96 / 16 = .245; wins at one half: the same times their standard deviation of .5."""
+    """256 normal rewards: twice 1.96 / 16 = .245; wins at one half: the same times their standard deviation of .5."""
     width = {row["case"]: row["median_width"] for row in rows if row["n"] == 256}
     assert width["normal rewards"] == pytest.approx(0.245, rel=0.05)
     assert width["share 0.5"] == pytest.approx(0.1225, rel=0.05)

@@ -154,7 +154,6 @@ def test_a_candidate_is_as_good_as_itself(match):
     same = Match(asked.recipe, asked.candidate, asked.candidate, asked.held_out, asked.evaluation, Quiet())
     value, interval = against_champion(same, "preference_accuracy")
     assert value == 0
-    assert interval == pytest.approx(
-        (-0.3202, 0.3202), abs=1e-4
-    )  # ten ties: ± 2 × 2.1604 × sqrt((10 / 4 + 2) / 14 - 1 / 4) / sqrt(13)
+    spread = math.sqrt((10 / 4 + 2) / 14 - 1 / 4)  # of ten ties, two wins and two losses; 2.1604 is the t of 13
+    assert interval == pytest.approx((-2 * 2.1604 * spread / math.sqrt(13), 2 * 2.1604 * spread / math.sqrt(13)), rel=1e-4)
     assert against_champion(same, "validation_loss") == (0.0, (0.0, 0.0))

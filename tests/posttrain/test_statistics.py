@@ -57,7 +57,7 @@ def test_win_rate_counts_ties_half():
 
 
 def test_eight_wins_of_eight_leave_room_for_a_loss():
-    """With two more won and two lost: mean 10/12, standard error sqrt(10/12 × 2/12 / 11) = .11237, t of 11 is 2.2010."""
+    """With two more won and two lost: mean 10/12, standard error sqrt(10/12 * 2/12 / 11) = .11237, t of 11 is 2.2010."""
     value, (low, high) = win_rate([1] * 8, [0] * 8)
     assert (value, high) == (1.0, 1.0)
     assert low == pytest.approx(10 / 12 - 2.2010 * 0.11237, abs=1e-4)
