@@ -61,8 +61,8 @@ def _with_interval(estimate: Estimate) -> str:
 # The numbers that say most about a stage, by name; the first ones that it has are shown.
 HEADLINES = (
     "preferences_kept", "preferences_quarantined", "instructions_kept", "instructions_quarantined", "documents_kept",
-    "documents_rejected", "score", "kl", "loss", "validation_loss", "accuracy", "tokens_per_second", "win_rate_vs_sft",
-    "win_rate_vs_base", "preference_accuracy", "kl_per_token",
+    "documents_rejected", "left_out", "score", "kl", "loss", "validation_loss", "accuracy", "tokens_per_second",
+    "win_rate_vs_sft", "win_rate_vs_base", "preference_accuracy", "kl_per_token",
 )  # fmt: skip
 
 

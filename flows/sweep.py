@@ -74,7 +74,8 @@ def _ancestors(planned: list[Planned], runs: list[RunReport]) -> tuple[Ancestor,
 
 def _estimate(run: RunReport, metric: str) -> Estimate:
     numbers = _numbers(run, "evaluate")
-    return Estimate(value=numbers[metric], interval=(numbers[f"{metric}_low"], numbers[f"{metric}_high"]))
+    low, high = (numbers.get(f"{metric}_{end}", numbers[metric]) for end in ("low", "high"))
+    return Estimate(value=numbers[metric], interval=(low, high))
 
 
 def _numbers(run: RunReport, stage: str) -> Metrics:

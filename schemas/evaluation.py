@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.base import Frozen
+from schemas.base import Frozen, refused
 
 
 class FunctionJudge(Frozen):
@@ -84,12 +84,23 @@ class Evaluation(Frozen):
     """Responses sampled to each prompt. More of them narrow the intervals, where there are few held-out prompts."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
     """Longest sampled response in tokens."""
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Longest held-out row in tokens, prompt and answer: prompts are cut from the left, rows whose answer does not fit left out;
+    null: the positions that the policies were made for."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Sampling temperature."""
+    """Sampling temperature; `kl_per_token` is the divergence of the policies at it."""
     judge: Judge | None = None
     """Who scores responses; null: no one, so that rewards and win rates are not measured."""
     gates: Gates = Gates()
     """Limits before the registry."""
+
+    @model_validator(mode="after")
+    def _leaves_room_for_a_prompt(self) -> Evaluation:
+        if self.max_length is not None and self.max_new_tokens > self.max_length - 2:
+            found, most = f"{self.max_new_tokens} with max_length {self.max_length}", self.max_length - 2
+            raise refused("evaluation.max_new_tokens", found, f"at most {most}, which leaves room for a prompt",
+                          "lower it, or raise max_length")  # fmt: skip
+        return self
 
 
 class Registry(Frozen):

@@ -91,7 +91,7 @@ class GateReport(Frozen):
     value: float
     """Measured value."""
     interval: tuple[float, float] | None
-    """95% bootstrap interval."""
+    """95% interval; null where the metric has none."""
     limit: dict[str, float]
     """Limits of the recipe."""
     passed: bool

@@ -79,7 +79,7 @@ class Estimate(Frozen):
     value: float
     """Measured value."""
     interval: tuple[float, float]
-    """95% bootstrap interval."""
+    """95% interval; of a single prompt the value itself, twice."""
 
 
 class SweepPoint(Frozen):

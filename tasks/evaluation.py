@@ -39,11 +39,10 @@ def held_out(chain: Chain) -> HeldOut:
         present = stage in chain.recipe.stages and output in chain.stored(stage).result.outputs
         return pl.read_parquet(chain.output(stage, output)).filter(split="holdout") if present else None
 
-    def chats(name: str) -> pl.DataFrame | None:
-        table = rows("validate", name)
-        return None if table is None else accepted(tokenizer, table)
-
-    return HeldOut(rows("filter", "kept"), chats("instructions"), chats("preferences"))
+    given = {name: rows("validate", name) for name in ("instructions", "preferences")}
+    chats = {name: None if table is None else accepted(tokenizer, table) for name, table in given.items()}
+    before, after = (sum(table.height for table in each.values() if table is not None) for each in (given, chats))
+    return HeldOut(rows("filter", "kept"), chats["instructions"], chats["preferences"], refused=before - after)
 
 
 def _known_scores(chain: Chain) -> Known | None:

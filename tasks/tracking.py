@@ -33,7 +33,7 @@ DATABASE = Path("tracking") / "mlflow.db"  # in a store
 PARAM_LENGTH = 6000  # MLflow's limit of a parameter's value
 BATCH = 1000  # MLflow's limit of metrics in one call
 SMALL_FILES = ("summary.json", "quarantine.parquet", "curve.jsonl", "evaluation.json", "samples.parquet", "layout.txt",
-               "reward.json", "round_trip.json")  # fmt: skip
+               "reward.json", "round_trip.json", "rows.json")  # fmt: skip
 
 
 def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,12 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
 from posttrain.checkpoints.unmerged import virtual_tokens_of
-from posttrain.data.encode import encode_conversations, encode_documents, encode_prompts
+from posttrain.data.choose import by_source, held_out_pieces, representative
+from posttrain.data.encode import cut_left, encode_conversations, encode_documents, encode_prompts
 from posttrain.data.packing import Example
 from posttrain.evaluation.numbers import Measured, Responses, RowScores, compare, write
-from posttrain.models.architectures import longest_sequence
+from posttrain.models.architectures import readable
 from posttrain.models.policy import Policy
-from posttrain.peft.soft_prompts import room
 from posttrain.rewards.judge import Judge, open_judge
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import give_back, measured
@@ -51,6 +52,8 @@ class HeldOut:
     documents: pl.DataFrame | None
     instructions: pl.DataFrame | None
     preferences: pl.DataFrame | None
+    refused: int = 0
+    """Held-out rows beside these, which the candidate's chat template refuses."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def evaluate(
     Raises:
         Refusal: when there is no held-out prompt, or the judge misbehaves.
     """
-    limit = min(longest_sequence(load_config(policy)) - virtual_tokens_of(policy.adapters) for policy in policies.values())
+    limit = min(longest_row(recipe, policy) for policy in policies.values())
     judge = open_judge(recipe, reward_model)
     work = _Work(recipe, held_out, asked(held_out, recipe.evaluation), limit, judge, progress)
     *ancestors, candidate = policies
@@ -103,9 +106,29 @@ def evaluate(
         found[name] = _measure(work, name, policies[name], scored, drawn, name in diverging)
         give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
     ordered = {name: found[name] for name in policies}
-    numbers = compare(recipe, ordered)
-    outputs = write(out, work.prompts, ordered, numbers)
+    numbers = compare(recipe, ordered) | _counts(work, ordered[candidate])
+    outputs = write(out, recipe.evaluation.temperature, work.prompts, ordered, numbers)
+    _record(work, out)
     return Built(numbers, outputs)
+
+
+def _counts(work: _Work, candidate: Measured) -> dict[str, float]:
+    """How many held-out rows the numbers are of, and what was cut or left out of them."""
+    held_out, samples = work.held_out, work.recipe.evaluation.samples
+    counts = {"prompts": len(work.prompts) // samples, "prompts_cut": candidate.responses.cut // samples}
+    if held_out.preferences is not None and work.recipe.alignment.algorithm != "none":
+        read = candidate.pairs.rows if candidate.pairs else []
+        counts |= {"pairs": len(read), "pairs_left_out": held_out.preferences.height - len(read)}
+        counts |= {"pairs_cut": candidate.pairs.cut if candidate.pairs else 0}
+    return {f"held_out_{name}": float(count) for name, count in (counts | {"refused": held_out.refused}).items()}
+
+
+def _record(work: _Work, out: Path) -> None:
+    """Tell, and keep in `rows.json`, where the prompts are from."""
+    sources = by_source(held_out_prompts(work.held_out, work.recipe.evaluation.prompts))
+    said = ", ".join(f"{count:,} of {source}" for source, count in sources.items() if source)
+    work.progress.note(f"evaluate: {sum(sources.values()):,} held-out prompts{f' ({said})' if said else ''}")
+    (out / "rows.json").write_text(json.dumps({"limit": work.limit, "prompts": sources}, indent=1))
 
 
 def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn: Responses | None, diverges: bool) -> Measured:
@@ -114,7 +137,7 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn:
     `diverges`: the divergence is measured between this policy and another one.
     """
     scorer, tokenizer = open_policy(work.recipe, policy)
-    responses = respond(work.recipe, name, scorer, tokenizer, work.prompts, work.progress, work.judge)
+    responses = respond(work.recipe, name, scorer, tokenizer, work.prompts, work.progress, work.judge, work.limit)
     work.progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
     perplexity = _perplexity(work, name, scorer, tokenizer)
     pairs = None
@@ -125,23 +148,41 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn:
     if diverges:
         examples = (drawn or responses).examples
         count = work.counted(name, "divergence", len(examples))
-        answers = score_branches(scorer, examples, scoring_tokens(scorer.device), count)[:, 0]
+        answers = score_branches(_as_drawn(scorer, work.recipe), examples, scoring_tokens(scorer.device), count)[:, 0]
     return Measured(responses, perplexity, pairs, answers)
 
 
-def held_out_prompts(held_out: HeldOut, limit: int) -> Conversations:
-    """The first `limit` distinct held-out prompts: of the preferences where there are some, else of the instructions."""
+def _as_drawn(scorer: Scorer, recipe: Recipe) -> Scorer:
+    """The policy at the temperature of its answers: log π - log ρ of them estimates KL(π || ρ) of nothing but those policies."""
+    same = Scorer(scorer.model, scorer.device, scorer.dtype, scorer.layout, temperature=recipe.evaluation.temperature)
+    return same.eval()
+
+
+def longest_row(recipe: Recipe, policy: Policy) -> int:
+    """Tokens of a held-out row that a policy is given: its positions less those of soft prompts, or what the recipe allows."""
+    positions = readable(load_config(policy)) - virtual_tokens_of(policy.adapters)
+    return min(positions, recipe.evaluation.max_length or positions)
+
+
+def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
+    """At most `limit` distinct held-out prompts, of every source its share, in the column `prompt`.
+
+    They are of the preferences where there are some, else of the instructions.
+
+    Raises:
+        Refusal: when there is none.
+    """
     table = held_out.preferences if held_out.preferences is not None else held_out.instructions
-    prompts: Conversations = [] if table is None else table["prompt"].to_list()
-    distinct = list({json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}.values())[:limit]
-    if not distinct:
+    if table is None or table.is_empty():
         raise Refusal("data.holdout", "no held-out prompt", "at least one", "raise data.holdout, or give more rows")
-    return distinct
+    keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in table["prompt"].to_list()])
+    distinct = table.filter(keys.is_first_distinct()).select("prompt", *(name for name in ("source",) if name in table.columns))
+    return representative(distinct, limit)
 
 
 def asked(held_out: HeldOut, spec: Evaluation) -> Conversations:
     """What every policy answers: each held-out prompt `spec.samples` times in a row."""
-    return [prompt for prompt in held_out_prompts(held_out, spec.prompts) for _ in range(spec.samples)]
+    return [prompt for prompt in held_out_prompts(held_out, spec.prompts)["prompt"].to_list() for _ in range(spec.samples)]
 
 
 def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:
@@ -153,12 +194,13 @@ def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedToken
 
 def respond(
     recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress,
-    judge: Judge | None,
+    judge: Judge | None, limit: int,
 ) -> Responses:  # fmt: skip
-    """Sample one answer per prompt and have it judged, where there is a judge."""
+    """Sample one answer per prompt and have it judged, where there is a judge; both together are at most `limit` tokens long."""
     config, spec = inner_model(scorer.model).config, recipe.evaluation
-    new = min(spec.max_new_tokens, room(scorer.model) - 1)
-    ids = encode_prompts(prompts, tokenizer, config.is_encoder_decoder, room(scorer.model) - new)
+    new = min(spec.max_new_tokens, limit - 1)
+    whole = encode_prompts(prompts, tokenizer, config.is_encoder_decoder)
+    ids = [cut_left(prompt, limit - new, tokenizer.bos_token_id) for prompt in whole]
     plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
                     eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip
     # On a CPU a step of decoding reads every weight once: rounding them to half precision first takes longer than the products.
@@ -171,6 +213,7 @@ def respond(
         rewards=list(judge(prompts, texts, counted(progress, f"evaluate {name}: judging", len(texts)))) if judge else None,
         ended=[bool(tokens[-1] == tokenizer.eos_token_id) for tokens in generated],
         examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
+        cut=sum(len(some) < len(prompt) for some, prompt in zip(ids, whole, strict=True)),
     )
 
 
@@ -178,14 +221,15 @@ def _perplexity(work: _Work, name: str, scorer: Scorer, tokenizer: PreTrainedTok
     """Per token, on held-out documents where there are some, else on held-out answers."""
     held_out, two_parts = work.held_out, inner_model(scorer.model).config.is_encoder_decoder
     if held_out.documents is not None and len(held_out.documents):
-        examples = encode_documents(held_out.documents["text"].to_list(), tokenizer, min(256, work.limit), two_parts)
+        cut = functools.partial(encode_documents, tokenizer=tokenizer, context=min(256, work.limit), encoder_decoder=two_parts)
+        examples, _ = held_out_pieces(held_out.documents, PERPLEXITY_EXAMPLES, cut)
     else:
         table = held_out.instructions if held_out.instructions is not None else held_out.preferences
         if table is None:
             return None
-        answers = table.drop("rejected", strict=False)
+        answers = representative(table, PERPLEXITY_EXAMPLES).drop("rejected", strict=False)
         examples = encode_conversations(answers, tokenizer, work.limit, "data", encoder_decoder=two_parts).examples
-    objective = LanguageModelling(examples[:PERPLEXITY_EXAMPLES])
+    objective = LanguageModelling(examples)
     if not objective.examples:
         return None
     count = work.counted(name, "perplexity", len(objective.examples))
@@ -198,7 +242,7 @@ def row_scores(
 ) -> RowScores | None:  # fmt: skip
     """Log-probabilities of the answers in held-out rows: of each pair, or of each conversation. None where no row can be read.
 
-    Rows are measured whole where the models can read them (`limit` tokens), whatever the limit of training.
+    Rows of up to `limit` tokens are measured whole, whatever the limit of training; see `longest_row`.
     """
     two_parts = inner_model(scorer.model).config.is_encoder_decoder
     encoded = encode_conversations(table, tokenizer, limit, "data", encoder_decoder=two_parts)
@@ -213,4 +257,4 @@ def row_scores(
         scores = scores.clone()
         scores[unknown] = score_branches(scorer, rows, scoring_tokens(scorer.device), counted(progress, what, len(rows)))
     tokens = torch.tensor([[len(branch) for branch in example.branches] for example in encoded.examples])
-    return RowScores([row for row in range(len(table)) if row not in left_out], tokens, scores)
+    return RowScores([row for row in range(len(table)) if row not in left_out], tokens, scores, encoded.prompts_cut)

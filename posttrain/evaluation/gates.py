@@ -10,6 +10,8 @@ from schemas.results import GateReport, Metrics
 def check_gates(gates: Gates, metrics: Metrics) -> tuple[GateReport, ...]:
     """Every gate of the recipe with its measured value; intervals are the metrics `<name>_low` and `<name>_high`.
 
+    A metric without an interval, as of a single prompt, has no lower bound that could pass.
+
     Raises:
         Refusal: when a gate's metric was not measured, as when there was no held-out text.
     """
@@ -26,6 +28,6 @@ def _check(name: str, gate: Gate, metrics: Metrics) -> GateReport:
     held = (
         gate.min is None or value >= gate.min,
         gate.max is None or value <= gate.max,
-        gate.lower_bound_above is None or (interval or (value, value))[0] > gate.lower_bound_above,
+        gate.lower_bound_above is None or (interval is not None and interval[0] > gate.lower_bound_above),
     )
     return GateReport(name=name, value=value, interval=interval, limit=gate.model_dump(exclude_none=True), passed=all(held))

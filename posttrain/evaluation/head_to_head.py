@@ -9,15 +9,12 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from posttrain.checkpoints.load import load_config
-from posttrain.checkpoints.unmerged import virtual_tokens_of
-from posttrain.evaluation.evaluate import HeldOut, asked, open_policy, respond, row_scores
+from posttrain.evaluation.evaluate import HeldOut, asked, longest_row, open_policy, respond, row_scores
 from posttrain.evaluation.numbers import RowScores, pair_losses, pair_margins, read_pairs, wins
-from posttrain.models.architectures import longest_sequence
 from posttrain.models.policy import Policy
 from posttrain.rewards.judge import open_judge
 from posttrain.runtime.progress import Progress
-from posttrain.statistics.intervals import Interval, ratio_interval, win_rate
+from posttrain.statistics.intervals import Interval, ratio_interval, share_interval, win_rate
 from schemas.errors import Refusal
 from schemas.recipe import Recipe, policies
 from schemas.training import DPO
@@ -54,8 +51,8 @@ def _win_rate(match: Match) -> Estimate:
     """On the prompts and with the seed of this evaluation."""
     scorer, tokenizer = open_policy(match.recipe, match.champion)
     prompts = asked(match.held_out, match.recipe.evaluation)
-    judge = open_judge(match.recipe, match.reward_model)
-    theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge).rewards
+    judge, limit = open_judge(match.recipe, match.reward_model), longest_row(match.recipe, match.champion)
+    theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge, limit).rewards
     ours = pl.read_parquet(match.evaluation / "samples.parquet")[f"reward_{policies(match.recipe)[-1]}"].to_list()
     assert theirs is not None  # a recipe that promotes on win rates has a judge
     return win_rate(ours, theirs, match.recipe.evaluation.samples)
@@ -65,7 +62,7 @@ def _accuracy(match: Match) -> Estimate:
     """Difference of the preference accuracies, both against this run's reference, paired by pair."""
     ours, theirs, reference = _pairs(match)
     won = (wins(pair_margins(match.recipe, each, reference)) for each in (ours, theirs))
-    return ratio_interval([mine - other for mine, other in zip(*won, strict=True)])
+    return share_interval([mine - other for mine, other in zip(*won, strict=True)], -1, 1)
 
 
 def _loss(match: Match) -> Estimate:
@@ -100,7 +97,7 @@ def _answers(match: Match, policy: Policy, name: str) -> RowScores:
 
 
 def _scored(match: Match, policy: Policy, name: str, table: pl.DataFrame) -> RowScores:
-    limit = longest_sequence(load_config(policy)) - virtual_tokens_of(policy.adapters)
+    limit = longest_row(match.recipe, policy)
     scored = row_scores(*open_policy(match.recipe, policy), table, limit, match.progress, f"register {name}: held-out rows")
     return scored or RowScores([], torch.zeros(0, 1), torch.zeros(0, 1))
 

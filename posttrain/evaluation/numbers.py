@@ -15,7 +15,7 @@ from torch import Tensor
 
 from posttrain.data.packing import Example
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
-from posttrain.statistics.intervals import Interval, ratio_interval, win_rate
+from posttrain.statistics.intervals import Interval, ratio_interval, share_interval, win_rate
 from schemas.recipe import Recipe
 from schemas.training import DPO
 
@@ -31,6 +31,7 @@ class Responses:
     rewards: list[float] | None  # None without a judge
     ended: list[bool]  # whether the response ends in EOS
     examples: list[Example]  # prompt and own response as tokens
+    cut: int = 0  # prompts that were too long, and lost tokens on their left
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RowScores:
     rows: list[int]  # of the held-out table
     tokens: Tensor  # [rows, answers per row]
     logprobs: Tensor  # the same, summed over tokens
+    cut: int = 0  # rows whose prompt lost tokens on its left
 
     def only(self, rows: Sequence[int]) -> RowScores:
         """Some of the rows, in this order."""
@@ -78,13 +80,13 @@ def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, float
         return numbers
     reference = measured[opponents[-1]]
     if ours.answers is not None and reference.answers is not None:
-        # KL(candidate || reference) per token in nats, on the candidate's own answers (k1 estimator).
+        # KL(candidate || reference) per token in nats at `evaluation.temperature`, on the candidate's own answers (k1 estimator).
         tokens = [example.targets for example in ours.responses.examples]
         numbers |= _with_interval("kl_per_token", *ratio_interval((ours.answers - reference.answers).tolist(), tokens, samples))
     if ours.pairs is not None and reference.pairs is not None:
         # To the policy before alignment, also for a loss that trains without a reference.
         margins = pair_margins(recipe, ours.pairs, reference.pairs)
-        numbers |= _with_interval("preference_accuracy", *ratio_interval(wins(margins)))
+        numbers |= _with_interval("preference_accuracy", *share_interval(wins(margins)))
         numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))
     return numbers
 
@@ -126,14 +128,17 @@ def wins(margins: Tensor) -> list[float]:
 
 
 def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
+    if not np.isfinite(interval).all():  # of a single prompt: there is none
+        return {name: value}
     return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
 def write(
-    out: Path, prompts: Sequence[Sequence[Mapping[str, Any]]], measured: Mapping[str, Measured], numbers: Mapping[str, float]
-) -> dict[str, str]:
+    out: Path, temperature: float, prompts: Sequence[Sequence[Mapping[str, Any]]], measured: Mapping[str, Measured],
+    numbers: Mapping[str, float],
+) -> dict[str, str]:  # fmt: skip
     """Write `evaluation.json`, `samples.parquet` and, where pairs were scored, `pairs.parquet`; returns the stage's outputs."""
-    (out / "evaluation.json").write_text(json.dumps(_document(measured, numbers), indent=1))
+    (out / "evaluation.json").write_text(json.dumps(_document(temperature, measured, numbers), indent=1))
     columns: dict[str, list[Any]] = {"prompt": [prompt[-1]["content"] for prompt in prompts]}
     for name, m in measured.items():
         columns[f"response_{name}"] = m.responses.texts
@@ -168,7 +173,16 @@ def read_pairs(folder: Path, policy: str) -> RowScores:
     return RowScores(table["row"].to_list(), tokens, logprobs)
 
 
-def _document(measured: Mapping[str, Measured], numbers: Mapping[str, float]) -> dict[str, Any]:
+def _unit(name: str, temperature: float) -> str:
+    """At which temperature a number holds: that of the answers, or 1 where given texts are scored."""
+    if name.startswith("held_out"):
+        return "held-out rows"
+    if name.startswith(("perplexity", "preference")):
+        return "texts at temperature 1"
+    return f"{'nats, ' if name == 'kl_per_token' else ''}answers at temperature {temperature:g}"
+
+
+def _document(temperature: float, measured: Mapping[str, Measured], numbers: Mapping[str, float]) -> dict[str, Any]:
     """What the report reads."""
 
     def entry(name: str) -> dict[str, Any]:
@@ -191,6 +205,7 @@ def _document(measured: Mapping[str, Measured], numbers: Mapping[str, float]) ->
     ]
     return {
         "win_rates": [{"opponent": n.removeprefix("win_rate_vs_"), **entry(n)} for n in plain if n.startswith("win_rate_vs_")],
-        "metrics": [{"name": n, "unit": "", **entry(n)} for n in plain if not n.startswith("win_rate_vs_")],
+        "temperature": temperature,
+        "metrics": [{"name": n, "unit": _unit(n, temperature), **entry(n)} for n in plain if not n.startswith("win_rate_vs_")],
         "policies": policies,
     }

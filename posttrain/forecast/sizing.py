@@ -18,6 +18,7 @@ from posttrain.forecast.peaks import HALF, Training, evaluation_peaks, rewarding
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.forecast.ppo import ppo_peaks
 from posttrain.losses.preference import VARIANTS
+from posttrain.models.architectures import UNLIMITED, readable
 from posttrain.models.blocks import architecture
 from posttrain.models.policy import source_policy
 from posttrain.peft.methods import ENCODER
@@ -131,14 +132,22 @@ def _stage(
         return spec, lengths, ppo_peaks(config, spec, examples, recipe.seed, on)
     if stage == "evaluate":
         told = recipe.evaluation
-        each = [len(example.prompt) for example in examples[: told.prompts] for _ in range(told.samples)]
-        prompts = sorted(each, reverse=True)[:BATCH]
+        limit = held_out_limit(recipe, config)
+        examples, lengths = rows.held_out(prompts_section(recipe), limit, config.is_encoder_decoder)
+        # The longest prompts are sampled together.
+        each = sorted((min(len(e.prompt), limit - told.max_new_tokens) for e in examples), reverse=True)[: told.prompts]
+        prompts = [length for length in each for _ in range(told.samples)][:BATCH]
         return spec, lengths, evaluation_peaks(config, prompts, told.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
     peft = getattr(spec, "peft", None) or Full(method="full")
     training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared,
                         stage == "reward", recipe.quantization)  # fmt: skip
     return spec, lengths, training_peaks(training, on)
+
+
+def held_out_limit(recipe: Recipe, config: PreTrainedConfig) -> int:
+    """Tokens of a held-out row that evaluation reads; soft prompts, which take a few of the positions, are left aside."""
+    return min(readable(config), recipe.evaluation.max_length or UNLIMITED)
 
 
 def prompts_section(recipe: Recipe) -> SFT | DPO:

@@ -13,7 +13,7 @@ from posttrain.checkpoints.load import load_model, parameters_of
 from posttrain.data.packing import Example
 from posttrain.forecast.duration import Rates, Seconds, measured_rates
 from posttrain.forecast.phases import Arithmetic
-from posttrain.forecast.sizing import config_of, prompts_section
+from posttrain.forecast.sizing import config_of, held_out_limit, prompts_section
 from posttrain.losses.preference import VARIANTS
 from posttrain.models.architectures import auto_class
 from posttrain.models.policy import source_policy
@@ -65,7 +65,7 @@ def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str,
     stages = {stage: work for stage, work in WORK.items() if stage in recipe.stages and stage not in beside}
     pefts = {stage: _peft(recipe, stage) for stage in stages}
     on = Arithmetic(resolve_device(recipe.compute), resolve_dtype(recipe.compute))
-    data = _Data(recipe, rows, counts, bool(config.is_encoder_decoder))
+    data = _Data(recipe, rows, counts, bool(config.is_encoder_decoder), held_out_limit(recipe, config))
     examples, _ = rows.examples(prompts_section(recipe), data.two_parts)
     drawn = recipe.evaluation.prompts * recipe.evaluation.samples
     trained = list(dict.fromkeys(peft for peft in pefts.values() if peft is not None))
@@ -101,6 +101,8 @@ class _Data:
     rows: Rows
     counts: Mapping[str, float]
     two_parts: bool
+    limit: int
+    """Tokens of a held-out row that evaluation reads."""
 
     def number(self, table: str, split: str) -> float:
         """Rows of a split: counted by the contract, else the share of all rows that it has by the recipe."""
@@ -162,8 +164,10 @@ def _evaluate(data: _Data) -> Passed:
     spec, section = data.recipe.evaluation, prompts_section(data.recipe)
     table = data.recipe.prompts_table
     prompts = min(spec.prompts, max(1.0, data.number(table, "holdout")))
-    prompt = data.mean(section, lambda example: len(example.prompt))
-    rows = sum(data.number(name, "holdout") for name in ("instructions", "preferences")) * data.mean(section)
+    examples = data.rows.held_out(section, data.limit, data.two_parts)[0]
+    prompt = float(np.mean([min(len(example.prompt), data.limit - spec.max_new_tokens) for example in examples]))
+    length = float(np.mean([example.length for example in examples]))
+    rows = sum(data.number(name, "holdout") for name in ("instructions", "preferences")) * length
     answers = prompts * spec.samples * (prompt + spec.max_new_tokens)
     number = len(policies(data.recipe))
     return Passed(number * (prompts * prompt + rows) + 2 * answers, sampled=number * prompts * spec.samples * spec.max_new_tokens)

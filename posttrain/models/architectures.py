@@ -33,6 +33,12 @@ def longest_sequence(config: PreTrainedConfig) -> int:
     return int(config.max_position_embeddings) if config.model_type in LEARNED_POSITIONS else UNLIMITED
 
 
+def readable(config: PreTrainedConfig) -> int:
+    """Tokens that a model was made to read: its positions, looked up or rotary; T5's relative ones have no last one."""
+    declared = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(longest_sequence(config), declared if declared and declared > 0 else UNLIMITED)
+
+
 def refuse_beyond(longest: int, section: str, field: str, tokens: int) -> None:
     """Refuse rows that are longer than a model can read."""
     if tokens > longest:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 import numpy as np
@@ -23,14 +24,16 @@ from posttrain.data.readers import BadRow, read_rows
 from posttrain.data.sources import SourceFile, resolve, suffix
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.data.validate import KINDS
+from posttrain.models.architectures import UNLIMITED
 from posttrain.pipeline.chain import Chain
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
 from schemas.reward import RewardModel
 from schemas.training import DPO, SFT, Pretrain
 
+T = TypeVar("T")
 Spec = Pretrain | SFT | DPO | RewardModel
-ROWS = 512  # of each data set
+ROWS = 512  # of each data set: the first of every file, since what follows would have to be read to be chosen from
 COMPRESSION = {".jsonl.gz": 4, ".jsonl.zst": 4, ".parquet": 3}  # bytes of text per byte of file, about
 
 
@@ -60,8 +63,14 @@ class Rows:
         found = self._encoded(spec, encoder_decoder)
         if not found:
             return longest(spec), f"no row could be read: rows of up to {_limit(spec)} tokens"
-        mean, most = (round(f([example.length for example in found])) for f in (np.mean, np.max))
-        return found, f"as in the first {len(found)} rows: {mean} tokens on average, at most {most}"
+        return found, _said(found)
+
+    def held_out(self, spec: SFT | DPO, limit: int, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
+        """The same as evaluation reads them: up to `limit` tokens, whatever training allows."""
+        found = self._encoded(spec.model_copy(update={"max_length": limit, "overlong": "quarantine"}), encoder_decoder)
+        if not found:
+            return self.examples(spec, encoder_decoder)
+        return found, _said(found) + (f", of {limit:,} that are read" if limit < UNLIMITED else "")
 
     def _encoded(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         if isinstance(spec, Pretrain):
@@ -73,6 +82,11 @@ class Rows:
             ).examples
         except Refusal:  # for a share of rows, which may be another one in all rows
             return ()
+
+
+def _said(found: Sequence[Example]) -> str:
+    mean, most = (round(f([example.length for example in found])) for f in (np.mean, np.max))
+    return f"as in the first {len(found)} rows: {mean} tokens on average, at most {most}"
 
 
 def longest(spec: Spec) -> Sequence[Example]:
@@ -101,15 +115,20 @@ def first_rows(chain: Chain) -> Rows:
         return Rows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
 
 
+def _few(rows_of: Sequence[Iterable[T]]) -> Iterator[T]:
+    """As many of the first rows of each file as make `ROWS` of all."""
+    each = -(-ROWS // max(1, len(rows_of)))
+    return itertools.chain.from_iterable(itertools.islice(rows, each) for rows in rows_of)
+
+
 def _documents(files: Sequence[SourceFile]) -> list[str]:
-    columns = itertools.chain.from_iterable(read_rows(file, _ignore) for file in files)
-    return [row["text"] for _, row in itertools.islice(columns, ROWS) if isinstance(row.get("text"), str)]
+    columns = _few([read_rows(file, _ignore) for file in files])
+    return [row["text"] for _, row in columns if isinstance(row.get("text"), str)]
 
 
 def _table(name: str, files: Sequence[SourceFile]) -> pl.DataFrame:
     kind = KINDS[name]
-    records = (kind.normalise(read_rows(file, _ignore), file.name, _ignore) for file in files)
-    few = list(itertools.islice(itertools.chain.from_iterable(records), ROWS))
+    few = list(_few([kind.normalise(read_rows(file, _ignore), file.name, _ignore) for file in files]))
     return pl.DataFrame(pyarrow.Table.from_pylist(few, pl.DataFrame(schema=kind.columns).to_arrow().schema))
 
 

@@ -57,6 +57,7 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
     with tempfile.TemporaryDirectory() as scratch:
         counts = _contract(chain, own, Path(scratch))
         check_chat_template(chain, Path(scratch), note)
+        counts = counts | _forecast_rows(chain, Path(scratch), note)
     return counts
 
 
@@ -68,11 +69,28 @@ def check_chat_template(chain: Chain, contract: Path | None, note: Callable[[str
     from posttrain.pipeline.lengths import first_rows
     from posttrain.pipeline.template_check import check_template
 
-    folder = chain.stored("validate").folder if _validated(chain) else contract
-    kept = {name: pl.scan_parquet(path) for name in KINDS if folder and (path := folder / f"{name}.parquet").exists()}
+    kept = _kept_rows(chain, contract)
     lacking = [name for name in KINDS if getattr(chain.recipe.data, name) is not None and name not in kept]
     first = first_rows(chain).tables if lacking else {}
     check_template(chain, {**{name: table.lazy() for name, table in first.items()}, **kept}, note)
+
+
+def _kept_rows(chain: Chain, contract: Path | None) -> dict[str, pl.LazyFrame]:
+    """Rows that the contract kept, by data set: in the store, else in its folder."""
+    from posttrain.data.validate import KINDS
+
+    folder = chain.stored("validate").folder if _validated(chain) else contract
+    return {name: pl.scan_parquet(path) for name in KINDS if folder and (path := folder / f"{name}.parquet").exists()}
+
+
+def _forecast_rows(chain: Chain, contract: Path, note: Callable[[str], None]) -> dict[str, float]:
+    """By stage the training rows that encoding will leave out; refused where they are too many."""
+    kept = _kept_rows(chain, contract)
+    if not kept:
+        return {}
+    from posttrain.pipeline.row_forecast import forecast_left_out
+
+    return forecast_left_out(chain, {name: table.collect() for name, table in kept.items()}, note)
 
 
 def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:

@@ -64,6 +64,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "recipe_yaml": without_credentials(asked),
         "run": run,
         "verdict": verdict(recipe, run),
+        "temperature": evaluation.get("temperature"),
         "policies": _rows(evaluation.get("policies", []), POLICY),
         "metrics": _rows(_beyond_policies(evaluation), METRIC),
         "checks": {kind: _rows(validation[kind]["checks"], CHECK) for kind in CONTRACTS if validation.get(kind)},
@@ -77,8 +78,24 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "costs": [_cost(stage, results.get(stage.name), curves.get(stage.name, [])) for stage in run.stages],
         "lineage": [results[stage.name] for stage in run.stages if stage.name in results],
         "built_with": _built_with(results),
-        **_charts(evaluation, validation, filtering, curves, reward, length=(frame, names)),
+        "sources": _sources(folders),
+        **_charts(evaluation, validation, filtering, curves, reward, _encoded(folders), length=(frame, names)),
     }
+
+
+def _encoded(folders: Folders) -> dict[str, dict[str, Json]]:
+    """By data set and stage: how many training rows became examples."""
+    read_by = {stage: read.document(folders, stage, "rows.json") for stage in TRAINING}
+    return {kind: {stage: found for stage, found in read_by.items() if found.get("data") == kind} for kind in CONTRACTS}
+
+
+def _sources(folders: Folders) -> dict[str, dict[str, int]]:
+    """Where the rows are from that evaluation asked, and those behind validation losses, by what they were used for."""
+    used = {"prompts of evaluation": read.document(folders, "evaluate", "rows.json").get("prompts")}
+    for stage in TRAINING:
+        validation = read.document(folders, stage, "rows.json").get("validation") or {}
+        used[f"validation of {stage}"] = validation.get("by_source")
+    return {what: rows for what, rows in used.items() if rows}
 
 
 def _rows(found: list[Json], columns: tuple[str, ...]) -> list[Json]:
@@ -114,7 +131,7 @@ def verdict(recipe: Recipe, run: RunReport) -> str:
 
 def _charts(
     evaluation: Json, validation: Json, filtering: Json, curves: dict[str, list[Json]], reward: Json,
-    length: tuple[Any, list[str]],
+    encoded: dict[str, dict[str, Json]], length: tuple[Any, list[str]],
 ) -> dict[str, Any]:  # fmt: skip
     """Figures by section. matplotlib is imported here, so that nothing else pays for it."""
     from posttrain.report import curves as drawn
@@ -127,8 +144,8 @@ def _charts(
         "frontier": figures.frontier(evaluation.get("policies", [])),
         "funnels": [
             *funnel.documents(filtering),
-            *funnel.rows("instructions", validation.get("instructions") or {}),
-            *funnel.rows("preferences", preferences),
+            *funnel.rows("instructions", validation.get("instructions") or {}, encoded["instructions"]),
+            *funnel.rows("preferences", preferences, encoded["preferences"]),
             *figures.length_histogram(preferences.get("length_histogram") or {}),
         ],
         "histograms": drawn.filter_histograms(filtering.get("metrics", {})),

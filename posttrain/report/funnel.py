@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 
@@ -38,8 +38,14 @@ def documents(summary: Json) -> list[Chart]:
     return [_funnel("Documents", summary, bars, sum(summary["reasons"].values()) - summary["rejected"])]
 
 
-def rows(kind: str, summary: Json) -> list[Chart]:
-    """A contract's funnel; checks that took no row away (warnings, thresholds of the whole) stay in the table."""
+def rows(kind: str, summary: Json, read: Mapping[str, Json] | None = None) -> list[Chart]:
+    """A contract's funnel; checks that took no row away (warnings, thresholds of the whole) stay in the table.
+
+    Args:
+        kind: the data set.
+        summary: of the contract.
+        read: `rows.json` of the stages that trained on it. Each splits the training rows into examples and rows left out.
+    """
     if not summary:
         return []
     losses = {check["check"]: check["count"] for check in summary["checks"] if check["severity"] == "drop" and check["count"]}
@@ -47,8 +53,19 @@ def rows(kind: str, summary: Json) -> list[Chart]:
         Bar(f"{kind} in", summary["rows_in"], 0, MUTED),
         Bar("kept", summary["kept"], 0, GOOD),
         *_losses(losses, summary["kept"], summary["quarantined"]),
+        *(bar for stage, counts in (read or {}).items() for bar in _encoded(stage, counts)),
     ]
     return [_funnel(kind.capitalize(), summary, bars, sum(losses.values()) - summary["quarantined"])]
+
+
+def _encoded(stage: str, counts: Json) -> list[Bar]:
+    """What a stage made of the training rows; nothing is said where it took all."""
+    if not counts["left_out"]:
+        return []
+    losses = _losses(counts["reasons"], counts["examples"], counts["left_out"])
+    return [Bar(f"read by {stage}", counts["examples"], 0, GOOD)] + [
+        replace(bar, label=f"left out by {stage}: {bar.label}") for bar in losses
+    ]
 
 
 def _losses(reasons: Mapping[str, int], kept: int, lost: int) -> list[Bar]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from posttrain.rewards.functions import Reward, load_function
+from posttrain.rewards.functions import SHOWN, Reward, load_function
+from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
 from schemas.recipe import Recipe
 from schemas.results import Origin
@@ -32,7 +34,7 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
         folder: output of the stage reward, for a recipe that judges by it.
 
     Raises:
-        Refusal: as `load_function`.
+        Refusal: as `load_function`; from the judge, when a reward is not finite.
     """
     match recipe.evaluation.judge:
         case None:
@@ -44,7 +46,24 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
 
     assert folder
     model = open_reward_model(folder, resolve_device(recipe.compute), resolve_dtype(recipe.compute))
-    return lambda prompts, responses, on_rows=lambda n: None: model.of_texts(prompts, responses, on_rows).tolist()
+    return _finite(lambda prompts, responses, on_rows=lambda n: None: model.of_texts(prompts, responses, on_rows).tolist())
+
+
+def _finite(judge: Judge) -> Judge:
+    """A reward model's NaN would lose or win every comparison without a word. What functions return is checked with them."""
+
+    def checked(
+        prompts: Sequence[Conversation], responses: Sequence[str], on_rows: Callable[[int], None] = lambda n: None
+    ) -> Sequence[float]:
+        rewards = judge(prompts, responses, on_rows)
+        for row, reward in enumerate(rewards):
+            if not math.isfinite(reward):
+                found = f"a reward of {reward} from the reward model for answer {row}: {responses[row][:SHOWN]!r}"
+                raise Refusal("evaluation.judge", found, "finite numbers",
+                              "lower reward.learning_rate, or set compute.dtype=float32")  # fmt: skip
+        return rewards
+
+    return checked
 
 
 def _of_function(function: Reward) -> Judge:

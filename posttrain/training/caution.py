@@ -12,6 +12,20 @@ TOY_JUDGE = "posttrain.data.samples:sentiment"
 
 def of_recipe(recipe: Recipe) -> tuple[str, ...]:
     """What is seen before the run."""
+    return (*_toy_judge(recipe), *_other_temperature(recipe))
+
+
+def _other_temperature(recipe: Recipe) -> tuple[str, ...]:
+    """PPO maximises the reward of answers drawn at one temperature; those at another are another policy's."""
+    trained, judged = getattr(recipe.alignment, "temperature", None), recipe.evaluation.temperature
+    if trained is None or trained == judged:
+        return ()
+    return (
+        f"evaluation.temperature: {judged:g}, while alignment optimises answers at temperature {trained:g}; give both the same",
+    )
+
+
+def _toy_judge(recipe: Recipe) -> tuple[str, ...]:
     judge, data = recipe.evaluation.judge, recipe.data
     own = not any(source and source.startswith(SAMPLE_SCHEME) for source in (data.corpus, data.instructions, data.preferences))
     if own and isinstance(judge, FunctionJudge) and judge.name == TOY_JUDGE:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
+from posttrain.data.choose import row_keys, row_sources, stratified
 from posttrain.data.encode import Encoded, encode_conversations
 from posttrain.data.encode_pairs import encode_pairs
 from posttrain.data.packing import Example
@@ -33,10 +34,11 @@ from posttrain.scoring.reference import score_branches
 from posttrain.scoring.scorer import choose_layout
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.statistics.calibration import correlation, expected_calibration_error, reliability
-from posttrain.statistics.intervals import ratio_interval
+from posttrain.statistics.intervals import share_interval
 from posttrain.training.batches import by_rows
 from posttrain.training.learning_rates import settled
 from posttrain.training.objectives import BradleyTerry
+from posttrain.training.rows import record_validation
 from posttrain.training.stages import VALIDATION_EXAMPLES, Setting, fit, kept_examples
 from schemas.reward import RewardModel, ScratchEncoder
 
@@ -70,25 +72,45 @@ def reward(setting: Setting, spec: RewardModel, pairs: pl.DataFrame) -> Built:
     start = _start(setting, spec)
     spec = settled("reward", spec, spec.peft, lambda: sum(p.numel() for p in start.model.parameters()))
     rows = pairs.filter(split="train")
-    examples = start.read(kept_examples(setting, rows, start.encode(rows), FIELD))
-    held_out = start.read(start.encode(pairs.filter(split="holdout")).examples)
+    examples = start.read(kept_examples(setting, rows, start.encode(rows), FIELD, "reward"))
+    held_out, unseen = _held_out(start, pairs)
     model = with_score(start.model, spec.peft, setting.recipe.seed, "reward.peft", start.tokenizer, start.new)
     device, types = resolve_device(setting.recipe.compute), marks_responses(start.tokenizer)
     scorer = RewardScorer(model, device, setting.dtype, token_types=types).eval()
     layout = "encoder: one row per response" if scorer.layout == ENCODER else choose_layout(scorer, examples, reward_error)
     objective = BradleyTerry(examples, spec.margin)
-    validation = BradleyTerry(held_out[:VALIDATION_EXAMPLES], spec.margin) if held_out else None
+    validation = _validation(setting, spec, held_out, unseen) if held_out else None
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
     metrics = fit(setting, "reward", spec, scorer, layout, objective, validation, plan, pairs)
     mean = float(_scores(setting, scorer, examples, "centre").double().mean()) if spec.centre else 0.0
     metrics |= {"reward_mean": mean}
     if held_out:
-        metrics |= _judge(setting, _scores(setting, scorer, held_out, "held-out pairs") - mean, held_out)
+        metrics |= _judge(setting, _scores(setting, scorer, held_out, "held-out pairs") - mean, held_out, unseen)
     if is_main():
         of_policy = spec.model is None
         save_reward(model, start.tokenizer, spec.peft, setting.policy, mean, of_policy, setting.out / "reward")
     adapter = {} if spec.peft.method == "full" else {"adapter": "reward/adapter"}
     return Built(metrics, {"reward": "reward", **adapter})
+
+
+def _held_out(start: Start, pairs: pl.DataFrame) -> tuple[list[Example], pl.DataFrame]:
+    """The held-out pairs that can be read, and their rows."""
+    rows = pairs.filter(split="holdout")
+    encoded = start.encode(rows)
+    left_out = {row for row, _ in encoded.left_out}
+    return start.read(encoded.examples), rows[[row for row in range(len(rows)) if row not in left_out]]
+
+
+def _chosen(rows: pl.DataFrame, count: int) -> list[int]:
+    return stratified(row_keys(rows), row_sources(rows), count)
+
+
+def _validation(setting: Setting, spec: RewardModel, held_out: Sequence[Example], rows: pl.DataFrame) -> BradleyTerry:
+    """On some of the held-out pairs; `rows` are theirs."""
+    chosen = _chosen(rows, VALIDATION_EXAMPLES)
+    examples = [held_out[row] for row in chosen]
+    record_validation(setting.out, setting.progress, rows[chosen], rows, examples)
+    return BradleyTerry(examples, spec.margin)
 
 
 def _start(setting: Setting, spec: RewardModel) -> Start:
@@ -124,11 +146,11 @@ def _scores(setting: Setting, scorer: RewardScorer, examples: list[Example], wha
         return score_branches(scorer, examples, budget, counted(setting.progress, f"reward: {what}", len(examples)))
 
 
-def _judge(setting: Setting, rewards: Tensor, pairs: list[Example]) -> dict[str, float]:
-    """Metrics of rewards [pairs, 2] on held-out pairs, with what the report draws in `reward.json`."""
+def _judge(setting: Setting, rewards: Tensor, pairs: list[Example], rows: pl.DataFrame) -> dict[str, float]:
+    """Metrics of rewards [pairs, 2] on held-out pairs and their rows, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
     margins = values[:, 0] - values[:, 1]
-    accuracy, (low, high) = ratio_interval(list((margins > 0) + 0.5 * (margins == 0)))
+    accuracy, (low, high) = share_interval(list((margins > 0) + 0.5 * (margins == 0)))
     points = reliability(margins)
     numbers = {
         "held_out_accuracy": accuracy,
@@ -140,7 +162,9 @@ def _judge(setting: Setting, rewards: Tensor, pairs: list[Example]) -> dict[str,
         "held_out_reward_std": float(values.std()),
         "held_out_length_correlation": correlation(lengths.ravel(), values.ravel()),
     }
-    drawn = [{"tokens": int(n), "reward": r} for n, r in zip(lengths.ravel()[:POINTS], values.ravel()[:POINTS], strict=True)]
+    shown = _chosen(rows, POINTS // 2)
+    points_of = zip(lengths[shown].ravel(), values[shown].ravel(), strict=True)
+    drawn = [{"tokens": int(n), "reward": r} for n, r in points_of]
     document = {"pairs": len(pairs), **numbers, "reliability": [asdict(point) for point in points], "responses": drawn}
     (setting.out / REPORT).write_text(json.dumps(document, indent=1))
     return numbers

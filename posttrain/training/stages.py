@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_config, load_model, load_tokenizer, parameters_of, scratch_model
 from posttrain.checkpoints.quantization import load_quantized
+from posttrain.data.choose import held_out_pieces, representative
 from posttrain.data.encode import Encoded, encode_conversations, encode_documents
+from posttrain.data.left_out import reasons_of, refuse_left_out
 from posttrain.data.packing import Example
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.losses.preference import VARIANTS
@@ -39,6 +41,7 @@ from posttrain.training.half_precision import hold_frozen
 from posttrain.training.learning_rates import settled
 from posttrain.training.loop import Job, train
 from posttrain.training.objectives import LanguageModelling, Objective, Preference
+from posttrain.training.rows import record_training, record_validation, row_metrics
 from posttrain.training.step_zero import step_0_gate
 from posttrain.training.validation import kept, refuse_unmeasured
 from schemas.errors import Refusal
@@ -107,8 +110,9 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
         encode_documents, tokenizer=tokenizer, context=spec.context, encoder_decoder=model.config.is_encoder_decoder
     )
     examples = encode(train_texts)
-    held_out_texts = documents.filter(split="holdout")["text"].head(VALIDATION_EXAMPLES).to_list()
-    held_out = encode(held_out_texts)[:VALIDATION_EXAMPLES]
+    rest = documents.filter(split="holdout")
+    held_out, chosen = held_out_pieces(rest, VALIDATION_EXAMPLES, encode)
+    record_validation(setting.out, setting.progress, chosen, rest, held_out)
     if not examples:
         raise Refusal("data.holdout", "no kept document to train on", "at least one", "lower data.holdout, or give more")
     plan = by_tokens([e.length for e in examples], spec.batch_tokens, spec.tokens, setting.recipe.seed)
@@ -176,28 +180,33 @@ def _encode_train(
     longest, section = longest_sequence(load_config(setting.policy)), "sft" if isinstance(spec, SFT) else "alignment"
     refuse_beyond(longest, section, "max_length", spec.max_length)
     encoded = encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong, setting.encoder_decoder)
-    return kept_examples(setting, rows, encoded, field)
+    return kept_examples(setting, rows, encoded, field, section)
 
 
-def kept_examples(setting: Setting, rows: pl.DataFrame, encoded: Encoded, field: str) -> Sequence[Example]:
-    """The examples of training rows; those left out are written to quarantine.parquet.
+def kept_examples(setting: Setting, rows: pl.DataFrame, encoded: Encoded, field: str, section: str) -> Sequence[Example]:
+    """The examples of training rows; those left out are written to quarantine.parquet, and all are counted.
 
     Raises:
-        Refusal: when no row is left.
+        Refusal: when no row is left, or more are left out than `data.checks.max_drop_rate` allows; `section` is the recipe's.
     """
     setting.progress.note(f"{field}: {encoded.summary()}")
     encoded.quarantine(rows).write_parquet(setting.out / "quarantine.parquet")
+    record_training(setting.out, field, encoded)
     if not encoded.examples:
         reasons = "; ".join(sorted({reason for _, reason in encoded.left_out})) or "no training rows at all"
         raise Refusal(field, f"no row to train on ({reasons})", "at least one", "raise max_length, or shorten the data")
+    refuse_left_out(reasons_of(encoded.left_out), len(rows), field, section, setting.recipe.data.checks)
     return encoded.examples
 
 
 def _encode_held_out(
     setting: Setting, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, spec: SFT | DPO, field: str
 ) -> Sequence[Example]:
-    rows = table.filter(split="holdout").head(VALIDATION_EXAMPLES)
-    return encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong, setting.encoder_decoder).examples
+    held_out = table.filter(split="holdout")
+    rows = representative(held_out, VALIDATION_EXAMPLES)
+    found = encode_conversations(rows, tokenizer, spec.max_length, field, spec.overlong, setting.encoder_decoder).examples
+    record_validation(setting.out, setting.progress, rows, held_out, found)
+    return found
 
 
 def _validation(held_out: Sequence[Example]) -> LanguageModelling | None:
@@ -262,7 +271,7 @@ def fit(
         "trainable_parameters": trained,
         "learning_rate": spec.learning_rate,
     }
-    return {**metrics, **size}
+    return {**metrics, **size, **row_metrics(setting.out)}
 
 
 def checkpoint_activations(model: nn.Module, field: str) -> None:

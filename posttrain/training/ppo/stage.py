@@ -33,6 +33,7 @@ from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_val
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.rows import record_prompts, row_metrics
 from posttrain.training.stages import Setting, checkpoint_activations
 from schemas.errors import Refusal
 from schemas.peft import LoRA
@@ -60,7 +61,7 @@ def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[
     tokenizer, device = load_tokenizer(setting.policy), resolve_device(setting.recipe.compute)
     seed, dtype = setting.recipe.seed, setting.dtype
     backbone = _backbone(setting, spec, rewards, tokenizer, device)
-    prompts = _prompts(spec, rows, tokenizer, inner_model(backbone.policy).config)
+    prompts = _prompts(setting, spec, rows, tokenizer, inner_model(backbone.policy).config)
     scorer = ActorCritic(backbone.policy, device, dtype, temperature=spec.temperature).eval()
     scorer.entropy = spec.entropy_coefficient > 0
     layout = _layout(scorer, prompts.tokens)
@@ -76,9 +77,8 @@ def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[
               rounds=objective)  # fmt: skip
     metrics = train(job)
     (setting.out / "layout.txt").write_text(layout + "\n")
-    return _saved(
-        setting, spec, backbone.policy, tokenizer, metrics | {"prompts": len(prompts.tokens), "learning_rate": spec.learning_rate}
-    )
+    metrics |= {"prompts": len(prompts.tokens), "learning_rate": spec.learning_rate, **row_metrics(setting.out)}
+    return _saved(setting, spec, backbone.policy, tokenizer, metrics)
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,13 @@ def _reward_models(
     }
 
 
-def _prompts(spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
-    """The distinct training prompts, cut from the left to leave room for a response."""
+def _prompts(setting: Setting, spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
+    """The distinct training prompts, cut from the left to leave room for a response; rows that the template refuses count."""
     room = spec.max_length - spec.max_new_tokens
     refuse_beyond(longest_sequence(config), "alignment", "max_length", spec.max_length)
-    prompts = accepted(tokenizer, rows.filter(split="train"))["prompt"].to_list()
+    train = rows.filter(split="train")
+    prompts = accepted(tokenizer, train)["prompt"].to_list()
+    record_prompts(setting.out, f"data.{setting.recipe.prompts_table}", len(train), len(prompts), setting.recipe.data.checks)
     distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}
     if not distinct:
         raise Refusal("data.preferences", "no prompt to train on", "at least one", "lower data.holdout, or give more rows")

@@ -14,8 +14,13 @@ import torch
 from posttrain.checkpoints.load import scratch_model
 from posttrain.data.encode import encode_conversations
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
+<<<<<<< f55aa9db07545110234e7a0aebba8192d52491d2
+from posttrain.evaluation import evaluate
+from posttrain.evaluation.evaluate import HeldOut, asked, evaluate, open_policy, respond
+=======
 from posttrain.evaluation import evaluate as evaluation
 from posttrain.evaluation.evaluate import HeldOut, evaluate, held_out_prompts, open_policy, respond
+>>>>>>> hand
 from posttrain.evaluation.numbers import read_pairs
 from posttrain.models.policy import Policy
 from posttrain.peft.wrap import save_trained, wrap
@@ -23,7 +28,6 @@ from posttrain.rewards.judge import open_judge
 from posttrain.runtime.progress import Quiet
 from posttrain.scoring.reference import score_branches
 from posttrain.statistics.intervals import win_rate
-from schemas.errors import Refusal
 from schemas.load import validate_recipe
 from schemas.model import ScratchModel
 from schemas.peft import PromptTuning
@@ -145,7 +149,9 @@ def test_several_answers_to_a_prompt_stand_together_and_count_as_one_prompt(sett
     policies, held_out = setting
     numbers = evaluate(recipe(samples=3), policies, held_out, tmp_path, Quiet()).metrics
     samples = pl.read_parquet(tmp_path / "samples.parquet")
-    assert samples["prompt"].to_list() == [f"film {i}?" for i in range(8) for _ in range(3)]
+    prompts = samples["prompt"].to_list()
+    assert prompts == [prompt for prompt in prompts[::3] for _ in range(3)]
+    assert len(set(prompts)) == 8
     assert samples["response_aligned"][:3].n_unique() == 3
     rewards = {name: samples[f"reward_{name}"].to_list() for name in policies}
     value, interval = win_rate(rewards["aligned"], rewards["sft"], samples=3)
@@ -157,7 +163,8 @@ def test_a_candidate_equal_to_its_parent_ties_everything(setting, tmp_path):
     policies, held_out = setting
     same = {"base": policies["base"], "sft": policies["base"], "aligned": policies["base"]}
     numbers = evaluate(recipe(), same, held_out, tmp_path, Quiet()).metrics
-    assert numbers["win_rate_vs_sft"] == numbers["win_rate_vs_sft_low"] == 0.5
+    assert numbers["win_rate_vs_sft"] == 0.5
+    assert numbers["win_rate_vs_sft_low"] < 0.5, "eight ties do not prove that there is never a win"
     assert numbers["kl_per_token"] == 0.0
     assert numbers["preference_accuracy"] == 0.5
     assert numbers["perplexity_ratio_vs_base"] == 1.0
@@ -187,7 +194,7 @@ def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
     parent, _ = open_policy(recipe(), policies["sft"])
     assert not any(parameter.requires_grad for parameter in candidate.parameters()), "no check makes their gradients"
     answers = respond(
-        recipe(), "aligned", candidate, tokenizer, held_out_prompts(held_out, 8), Quiet(), open_judge(recipe())
+        recipe(), "aligned", candidate, tokenizer, asked(held_out, recipe().evaluation), Quiet(), open_judge(recipe()), 256
     ).examples
     total, tokens = 0.0, 0
     for example in answers:
@@ -220,19 +227,6 @@ def test_the_margin_is_in_the_unit_of_the_loss_and_against_the_policy_before_ali
     assert len(pairs[0].branches[0]) != len(pairs[0].branches[1])
     assert numbers["preference_margin"] == pytest.approx(sum(margins) / len(margins), rel=1e-3, abs=1e-5)
     assert numbers["preference_accuracy"] == pytest.approx(sum(m > 0 for m in margins) / len(margins))
-
-
-def test_prompts_are_distinct_and_come_from_the_preferences_first():
-    repeated = pl.DataFrame({"prompt": [user("a"), user("a"), user("b")]})
-    other = pl.DataFrame({"prompt": [user("c")]})
-    assert held_out_prompts(HeldOut(None, other, repeated), 8) == [user("a"), user("b")]
-    assert held_out_prompts(HeldOut(None, other, None), 8) == [user("c")]
-    assert held_out_prompts(HeldOut(None, other, repeated), 1) == [user("a")]
-
-
-def test_no_held_out_prompt_is_refused():
-    with pytest.raises(Refusal, match=r"data\.holdout"):
-        held_out_prompts(HeldOut(None, None, None), 8)
 
 
 def other_family(architecture: str, max_length: int, tmp_path_factory) -> dict[str, Policy]:
@@ -279,7 +273,8 @@ def test_a_model_with_learned_positions_is_measured_within_them(setting, tmp_pat
     numbers = evaluate(recipe(), policies, rows, tmp_path, Quiet()).metrics
     assert all(math.isfinite(value) for value in numbers.values())
     scorer, tokenizer = open_policy(recipe(), policies["base"])
-    answers = respond(recipe(), "base", scorer, tokenizer, held_out_prompts(rows, 8), Quiet(), open_judge(recipe())).examples
+    prompts = asked(rows, recipe().evaluation)
+    answers = respond(recipe(), "base", scorer, tokenizer, prompts, Quiet(), open_judge(recipe()), 40).examples
     assert {len(example.prompt) for example in answers} == {40 - 6}
     assert tokenizer.decode(answers[0].prompt).endswith("Assistant:\n")
 
@@ -296,5 +291,6 @@ def test_virtual_tokens_take_some_of_its_positions_for_all_policies(setting, tmp
     numbers = evaluate(recipe(), policies, rows, tmp_path, Quiet()).metrics
     assert all(math.isfinite(value) for value in numbers.values())
     scorer, _ = open_policy(recipe(), policies["aligned"])
-    answers = respond(recipe(), "aligned", scorer, tokenizer, held_out_prompts(rows, 8), Quiet(), open_judge(recipe())).examples
+    prompts = asked(rows, recipe().evaluation)
+    answers = respond(recipe(), "aligned", scorer, tokenizer, prompts, Quiet(), open_judge(recipe()), 30).examples
     assert max(len(example.prompt) for example in answers) == 40 - 10 - 6

@@ -16,7 +16,7 @@ from posttrain.evaluation.head_to_head import Match, against_champion
 from posttrain.models.policy import Policy
 from posttrain.runtime.progress import Quiet
 from posttrain.scoring.reference import score_branches
-from posttrain.statistics.intervals import ratio_interval
+from posttrain.statistics.intervals import ratio_interval, share_interval
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
 from schemas.model import ScratchModel
@@ -103,7 +103,7 @@ def test_accuracy_is_the_difference_of_what_both_win_paired_by_pair(match, held_
     ours, theirs = (margins(each, reference, held_out.preferences) for each in (asked.candidate, asked.champion))
     differences = [float(mine > 0) - float(other > 0) for mine, other in zip(ours, theirs, strict=True)]
     assert len(set(differences)) > 1, "policies that agree in every pair prove nothing"
-    assert against_champion(asked, "preference_accuracy") == ratio_interval(differences)
+    assert against_champion(asked, "preference_accuracy") == share_interval(differences, -1, 1)
 
 
 def test_the_loss_of_a_champion_is_that_of_this_runs_alignment(match, held_out):
@@ -140,7 +140,7 @@ def test_only_rows_that_both_can_read_are_compared(match, held_out):
     ours, theirs = margins(asked.candidate, reference, rest), margins(asked.champion, reference, rest, 64)
     differences = [float(mine > 0) - float(other > 0) for mine, other in zip(ours, theirs, strict=True)]
     assert len(differences) == 9
-    assert against_champion(asked, "preference_accuracy") == ratio_interval(differences)
+    assert against_champion(asked, "preference_accuracy") == share_interval(differences, -1, 1)
 
 
 def test_no_common_row_is_refused(match):
@@ -152,5 +152,8 @@ def test_no_common_row_is_refused(match):
 def test_a_candidate_is_as_good_as_itself(match):
     asked, _ = match()
     same = Match(asked.recipe, asked.candidate, asked.candidate, asked.held_out, asked.evaluation, Quiet())
-    assert against_champion(same, "preference_accuracy") == (0.0, (0.0, 0.0))
+    value, interval = against_champion(same, "preference_accuracy")
+    assert value == 0
+    spread = math.sqrt((10 / 4 + 2) / 14 - 1 / 4)  # of ten ties, two wins and two losses; 2.1604 is the t of 13
+    assert interval == pytest.approx((-2 * 2.1604 * spread / math.sqrt(13), 2 * 2.1604 * spread / math.sqrt(13)), rel=1e-4)
     assert against_champion(same, "validation_loss") == (0.0, (0.0, 0.0))

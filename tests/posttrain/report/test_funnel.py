@@ -46,3 +46,16 @@ def test_warnings_take_nothing_away() -> None:
 def test_no_rows_at_all() -> None:
     (chart,) = rows("instructions", {"rows_in": 0, "kept": 0, "quarantined": 0, "checks": [], "train": 0, "holdout": 0})
     assert "instructions in 0" in _labels(chart.svg)
+
+
+def test_rows_that_a_stage_left_out_stand_behind_those_that_it_read() -> None:
+    """8 in, 7 kept, 6 to train on: 4 examples and 2 left out, each a share of what came in."""
+    read = {
+        "align": {"rows": 6, "examples": 4, "left_out": 2, "reasons": {"too long": 2}},
+        "reward": {"rows": 6, "examples": 6, "left_out": 0, "reasons": {}},
+    }
+    (chart,) = rows("preferences", {"rows_in": 8, "kept": 7, "quarantined": 1, "checks": [], **SPLIT}, read)
+    assert (
+        _labels(chart.svg)
+        == "preferences in 8  (100%) kept 7  (87.5%) read by align 4  (50%) left out by align: too long 2  (25%)"
+    )

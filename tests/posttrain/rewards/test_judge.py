@@ -126,3 +126,18 @@ def test_a_reward_that_takes_too_long_is_left_behind_and_its_prompt_named(monkey
         reward_of(reward, monkeypatch, timeout=0.4)(PROMPTS, RESPONSES)
     assert time.monotonic() - started < 10
     assert reward_of(reward, monkeypatch, timeout=5)(PROMPTS[:1], RESPONSES[:1]) == [1.0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_a_reward_model_that_answers_no_number_is_refused_as_a_function_is(trained_reward, monkeypatch, bad):
+    folder = trained_reward("judge", {"method": "full"})
+    document = {
+        "name": "tiny", "model": {"source": "local", "path": "m"}, "data": {"preferences": "p"}, "reward": {},
+        "evaluation": {"judge": {"source": "reward_model"}},
+    }  # fmt: skip
+    judge = open_judge(validate_recipe(document, "test"), folder)
+    asked = [[{"role": "user", "content": "Rate it."}]] * 2
+    assert len(judge(asked, RESPONSES)) == 2
+    monkeypatch.setattr("posttrain.rewards.model.RewardModel._scores", lambda *given: torch.tensor([0.0, bad]))
+    with pytest.raises(Refusal, match=r"evaluation\.judge: found a reward of (nan|-inf) .* answer 1: 'excellent'"):
+        judge(asked, RESPONSES)

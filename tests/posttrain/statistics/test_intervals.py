@@ -1,4 +1,4 @@
-"""Estimates by hand, and intervals with known properties."""
+"""Estimates by hand, and intervals with known properties; how often they hold the truth is in tests/bench."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from posttrain.statistics.intervals import ratio_interval, win_rate
+from posttrain.statistics.intervals import ratio_interval, share_interval, student_t, win_rate
 
 
 def test_a_mean_without_denominators():
     value, (low, high) = ratio_interval([1.0, 2.0, 6.0])
     assert value == 3.0
-    assert 1.0 <= low < 3.0 < high <= 6.0
+    assert low < 3.0 < high
+
+
+def test_a_skewed_sample_reaches_further_on_its_long_side():
+    value, (low, high) = ratio_interval([1, 1, 2, 3, 5, 8, 13, 21, 34, 55])
+    assert high - value > 1.2 * (value - low)
 
 
 def test_a_ratio_divides_sums_and_is_not_a_mean_of_ratios():
@@ -31,7 +36,7 @@ def test_the_same_numbers_give_the_same_interval():
 
 
 def test_the_interval_of_a_mean_is_close_to_the_normal_one():
-    """n = 400, standard deviation s: the 95% interval of the mean is ± 1.96 s / 20; 2,000 resamples move its ends by a few %."""
+    """n = 400, standard deviation s: the 95% interval of the mean is ± 1.96 s / 20; resampling moves its ends by a few %."""
     numbers = np.random.default_rng(2).normal(5, 2, 400)
     value, (low, high) = ratio_interval(numbers.tolist())
     half = 1.96 * numbers.std() / math.sqrt(400)
@@ -51,6 +56,46 @@ def test_win_rate_counts_ties_half():
     assert 0 <= low <= value <= high <= 1
 
 
+def test_eight_wins_of_eight_leave_room_for_a_loss():
+    """With two more won and two lost: mean 10/12, standard error sqrt(10/12 * 2/12 / 11) = .11237, t of 11 is 2.2010."""
+    value, (low, high) = win_rate([1] * 8, [0] * 8)
+    assert (value, high) == (1.0, 1.0)
+    assert low == pytest.approx(10 / 12 - 2.2010 * 0.11237, abs=1e-4)
+
+
+def test_a_difference_of_shares_lies_between_its_own_bounds():
+    """(0, 1, 0, -1) is four units (.5, 1, .5, 0) of a share twice as wide: (2 x - 1) of the ends."""
+    value, (low, high) = share_interval([0, 1, 0, -1], -1, 1)
+    plain = share_interval([0.5, 1, 0.5, 0])[1]
+    assert value == 0
+    assert (low, high) == pytest.approx([2 * end - 1 for end in plain])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_has_no_place_in_a_mean(bad):
+    """NaN compares with nothing: it would lose where it stands, without a word."""
+    for call in (lambda: win_rate([bad, 1], [0, 0]), lambda: share_interval([1, bad]), lambda: ratio_interval([1, bad])):
+        with pytest.raises(ValueError, match=r"number \d of 2 is not finite"):
+            call()
+
+
+def test_one_unit_has_an_interval_without_ends():
+    assert ratio_interval([3.0]) == (3.0, (-math.inf, math.inf))
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (7, 2.3646), (30, 2.0423)])
+def test_quantiles_of_students_t_are_those_of_the_tables(freedom, quantile):
+    assert student_t(freedom) == pytest.approx(quantile, rel=2e-3)
+
+
+def test_many_units_are_resampled_in_blocks_with_one_result():
+    """5,000 units take three blocks. 1.96 s / sqrt(n) again, whatever the blocks."""
+    numbers = np.random.default_rng(4).normal(size=5000)
+    value, (low, high) = ratio_interval(numbers.tolist())
+    half = 1.96 * numbers.std() / math.sqrt(5000)
+    assert [value - low, high - value] == pytest.approx([half, half], rel=0.1)
+
+
 def test_several_answers_to_a_prompt_all_meet():
     """Prompt one: 1 and 4 against 2 and 4: loss, loss, win, tie: 1.5 of 4. Prompt two: both beat both."""
     assert win_rate([1, 4, 5, 6], [2, 4, 0, 0], samples=2)[0] == (1.5 / 4 + 1) / 2
@@ -64,5 +109,8 @@ def test_answers_to_one_prompt_are_resampled_together():
     assert np.ptp(ratio_interval(many)[1]) < np.ptp(wide) / 5
 
 
-def test_a_win_rate_against_itself_is_one_half_without_doubt():
-    assert win_rate([1, 2, 3], [1, 2, 3]) == (0.5, (0.5, 0.5))
+def test_a_win_rate_against_itself_is_one_half_and_narrows_with_more_ties():
+    few, many = win_rate(range(8), range(8)), win_rate(range(512), range(512))
+    assert few[0] == many[0] == 0.5
+    assert few[1][0] < many[1][0] < 0.5 < many[1][1] < few[1][1]
+    assert np.ptp(many[1]) < 0.02

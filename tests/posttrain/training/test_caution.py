@@ -49,3 +49,15 @@ def test_the_toy_judge_on_other_data_is_warned_of(data, judge, warned):
     said = of_recipe(Recipe.model_validate(document))
     assert len(said) == warned
     assert all("toy sentiment judge for the sample reviews" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(("trained", "judged", "said"), [(0.7, 1.0, 1), (0.7, 0.7, 0)])
+def test_a_policy_that_is_judged_at_another_temperature_than_it_was_optimised_at_is_said(trained, judged, said):
+    document = {
+        "name": "tiny", "model": {"source": "local", "path": "m"}, "data": {"preferences": "p"}, "reward": {},
+        "alignment": {"algorithm": "ppo", "reward": {"source": "model"}, "temperature": trained},
+        "evaluation": {"temperature": judged},
+    }  # fmt: skip
+    warnings = of_recipe(Recipe.model_validate(document))
+    assert len(warnings) == said
+    assert all("evaluation.temperature: 1, while alignment optimises answers at temperature 0.7" in each for each in warnings)

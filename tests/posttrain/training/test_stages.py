@@ -96,10 +96,10 @@ def test_reference_scores_of_another_policy_stop_alignment_before_it_trains(sett
 
 
 def test_a_response_that_does_not_fit_is_quarantined_or_cut_as_the_recipe_says(setting, rows, lora, tmp_path):
-    chosen = [assistant("Clean and kind. " * n) for n in (1, 1, 1, 40, 1)]
+    chosen = [assistant("Clean and kind. " * n) for n in (1, 1, 1, 40, 1, 1, 1)]
     numbers = {"algorithm": "dpo", "max_length": 64, "peft": lora()}
-    for overlong, examples, quarantined in (("quarantine", 3, [3]), ("truncate", 4, [])):
-        built = align(setting, DPO(**numbers, overlong=overlong), rows(chosen=chosen), tmp_path / "cache")
+    for overlong, examples, quarantined in (("quarantine", 5, [3]), ("truncate", 6, [])):
+        built = align(setting, DPO(**numbers, overlong=overlong), rows(7, chosen=chosen), tmp_path / "cache")
         assert built.metrics["examples"] == examples
         assert pl.read_parquet(setting.out / "quarantine.parquet")["row"].to_list() == quarantined
 

@@ -1,0 +1,84 @@
+"""What encoding will leave out is known before anything trains."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from posttrain.pipeline import row_forecast
+from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.preflight import preflight
+from posttrain.pipeline.row_forecast import forecast_left_out
+from schemas.errors import Refusal
+from schemas.load import validate_recipe
+
+
+def answer(words: int) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": "clean " * words}]
+
+
+def rows(count: int, long: int) -> pl.DataFrame:
+    """Pairs to train on, the last `long` of them with an answer of hundreds of tokens, and as many held-out ones."""
+    prompts = [[{"role": "user", "content": f"Rate hotel {i}."}] for i in range(count)]
+    chosen = [answer(300 if i >= count - long else 2) for i in range(count)]
+    train = pl.DataFrame({"prompt": prompts, "chosen": chosen, "rejected": [answer(1)] * count, "split": ["train"] * count})
+    return pl.concat([train, train.with_columns(split=pl.lit("holdout"))])
+
+
+@pytest.fixture
+def chain(checkpoint, store):
+    """Builds the chain of a recipe that aligns."""
+
+    def build(checks=None, **alignment) -> Chain:
+        document = {
+            "name": "tiny", "model": {"source": "local", "path": str(checkpoint)},
+            "data": {"preferences": "p", "checks": checks or {}}, "reward": {"max_length": 4096},
+            "alignment": {"algorithm": "dpo", "max_length": 64, **alignment},
+        }  # fmt: skip
+        return Chain(validate_recipe(document, "test"), store)
+
+    return build
+
+
+def test_every_stage_has_its_number_and_a_sentence_where_it_is_not_0(chain):
+    notes: list[str] = []
+    assert forecast_left_out(chain(), {"preferences": rows(20, 3)}, notes.append) == {"reward_left_out": 0, "align_left_out": 3}
+    assert notes == [
+        "data.preferences: 3 of 20 training rows will be left out by alignment (a completion of N tokens does not fit "
+        "max_length 64 with a prompt)"
+    ]
+
+
+def test_too_many_are_refused_with_the_counts(chain):
+    with pytest.raises(
+        Refusal, match=r"data\.preferences: found 11 of 20 training rows \(55%\) that alignment cannot encode \(a"
+    ):
+        forecast_left_out(chain(), {"preferences": rows(20, 11)}, print)
+
+
+def test_answers_that_are_cut_are_not_left_out(chain):
+    assert forecast_left_out(chain(overlong="truncate"), {"preferences": rows(20, 11)}, print)["align_left_out"] == 0
+
+
+def test_of_many_rows_a_sample_says_it(chain, monkeypatch):
+    """10% of 200 rows, all at their end; 40% are too many for sure, 25% against a limit of 20% may be chance."""
+    monkeypatch.setattr(row_forecast, "SAMPLED", 50)
+    notes: list[str] = []
+    found = forecast_left_out(chain(), {"preferences": rows(200, 20)}, notes.append)
+    assert 4 <= found["align_left_out"] <= 48
+    assert notes[0].startswith("data.preferences: about ")
+    with pytest.raises(Refusal, match=r"of 50 training rows .* by a sample of them"):
+        forecast_left_out(chain(), {"preferences": rows(200, 100)}, print)
+
+
+def test_a_run_is_refused_before_its_first_stage(checkpoint, store, tmp_path):
+    """Through preflight, which reads the user's own file."""
+    lines = [{"prompt": f"Rate hotel {i}.", "chosen": "clean " * 300, "rejected": f"bad {i}"} for i in range(30)]
+    pl.DataFrame(lines).write_ndjson(tmp_path / "p.jsonl")
+    document = {
+        "name": "tiny", "model": {"source": "local", "path": str(checkpoint)},
+        "data": {"preferences": str(tmp_path / "p.jsonl"), "holdout": 0.3, "checks": {"waive": ["length_bias"]}},
+        "alignment": {"algorithm": "dpo", "max_length": 64},
+    }  # fmt: skip
+    with pytest.raises(Refusal, match=r"training rows \(100%\) that alignment cannot encode"):
+        preflight(Chain(validate_recipe(document, "test"), store))
