@@ -20,13 +20,13 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from posttrain.data.packing import Example, micro_batches
 from posttrain.forecast.depth import peaks_of
-from posttrain.forecast.fake_tensors import LiveBytes, give_tensors, pretending, without_draws
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.models.architectures import auto_class
 from posttrain.models.blocks import all_linear, architecture
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
 from posttrain.rewards.scorer import RewardScorer, with_score
+from posttrain.runtime.fake_tensors import LiveBytes, give_tensors, pretending, without_draws
 from posttrain.sampling.decoding import PROMPT_TOKENS, can_decode, encode
 from posttrain.sampling.multinomial import draw
 from posttrain.scoring.output_head import BLOCK_ELEMENTS, has_matrix

@@ -14,13 +14,8 @@ import torch
 from posttrain.checkpoints.load import scratch_model
 from posttrain.data.encode import encode_conversations
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
-<<<<<<< f55aa9db07545110234e7a0aebba8192d52491d2
-from posttrain.evaluation import evaluate
-from posttrain.evaluation.evaluate import HeldOut, asked, evaluate, open_policy, respond
-=======
 from posttrain.evaluation import evaluate as evaluation
-from posttrain.evaluation.evaluate import HeldOut, evaluate, held_out_prompts, open_policy, respond
->>>>>>> hand
+from posttrain.evaluation.evaluate import HeldOut, asked, evaluate, open_policy, respond
 from posttrain.evaluation.numbers import read_pairs
 from posttrain.models.policy import Policy
 from posttrain.peft.wrap import save_trained, wrap

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from posttrain.data.packing import Example
-from posttrain.evaluation import evaluate
+from posttrain.evaluation import evaluate as evaluation
 from posttrain.evaluation.evaluate import HeldOut, evaluate
 from posttrain.models.policy import Policy
 from posttrain.runtime.progress import Quiet

@@ -14,13 +14,13 @@ from pydantic import TypeAdapter
 from transformers import BertConfig, LlamaConfig, T5Config
 
 from posttrain.data.packing import Example
-from posttrain.forecast.fake_tensors import LiveBytes
 from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks
 from posttrain.forecast.phases import Arithmetic
 from posttrain.forecast.ppo import ppo_peaks
 from posttrain.models.architectures import auto_class
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import wrap
+from posttrain.runtime.fake_tensors import LiveBytes
 from posttrain.scoring.scorer import Scorer, choose_layout
 from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, Preference
 from posttrain.training.optimizer import Updates

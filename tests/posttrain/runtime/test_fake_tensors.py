@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from posttrain.forecast.fake_tensors import give_tensors, pretending
+from posttrain.runtime.fake_tensors import give_tensors, pretending
 
 MB = 2**20
 
