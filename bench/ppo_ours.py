@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from bench.ours import ProcessorTime
 from bench.sides import Measured, arguments, peak_gb
 from bench.workload import BETAS, EPOCHS, LORA, MINIBATCHES, NEW_TOKENS, PPO_NUMBERS, Workload, start_adapter, token_ids
-from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, without_dropout
+from posttrain.actor_critic import ActorCritic, add_critic, add_value_head
+from posttrain.dropout import without_dropout
 from posttrain.models import load_model
 from posttrain.packing import Example
 from posttrain.peft.wrap import trainable_state, wrap

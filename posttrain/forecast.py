@@ -22,6 +22,7 @@ from posttrain.architectures import auto_class
 from posttrain.decoding import PROMPT_TOKENS, can_decode, encode
 from posttrain.depth import peaks_of
 from posttrain.draws import draw
+from posttrain.dropout import set_dropout
 from posttrain.head import BLOCK_ELEMENTS, has_matrix
 from posttrain.memory import LiveBytes, give_tensors, pretending, without_draws
 from posttrain.packing import Example, micro_batches
@@ -68,7 +69,8 @@ class Training:
 
     def model(self) -> nn.Module:
         """The model that it trains, without numbers."""
-        return (rewarding if self.rewards else wrapped)(self.config, self.peft)
+        dropout = getattr(self.spec, "dropout", 0.0)  # only SFT and pretraining keep it
+        return rewarding(self.config, self.peft) if self.rewards else wrapped(self.config, self.peft, dropout)
 
     def largest(self, on: Arithmetic, budget: int) -> tuple[list[int], bool]:
         """The largest micro-batch of all steps, and whether others of its step follow, while which its gradients live."""
@@ -79,10 +81,12 @@ class Training:
         return first, bool(others)
 
 
-def wrapped(config: PreTrainedConfig, peft: Peft) -> nn.Module:
+def wrapped(config: PreTrainedConfig, peft: Peft, dropout: float | None = None) -> nn.Module:
     """The model of a stage on the meta device, which holds no numbers."""
     with torch.device("meta"):
-        return wrap(auto_class(config).from_config(copy.deepcopy(config)), peft, 0, "peft")  # a method may set flags in it
+        model = auto_class(config).from_config(copy.deepcopy(config))  # a method may set flags in it
+        set_dropout(model, dropout)
+        return wrap(model, peft, 0, "peft")
 
 
 def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
@@ -92,7 +96,9 @@ def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
     if architecture(config) == ENCODER:
         kind, config.num_labels = AutoModelForSequenceClassification, 1
     with torch.device("meta"):
-        return with_score(kind.from_config(config), peft, 0, "peft")
+        model = kind.from_config(config)
+        set_dropout(model, 0.0)
+        return with_score(model, peft, 0, "peft")
 
 
 def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic, without_dropout
+from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic
 from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import accepted, encode_prompts
 from posttrain.device import resolve_device
+from posttrain.dropout import without_dropout
 from posttrain.learning_rates import settled
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens

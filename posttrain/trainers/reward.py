@@ -20,6 +20,7 @@ from posttrain.data.encode import Encoded, encode_conversations
 from posttrain.data.encode_pairs import encode_pairs
 from posttrain.device import resolve_device
 from posttrain.distributed import is_main
+from posttrain.dropout import without_dropout
 from posttrain.encoders import joining_pairs, load_encoder, marks_responses, pair_tokenizer, scratch_encoder
 from posttrain.learning_rates import settled
 from posttrain.models import load_config, load_model, load_tokenizer
@@ -68,6 +69,7 @@ class Start:
 def reward(setting: Setting, spec: RewardModel, pairs: pl.DataFrame) -> Built:
     """Train a reward model that ranks chosen above rejected; saves `reward/` and what was measured on held-out pairs."""
     start = _start(setting, spec)
+    without_dropout(start.model)
     spec = settled("reward", spec, spec.peft, lambda: sum(p.numel() for p in start.model.parameters()))
     rows = pairs.filter(split="train")
     examples = start.read(kept_examples(setting, rows, start.encode(rows), FIELD))

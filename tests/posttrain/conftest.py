@@ -14,7 +14,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, T5Tokenizer
 
-from posttrain.actor_critic import ActorCritic, add_value_head, without_dropout
+from posttrain.actor_critic import ActorCritic, add_value_head
+from posttrain.dropout import without_dropout
 from posttrain.packing import Example
 from posttrain.peft.wrap import wrap
 from posttrain.policy import Policy
