@@ -15,7 +15,7 @@ import polars as pl
 
 from posttrain.chain import Chain
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
-from posttrain.policy import folder_policy, source_policy
+from posttrain.policy import adapter_beside, folder_policy, source_policy
 from posttrain.reward_check import check_reward
 from posttrain.reward_functions import load_function
 from posttrain.rewards import load_judge
@@ -195,11 +195,13 @@ def _works_everywhere(spec: Peft) -> bool:
 
 
 def check_folder(folder: Path, field: str = "model.path") -> None:
-    """Refuse a folder that save_pretrained cannot have written."""
+    """Refuse a folder that save_pretrained cannot have written, or has written twice: a model, and an adapter."""
     lacking = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
     if lacking:
         found = f"{folder}, which lacks {', '.join(lacking)}" if folder.is_dir() else f"{folder}, which is no folder"
         raise Refusal(field, found, "a folder written by save_pretrained, tokenizer included", "check the path")
+    if (folder / "adapter_config.json").exists():
+        raise adapter_beside(field, str(folder))
 
 
 _PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", "a tokenizer": "tokenizer*"}
