@@ -66,7 +66,7 @@ def load_encoder(policy: Policy, device: torch.device, seed: int) -> Encoder:
     """An encoder in fp32 from a checkpoint, with its own head where that has one output, else with a new one.
 
     Raises:
-        Refusal: when the checkpoint cannot be read, is not finite, or lacks more than the head and what pools the hidden states for it.
+        Refusal: when the checkpoint cannot be read, is not finite, or lacks more than the head and what pools for it.
     """
     torch.manual_seed(seed)
     model, info = loading(

@@ -43,6 +43,7 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
     if recipe.reward and recipe.reward.model:
         check_model(recipe.reward.model, "reward.model")
     check_device(recipe)
+    check_vocabulary(chain)
     check_lengths(chain)
     check_methods(chain)
     check_reward(chain)
@@ -149,6 +150,18 @@ def check_rewards(chain: Chain) -> None:
                 if not (chain.fetch(source.uri) / RECORD).exists():
                     raise Refusal(f"alignment.{field}.uri", f"{source.uri}, which is no reward model",
                                   "a version that registry.reward_model made", "check the name")  # fmt: skip
+
+
+def check_vocabulary(chain: Chain) -> None:
+    """Refuse a checkpoint whose tokenizer has tokens that the model has no embedding for, of the policy and of a reward model."""
+    from posttrain.models import load_config, tokenizer_as_found
+    from posttrain.vocabulary import refuse_unknown_tokens
+
+    reward = chain.recipe.reward.model if chain.recipe.reward else None
+    for model, field in ((chain.model, "model"), (reward, "reward.model")):
+        if model is not None and model.source != "scratch":
+            policy = source_policy(model, field)
+            refuse_unknown_tokens(tokenizer_as_found(policy), load_config(policy), field)
 
 
 def check_lengths(chain: Chain) -> None:

@@ -102,7 +102,8 @@ STACKS = {"vocab_size": 97, "d_model": 32, "encoder_layers": 1, "decoder_layers"
           "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "pad_token_id": 1,
           "max_position_embeddings": 24}  # fmt: skip
 PROPHET = {"vocab_size": 97, "hidden_size": 32, "num_encoder_layers": 1, "num_decoder_layers": 1,
-           "num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}  # fmt: skip
+           "num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2, "encoder_ffn_dim": 48,
+           "decoder_ffn_dim": 48}  # fmt: skip
 TABLES = {
     "bert-generation": SMALL,
     "big_bird": {**SMALL, "attention_type": "original_full"}, "convbert": {**SMALL, "embedding_size": 32},
