@@ -170,8 +170,12 @@ def check_lengths(chain: Chain) -> None:
         return
     from posttrain.architectures import longest_sequence, refuse_beyond
     from posttrain.models import load_config
+    from posttrain.rope import unscaled_up_to
 
-    recipe, longest = chain.recipe, longest_sequence(load_config(source_policy(chain.model)))
+    config = load_config(source_policy(chain.model))
+    recipe, longest = chain.recipe, longest_sequence(config)
+    if isinstance(recipe.alignment, PPO) and (limit := unscaled_up_to(config)) is not None:  # whose critic reads batches
+        refuse_beyond(limit, "alignment", "max_length", recipe.alignment.max_length)
     for section, stage, field in (("pretrain", recipe.pretrain, "context"), ("sft", recipe.sft, "max_length"),
                                   ("alignment", recipe.alignment, "max_length")):  # fmt: skip
         refuse_beyond(longest, section, field, getattr(stage, field, 0))

@@ -23,10 +23,12 @@ from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
 from posttrain.peak import measured
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
+from posttrain.positions import UNLIMITED
 from posttrain.reference import Reference
 from posttrain.reward_models import RewardModel, open_reward_model
 from posttrain.reward_sources import Rewards, address, load_rewards
 from posttrain.rollouts import sample
+from posttrain.rope import unscaled_up_to
 from posttrain.scoring import PLAIN, choose_layout, inner_model
 from posttrain.store import Built
 from posttrain.trainers.collect import Collector, Prompts
@@ -126,7 +128,7 @@ def _reward_models(
 def _prompts(spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
     """The distinct training prompts, cut from the left to leave room for a response."""
     room = spec.max_length - spec.max_new_tokens
-    refuse_beyond(longest_sequence(config), "alignment", "max_length", spec.max_length)
+    refuse_beyond(min(longest_sequence(config), unscaled_up_to(config) or UNLIMITED), "alignment", "max_length", spec.max_length)
     prompts = accepted(tokenizer, rows.filter(split="train"))["prompt"].to_list()
     distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}
     if not distinct:
