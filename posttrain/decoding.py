@@ -19,6 +19,7 @@ from posttrain.key_values import Room, Rooms, kept, moves
 from posttrain.packing import Tokens
 from posttrain.peft.blocks import core
 from posttrain.peft.soft_prompts import virtual_tokens
+from posttrain.routing import without_routing
 
 PROMPT_TOKENS = {"cpu": 2**10, "cuda": 2**16}  # of prompts encoded together: on a CPU they stay in its cache
 DROP = 8  # rows are dropped when one in so many ended
@@ -62,6 +63,7 @@ class Rows:
             position_ids=self.positions[:, None],
             past_key_values=self.cache,
             use_cache=True,
+            **without_routing(model),
         ).logits
         self.positions += 1
         return logits[:, -1]
@@ -136,7 +138,9 @@ def _encoded(model: Any, prompts: Sequence[Tokens]) -> list[Any]:
     ids, _ = padded([prompt[: max(1, len(prompt) - 1)] for prompt in prompts], "right")
     positions = torch.arange(ids.shape[1], device=model.device).expand_as(ids)
     cache = DynamicCache()
-    model.base_model(input_ids=ids.to(model.device), position_ids=positions, past_key_values=cache, use_cache=True)
+    model.base_model(
+        input_ids=ids.to(model.device), position_ids=positions, past_key_values=cache, use_cache=True, **without_routing(model)
+    )
     return list(cache.layers)
 
 

@@ -32,6 +32,7 @@ from posttrain.peft.wrap import wrap
 from posttrain.phases import Arithmetic, Peak
 from posttrain.reference import Reference
 from posttrain.reward_scoring import RewardScorer, with_score
+from posttrain.routing import without_routing
 from posttrain.scoring import PLAIN, Scorer, inner_model, with_few_targets
 from posttrain.segments import SEGMENTS
 from posttrain.token_budget import rollout_tokens, scoring_tokens, training_tokens
@@ -267,7 +268,9 @@ def _encoded(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -
 
 def _next_token(model: Any, inputs: dict[str, Any]) -> Any:
     """Sample one token [B] as `generate` does: fp32 copies of the logits, warped, then normalised; returns the cache."""
-    out = model(**inputs, use_cache=True, **({} if model.config.is_encoder_decoder else {"logits_to_keep": 1}))
+    out = model(
+        **inputs, use_cache=True, **without_routing(model), **({} if model.config.is_encoder_decoder else {"logits_to_keep": 1})
+    )
     logits = out.logits[:, -1].to(torch.float32, copy=True)
     torch.multinomial((logits / 1.0).softmax(-1), 1)
     return out.past_key_values

@@ -16,6 +16,7 @@ from posttrain.decoding import can_decode, decode, padded
 from posttrain.packing import Tokens
 from posttrain.peft.soft_prompts import generate
 from posttrain.rope import forget_lengths, unscaled_up_to
+from posttrain.routing import without_routing
 from posttrain.scoring import inner_model
 
 BATCH = 128  # responses generated together
@@ -81,7 +82,7 @@ def sample(
 
 @contextlib.contextmanager
 def _as_policy(model: nn.Module) -> Iterator[None]:
-    """Without dropout, and without a checkpoint's sampling habits: penalties and filters are not the policy.
+    """Without dropout, a router's loss or a checkpoint's sampling habits: penalties and filters are not the policy.
 
     FlexAttention, which training may use in the place of SDPA, would be compiled again for every length.
     """
@@ -90,11 +91,14 @@ def _as_policy(model: nn.Module) -> Iterator[None]:
     inner.generation_config = GenerationConfig()
     if attention == "flex_attention":
         inner.set_attn_implementation("sdpa")
+    asked = without_routing(inner)
+    vars(inner.config).update(asked)
     model.eval()
     try:
         yield
     finally:
         inner.generation_config = habits
+        vars(inner.config).update(dict.fromkeys(asked, True))
         if attention == "flex_attention":
             inner.set_attn_implementation(attention)
         for module in training:

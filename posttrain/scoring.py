@@ -18,6 +18,7 @@ from posttrain.packing import Example
 from posttrain.peft.blocks import core
 from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
 from posttrain.rope import forget_lengths, unscaled_up_to
+from posttrain.routing import balances, with_routing
 from posttrain.segments import SEGMENTS
 from schemas.errors import Refusal
 
@@ -38,6 +39,7 @@ class TokenScores:
     entropy: Tensor | None = None  # [N] nats, where statistics were asked for
     top1: Tensor | None = None  # [N] 1 where the target is the most likely token, likewise
     values: Tensor | None = None  # [N] what a critic expects to come, where there is one
+    balance: Tensor | None = None  # auxiliary loss of a mixture of experts that trains, see `routing.py`
 
     def per_branch(self) -> Tensor:
         """Sum of the log-probabilities of each branch, [B]."""
@@ -101,7 +103,7 @@ class Scorer(nn.Module):
         head = head_of(inner_model(self.model), self.temperature)
         logprobs, normaliser = token_logprobs(at.hidden, head, at.targets)
         more = token_statistics(at.hidden, head, at.targets) if statistics else (None, None)
-        return TokenScores(logprobs, at.branch, at.branches, normaliser, *more)
+        return TokenScores(logprobs, at.branch, at.branches, normaliser, *more, balance=at.balance)
 
     def _plain(self, examples: Sequence[Example]) -> TokenScores:
         model = inner_model(self.model)
@@ -115,20 +117,27 @@ class Scorer(nn.Module):
         rows = Rows.of(examples, self.device)
         keep = rows.scored.shape[1] - int(rows.scored.any(0).nonzero()[0])  # columns from the first target on
         last = {"logits_to_keep": keep + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        balance = None
         if virtual_tokens(self.model):
             logits = padded_logits(self.model, rows.ids, rows.attended)
         else:
-            logits = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last).logits
+            out = self.model(
+                input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last, **with_routing(model)
+            )
+            logits = out.logits
+            balance = model.router_aux_loss_coef * out.aux_loss if balances(model) else None
         logits = logits[:, -keep - 1 : -1].float() / self.temperature
         logprobs = logits.log_softmax(-1).gather(2, rows.ids[:, -keep:, None])[..., 0]
-        return TokenScores(logprobs[rows.scored[:, -keep:]], rows.branch, len(rows.ids))
+        return TokenScores(logprobs[rows.scored[:, -keep:]], rows.branch, len(rows.ids), balance=balance)
 
     def _one_by_one(self, examples: Sequence[Example]) -> TokenScores:
         """One sequence a pass: padding or a neighbour may change more than the mask hides, such as the factors of LongRoPE and
         dynamic NTK, which follow the longest row of a batch."""
-        found = [self._plain([Example(e.prompt, (branch,))]).logprobs for e in examples for branch in e.branches]
-        branch = torch.cat([torch.full((len(part),), i, device=self.device) for i, part in enumerate(found)])
-        return TokenScores(torch.cat(found), branch, len(found))
+        found = [self._plain([Example(e.prompt, (branch,))]) for e in examples for branch in e.branches]
+        branch = torch.cat([torch.full_like(part.branch, i) for i, part in enumerate(found)])
+        losses = [part.balance for part in found if part.balance is not None]
+        balance = torch.stack(losses).mean() if losses else None
+        return TokenScores(torch.cat([part.logprobs for part in found]), branch, len(found), balance=balance)
 
     def _plain_decoder(self, example: Example, branch: Any) -> Tensor:
         """Log-probabilities [n] of one branch under an encoder-decoder, which shifts the labels itself."""

@@ -46,4 +46,4 @@ def _in_training(scorer: Scorer, example: Example) -> TokenScores:
     with torch.random.fork_rng(devices):
         scores: TokenScores = scorer.train()([example])
     scorer.train(training)
-    return scores
+    return replace(scores, balance=None)  # of the router: not a part of what is known beforehand
