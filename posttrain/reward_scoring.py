@@ -70,7 +70,7 @@ class RewardScorer(Scorer):
     def score_in_one_row(self, examples: Sequence[Example]) -> Rewards:  # type: ignore[override]
         """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
         if self.scaled(examples):
-            return self(examples)
+            return self.forward(examples)
         ended = _ended(examples)
         with self.arithmetic():
             width = sum(example.length for example in ended)

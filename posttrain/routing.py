@@ -41,4 +41,5 @@ def balance(model: Any, out: Any, attended: Tensor) -> Tensor | None:
         return None
     loss = sys.modules[type(model).__module__].load_balancing_loss_func  # each family has its own, for its form of logits
     value: Tensor = loss(out.router_logits, model.num_experts, model.num_experts_per_tok, attended)
-    return model.router_aux_loss_coef * value
+    weight: float = model.router_aux_loss_coef
+    return weight * value

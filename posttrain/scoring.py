@@ -89,7 +89,7 @@ class Scorer(nn.Module):
     def score_in_one_row(self, examples: Sequence[Example]) -> TokenScores:
         """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
         if self.scaled(examples):
-            return self(examples)
+            return self.forward(examples)
         forget_lengths(inner_model(self.model))
         with self.arithmetic():
             width = sum(example.length for example in examples)
@@ -102,8 +102,8 @@ class Scorer(nn.Module):
     def _score(self, at: Located, statistics: bool) -> TokenScores:
         head = head_of(inner_model(self.model), self.temperature)
         logprobs, normaliser = token_logprobs(at.hidden, head, at.targets)
-        more = token_statistics(at.hidden, head, at.targets) if statistics else (None, None)
-        return TokenScores(logprobs, at.branch, at.branches, normaliser, *more, balance=at.balance)
+        entropy, top1 = token_statistics(at.hidden, head, at.targets) if statistics else (None, None)
+        return TokenScores(logprobs, at.branch, at.branches, normaliser, entropy, top1, balance=at.balance)
 
     def _plain(self, examples: Sequence[Example]) -> TokenScores:
         model = inner_model(self.model)

@@ -24,6 +24,7 @@ from posttrain.packing import Example
 from posttrain.peak import available_bytes, resident_bytes
 from posttrain.peft.blocks import architecture
 from posttrain.peft.methods import ENCODER
+from posttrain.peft.reach import reach_of
 from posttrain.phases import Arithmetic, Peak
 from posttrain.policy import source_policy
 from posttrain.ppo_memory import ppo_peaks
@@ -84,6 +85,7 @@ def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
         found[stage] = {
             "device": str(on.device),
             **counts(model, trained=stage != "evaluate"),
+            **reach_of(model),
             "rows": lengths,
             **_largest([Peak("encoding the rows", data=_text(stage, recipe, rows)), *_loading(of, on), *peaks], on, beside),
         }
