@@ -21,6 +21,7 @@ from posttrain.losses.preference import VARIANTS
 from posttrain.models.blocks import architecture
 from posttrain.models.policy import source_policy
 from posttrain.peft.methods import ENCODER
+from posttrain.peft.reach import reach_of
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.lengths import Rows, Spec
 from posttrain.pipeline.reward_check import reward_config
@@ -84,6 +85,7 @@ def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
         found[stage] = {
             "device": str(on.device),
             **counts(model, trained=stage != "evaluate"),
+            **reach_of(model),
             "rows": lengths,
             **_largest([Peak("encoding the rows", data=_text(stage, recipe, rows)), *_loading(of, on), *peaks], on, beside),
         }
