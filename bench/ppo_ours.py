@@ -27,8 +27,9 @@ from posttrain.rewards.sources import load_rewards
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import choose_layout, inner_model
+from posttrain.training.dropout import without_dropout
 from posttrain.training.loop import CURVE, Job, train
-from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, without_dropout
+from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog

@@ -15,6 +15,7 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 Overlong = Literal["quarantine", "truncate"]
 
 
@@ -64,6 +65,8 @@ class Pretrain(Optimization):
     """Tokens per row; a longer document is cut into pieces of this length."""
     batch_tokens: Positive = 4096
     """Tokens per optimizer step."""
+    dropout: Dropout | None = None
+    """Dropout wherever the model has a place for it; null = the checkpoint's own, none in a new model."""
     z_loss: NonNegative = 0.0
     """Weight of the squared log-normaliser, mean over target tokens (arXiv 2204.02311 section 5: 1e-4); 0 = none."""
     learning_rate: Rate = 3e-3
@@ -89,6 +92,8 @@ class SFT(Optimization):
     """A completion that does not fit max_length: left out with its reason, or cut at its end and trained without EOS."""
     z_loss: NonNegative = 0.0
     """Weight of the squared log-normaliser, mean over target tokens (arXiv 2204.02311 section 5); 0 = none."""
+    dropout: Dropout | None = None
+    """Dropout wherever the model has a place for it; null = the checkpoint's own. Alignment and reward train without any."""
     neftune_alpha: Annotated[float, Field(gt=0)] | None = None
     """Uniform noise on the embeddings of at most alpha / sqrt(tokens * width) (NEFTune, arXiv 2310.05914); null = none."""
     peft: Peft = Full(method="full")
@@ -149,6 +154,15 @@ class DPO(Optimization):
         for name, (loss, remedy) in NEEDED_BY.items():
             if self.loss == loss and getattr(self, name) == DPO.model_fields[name].default:
                 raise refused(f"alignment.{name}", f"nothing with loss {loss}", f"a value, which {loss} needs", remedy)
+        return self
+
+    @model_validator(mode="after")
+    def _starts_as_its_reference(self) -> DPO:
+        """Dropout before an adapter that holds the main part of a weight changes the policy before the first step."""
+        init, dropout = getattr(self.peft, "init", ""), getattr(self.peft, "dropout", 0.0)
+        if init.startswith(("pissa", "olora")) and dropout:
+            raise refused("alignment.peft.dropout", f"{dropout} with init {init}", "0: it would drop a part of the policy itself",
+                          "remove dropout, or choose init default")  # fmt: skip
         return self
 
 

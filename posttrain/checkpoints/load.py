@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GgufConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain.checkpoints.finite import refuse_not_finite
 from posttrain.data.tokenizer import prepare_tokenizer
 from posttrain.models.architectures import CONFIGS, auto_class
-from posttrain.models.policy import Policy
+from posttrain.models.policy import Policy, adapter_beside
 from posttrain.runtime.progress import working
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
@@ -86,9 +87,10 @@ def load_base(policy: Policy, **options: Any) -> Any:
     """The policy's checkpoint in fp32 without its adapters; `options` go to transformers.
 
     Raises:
-        Refusal: when the checkpoint cannot be read, or lacks or has weights that the architecture does not expect.
+        Refusal: when the checkpoint cannot be read, lacks or has weights that the architecture does not expect, has an adapter
+            beside it, or holds values that are not finite.
     """
-    config = load_config(policy)
+    config, exact = load_config(policy), not options
     options |= {"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}
     with working(f"loading {Path(_name(policy)).name}"):
         model, info = loading(
@@ -111,6 +113,10 @@ def load_base(policy: Policy, **options: Any) -> Any:
             "exactly its weights",
             "mend the checkpoint",
         )
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers puts an adapter that lies beside a checkpoint into it
+        raise adapter_beside(f"model ({_name(policy)})", _name(policy))
+    if exact:  # weights in fewer bits were made of finite ones
+        refuse_not_finite(model, f"model ({_name(policy)})")
     return model
 
 

@@ -23,6 +23,7 @@ from posttrain.forecast.depth import peaks_of
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.models.architectures import auto_class
 from posttrain.models.blocks import all_linear, architecture
+from posttrain.models.routing import without_routing
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
 from posttrain.rewards.scorer import RewardScorer, with_score
@@ -36,6 +37,7 @@ from posttrain.scoring.segment_attention import SEGMENTS
 from posttrain.scoring.token_budget import rollout_tokens, scoring_tokens, training_tokens
 from posttrain.training.batches import Plan
 from posttrain.training.data_parallel import shared
+from posttrain.training.dropout import set_dropout
 from posttrain.training.objectives import Objective
 from posttrain.training.optimizer import Updates
 from posttrain.training.stages import checkpoint_activations
@@ -68,7 +70,8 @@ class Training:
 
     def model(self) -> nn.Module:
         """The model that it trains, without numbers."""
-        return (rewarding if self.rewards else wrapped)(self.config, self.peft)
+        dropout = getattr(self.spec, "dropout", 0.0)  # only SFT and pretraining keep it
+        return rewarding(self.config, self.peft) if self.rewards else wrapped(self.config, self.peft, dropout)
 
     def largest(self, on: Arithmetic, budget: int) -> tuple[list[int], bool]:
         """The largest micro-batch of all steps, and whether others of its step follow, while which its gradients live."""
@@ -79,10 +82,12 @@ class Training:
         return first, bool(others)
 
 
-def wrapped(config: PreTrainedConfig, peft: Peft) -> nn.Module:
+def wrapped(config: PreTrainedConfig, peft: Peft, dropout: float | None = None) -> nn.Module:
     """The model of a stage on the meta device, which holds no numbers."""
     with torch.device("meta"):
-        return wrap(auto_class(config).from_config(copy.deepcopy(config)), peft, 0, "peft")  # a method may set flags in it
+        model = auto_class(config).from_config(copy.deepcopy(config))  # a method may set flags in it
+        set_dropout(model, dropout)
+        return wrap(model, peft, 0, "peft")
 
 
 def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
@@ -92,7 +97,9 @@ def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
     if architecture(config) == ENCODER:
         kind, config.num_labels = AutoModelForSequenceClassification, 1
     with torch.device("meta"):
-        return with_score(kind.from_config(config), peft, 0, "peft")
+        model = kind.from_config(config)
+        set_dropout(model, 0.0)
+        return with_score(model, peft, 0, "peft")
 
 
 def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:
@@ -261,7 +268,9 @@ def _encoded(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -
 
 def _next_token(model: Any, inputs: dict[str, Any]) -> Any:
     """Sample one token [B] as `generate` does: fp32 copies of the logits, warped, then normalised; returns the cache."""
-    out = model(**inputs, use_cache=True, **({} if model.config.is_encoder_decoder else {"logits_to_keep": 1}))
+    out = model(
+        **inputs, use_cache=True, **without_routing(model), **({} if model.config.is_encoder_decoder else {"logits_to_keep": 1})
+    )
     logits = out.logits[:, -1].to(torch.float32, copy=True)
     torch.multinomial((logits / 1.0).softmax(-1), 1)
     return out.past_key_values

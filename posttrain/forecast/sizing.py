@@ -18,10 +18,12 @@ from posttrain.forecast.peaks import HALF, Training, evaluation_peaks, rewarding
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.forecast.ppo import ppo_peaks
 from posttrain.losses.preference import VARIANTS
-from posttrain.models.architectures import UNLIMITED, readable
+from posttrain.models.architectures import readable
 from posttrain.models.blocks import architecture
 from posttrain.models.policy import source_policy
+from posttrain.models.positions import UNLIMITED
 from posttrain.peft.methods import ENCODER
+from posttrain.peft.reach import reach_of
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.lengths import Rows, Spec
 from posttrain.pipeline.reward_check import reward_config
@@ -85,6 +87,7 @@ def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
         found[stage] = {
             "device": str(on.device),
             **counts(model, trained=stage != "evaluate"),
+            **reach_of(model),
             "rows": lengths,
             **_largest([Peak("encoding the rows", data=_text(stage, recipe, rows)), *_loading(of, on), *peaks], on, beside),
         }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     GPT2Config,
@@ -17,24 +19,25 @@ from transformers import (
 from schemas.errors import Refusal
 from schemas.model import KV_HEADS, ROPE_THETA, ScratchModel
 
-UNLIMITED = 2**31
-# Families whose positions are a table of embeddings: a longer sequence is an index error.
-LEARNED_POSITIONS = {
-    "albert", "bart", "bert", "big_bird", "biogpt", "blenderbot", "blenderbot-small", "codegen", "convbert", "distilbert",
-    "electra", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "mbart", "mvp", "opt", "pegasus", "plbart", "roformer",
-}  # fmt: skip
-OFFSET_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}  # likewise, and the first two of the table stand for padding
+_POSITIONS: dict[str, int] = {}  # by the config's content: the answer takes a second
 
 
 def longest_sequence(config: PreTrainedConfig) -> int:
     """Tokens that a model can read; where positions are computed rather than looked up there is no limit."""
-    if config.model_type in OFFSET_POSITIONS:
-        return int(config.max_position_embeddings) - 2
-    return int(config.max_position_embeddings) if config.model_type in LEARNED_POSITIONS else UNLIMITED
+    from posttrain.models.blocks import architecture
+    from posttrain.models.positions import positions_of
+
+    kind = AutoModel if architecture(config) == "encoder" else auto_class(config)
+    content = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+    if content not in _POSITIONS:
+        _POSITIONS[content] = positions_of(lambda: kind.from_config(copy.deepcopy(config)))
+    return _POSITIONS[content]
 
 
 def readable(config: PreTrainedConfig) -> int:
     """Tokens that a model was made to read: its positions, looked up or rotary; T5's relative ones have no last one."""
+    from posttrain.models.positions import UNLIMITED
+
     declared = getattr(config.get_text_config(), "max_position_embeddings", None)
     return min(longest_sequence(config), declared if declared and declared > 0 else UNLIMITED)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from posttrain.data.chat_templates import read_template
 from posttrain.runtime.store import Stored, file_digest
+from schemas.errors import Refusal
 from schemas.model import GgufModel, HubModel, LocalModel, Model, RegistryModel, ScratchModel
 from schemas.results import Origin
 
@@ -69,6 +70,12 @@ def folder_policy(folder: Path) -> Policy:
     if (folder / "base").is_dir() and not (folder / "config.json").exists():
         return Policy(str(folder / "base"), adapters=tuple(sorted(folder.glob("adapter*"))))
     return Policy(str(folder))
+
+
+def adapter_beside(where: str, place: str) -> Refusal:
+    """The refusal of a checkpoint with an adapter beside it: transformers would put it into the model without a word."""
+    return Refusal(where, f"{place}, a checkpoint and an adapter (adapter_config.json) in one place", "a checkpoint alone",
+                   "move the adapter's files out of the folder, or merge the adapter with peft and save the model")  # fmt: skip
 
 
 def model_origin(model: Model) -> tuple[Origin, ...]:

@@ -115,8 +115,9 @@ def probe(model: Any) -> Tensor:
     vocabulary = inner.get_input_embeddings().weight.shape[0]
     ids = (torch.arange(rows * tokens, device=inner.device) * 7919 % vocabulary).view(rows, tokens)
     decoder = {"decoder_input_ids": ids.flip(1)} if inner.config.is_encoder_decoder else {}
-    out: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder)[0]
-    return out.float()
+    out = model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder)
+    logits: Tensor = out.logits if hasattr(out, "logits") else out[0]  # a mixture's first output may be a loss
+    return logits.float()
 
 
 def _refusal(where: str, reason: str) -> Refusal:

@@ -24,7 +24,7 @@ from posttrain.data.readers import BadRow, read_rows
 from posttrain.data.sources import SourceFile, resolve, suffix
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.data.validate import KINDS
-from posttrain.models.architectures import UNLIMITED
+from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
 from schemas.errors import Refusal
 from schemas.model import ScratchModel

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
-from posttrain.models.policy import folder_policy, source_policy
+from posttrain.models.policy import adapter_beside, folder_policy, source_policy
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.reward_check import check_reward
 from posttrain.rewards.functions import load_function
@@ -43,6 +43,7 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
     if recipe.reward and recipe.reward.model:
         check_model(recipe.reward.model, "reward.model")
     check_device(recipe)
+    check_vocabulary(chain)
     check_lengths(chain)
     check_methods(chain)
     check_reward(chain)
@@ -169,14 +170,30 @@ def check_rewards(chain: Chain) -> None:
                                   "a version that registry.reward_model made", "check the name")  # fmt: skip
 
 
+def check_vocabulary(chain: Chain) -> None:
+    """Refuse a checkpoint whose tokenizer has tokens that the model has no embedding for, of the policy and of a reward model."""
+    from posttrain.checkpoints.load import load_config, tokenizer_as_found
+    from posttrain.models.vocabulary import refuse_unknown_tokens
+
+    reward = chain.recipe.reward.model if chain.recipe.reward else None
+    for model, field in ((chain.model, "model"), (reward, "reward.model")):
+        if model is not None and model.source != "scratch":
+            policy = source_policy(model, field)
+            refuse_unknown_tokens(tokenizer_as_found(policy), load_config(policy), field)
+
+
 def check_lengths(chain: Chain) -> None:
     """Refuse rows longer than a checkpoint can read; of a new model the recipe itself says how long they may be."""
     if isinstance(chain.model, ScratchModel):
         return
     from posttrain.checkpoints.load import load_config
     from posttrain.models.architectures import longest_sequence, refuse_beyond
+    from posttrain.models.rope import unscaled_up_to
 
-    recipe, longest = chain.recipe, longest_sequence(load_config(source_policy(chain.model)))
+    config = load_config(source_policy(chain.model))
+    recipe, longest = chain.recipe, longest_sequence(config)
+    if isinstance(recipe.alignment, PPO) and (limit := unscaled_up_to(config)) is not None:  # whose critic reads batches
+        refuse_beyond(limit, "alignment", "max_length", recipe.alignment.max_length)
     for section, stage, field in (("pretrain", recipe.pretrain, "context"), ("sft", recipe.sft, "max_length"),
                                   ("alignment", recipe.alignment, "max_length")):  # fmt: skip
         refuse_beyond(longest, section, field, getattr(stage, field, 0))
@@ -213,11 +230,13 @@ def _works_everywhere(spec: Peft) -> bool:
 
 
 def check_folder(folder: Path, field: str = "model.path") -> None:
-    """Refuse a folder that save_pretrained cannot have written."""
+    """Refuse a folder that save_pretrained cannot have written, or has written twice: a model, and an adapter."""
     lacking = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
     if lacking:
         found = f"{folder}, which lacks {', '.join(lacking)}" if folder.is_dir() else f"{folder}, which is no folder"
         raise Refusal(field, found, "a folder written by save_pretrained, tokenizer included", "check the path")
+    if (folder / "adapter_config.json").exists():
+        raise adapter_beside(field, str(folder))
 
 
 _PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", "a tokenizer": "tokenizer*"}

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from posttrain.checkpoints.finite import refuse_not_finite
 from posttrain.checkpoints.load import loading, place_of
 from posttrain.losses.reward import init_score
 from posttrain.models.policy import Policy
@@ -65,7 +66,7 @@ def load_encoder(policy: Policy, device: torch.device, seed: int) -> Encoder:
     """An encoder in fp32 from a checkpoint, with its own head where that has one output, else with a new one.
 
     Raises:
-        Refusal: when the checkpoint cannot be read, or lacks more than the head and what pools the hidden states for it.
+        Refusal: when the checkpoint cannot be read, is not finite, or lacks more than the head and what pools for it.
     """
     torch.manual_seed(seed)
     model, info = loading(
@@ -82,6 +83,7 @@ def load_encoder(policy: Policy, device: torch.device, seed: int) -> Encoder:
         raise Refusal(f"model ({policy.base})", f"a checkpoint without {beyond[0]}", "all weights of its body", "mend it")
     if any(not name.startswith(body) for name in lacking):
         _init_head(model)
+    refuse_not_finite(model, f"model ({policy.base})")
     return Encoder(model.to(device), (pooler,) if any(name.startswith(body) for name in lacking) else ())
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.packing import Example, Tokens
 from posttrain.losses.reward import init_score
 from posttrain.models import blocks
+from posttrain.models.rope import forget_lengths
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.soft_prompts import prompted
 from posttrain.peft.wrap import wrap
@@ -59,14 +60,17 @@ class RewardScorer(Scorer):
         with self.arithmetic():
             if self.layout == ENCODER:
                 return Rewards(self._encoded(examples))
-            if self.layout == PLAIN:
+            if self.layout == PLAIN or self.scaled(examples):
                 return Rewards(self._reward(torch.cat([self._alone(e.prompt, b) for e in examples for b in e.branches])))
             model = self.model if self.layout == SOFT_PROMPT else inner_model(self.model)
             ended = _ended(examples)
+            forget_lengths(inner_model(model))
             return Rewards(self._at_ends(LAYOUTS[self.layout](model, ended, self.device, None), ended))
 
     def score_in_one_row(self, examples: Sequence[Example]) -> Rewards:  # type: ignore[override]
         """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
+        if self.scaled(examples):
+            return self.forward(examples)
         ended = _ended(examples)
         with self.arithmetic():
             width = sum(example.length for example in ended)
@@ -84,6 +88,7 @@ class RewardScorer(Scorer):
     def _alone(self, prompt: Tokens, branch: Tokens) -> Tensor:
         """Last hidden state [1, H] of one response under the model's own forward pass."""
         ids = torch.from_numpy(np.concatenate([prompt, branch]).astype(np.int64))[None].to(self.device)
+        forget_lengths(inner_model(self.model))
         hidden: Tensor = inner_model(self.model).base_model(**prompted(self.model, ids, torch.ones_like(ids)).inputs)[0]
         return hidden[:, -1]
 

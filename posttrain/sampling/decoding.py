@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from posttrain.data.packing import Tokens
 from posttrain.models.blocks import core
+from posttrain.models.routing import without_routing
 from posttrain.peft.soft_prompts import virtual_tokens
 from posttrain.sampling.kv_cache import Room, Rooms, kept, moves
 from posttrain.sampling.multinomial import NOTHING, draw
@@ -62,6 +63,7 @@ class Rows:
             position_ids=self.positions[:, None],
             past_key_values=self.cache,
             use_cache=True,
+            **without_routing(model),
         ).logits
         self.positions += 1
         return logits[:, -1]
@@ -136,7 +138,9 @@ def _encoded(model: Any, prompts: Sequence[Tokens]) -> list[Any]:
     ids, _ = padded([prompt[: max(1, len(prompt) - 1)] for prompt in prompts], "right")
     positions = torch.arange(ids.shape[1], device=model.device).expand_as(ids)
     cache = DynamicCache()
-    model.base_model(input_ids=ids.to(model.device), position_ids=positions, past_key_values=cache, use_cache=True)
+    model.base_model(
+        input_ids=ids.to(model.device), position_ids=positions, past_key_values=cache, use_cache=True, **without_routing(model)
+    )
     return list(cache.layers)
 
 

@@ -13,6 +13,8 @@ from torch import nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from posttrain.data.packing import Tokens
+from posttrain.models.rope import forget_lengths, unscaled_up_to
+from posttrain.models.routing import without_routing
 from posttrain.peft.soft_prompts import generate
 from posttrain.sampling.decoding import can_decode, decode, padded
 from posttrain.scoring.scorer import inner_model
@@ -67,14 +69,20 @@ def sample(
         FloatingPointError: when the policy's logits are not finite.
     """
     rows = [prompt for prompt in prompts for _ in range(plan.samples)]
+    limit = unscaled_up_to(inner_model(model).config)
+    alone = limit is not None and max(map(len, rows)) + plan.max_new_tokens > limit
     with _as_policy(model):
-        responses = (_decoded if can_decode(model) else _generated)(model, rows, plan, on_rows)
+        forget_lengths(inner_model(model))
+        if alone:
+            responses = _generated(model, rows, plan, on_rows, batch=1)
+        else:
+            responses = (_decoded if can_decode(model) else _generated)(model, rows, plan, on_rows)
     return [tuple(responses[at : at + plan.samples]) for at in range(0, len(rows), plan.samples)]
 
 
 @contextlib.contextmanager
 def _as_policy(model: nn.Module) -> Iterator[None]:
-    """Without dropout, and without a checkpoint's sampling habits: penalties and filters are not the policy.
+    """Without dropout, a router's loss or a checkpoint's sampling habits: penalties and filters are not the policy.
 
     FlexAttention, which training may use in the place of SDPA, would be compiled again for every length.
     """
@@ -83,11 +91,14 @@ def _as_policy(model: nn.Module) -> Iterator[None]:
     inner.generation_config = GenerationConfig()
     if attention == "flex_attention":
         inner.set_attn_implementation("sdpa")
+    asked = without_routing(inner)
+    vars(inner.config).update(asked)
     model.eval()
     try:
         yield
     finally:
         inner.generation_config = habits
+        vars(inner.config).update(dict.fromkeys(asked, True))
         if attention == "flex_attention":
             inner.set_attn_implementation(attention)
         for module in training:
@@ -110,14 +121,14 @@ def _decoded(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: 
     return [responses[row] for row in range(len(rows))]
 
 
-def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: Count) -> list[Tokens]:
+def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: Count, batch: int = BATCH) -> list[Tokens]:
     """One response per row by transformers' own loop, which every architecture has."""
     config, device = inner_model(model).config, inner_model(model).device
     responses: list[Tokens] = []
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(plan.seed)
-        for start in range(0, len(rows), BATCH):
-            ids, attended = padded(rows[start : start + BATCH], "right" if config.is_encoder_decoder else "left")
+        for start in range(0, len(rows), batch):
+            ids, attended = padded(rows[start : start + batch], "right" if config.is_encoder_decoder else "left")
             steps = _Steps(len(ids), plan.max_new_tokens, on_rows)
             out = generate(
                 model,

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from posttrain.data.packing import Example, in_one_row, pack
+from posttrain.data.packing import PADDING, Example, in_one_row, pack
 from posttrain.models.blocks import core
+from posttrain.models.routing import balance, with_routing
 from posttrain.peft.soft_prompts import prompted
 from posttrain.scoring.attention_mask import attention_mask
 from posttrain.scoring.segment_attention import SEGMENTS, segments_of
@@ -36,6 +37,7 @@ class Located:
     targets: Tensor  # [N]
     branch: Tensor  # [N], ascending
     branches: int
+    balance: Tensor | None = None  # auxiliary loss of a mixture of experts, see `routing.py`
 
 
 class Layout(Protocol):
@@ -56,23 +58,26 @@ def packed(
         batch = pack(examples, width, token_cost=6 * model.config.get_text_config().hidden_size).to(device)
         visible = {"attention_mask": attention_mask(model.config, batch)}
     lengths = torch.tensor([*(example.length for example in examples), 1], device=device)[batch.owner]  # padding is example -1
-    hidden = model.base_model(
+    out = model.base_model(
         **_inputs(model, batch.input_ids, lengths, embed),
         **visible,
         position_ids=batch.position_ids,
         use_cache=False,  # with a cache transformers lets packed sequences see each other
-    ).last_hidden_state
-    return Located(hidden.flatten(0, 1)[batch.at], batch.targets, batch.branch, batch.branches)
+        **with_routing(model),
+    )
+    hidden = out.last_hidden_state.flatten(0, 1)[batch.at]
+    return Located(hidden, batch.targets, batch.branch, batch.branches, balance(model, out, batch.owner != PADDING))
 
 
 def padded(model: Any, examples: Sequence[Example], device: torch.device, embed: Embed | None) -> Located:
     """Rows `prompt · branch`, padded on the right."""
     rows = Rows.of(examples, device)
     lengths = rows.attended.sum(1, keepdim=True).expand_as(rows.ids)
-    hidden = model.base_model(
-        **_inputs(model, rows.ids, lengths, embed), attention_mask=rows.attended.long(), use_cache=False
-    ).last_hidden_state[:, :-1]
-    return Located(hidden[rows.scored], rows.ids[:, 1:][rows.scored], rows.branch, len(rows.ids))
+    out = model.base_model(
+        **_inputs(model, rows.ids, lengths, embed), attention_mask=rows.attended.long(), use_cache=False, **with_routing(model)
+    )
+    hidden, more = out.last_hidden_state[:, :-1], balance(model, out, rows.attended)
+    return Located(hidden[rows.scored], rows.ids[:, 1:][rows.scored], rows.branch, len(rows.ids), more)
 
 
 def encoder_decoder(model: Any, examples: Sequence[Example], device: torch.device, embed: Embed | None) -> Located:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from posttrain.data.packing import Example
 from posttrain.models.blocks import core
+from posttrain.models.rope import forget_lengths, unscaled_up_to
+from posttrain.models.routing import balances, with_routing
 from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
 from posttrain.scoring.layouts import LAYOUTS, Embed, Located, Rows, packed, shifted
 from posttrain.scoring.output_head import head_of, token_logprobs, token_statistics
@@ -37,6 +39,7 @@ class TokenScores:
     entropy: Tensor | None = None  # [N] nats, where statistics were asked for
     top1: Tensor | None = None  # [N] 1 where the target is the most likely token, likewise
     values: Tensor | None = None  # [N] what a critic expects to come, where there is one
+    balance: Tensor | None = None  # auxiliary loss of a mixture of experts that trains, see `routing.py`
 
     def per_branch(self) -> Tensor:
         """Sum of the log-probabilities of each branch, [B]."""
@@ -68,16 +71,26 @@ class Scorer(nn.Module):
         if self._embed and self.layout in (PLAIN, SOFT_PROMPT):
             found = f"{self.neftune} in the layout {self.layout}, which has no place for noise"
             raise Refusal("sft.neftune_alpha", found, "null", "remove neftune_alpha")
+        alone = self.layout == PLAIN or self.scaled(examples)
         with self.arithmetic():
-            return self._plain(examples) if self.layout == PLAIN else self._score(self.locate(examples), statistics)
+            return self._plain(examples) if alone else self._score(self.locate(examples), statistics)
+
+    def scaled(self, examples: Sequence[Example]) -> bool:
+        """Whether positions would depend on what else is in a batch: such examples are scored one sequence at a time."""
+        limit = unscaled_up_to(inner_model(self.model).config)
+        return limit is not None and longest_of(examples) > limit
 
     def locate(self, examples: Sequence[Example]) -> Located:
         """The last hidden states that predict the completion tokens, in a layout other than `plain`."""
         model = self.model if self.layout == SOFT_PROMPT else inner_model(self.model)
+        forget_lengths(inner_model(model))
         return LAYOUTS[self.layout](model, examples, self.device, self._embed)
 
     def score_in_one_row(self, examples: Sequence[Example]) -> TokenScores:
         """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
+        if self.scaled(examples):
+            return self.forward(examples)
+        forget_lengths(inner_model(self.model))
         with self.arithmetic():
             width = sum(example.length for example in examples)
             return self._score(packed(inner_model(self.model), examples, self.device, None, width), False)
@@ -89,8 +102,8 @@ class Scorer(nn.Module):
     def _score(self, at: Located, statistics: bool) -> TokenScores:
         head = head_of(inner_model(self.model), self.temperature)
         logprobs, normaliser = token_logprobs(at.hidden, head, at.targets)
-        more = token_statistics(at.hidden, head, at.targets) if statistics else (None, None)
-        return TokenScores(logprobs, at.branch, at.branches, normaliser, *more)
+        entropy, top1 = token_statistics(at.hidden, head, at.targets) if statistics else (None, None)
+        return TokenScores(logprobs, at.branch, at.branches, normaliser, entropy, top1, balance=at.balance)
 
     def _plain(self, examples: Sequence[Example]) -> TokenScores:
         model = inner_model(self.model)
@@ -98,16 +111,33 @@ class Scorer(nn.Module):
             located = [self._plain_decoder(e, branch) for e in examples for branch in e.branches]
             branch = torch.cat([torch.full((len(part),), i, device=self.device) for i, part in enumerate(located)])
             return TokenScores(torch.cat(located), branch, len(located))
+        if len(examples) > 1 or len(examples[0].branches) > 1:
+            return self._one_by_one(examples)
+        forget_lengths(model)
         rows = Rows.of(examples, self.device)
         keep = rows.scored.shape[1] - int(rows.scored.any(0).nonzero()[0])  # columns from the first target on
         last = {"logits_to_keep": keep + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        balance = None
         if virtual_tokens(self.model):
             logits = padded_logits(self.model, rows.ids, rows.attended)
         else:
-            logits = self.model(input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last).logits
+            out = self.model(
+                input_ids=rows.ids, attention_mask=rows.attended.long(), use_cache=False, **last, **with_routing(model)
+            )
+            logits = out.logits
+            balance = model.router_aux_loss_coef * out.aux_loss if balances(model) else None
         logits = logits[:, -keep - 1 : -1].float() / self.temperature
         logprobs = logits.log_softmax(-1).gather(2, rows.ids[:, -keep:, None])[..., 0]
-        return TokenScores(logprobs[rows.scored[:, -keep:]], rows.branch, len(rows.ids))
+        return TokenScores(logprobs[rows.scored[:, -keep:]], rows.branch, len(rows.ids), balance=balance)
+
+    def _one_by_one(self, examples: Sequence[Example]) -> TokenScores:
+        """One sequence a pass: padding or a neighbour may change more than the mask hides, such as the factors of LongRoPE and
+        dynamic NTK, which follow the longest row of a batch."""
+        found = [self._plain([Example(e.prompt, (branch,))]) for e in examples for branch in e.branches]
+        branch = torch.cat([torch.full_like(part.branch, i) for i, part in enumerate(found)])
+        losses = [part.balance for part in found if part.balance is not None]
+        balance = torch.stack(losses).mean() if losses else None
+        return TokenScores(torch.cat([part.logprobs for part in found]), branch, len(found), balance=balance)
 
     def _plain_decoder(self, example: Example, branch: Any) -> Tensor:
         """Log-probabilities [n] of one branch under an encoder-decoder, which shifts the labels itself."""
@@ -129,6 +159,11 @@ class Scorer(nn.Module):
         embedded: Tensor = model.get_input_embeddings()(ids)
         reach = (self.neftune or 0.0) / (lengths * embedded.shape[-1]).sqrt()
         return torch.addcmul(embedded, 2 * torch.rand_like(embedded) - 1, reach[..., None])
+
+
+def longest_of(examples: Sequence[Example]) -> int:
+    """Tokens of the longest prompt with one of its branches."""
+    return max(len(example.prompt) + max(map(len, example.branches)) for example in examples)
 
 
 def inner_model(model: nn.Module) -> Any:
@@ -161,7 +196,10 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example], error_of: LayoutE
     `error_of(scorer, layout, examples)` is the largest difference of what the scorer computes from the model's own forward pass.
     """
     by_length = sorted(examples, key=lambda example: example.length)
-    few, doubts = [with_few_targets(example) for example in (by_length[-1], *by_length[:2])], []
+    together = [example for example in by_length if not scorer.scaled([example])] or by_length
+    few, doubts = [with_few_targets(example) for example in (together[-1], *together[:2])], list[str]()
+    if together[-1] is not by_length[-1]:
+        doubts.append(f"{len(by_length) - len(together)} examples whose length scales the positions: one sequence at a time")
     model = inner_model(scorer.model)
     own = model.config._attn_implementation
     for layout, attention in _candidates(scorer, own):

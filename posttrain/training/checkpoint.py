@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from posttrain.peft.wrap import load_trainable, trainable_state
 from posttrain.runtime.distributed import any_process, full, gathered, is_main, rank, sharded_like
+from posttrain.training.disk import writing
 from posttrain.training.objectives import Rounds
 
 BEST = "best"
@@ -71,8 +72,9 @@ def save_checkpoint(
         scratch = folder / "writing"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        save_file(trainable, scratch / "trainable.safetensors")
-        torch.save(state, scratch / "state.pt")
+        with writing(scratch, [trainable, state]):
+            save_file(trainable, scratch / "trainable.safetensors")
+            torch.save(state, scratch / "state.pt")
         target = folder / f"{position.step:09d}"
         os.replace(scratch, target)
         _drop_all_but(target, position.best_step)
@@ -106,7 +108,8 @@ def save_best(folder: Path, model: nn.Module, step: int) -> None:
         target = _best(folder, step)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_suffix(".tmp")
-        save_file(trainable, scratch)
+        with writing(scratch, trainable):
+            save_file(trainable, scratch)
         os.replace(scratch, target)
     any_process(False)
 

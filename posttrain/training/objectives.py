@@ -68,14 +68,14 @@ class LanguageModelling:
         return sum(self.examples[row].targets for row in rows)
 
     def loss(self, scores: TokenScores, rows: Sequence[int]) -> tuple[Tensor, Sums]:
-        """Cross-entropy and, where it has a weight, the z-loss, summed over target tokens."""
-        loss = cross_entropy_sum(scores.logprobs)
+        """Cross-entropy and, where it has a weight, the z-loss, summed over target tokens, and the loss of a mixture's router."""
+        loss, balance = _with_balance(cross_entropy_sum(scores.logprobs), scores, self.units(rows))
         if not self.z_loss:
-            return loss, {}
+            return loss, balance
         if scores.normaliser is None:
             raise Refusal("z_loss", f"{self.z_loss} with a model whose logits' normaliser is not computed", "0", "remove z_loss")
         penalty = self.z_loss * z_loss_sum(scores.normaliser)
-        return loss + penalty, {"z_loss": penalty.detach()}
+        return loss + penalty, {"z_loss": penalty.detach(), **balance}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ class Preference:
         sides = {"reward": rewards, "logprob": policy.detach() / lengths}
         if reference is not None:
             sides["kl"] = (policy.detach() - reference) / lengths
-        return losses.sum(), {
+        loss, balance = _with_balance(losses.sum(), scores, len(rows))
+        return loss, {
+            **balance,
             **_ranking(margins),
             **{f"{name}_chosen": values[:, 0].sum() for name, values in sides.items()},
             **{f"{name}_rejected": values[:, 1].sum() for name, values in sides.items()},
@@ -136,6 +138,13 @@ class BradleyTerry:
         chosen, rejected = scores.per_branch().view(len(rows), 2).unbind(1)
         rewards = {"reward_chosen": chosen.detach().sum(), "reward_rejected": rejected.detach().sum()}
         return bradley_terry(chosen, rejected, self.margin).sum(), {**_ranking((chosen - rejected).detach()), **rewards}
+
+
+def _with_balance(loss: Tensor, scores: TokenScores, units: int) -> tuple[Tensor, Sums]:
+    """A sum over units with the auxiliary loss of a mixture of experts, which is one for the whole batch, added to each unit."""
+    if scores.balance is None:
+        return loss, {}
+    return loss + units * scores.balance, {"aux_loss": units * scores.balance.detach()}
 
 
 def _ranking(margins: Tensor) -> Sums:

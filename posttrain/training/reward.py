@@ -36,6 +36,7 @@ from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.statistics.calibration import correlation, expected_calibration_error, reliability
 from posttrain.statistics.intervals import share_interval
 from posttrain.training.batches import by_rows
+from posttrain.training.dropout import without_dropout
 from posttrain.training.learning_rates import settled
 from posttrain.training.objectives import BradleyTerry
 from posttrain.training.rows import record_validation
@@ -70,6 +71,7 @@ class Start:
 def reward(setting: Setting, spec: RewardModel, pairs: pl.DataFrame) -> Built:
     """Train a reward model that ranks chosen above rejected; saves `reward/` and what was measured on held-out pairs."""
     start = _start(setting, spec)
+    without_dropout(start.model)
     spec = settled("reward", spec, spec.peft, lambda: sum(p.numel() for p in start.model.parameters()))
     rows = pairs.filter(split="train")
     examples = start.read(kept_examples(setting, rows, start.encode(rows), FIELD, "reward"))

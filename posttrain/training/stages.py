@@ -37,6 +37,7 @@ from posttrain.scoring.scorer import Scorer, choose_layout, inner_model
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training import caution
 from posttrain.training.batches import Plan, by_rows, by_tokens
+from posttrain.training.dropout import set_dropout
 from posttrain.training.half_precision import hold_frozen
 from posttrain.training.learning_rates import settled
 from posttrain.training.loop import Job, train
@@ -72,12 +73,15 @@ class Setting:
         """A scorer on the recipe's device and arithmetic."""
         return Scorer(model, resolve_device(self.recipe.compute), self.dtype, neftune=neftune)
 
-    def model(self) -> nn.Module:
-        """The policy on the recipe's device, quantised where the recipe says so."""
+    def model(self, dropout: float | None) -> nn.Module:
+        """The policy on the recipe's device, quantised where the recipe says so, with this dropout (None: the checkpoint's)."""
         device, kind = resolve_device(self.recipe.compute), self.recipe.quantization
         if kind is None:
-            return load_model(self.policy, device)
-        return load_quantized(self.policy, device, kind, resolve_dtype(self.recipe.compute))
+            model = load_model(self.policy, device)
+        else:
+            model = load_quantized(self.policy, device, kind, resolve_dtype(self.recipe.compute))
+        set_dropout(model, dropout)
+        return model
 
     def parameters(self) -> int:
         """Of the policy, without loading it."""
@@ -105,6 +109,7 @@ def pretrain(setting: Setting, spec: Pretrain, documents: pl.DataFrame) -> Built
         model.to(device)
     else:
         tokenizer, model = load_tokenizer(setting.policy), load_model(setting.policy, device)
+    set_dropout(model, spec.dropout)
     refuse_beyond(longest_sequence(model.config), "pretrain", "context", spec.context)
     encode = functools.partial(
         encode_documents, tokenizer=tokenizer, context=spec.context, encoder_decoder=model.config.is_encoder_decoder
@@ -127,7 +132,7 @@ def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
     tokenizer = load_tokenizer(setting.policy)
     examples = _encode_train(setting, conversations, tokenizer, spec, "data.instructions")
     held_out = _encode_held_out(setting, conversations, tokenizer, spec, "data.instructions")
-    model = setting.model()
+    model = setting.model(spec.dropout)
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
     objective = LanguageModelling(examples, z_loss=spec.z_loss)
     return _run(setting, "sft", spec, spec.peft, model, tokenizer, objective, _validation(held_out), plan, conversations)
@@ -137,13 +142,14 @@ def sft(setting: Setting, spec: SFT, conversations: pl.DataFrame) -> Built:
 def align(setting: Setting, spec: DPO, pairs: pl.DataFrame, cache: Path) -> Built:
     """A loss of the DPO family, against the policy at step 0 where it has a reference; saves `model/` or `adapter/`.
 
+    The checkpoint's dropout is off: the reference is scored without it, and the policy is compared with it in every step.
     `cache` keeps reference scores across runs.
     """
     spec = settled("dpo", spec, spec.peft, setting.parameters)
     tokenizer = load_tokenizer(setting.policy)
     examples = _encode_train(setting, pairs, tokenizer, spec, "data.preferences")
     held_out = _encode_held_out(setting, pairs, tokenizer, spec, "data.preferences")
-    model = wrap(setting.model(), spec.peft, setting.recipe.seed, "alignment.peft", tokenizer)
+    model = wrap(setting.model(dropout=0.0), spec.peft, setting.recipe.seed, "alignment.peft", tokenizer)
     scorer = setting.scorer(model).eval()
     layout = choose_layout(scorer, examples)
     hold_frozen(scorer.model, spec.peft, scorer.dtype)

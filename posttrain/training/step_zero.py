@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import torch
 
+from posttrain.data.packing import Example
 from posttrain.losses.preference import at_start
-from posttrain.scoring.scorer import Scorer
+from posttrain.scoring.scorer import Scorer, TokenScores
 from posttrain.training.objectives import Preference
 
 STEP_0_PAIRS = 8
@@ -19,6 +20,9 @@ STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e
 def step_0_gate(scorer: Scorer, objective: Preference) -> None:
     """Policy and reference are equal before the first step, so the loss is known, and rewards and margin are 0.
 
+    The policy is scored as it will be while it trains: what is random then shows, such as dropout. The run's random numbers stay
+    as they are.
+
     Raises:
         RuntimeError: when their means over a few pairs are others: a defect, which would train against a wrong reference.
     """
@@ -27,9 +31,19 @@ def step_0_gate(scorer: Scorer, objective: Preference) -> None:
     expected = {"loss": at_start(objective.kind, objective.hyperparameters), "margin": 0.0, "reward_chosen": 0.0}
     found = dict.fromkeys(expected, 0.0)
     for row in rows:
-        loss, sums = margin_alone.loss(scorer([objective.examples[row]]), [row])
+        loss, sums = margin_alone.loss(_in_training(scorer, objective.examples[row]), [row])
         found = {name: found[name] + float({**sums, "loss": loss}[name]) / len(rows) for name in expected}
     tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * objective.beta)
     if any(not abs(found[name] - expected[name]) <= tolerance * max(1.0, expected[name]) for name in found):
         said = ", ".join(f"{name} {found[name]:.6f} (expected {expected[name]:.6f})" for name in found)
         raise RuntimeError(f"step-0 gate: before training {said}: policy and reference differ")
+
+
+def _in_training(scorer: Scorer, example: Example) -> TokenScores:
+    """The scores of one example in training mode, on random numbers of their own."""
+    training = scorer.training
+    devices = [scorer.device] if scorer.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        scores: TokenScores = scorer.train()([example])
+    scorer.train(training)
+    return replace(scores, balance=None)  # of the router: not a part of what is known beforehand

@@ -57,7 +57,18 @@ def test_a_margin_of_0_is_a_margin():
         DPO(algorithm="dpo", loss="simpo")
 
 
+def test_dropout_may_not_fall_on_the_policy_itself():
+    """PiSSA and OLoRA move the main part of a weight into the adapter, where dropout would change the policy."""
+    for init in ("pissa", "pissa_niter_16", "olora"):
+        peft = {"method": "lora", "init": init, "dropout": 0.1}
+        assert SFT(peft=peft).peft.dropout == 0.1
+        with pytest.raises(ValidationError, match=rf"alignment\.peft\.dropout: found 0\.1 with init {init}"):
+            section("sigmoid", peft=peft)
+    assert section("sigmoid", peft={"method": "lora", "dropout": 0.1}).peft.dropout == 0.1
+
+
 def test_what_is_optional_is_off():
     """No z-loss, no noise, and a row that does not fit is left out."""
     assert (Pretrain(tokens=1).z_loss, SFT().z_loss, SFT().neftune_alpha, SFT().overlong) == (0.0, 0.0, None, "quarantine")
+    assert SFT().dropout is Pretrain(tokens=1).dropout is None
     assert (section("sigmoid").sft_weight, section("sigmoid").overlong) == (0.0, "quarantine")

@@ -94,13 +94,3 @@ def remove_critic(model: nn.Module) -> int:
 
 def _trainable(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in trainable_state(model).values())
-
-
-def without_dropout(model: nn.Module) -> None:
-    """Switch dropout off for good: the probability ratio of a step's first pass must be 1."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():  # numbers that modules read, by many names
-            if isinstance(value, float) and ("dropout" in name or name == "layerdrop"):
-                setattr(module, name, 0.0)

@@ -17,6 +17,8 @@ from posttrain.checkpoints.load import load_model, load_tokenizer
 from posttrain.data.encode import accepted, encode_prompts
 from posttrain.data.packing import Example, Tokens
 from posttrain.models.architectures import longest_sequence, refuse_beyond
+from posttrain.models.positions import UNLIMITED
+from posttrain.models.rope import unscaled_up_to
 from posttrain.models.weight_sharing import keep_apart, twin
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.rewards.model import RewardModel, open_reward_model
@@ -27,9 +29,10 @@ from posttrain.runtime.store import Built
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import PLAIN, choose_layout, inner_model
+from posttrain.training.dropout import without_dropout
 from posttrain.training.learning_rates import settled
 from posttrain.training.loop import Job, train
-from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic, without_dropout
+from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
@@ -125,7 +128,7 @@ def _reward_models(
 def _prompts(setting: Setting, spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
     """The distinct training prompts, cut from the left to leave room for a response; rows that the template refuses count."""
     room = spec.max_length - spec.max_new_tokens
-    refuse_beyond(longest_sequence(config), "alignment", "max_length", spec.max_length)
+    refuse_beyond(min(longest_sequence(config), unscaled_up_to(config) or UNLIMITED), "alignment", "max_length", spec.max_length)
     train = rows.filter(split="train")
     prompts = accepted(tokenizer, train)["prompt"].to_list()
     record_prompts(setting.out, f"data.{setting.recipe.prompts_table}", len(train), len(prompts), setting.recipe.data.checks)

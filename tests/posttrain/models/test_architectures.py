@@ -23,6 +23,7 @@ from transformers import (
 
 from posttrain.data.packing import Example
 from posttrain.models.architectures import longest_sequence
+from posttrain.models.positions import UNLIMITED
 from posttrain.scoring.scorer import Scorer, choose_layout
 
 CPU = torch.device("cpu")
@@ -97,9 +98,19 @@ def test_a_window_is_felt_at_the_lengths_of_these_tests(name, build, pairs):
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 NARROW = {"vocab_size": 97, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 24, "rotary_dim": 4}
+STACKS = {"vocab_size": 97, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+          "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "pad_token_id": 1,
+          "max_position_embeddings": 24}  # fmt: skip
+PROPHET = {"vocab_size": 97, "hidden_size": 32, "num_encoder_layers": 1, "num_decoder_layers": 1,
+           "num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2, "encoder_ffn_dim": 48,
+           "decoder_ffn_dim": 48}  # fmt: skip
 TABLES = {
-    "mpnet": SMALL, "convbert": {**SMALL, "embedding_size": 32}, "big_bird": {**SMALL, "attention_type": "original_full"},
-    "roformer": SMALL, "gptj": NARROW, "codegen": {**NARROW, "n_ctx": 24},
+    "bert-generation": SMALL,
+    "big_bird": {**SMALL, "attention_type": "original_full"}, "convbert": {**SMALL, "embedding_size": 32},
+    "mpnet": SMALL, "rembert": SMALL, "roberta": SMALL, "roberta-prelayernorm": SMALL, "roformer": SMALL, "xlm-roberta-xl": SMALL,
+    "codegen": {**NARROW, "n_ctx": 24}, "gpt2": NARROW, "gptj": NARROW, "openai-gpt": NARROW,
+    "opt": {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "bart": STACKS, "marian": {**STACKS, "decoder_start_token_id": 1}, "prophetnet": PROPHET,
 }  # fmt: skip
 
 
@@ -110,8 +121,25 @@ def test_a_table_of_positions_ends_where_it_is_said_to(family):
     config = AutoConfig.for_model(family, **TABLES[family])
     if "n_positions" not in TABLES[family]:
         config.max_position_embeddings, config.pad_token_id = 24, 1
+    torch.manual_seed(0)
     model = AutoModel.from_config(config).eval()
     ids = torch.full((1, longest_sequence(config)), 5)
-    model(ids)
+    longer = torch.cat([ids, ids[:, :1]], 1)
+    model(ids, **({"decoder_input_ids": ids} if config.is_encoder_decoder else {}))
     with pytest.raises((IndexError, RuntimeError)):
-        model(torch.cat([ids, ids[:, :1]], 1))
+        model(longer, **({"decoder_input_ids": longer} if config.is_encoder_decoder else {}))
+
+
+@pytest.mark.parametrize(("family", "changes", "positions"), [
+    ("led", {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 24, "attention_window": 8}, 24),
+    ("bigbird_pegasus", {"attention_type": "original_full"}, 24),
+    ("fsmt", {"langs": ["a", "b"], "src_vocab_size": 97, "tgt_vocab_size": 97}, 24),
+])  # fmt: skip
+def test_of_two_tables_the_shorter_one_counts(family, changes, positions):
+    config = AutoConfig.for_model(family, **STACKS | changes)
+    assert longest_sequence(config) == positions
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "gpt2"])
+def test_positions_that_are_computed_have_no_end(name):
+    assert longest_sequence(CONFIGS[name]) == UNLIMITED

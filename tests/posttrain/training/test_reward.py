@@ -65,6 +65,16 @@ def test_labels_that_mean_nothing_are_not_found_on_held_out_pairs(reward_stage, 
     assert 0.25 <= built.metrics["held_out_accuracy"] <= 0.75
 
 
+def test_a_reward_model_trains_alike_whatever_dropout_its_checkpoint_has(reward_stage, checkpoint, tmp_path):
+    dropping = shutil.copytree(checkpoint, tmp_path / "dropping")
+    config = json.loads((dropping / "config.json").read_text()) | {"attention_dropout": 0.5}
+    (dropping / "config.json").write_text(json.dumps(config))
+    found = [reward_stage(tmp_path / policy.name, policy, epochs=1).metrics for policy in (checkpoint, dropping)]
+    times = ("seconds", "per_second", "memory")
+    stable = [{name: value for name, value in each.items() if not any(part in name for part in times)} for each in found]
+    assert stable[0] == stable[1]
+
+
 def test_rewards_are_centred_on_the_training_responses(reward_stage, reward_pairs, tmp_path):
     centred, raw = (reward_stage(tmp_path / str(centre), centre=centre) for centre in (True, False))
     assert raw.metrics["reward_mean"] == 0

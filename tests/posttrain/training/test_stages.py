@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from typing import get_args
 
 import polars as pl
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from posttrain.losses.preference import VARIANTS
 from posttrain.models.policy import Policy
 from posttrain.runtime.progress import Quiet
+from posttrain.runtime.store import CHECKPOINT
 from posttrain.training.loop import CURVE
 from posttrain.training.stages import Setting, align, sft
 from schemas.load import validate_recipe
@@ -93,6 +96,40 @@ def test_reference_scores_of_another_policy_stop_alignment_before_it_trains(sett
     with pytest.raises(RuntimeError, match=r"margin 0\.1"):
         align(setting, spec, rows(), tmp_path / "cache")
     assert not (setting.out / CURVE).exists()
+
+
+@pytest.fixture
+def dropping(checkpoint, tmp_path):
+    """The checkpoint with a config that drops."""
+    folder = shutil.copytree(checkpoint, tmp_path / "dropping")
+    config = json.loads((folder / "config.json").read_text()) | {"attention_dropout": 0.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    return Policy(str(folder))
+
+
+def test_dpo_trains_alike_whatever_dropout_the_checkpoint_has(setting, dropping, rows, lora, tmp_path):
+    """The first step's loss is ln 2 = 0.6931 and its margin 0, as at the reference; later steps differ in nothing."""
+    spec, points = DPO(algorithm="dpo", batch_size=2, peft=lora()), []
+    for policy in (setting.policy, dropping):
+        align(replace(setting, policy=policy), spec, rows(), tmp_path / "cache")
+        points.append([point | {"seconds": 0} for point in curve(setting)])
+        shutil.rmtree(setting.out / CHECKPOINT)
+        (setting.out / CURVE).unlink()
+    assert points[1][1]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert points[1][1]["margin"] == pytest.approx(0, abs=1e-5)
+    assert points[0] == points[1]
+
+
+def test_sft_drops_as_the_checkpoint_or_as_the_recipe_says(setting, dropping, rows):
+    """Loss of the one step, which is before any change: with the checkpoint's dropout, with another, and with none."""
+    table = rows().rename({"chosen": "completion"}).drop("rejected")
+    found = {}
+    for dropout in (None, 0.1, 0.0):
+        sft(replace(setting, policy=dropping), SFT(batch_size=4, epochs=1, learning_rate=1e-12, dropout=dropout), table)
+        found[dropout] = curve(setting)[-1]["loss"]
+    sft(setting, SFT(batch_size=4, epochs=1, learning_rate=1e-12), table)
+    assert found[0.0] == curve(setting)[-1]["loss"]
+    assert len({round(loss, 5) for loss in found.values()}) == 3
 
 
 def test_a_response_that_does_not_fit_is_quarantined_or_cut_as_the_recipe_says(setting, rows, lora, tmp_path):

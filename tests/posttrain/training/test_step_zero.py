@@ -54,6 +54,18 @@ def test_the_gate_sees_a_margin_that_the_loss_does_not_show(scorer, objective):
         step_0_gate(scorer, objective("ipo", shift=(-10.0, 0.0)))
 
 
+def test_the_gate_sees_what_is_random_while_the_policy_trains(scorer, objective, tiny_llama):
+    """Dropout at one half; evaluation, in which the reference is scored, does not show it. Mode and random state stay."""
+    equal = objective("sigmoid")
+    dropping = Scorer(tiny_llama(initializer_range=0.3, attention_dropout=0.5), scorer.device).eval()
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="policy and reference differ"):
+        step_0_gate(dropping, equal)
+    step_0_gate(scorer, equal)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not scorer.training
+
+
 def test_a_score_that_is_not_a_number_does_not_pass_the_gate(scorer, objective):
     with pytest.raises(RuntimeError, match="margin nan"):
         step_0_gate(scorer, objective("sigmoid", shift=(float("nan"), 0.0)))

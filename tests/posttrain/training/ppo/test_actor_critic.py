@@ -6,14 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BartConfig, BartForConditionalGeneration
 
 import posttrain.training.ppo.actor_critic as module
 from posttrain.models.weight_sharing import keep_apart, twin
 from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.scoring.output_head import Head
 from posttrain.scoring.scorer import Scorer
-from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, entropy, remove_critic, without_dropout
+from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, entropy, remove_critic
 from schemas.training import Full
 
 CPU = torch.device("cpu")
@@ -96,32 +95,6 @@ def test_the_temperature_divides_the_logits(tiny_llama, random_examples, tempera
             expected.append(logits.log_softmax(-1).gather(1, torch.tensor(branch.tolist())[:, None])[:, 0])
     scores = Scorer(model, CPU, layout=layout, temperature=temperature)(examples)
     torch.testing.assert_close(scores.logprobs, torch.cat(expected), atol=1e-5, rtol=1e-5)
-
-
-def test_dropout_is_off_for_good(tiny_llama, random_examples):
-    model = tiny_llama(attention_dropout=0.5).train()
-    scorer, examples = Scorer(model, CPU, layout="padded"), random_examples(SIZES)
-    assert not torch.equal(scorer(examples).logprobs, scorer(examples).logprobs)
-    without_dropout(model)
-    assert torch.equal(scorer(examples).logprobs, scorer(examples).logprobs)
-
-
-def test_no_number_that_a_module_reads_as_a_dropout_is_left():
-    """BART's have four names, one of them for whole layers."""
-    rates = {
-        "dropout": 0.1,
-        "attention_dropout": 0.1,
-        "activation_dropout": 0.1,
-        "encoder_layerdrop": 0.1,
-        "decoder_layerdrop": 0.1,
-    }
-    shape = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-    model = BartForConditionalGeneration(BartConfig(vocab_size=97, d_model=16, encoder_attention_heads=2,
-                                                    decoder_attention_heads=2, **shape, **rates))  # fmt: skip
-    ids = torch.arange(2, 12)[None]
-    without_dropout(model.train())
-    with torch.no_grad():
-        assert torch.equal(model(ids, decoder_input_ids=ids).logits, model(ids, decoder_input_ids=ids).logits)
 
 
 def test_a_twin_keeps_its_values_where_the_other_model_trains_in_place(tiny_llama):
