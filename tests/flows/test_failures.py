@@ -26,12 +26,11 @@ if "posttrain.round_trip" in sys.orig_argv:
 
 
 @pytest.fixture
-def failing(tiny, cli, prefect_url, helpers):
+def failing(tiny, warm):
     """Runs the tiny recipe on a store, and asserts where it fails: its JSON and stderr."""
 
     def run(store: Path, code: int, stage: str, **variables: str) -> tuple[dict, str]:
-        variables |= {"PREFECT_API_URL": prefect_url}
-        done = cli("run", tiny.recipe, "--store", store, "--json", *OTHER, cwd=tiny.folder, **variables)
+        done = warm("run", tiny.recipe, "--store", store, "--json", *OTHER, cwd=tiny.folder, **variables)
         assert done.returncode == code, done.stderr
         document = json.loads(done.stdout)
         assert (document["status"], document["error"]["stage"]) == ("failed", stage)
