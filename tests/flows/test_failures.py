@@ -56,7 +56,7 @@ def assert_reported(document: dict, client) -> None:
     assert ("validation_loss_falls" in parent.data.metrics) == bool(evaluated)  # of the last training, which gates may ask for
 
 
-def test_an_export_that_differs_is_refused_with_the_module_and_the_next_run_registers(copy, failing, again, client_of, tmp_path):
+def test_an_export_that_differs_is_refused_and_the_next_run_registers(copy, failing, again, client_of, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(SPOIL)
     document, said = failing(copy, 2, "register", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert [stage["name"] for stage in document["stages"]] == STAGES[:-1]

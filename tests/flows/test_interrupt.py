@@ -33,7 +33,7 @@ def _wait_for_steps(store, process, count: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_training_leaves_a_checkpoint_one_sentence_and_a_run_that_goes_on(
+def test_a_signal_in_training_leaves_a_checkpoint_and_a_run_that_goes_on(
     number, code, copy, finished, tiny, start_warm, helpers, nested_of, client_of
 ):
     """No checkpoint would be due for a day. The Ctrl-C runs with a Prefect server of its own, which the signal reaches too."""
