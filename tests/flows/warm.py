@@ -10,17 +10,26 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import sys
 from pathlib import Path
 
 from flows import defaults
 
-MODULES = (
-    "flows.check", "flows.console", "flows.inline", "flows.post_training", "flows.sweep", "matplotlib.backends.backend_svg",
-    "mlflow", "mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store",
-    "posttrain.trainers.order", "transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2",
-    "transformers.models.t5.modeling_t5",
+OURS = ("schemas", "posttrain", "tasks", "flows")
+THEIRS = (
+    "alembic.command", "git", "matplotlib.backends.backend_svg", "mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store", "pandera.polars", "prefect.flow_engine", "prefect.task_engine",
+    "pyarrow.parquet", "transformers.convert_slow_tokenizer", "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama", "transformers.models.t5.modeling_t5",
 )  # fmt: skip
+
+
+def import_all() -> None:
+    """Our modules, and those of libraries that are imported where they are first needed."""
+    ours = [each.name for name in OURS for each in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}.")]
+    for module in (*ours, *THEIRS):
+        importlib.import_module(module)
 
 
 def next_call() -> dict:
@@ -53,8 +62,7 @@ def become(request: dict) -> None:
 
 if __name__ == "__main__":
     defaults.apply(Path())  # as the command line does before it imports the rest
-    for module in MODULES:
-        importlib.import_module(module)
+    import_all()
     gc.collect()
     gc.freeze()  # no call's collections look at what all share
     become(next_call())
