@@ -69,7 +69,7 @@ class Call:
             self.returncode = self.ask(poll=self.pid)
         return self.returncode
 
-    def communicate(self, timeout: float = 300) -> list[str]:
+    def communicate(self, timeout: float = 550) -> list[str]:
         end = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > end:
@@ -97,7 +97,7 @@ def start_warm(prefect_url, helpers, tmp_path_factory):
 def warm(start_warm, helpers):
     """Call the command line as `cli` does, without the seconds that imports take, and with this session's server."""
 
-    def call(*words: object, cwd: Path, seconds: float = 300, **more: str) -> subprocess.CompletedProcess:
+    def call(*words: object, cwd: Path, seconds: float = 550, **more: str) -> subprocess.CompletedProcess:
         process = start_warm(*words, cwd=cwd, **more)
         try:
             out, err = process.communicate(timeout=seconds)
