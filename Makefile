@@ -10,8 +10,9 @@ help:  ## list these commands
 run: .venv/.runtime  ## raw text to an aligned, registered model on the CPU (deployments/recipes/quickstart.yaml)
 	$(BIN)/posttrain run deployments/recipes/quickstart.yaml
 
-test: .venv/.dev  ## tests without those marked slow
-	$(BIN)/python -m pytest
+# One thread each: the products of a tiny model are too small to be shared out.
+test: .venv/.dev  ## tests without those marked slow, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-quant: .venv/quant/.ready  ## tests of quantised bases; peft imports their libraries wherever it finds them, which is slow
 	PYTHONPATH=.venv/quant $(BIN)/python -m pytest tests/posttrain/checkpoints/test_quantization.py

@@ -45,7 +45,7 @@ def workload(model: Path, **changed) -> Workload:
     return Workload(**{**numbers, "model": str(model), **changed})
 
 
-def test_rows_are_the_rendered_chats_in_the_order_of_the_file_and_each_pass_repeats_them(model, pairs, tmp_path):
+def test_rows_are_the_rendered_chats_in_order_and_each_pass_repeats_them(model, pairs, tmp_path):
     """4 pairs are one step; two passes of it are 8 rows. A response ends with its end token and nothing behind it."""
     real.write(workload(model, passes=2, pairs=str(pairs)), tmp_path)
     rows, tokenizer = read_token_rows(tmp_path), AutoTokenizer.from_pretrained(model)

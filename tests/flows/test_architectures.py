@@ -17,7 +17,7 @@ LAYOUTS = {"gpt2": "packed", "t5": "encoder_decoder"}
 
 
 @pytest.fixture(scope="module", params=["gpt2", "t5"])
-def trained(request, tiny, prefect_url, cli, tmp_path_factory) -> SimpleNamespace:
+def trained(request, tiny, warm, tmp_path_factory) -> SimpleNamespace:
     """A finished run of the tiny recipe on a new model of another family."""
     folder, document = tmp_path_factory.mktemp(request.param), copy.deepcopy(tiny.document)
     document |= {"name": request.param, "registry": {"model": request.param}}
@@ -28,7 +28,7 @@ def trained(request, tiny, prefect_url, cli, tmp_path_factory) -> SimpleNamespac
     document["pretrain"]["tokens"], document["sft"]["epochs"] = 30_000, 3
     document["alignment"]["keep"] = "last"  # so few pairs may not lower the held-out loss: then the start would be the result
     (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
-    process = cli("run", folder / "recipe.yaml", "--store", folder / "store", "--json", cwd=folder, PREFECT_API_URL=prefect_url)
+    process = warm("run", folder / "recipe.yaml", "--store", folder / "store", "--json", cwd=folder)
     assert process.returncode == 0, process.stderr
     report = RunReport.model_validate_json(process.stdout)
     return SimpleNamespace(architecture=request.param, store=folder / "store", report=report, stderr=process.stderr)

@@ -58,9 +58,9 @@ def given(tiny, tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def trained(given, cli, prefect_url) -> SimpleNamespace:
+def trained(given, warm) -> SimpleNamespace:
     store = given.folder / "store"
-    process = cli("run", given.recipe, "--store", store, "--json", cwd=given.folder, PREFECT_API_URL=prefect_url)
+    process = warm("run", given.recipe, "--store", store, "--json", cwd=given.folder)
     assert process.returncode == 0, process.stderr
     return SimpleNamespace(report=RunReport.model_validate_json(process.stdout), store=store, stderr=process.stderr)
 

@@ -26,12 +26,11 @@ if "posttrain.checkpoints.round_trip" in sys.orig_argv:
 
 
 @pytest.fixture
-def failing(tiny, cli, prefect_url, helpers):
+def failing(tiny, warm):
     """Runs the tiny recipe on a store, and asserts where it fails: its JSON and stderr."""
 
     def run(store: Path, code: int, stage: str, **variables: str) -> tuple[dict, str]:
-        variables |= {"PREFECT_API_URL": prefect_url}
-        done = cli("run", tiny.recipe, "--store", store, "--json", *OTHER, cwd=tiny.folder, **variables)
+        done = warm("run", tiny.recipe, "--store", store, "--json", *OTHER, cwd=tiny.folder, **variables)
         assert done.returncode == code, done.stderr
         document = json.loads(done.stdout)
         assert (document["status"], document["error"]["stage"]) == ("failed", stage)
@@ -57,7 +56,7 @@ def assert_reported(document: dict, client) -> None:
     assert ("validation_loss_falls" in parent.data.metrics) == bool(evaluated)  # of the last training, which gates may ask for
 
 
-def test_an_export_that_differs_is_refused_with_the_module_and_the_next_run_registers(copy, failing, again, client_of, tmp_path):
+def test_an_export_that_differs_is_refused_and_the_next_run_registers(copy, failing, again, client_of, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(SPOIL)
     document, said = failing(copy, 2, "register", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert [stage["name"] for stage in document["stages"]] == STAGES[:-1]

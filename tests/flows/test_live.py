@@ -70,7 +70,7 @@ def test_short_work_prints_its_end_alone_and_short_work_of_unknown_length_nothin
     assert lines(text) == ["[T] evaluate base 1,200 of 1,200 in T"]
 
 
-def test_work_is_announced_when_it_has_run_for_a_while_and_again_with_its_first_numbers(written, monkeypatch):
+def test_work_is_announced_after_a_while_and_again_with_its_first_numbers(written, monkeypatch):
     console, text = written
     monkeypatch.setattr(live, "SHORT_SECONDS", 0.1)
     with TerminalProgress(console) as progress:
@@ -103,7 +103,7 @@ def test_what_comes_in_every_round_of_training_is_not_announced(written, monkeyp
     assert len(lines(text)) == 1
 
 
-def test_a_stage_that_fails_ends_with_what_is_inside_it_and_one_that_is_interrupted_stays_to_be_named(written):
+def test_a_failed_stage_ends_with_what_is_inside_it_and_an_interrupted_one_stays(written):
     console, _ = written
     progress = TerminalProgress(console)
 

@@ -51,7 +51,7 @@ def recipe(tiny, tmp_path) -> Path:
 
 
 @pytest.fixture
-def ppo(recipe, tmp_path, cli, helpers, prefect_url, tiny):
+def ppo(recipe, tmp_path, start_warm, warm, tiny):
     """Runs, or starts, the recipe on a store, with a module of rewards on the path."""
     modules = tmp_path / "modules"
     modules.mkdir()
@@ -60,13 +60,13 @@ def ppo(recipe, tmp_path, cli, helpers, prefect_url, tiny):
     class Runner:
         folder = modules
         words = ("--json", "--set", "compute.checkpoint_seconds=0.01")
-        variables: ClassVar = {"PREFECT_API_URL": prefect_url, "PYTHONPATH": f"{modules}:{Path(__file__).resolve().parents[2]}"}
+        variables: ClassVar = {"PYTHONPATH": f"{modules}:{Path(__file__).resolve().parents[2]}"}
 
         def run(self, store: Path, *words: str):
-            return cli("run", recipe, "--store", store, *self.words, *words, cwd=tiny.folder, **self.variables)
+            return warm("run", recipe, "--store", store, *self.words, *words, cwd=tiny.folder, **self.variables)
 
         def start(self, store: Path, *words: str):
-            return helpers.start("run", recipe, "--store", store, *self.words, *words, cwd=tiny.folder, **self.variables)
+            return start_warm("run", recipe, "--store", store, *self.words, *words, cwd=tiny.folder, **self.variables)
 
     return Runner()
 

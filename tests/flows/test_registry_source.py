@@ -23,12 +23,12 @@ def document(tiny) -> dict:
 
 
 @pytest.fixture(scope="module")
-def continued(finished, document, cli, prefect_url, tmp_path_factory) -> SimpleNamespace:
+def continued(finished, document, warm, tmp_path_factory) -> SimpleNamespace:
     """A run of that recipe on a copy of the store in which the champion is version 1."""
     folder = tmp_path_factory.mktemp("continued")
     store = Path(shutil.copytree(finished.store, folder / "store"))
     (folder / "second.yaml").write_text(yaml.safe_dump(document))
-    process = cli("run", folder / "second.yaml", "--store", store, "--json", cwd=folder, PREFECT_API_URL=prefect_url)
+    process = warm("run", folder / "second.yaml", "--store", store, "--json", cwd=folder)
     assert process.returncode == 0, process.stderr
     return SimpleNamespace(folder=folder, store=store, report=RunReport.model_validate_json(process.stdout))
 
@@ -48,8 +48,8 @@ def test_the_new_version_names_its_parent(continued, client_of):
     assert len(version.tags["digest.model"]) == 64
 
 
-def test_lineage_walks_through_the_parent_to_its_data(continued, finished, cli):
-    done = cli("lineage", "models:/tiny@champion", "--store", continued.store, "--json", cwd=continued.folder)
+def test_lineage_walks_through_the_parent_to_its_data(continued, finished, warm):
+    done = warm("lineage", "models:/tiny@champion", "--store", continued.store, "--json", cwd=continued.folder)
     assert done.returncode == 0, done.stderr
     stages = json.loads(done.stdout)["stages"]
     keys = [(stage["stage"], stage["key"]) for stage in stages]
@@ -62,12 +62,12 @@ def test_lineage_walks_through_the_parent_to_its_data(continued, finished, cli):
     assert origin["location"] == "models:/tiny/1"
 
 
-def test_lineage_follows_the_parent_into_another_store(continued, finished, cli, tmp_path):
+def test_lineage_follows_the_parent_into_another_store(continued, finished, warm, tmp_path):
     """What the parent was made from lies in the store that its tags name, where this one does not have it."""
     store = Path(shutil.copytree(continued.store, tmp_path / "store"))
     shutil.rmtree(store / "register" / finished.report.stages[-1].key)
     shutil.rmtree(store / "pretrain")
-    done = cli("lineage", "models:/tiny/2", "--store", store, "--json", cwd=tmp_path)
+    done = warm("lineage", "models:/tiny/2", "--store", store, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     paths = [path for stage in json.loads(done.stdout)["stages"] for path in stage["left_out_rows"]]
     assert {str(root) for root in (store, finished.store) if any(path.startswith(f"{root}/") for path in paths)} == {
@@ -98,8 +98,8 @@ def test_a_store_in_which_nothing_is_registered_is_refused_and_stays_empty(refus
     refused(tmp_path / "second.yaml", [], ("model.uri: found models:/tiny@champion, and no model is registered in sqlite",))
 
 
-def test_check_sizes_a_registered_model(continued, finished, cli):
-    done = cli("check", continued.folder / "second.yaml", "--store", continued.store, "--json", cwd=continued.folder)
+def test_check_sizes_a_registered_model(continued, finished, warm):
+    done = warm("check", continued.folder / "second.yaml", "--store", continued.store, "--json", cwd=continued.folder)
     assert done.returncode == 0, done.stderr
     pretrained = next(stage.metrics for stage in finished.report.stages if stage.name == "pretrain")
     assert json.loads(done.stdout)["model"]["parameters"] == pretrained["parameters"]

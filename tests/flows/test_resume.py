@@ -46,7 +46,7 @@ def _curve(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "align"])
 def test_a_stage_killed_at_a_random_instant_resumes_to_the_same_weights(
-    stage, copy, finished, tiny, prefect_url, helpers, nested_of, client_of
+    stage, copy, finished, tiny, start_warm, helpers, nested_of, client_of
 ):
     """The curve's `seconds` are measured, so points that are equal to the digit are points of steps that were not run again."""
     seed = random.SystemRandom().randrange(2**32)
@@ -56,10 +56,10 @@ def test_a_stage_killed_at_a_random_instant_resumes_to_the_same_weights(
     for name in later:
         shutil.rmtree(copy / name)
     shutil.rmtree(copy / "cache")  # reference log-probabilities are computed again
-    variables = {} if stage == "align" else {"PREFECT_API_URL": prefect_url}  # one of the three kills a Prefect server as well
+    start = helpers.start if stage == "align" else start_warm  # one of the three kills a Prefect server as well
     command = ["run", tiny.recipe, "--store", copy, "--json", *OFTEN]
 
-    killed = helpers.start(*command, cwd=tiny.folder, **variables)
+    killed = start(*command, cwd=tiny.folder)
     steps = int(before[stage].metrics["steps"])
     resumable = _kill_in(stage, copy, killed, helpers, random.Random(seed), steps)
     folder = copy / stage / before[stage].key
@@ -68,7 +68,7 @@ def test_a_stage_killed_at_a_random_instant_resumes_to_the_same_weights(
     kept = [point for point in _curve(Path(f"{folder}.partial")) if point["step"] <= resumable]
     assert kept[-1]["step"] == resumable
 
-    resumed = helpers.start(*command, cwd=tiny.folder, **variables)
+    resumed = start(*command, cwd=tiny.folder)
     out, err = resumed.communicate(timeout=300)
     helpers.kill_group(resumed)
     assert resumed.returncode == 0, err

@@ -165,8 +165,8 @@ def test_a_champion_deleted_from_the_registry_is_registered_again(mended, finish
     assert champion.tags["posttrain.key"] == finished.report.stages[-1].key
 
 
-def test_lineage_names_every_stage_the_data_by_digest_and_the_rows_left_out(finished, cli, tmp_path):
-    done = cli("lineage", "models:/tiny@champion", "--store", finished.store, "--json", cwd=tmp_path)
+def test_lineage_names_every_stage_the_data_by_digest_and_the_rows_left_out(finished, warm, tmp_path):
+    done = warm("lineage", "models:/tiny@champion", "--store", finished.store, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     stages = {stage["stage"]: stage for stage in document["stages"]}
@@ -183,10 +183,10 @@ def test_lineage_names_every_stage_the_data_by_digest_and_the_rows_left_out(fini
     assert all(order.index(before) < order.index("align") for before in ("validate", "filter", "pretrain", "sft"))
 
 
-def test_lineage_of_a_run_whose_stage_was_removed_is_refused(finished, cli, tmp_path):
+def test_lineage_of_a_run_whose_stage_was_removed_is_refused(finished, warm, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(finished.store, store)
     shutil.rmtree(store / "sft")
-    done = cli("lineage", finished.report.run_id, "--store", store, cwd=tmp_path)
+    done = warm("lineage", finished.report.run_id, "--store", store, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "sft" in done.stderr

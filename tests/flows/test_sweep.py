@@ -38,16 +38,16 @@ def sweep_file(tiny):
 
 @pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_and_what_its_runs_share_is_built_once(
-    sweep_file, tiny, cli, helpers, prefect_url, tmp_path
+    sweep_file, tiny, start_warm, warm, helpers, tmp_path
 ):
     store = tmp_path / "store"
     words = ("sweep", sweep_file("betas", LINES), "--store", store, "--json")
-    interrupted = helpers.start(*words, cwd=tiny.folder, PREFECT_API_URL=prefect_url)
+    interrupted = start_warm(*words, cwd=tiny.folder)
     _wait_for_a_finished_run(store)
     helpers.kill_group(interrupted)
-    interrupted.wait()
+    interrupted.communicate()
 
-    done = cli(*words, cwd=tiny.folder, PREFECT_API_URL=prefect_url)
+    done = warm(*words, cwd=tiny.folder)
     assert done.returncode == 0, done.stderr
     report = SweepReport.model_validate_json(done.stdout)
     built = {(point.line, point.value): [stage.name for stage in point.run.stages if not stage.reused] for point in report.points}

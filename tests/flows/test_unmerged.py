@@ -56,17 +56,17 @@ def second(tiny, method: dict, **sections) -> dict:
     }
 
 
-def test_a_recipe_goes_on_from_it(registered, tiny, cli, prefect_url, client_of, tmp_path):
+def test_a_recipe_goes_on_from_it(registered, tiny, warm, client_of, tmp_path):
     """LoRA above the soft prompt and the bottleneck adapter; both stay, and the lineage leads back to the corpus."""
     (tmp_path / "second.yaml").write_text(yaml.safe_dump(second(tiny, {"method": "lora", "r": 4})))
     words = ("run", tmp_path / "second.yaml", "--store", registered.store, "--json")
-    process = cli(*words, cwd=tmp_path, PREFECT_API_URL=prefect_url)
+    process = warm(*words, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     report = RunReport.model_validate_json(process.stdout)
     version = client_of(registered.store).get_model_version("tiny", report.model.version)
     assert version.tags["artifacts"] == "base, adapter-1, adapter-2, adapter-3"
     assert version.tags["base_model"] == "models:/tiny/2"
-    done = cli("lineage", report.model.uri, "--store", registered.store, "--json", cwd=tmp_path)
+    done = warm("lineage", report.model.uri, "--store", registered.store, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "pretrain" in {stage["stage"] for stage in json.loads(done.stdout)["stages"]}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +79,8 @@ def tiny_llama():
     def build(vocabulary: int = 97, seed: int = 0, **changes) -> LlamaForCausalLM:
         torch.manual_seed(seed)
         shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-        shape |= {
-            "num_key_value_heads": 2,
-            "tie_word_embeddings": True,
-            "eos_token_id": 0,
-            "pad_token_id": 1,
-            "bos_token_id": None,
-        }
+        shape |= {"num_key_value_heads": 2, "tie_word_embeddings": True}
+        shape |= {"eos_token_id": 0, "pad_token_id": 1, "bos_token_id": None}
         return LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **shape | changes)).eval()
 
     return build
@@ -262,10 +256,21 @@ def trained_reward(reward_stage, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True, scope="session")
-def interrupts() -> None:
-    """A shell that starts tests in the background has them ignore Ctrl-C, which is respected."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+class StopAt(Quiet):
+    """A person who presses Ctrl-C when a step is reported."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def advance(self, done, metrics):
+        if done == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="session")
+def stop_at():
+    """Builds a progress that raises KeyboardInterrupt when a step is reported."""
+    return StopAt
 
 
 @pytest.fixture

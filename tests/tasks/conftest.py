@@ -1,19 +1,11 @@
-"""Lends the finished run of `tests/flows/conftest.py` to the tests of tasks; it is made once, whichever folder asks first."""
+"""The store of a chain in which nothing has run yet."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
-
-SOURCE = Path(__file__).resolve().parents[1] / "flows" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("fixtures_of_flows", SOURCE)
-_fixtures = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_fixtures)
-
-tiny, cli, finished, client_of = _fixtures.tiny, _fixtures.cli, _fixtures.finished, _fixtures.client_of
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def aligned(posttrain, recipe, rows, gguf, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(predicted=predicted, **vars(posttrain("run", path)))
 
 
-def test_it_registers_a_champion_that_answers_in_every_way_and_prefers_what_was_chosen(aligned, answers, tmp_path):
+def test_it_registers_a_champion_that_answers_and_prefers_what_was_chosen(aligned, answers, tmp_path):
     """No learning rate is given: the default's docstring says 5e-5 for LoRA at 100M parameters."""
     align, evaluated = (aligned.stages[name].metrics for name in ("align", "evaluate"))
     print(f"  {evaluated}")

@@ -54,7 +54,7 @@ def test_a_run_killed_in_reference_scoring_goes_on_behind_the_last_saved_score(r
     assert resumed.report.model.alias == "champion"
 
 
-def test_a_learning_rate_100_times_too_high_is_warned_of_and_the_best_weights_are_kept(posttrain, recipe, rows, local, tmp_path):
+def test_a_learning_rate_100_times_too_high_is_warned_of_and_the_best_is_kept(posttrain, recipe, rows, local, tmp_path):
     """5e-5 is the default. Nothing can be learnt from these pairs: the better the others are remembered, the worse these look.
 
     (Where one style is always chosen, even this rate only separates the two further.)
@@ -70,7 +70,7 @@ def test_a_learning_rate_100_times_too_high_is_warned_of_and_the_best_weights_ar
     assert all(rose in place for place in (page, said))
 
 
-def test_an_export_that_differs_is_refused_with_its_module_and_the_same_command_registers(resumed, posttrain, tmp_path):
+def test_an_export_that_differs_is_refused_and_the_same_command_registers(resumed, posttrain, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(FLIP)
     words = ("--set", "registry.model=flipped")
     refused = posttrain("run", resumed.path, *words, code=2, PYTHONPATH=f"{tmp_path}:{ROOT}")

@@ -1,4 +1,4 @@
-"""Exported folders load as consumers load them, and a broken export is found. Each check is a fresh process."""
+"""Exported folders load as consumers load them, and a broken export is found. `export` and `verify` start fresh processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from posttrain.checkpoints.export import export
 from posttrain.checkpoints.fingerprint import logits_of
 from posttrain.checkpoints.load import load_model, load_tokenizer, scratch_model
-from posttrain.checkpoints.round_trip import RoundTripFailed, numbers, verify
+from posttrain.checkpoints.round_trip import Reloaded, RoundTripFailed, compare, numbers, verify
 from posttrain.models.policy import Policy, folder_policy
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from schemas.errors import Refusal
@@ -46,8 +46,10 @@ def policy(checkpoint, lora, tmp_path_factory) -> Policy:
 
 @pytest.fixture(scope="module")
 def exported_once(policy, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported")
-    return folder, export(policy, folder)
+    """The folder is moved to the place that was named, as the store moves a finished stage."""
+    built, folder = tmp_path_factory.mktemp("built") / "partial", tmp_path_factory.mktemp("exported") / "finished"
+    outputs = export(policy, built, home=folder)
+    return built.rename(folder), outputs
 
 
 @pytest.fixture
@@ -62,7 +64,12 @@ def logits(model) -> torch.Tensor:
 
 
 def test_a_policy_without_adapters_exports_a_checkpoint_alone(checkpoint, tmp_path):
+    """An interrupted export, of which something is left, starts over."""
+    for name in ("checkpoint", "adapter", "base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "leftover").write_text("half a file")
     assert export(Policy(str(checkpoint)), tmp_path) == {"checkpoint": "checkpoint"}
+    assert not list(tmp_path.rglob("leftover"))
     assert not (tmp_path / "adapter").exists()
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", dtype=torch.float32)
     assert torch.equal(logits(reloaded), logits(load_model(Policy(str(checkpoint)), CPU)))
@@ -106,14 +113,11 @@ def auto_peft(adapter, folder) -> torch.Tensor:
     return load_file(folder / "found")["logits"]
 
 
-def test_peft_finds_the_base_of_an_exported_adapter_from_any_folder(policy, tmp_path):
-    """The folder is moved to the place that was named, as the store moves a finished stage."""
-    export(policy, tmp_path / "partial", home=tmp_path / "finished")
-    (tmp_path / "partial").rename(tmp_path / "finished")
-    config = json.loads((tmp_path / "finished" / "adapter" / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["revision"]) == (str(tmp_path / "finished" / "base"), None)
-    (tmp_path / "elsewhere").mkdir()
-    found = auto_peft(tmp_path / "finished" / "adapter", tmp_path / "elsewhere")
+def test_peft_finds_the_base_of_an_exported_adapter_from_any_folder(exported_once, policy, tmp_path):
+    folder, _ = exported_once
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == (str(folder / "base"), None)
+    found = auto_peft(folder / "adapter", tmp_path)
     torch.testing.assert_close(found, logits(load_model(policy, CPU)), atol=1e-4, rtol=0)
 
 
@@ -157,14 +161,6 @@ def test_checkpoint_and_base_stop_where_the_template_ends_a_turn(checkpoint, lor
         assert GenerationConfig.from_pretrained(tmp_path / "out" / name).eos_token_id == [0, 1]
 
 
-def test_an_interrupted_export_starts_over(checkpoint, tmp_path):
-    for name in ("checkpoint", "adapter", "base"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "leftover").write_text("half a file")
-    assert export(Policy(str(checkpoint)), tmp_path) == {"checkpoint": "checkpoint"}
-    assert not list(tmp_path.rglob("leftover"))
-
-
 def alter(path, change) -> None:
     """Change one number of one matrix."""
     tensors = load_file(path)
@@ -173,29 +169,39 @@ def alter(path, change) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
+def first_difference(folder) -> Reloaded | None:
+    """What `verify` refuses, found in this process."""
+    return next((each for each in compare(folder) if not each.same), None)
+
+
 def test_an_untouched_copy_is_accepted(exported):
-    verify(exported)
+    assert first_difference(exported) is None
 
 
 @pytest.mark.parametrize(
     ("path", "way"),
     [
         ("checkpoint/model.safetensors", "checkpoint"),
-        ("adapter/adapter_model.safetensors", "adapter"),
-        ("base/model.safetensors", "adapter"),
+        ("adapter/adapter_model.safetensors", "adapter on its base"),
+        ("base/model.safetensors", "adapter on its base"),
     ],
 )
 def test_a_weight_altered_after_the_export_is_found_and_the_way_of_loading_named(exported, path, way):
     alter(exported / path, lambda value: value + 3)
-    with pytest.raises(Refusal, match=rf"register \({way}.*first at model.layers.1.self_attn.v_proj"):
+    found = first_difference(exported)
+    assert (found.way, found.difference.module) == (way, "model.layers.1.self_attn.v_proj")
+
+
+def test_what_is_found_is_refused(exported):
+    alter(exported / "adapter/adapter_model.safetensors", lambda value: value + 3)
+    with pytest.raises(Refusal, match=r"register \(adapter on its base\).*first at model.layers.1.self_attn.v_proj"):
         verify(exported)
 
 
 def test_a_weight_that_is_no_number_is_found(exported):
     """NaN compares as neither larger nor smaller than the tolerance."""
     alter(exported / "checkpoint/model.safetensors", lambda value: math.nan)
-    with pytest.raises(Refusal, match=r"first at model\.layers\.1\.self_attn\.v_proj"):
-        verify(exported)
+    assert first_difference(exported).difference.module == "model.layers.1.self_attn.v_proj"
 
 
 def test_a_missing_file_is_found(exported):
@@ -255,8 +261,8 @@ def test_an_encoder_decoder_is_compared_with_decoder_inputs(seq2seq, tmp_path):
     tensors = load_file(path)
     tensors["decoder.block.0.layer.1.EncDecAttention.v.weight"][0, 0] += 3
     save_file(tensors, path, {"format": "pt"})
-    with pytest.raises(Refusal, match=r"register \(checkpoint\).*first at decoder.block.0.layer.1.EncDecAttention.v"):
-        verify(tmp_path)
+    found = first_difference(tmp_path)
+    assert (found.way, found.difference.module) == ("checkpoint", "decoder.block.0.layer.1.EncDecAttention.v")
 
 
 def test_logits_of_an_encoder_decoder_are_those_of_its_text_given_itself(seq2seq):

@@ -68,7 +68,7 @@ LINES = (
 
 
 @pytest.mark.parametrize("ending", ["{{ eos_token }}", "", "{{ eos_token }}\n", "{{ eos_token }} \n\n"])
-def test_a_completion_ends_with_its_one_eos_whatever_the_template_writes_after_an_answer(tokenizer, ending):
+def test_a_completion_ends_with_one_eos_whatever_the_template_writes_after_it(tokenizer, ending):
     """Blanks after EOS are never sampled, so they are not trained on."""
     tokenizer.chat_template = LINES.replace("ENDING", ending)
     for example in encode(instructions(("Hi\n", "Hello"), ("Rate it.\n", "Good")), tokenizer).examples:
@@ -245,7 +245,7 @@ def shifting(tokenizer, shifted: int, rows: int) -> pl.DataFrame:
     return instructions(*[("staff was", " kind")] * shifted, *[("staff was", " \nkind")] * (rows - shifted))
 
 
-def test_an_encoder_reads_the_prompt_with_its_eos_and_the_decoder_starts_with_the_answer(t5_tokenizer):
+def test_an_encoder_reads_the_prompt_with_its_eos_and_the_decoder_the_answer(t5_tokenizer):
     """T5 (EOS is 1) reads line breaks as blanks. A cut prompt keeps its end, EOS included."""
     table = pairs(("Rate it.", "Good", "Bad"))
     (decoder,) = encode(table, t5_tokenizer).examples

@@ -50,7 +50,7 @@ def test_mask_of_one_pair_by_hand():
     ]  # fmt: skip
 
 
-def test_rows_are_padded_to_a_multiple_of_8_and_padding_sees_something_but_no_example():
+def test_rows_are_padded_to_a_multiple_of_8_and_padding_sees_no_example():
     """4 tokens in 8 columns, 4 of padding. A softmax over nothing is NaN; padding that sees the example is harmless but wrong."""
     packed = pack([Example(ints(5, 6), (ints(7, 8),))])
     assert packed.input_ids.tolist() == [[5, 6, 7, 8, 0, 0, 0, 0]]

@@ -207,7 +207,7 @@ NUMBERS = {"robust": {"label_smoothing": 0.1}, "simpo": {"simpo_gamma": 0.5}}
 
 
 @pytest.mark.parametrize("loss", get_args(PreferenceLoss))
-def test_the_margin_is_in_the_unit_of_the_loss_and_against_the_policy_before_alignment(setting, tmp_path, loss):
+def test_the_margin_is_in_the_unit_of_the_loss_and_against_the_parent(setting, tmp_path, loss):
     """β = 0.5, of log-ratios to the SFT policy, also where training knows no reference: sums, or means over a response."""
     policies, held_out = setting
     alignment = DPO(algorithm="dpo", beta=0.5, loss=loss, **NUMBERS.get(loss, {}))

@@ -208,7 +208,7 @@ def test_every_loss_pushes_chosen_up_and_rejected_down(loss, policy):
     assert chosen < 0 < rejected
 
 
-def test_a_full_share_of_flipped_labels_swaps_the_pair_and_one_half_makes_it_symmetric():
+def test_flipping_all_labels_swaps_the_pair_and_one_half_makes_it_symmetric():
     """Conservative DPO with ε on (c, r) is that with 1 - ε on (r, c); with 1/2 it cannot tell them apart."""
     c, r = [3.0, -7.0, 0.5], [-2.0, 4.0, 0.5]
     assert loss_of("sigmoid", c, r, smoothing=0.3) == pytest.approx(loss_of("sigmoid", r, c, smoothing=0.7))

@@ -123,7 +123,7 @@ def test_padding_changes_nothing(prompt_model, kind):
 
 
 @torch.no_grad()
-def test_padding_before_the_input_of_an_encoder_does_not_come_between_prompt_and_tokens(prompt_model):
+def test_padding_of_an_encoders_input_does_not_come_between_prompt_and_tokens(prompt_model):
     """T5's attention counts the positions between two tokens, padding included."""
     model = prompt_model("t5")
     ids, attended = torch.nn.functional.pad(SHORT, (3, 0)), torch.nn.functional.pad(ones(SHORT), (3, 0))

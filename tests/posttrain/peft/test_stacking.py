@@ -117,7 +117,7 @@ def test_training_all_weights_above_an_adapter_that_stays_is_refused(sft, spec, 
     assert refused.value.where == "alignment.peft.method"
 
 
-def test_a_soft_prompt_above_a_soft_prompt_is_refused_and_above_a_bottleneck_adapter_it_is_not(sft, spec, tiny):
+def test_a_soft_prompt_is_refused_above_another_but_not_above_a_bottleneck(sft, spec, tiny):
     with pytest.raises(Refusal, match="above a soft prompt"):
         wrap(merge_adapter(tiny("llama"), sft("prompt_tuning")), spec("prefix_tuning"), 1, "alignment.peft")
     model = wrap(merge_adapter(tiny("llama"), sft("bottleneck houlsby")), spec("prompt_tuning"), 1, "alignment.peft")
@@ -153,7 +153,7 @@ def test_the_rules_by_family(spec, name, below, part):
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_a_lora_that_moves_a_part_of_the_weight_is_refused_where_an_adapter_stands_at_its_output(sft, spec, tiny, init):
+def test_a_lora_that_moves_part_of_the_weight_is_refused_below_an_adapter(sft, spec, tiny, init):
     """adapter((W - BA) x) + BA x is not adapter(W x): neither the start nor the saved LoRA would be the policy."""
     policy = merge_adapter(tiny("llama"), sft("bottleneck pfeiffer"))
     with pytest.raises(Refusal, match=f"{init} above a bottleneck adapter") as refused:

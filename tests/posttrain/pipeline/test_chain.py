@@ -89,9 +89,7 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
         ("tracking.experiment", "other", ""),
     ],
 )
-def test_a_changed_field_changes_the_keys_of_the_stages_that_read_it_and_of_those_after_them(
-    document, store, field, value, rebuilt
-):
+def test_a_changed_field_changes_the_keys_of_its_stages_and_of_those_after_them(document, store, field, value, rebuilt):
     before, after = keys(document, store), keys(changed(document, field, value), store)
     assert [stage for stage in STAGES if before[stage] != after[stage]] == rebuilt.split()
 
@@ -150,7 +148,7 @@ def test_policies_stack_an_adapter_on_the_checkpoint_before_it(document, store):
     assert policies["aligned"].adapters == (store.root / "align" / found["align"] / "adapter",)
 
 
-def test_a_reward_model_starts_as_the_policy_before_alignment_or_as_its_own_checkpoint(document, store, tmp_path):
+def test_a_reward_model_starts_as_the_parent_policy_or_as_its_own_checkpoint(document, store, tmp_path):
     """The policy that was trained before is no input of a reward model that starts elsewhere."""
     found = keys(document, store)
     chain = Chain(validate_recipe(document, "tiny.yaml"), store)

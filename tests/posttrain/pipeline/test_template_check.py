@@ -67,7 +67,7 @@ def test_a_waived_limit_turns_the_refusal_into_a_notice(tokenizer):
     assert len(check(tokenizer, NO_SYSTEM + TURNS + ASK, rows(2, 4), waive=("max_drop_rate",))) == 1
 
 
-def test_a_template_without_a_generation_prompt_is_refused_with_what_would_be_trained(tokenizer):
+def test_a_template_without_a_generation_prompt_is_refused_with_its_tokens(tokenizer):
     with pytest.raises(Refusal, match="'<assistant>' stands before the answers of data") as refused:
         check(tokenizer, TURNS, rows(plain=3))
     assert refused.value.where == "model.chat_template"

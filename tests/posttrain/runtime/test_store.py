@@ -114,7 +114,7 @@ def crash_at(monkeypatch, name: str) -> None:
     monkeypatch.setattr(os, "replace", dying)
 
 
-def test_numbers_that_are_not_finite_are_refused_while_the_checkpoints_are_still_there(tmp_path):
+def test_numbers_that_are_not_finite_are_refused_before_checkpoints_are_gone(tmp_path):
     def diverged(out: Path) -> Built:
         (out / CHECKPOINT).mkdir()
         (out / CHECKPOINT / "step").write_text("9")
@@ -126,7 +126,7 @@ def test_numbers_that_are_not_finite_are_refused_while_the_checkpoints_are_still
 
 
 @pytest.mark.parametrize("renamed", [RESULT, IDENTITY.key])
-def test_a_crash_between_the_files_and_the_rename_leaves_no_result_and_the_next_build_heals(tmp_path, monkeypatch, renamed):
+def test_a_crash_before_the_rename_leaves_no_result_and_the_next_build_heals(tmp_path, monkeypatch, renamed):
     with monkeypatch.context() as patch:
         crash_at(patch, renamed)
         with pytest.raises(Crash):

@@ -90,7 +90,7 @@ def test_many_prompts_keep_their_order_across_batches(model, tokenizer, prompts,
     assert sum(counted) == 5
 
 
-def test_progress_moves_within_a_batch_by_what_ended_and_by_the_share_of_what_did_not(model, tokenizer, prompts):
+def test_progress_moves_within_a_batch_by_the_share_that_is_done(model, tokenizer, prompts):
     """After token s of 12, e(s) of 40 rows have ended: e + floor((40 - e) s / 12) are done."""
     counted: list[int] = []
     lengths = [len(tokens) for tokens in respond(model, tokenizer, prompts * 8, 12, 1.0, seed=0, on_rows=counted.append)]

@@ -32,7 +32,7 @@ def snapshot(model) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def test_swapped_gives_the_scores_before_training_and_restores_the_trained_weights_to_the_bit(scorer, random_examples):
+def test_swapped_gives_the_scores_before_training_and_restores_the_weights(scorer, random_examples):
     pairs = random_examples(SIZES)
     reference = Reference(scorer.model)
     before, initial = score_branches(scorer, pairs, 10**6), snapshot(scorer.model)

@@ -217,7 +217,7 @@ def test_per_branch_sums_by_hand():
     assert scores.per_branch().tolist() == [5.0, 5.0, 0.0]
 
 
-def test_rows_that_end_in_different_columns_are_scored_whole_by_the_models_own_logits():
+def test_rows_that_end_in_different_columns_are_scored_by_the_models_logits():
     """A long prompt with a short response beside a short one: between their targets are columns without any."""
     torch.manual_seed(0)
     model, rng = LlamaForCausalLM(LlamaConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=1,

@@ -32,7 +32,7 @@ def test_the_tables_of_tokens_do_not_count():
     assert tokens(llama(20, tied=False)) == tokens(llama(20))
 
 
-def test_a_small_model_fills_the_pass_and_a_large_one_gets_the_rows_that_products_want():
+def test_a_small_model_fills_the_pass_and_a_large_one_gets_fewer_rows():
     assert tokens(llama(2)) == 4096
     assert tokens(llama(80)) == 512
 

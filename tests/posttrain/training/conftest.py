@@ -76,23 +76,6 @@ def job(tmp_path, scorer, objective):
     return build
 
 
-class StopAt(Quiet):
-    """A person who presses Ctrl-C when a step is reported."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def advance(self, done, metrics):
-        if done == self.step:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="session")
-def stop_at():
-    """Builds a progress that raises KeyboardInterrupt when a step is reported."""
-    return StopAt
-
-
 def _turn(role: str, rng: np.random.Generator) -> list[dict[str, str]]:
     return [{"role": role, "content": " ".join(rng.choice(WORDS, rng.integers(2, 12)))}]
 

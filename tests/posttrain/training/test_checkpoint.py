@@ -57,7 +57,7 @@ def test_the_loss_scale_is_part_of_a_checkpoint(tmp_path, state):
     assert other.get_scale() == 1024.0
 
 
-def test_the_best_tensors_are_put_back_and_those_of_other_steps_go_with_the_next_checkpoint(tmp_path, state):
+def test_the_best_tensors_are_put_back_and_others_go_with_the_next_checkpoint(tmp_path, state):
     model, optimizer = state()
     kept = {name: tensor.detach().clone() for name, tensor in trainable_state(model).items()}
     save_best(tmp_path, model, 3)

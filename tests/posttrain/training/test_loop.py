@@ -63,9 +63,7 @@ def test_the_loss_falls(job, method, kind, start, points):
 
 @pytest.mark.parametrize("kind", ["lm", "dpo"])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_an_interrupted_run_ends_in_the_weights_and_the_curve_of_an_uninterrupted_one(
-    job, stop_at, objective, method, kind, points
-):
+def test_an_interrupted_run_ends_in_the_weights_and_curve_of_a_whole_one(job, stop_at, objective, method, kind, points):
     """Checkpoints after every step; the run dies while it reports step 5, whose curve point is written and checkpoint is not."""
     validated = {"validation": objective(kind)}
     whole = job("whole", method, kind, **validated)
@@ -178,7 +176,7 @@ class Signals(Quiet):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_step_with_a_checkpoint_and_the_run_goes_on_to_the_same_weights(job, number):
+def test_a_signal_ends_the_step_with_a_checkpoint_and_the_run_resumes_to_the_bit(job, number):
     """No checkpoint is due for days. The signal comes after step 5 was done: the loop looks for it once in every step."""
     whole = job("whole")
     train(whole)

@@ -48,9 +48,7 @@ def poisoned(objective):
 
 
 @pytest.mark.parametrize("gradient_only", [False, True])
-def test_a_step_that_is_not_finite_is_skipped_counted_and_leaves_no_trace_in_the_weights(
-    job, poisoned, tiny_llama, points, gradient_only
-):
+def test_a_step_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(job, poisoned, tiny_llama, points, gradient_only):
     """At a constant rate, steps on rows 0, 5 (bad), 1 train what steps on 0, 1 train. √x has no slope at 0."""
 
     def run(name: str, plan: list[list[int]]) -> tuple[Job, dict]:

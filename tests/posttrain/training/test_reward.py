@@ -36,9 +36,7 @@ def rewards_of(model, table: pl.DataFrame, split: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     "section", [{}, {"peft": FULL}, {"model": SCRATCH, "peft": FULL}], ids=["llama lora", "llama full", "bert from scratch"]
 )
-def test_it_learns_a_planted_preference_and_what_it_measured_is_what_comes_back_from_disk(
-    reward_stage, reward_pairs, tmp_path, section
-):
+def test_it_learns_a_planted_preference_and_comes_back_from_disk_as_measured(reward_stage, reward_pairs, tmp_path, section):
     built = reward_stage(tmp_path / "out", **section)
     assert built.metrics["held_out_accuracy"] > 0.9
     assert built.metrics["accuracy"] > 0.9

@@ -146,7 +146,7 @@ def test_where_no_step_lowers_the_loss_the_start_is_kept(job, scripted, stop_at)
     assert equal(state(resumed), start)
 
 
-def test_the_last_weights_are_the_result_where_the_recipe_asks_for_them_and_their_loss_is_the_runs(job, scripted):
+def test_the_last_weights_and_their_loss_are_the_result_where_the_recipe_asks(job, scripted):
     made = job(validation=scripted(0.7, 0.6, 0.8), spec={"keep": "last", "validations": 2})
     summary = train(made)
     assert (summary["validation_loss_start"], summary["validation_loss"]) == pytest.approx((0.7, 0.8))

@@ -163,24 +163,13 @@ def test_a_refusal_in_a_worker_arrives_as_one(order, tmp_path):
     assert LOG in log
 
 
-class InterruptedAt(Quiet):
-    """A person who presses Ctrl-C when a step is reported."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def advance(self, done, metrics):
-        if done == self.step:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.slow
-def test_three_processes_interrupted_by_a_person_resume_to_the_same_weights(order, tmp_path):
+def test_three_processes_interrupted_by_a_person_resume_to_the_same_weights(order, stop_at, tmp_path):
     """A sum over three depends on its order, which follows DDP's buckets: these must not be laid anew by the resumed run."""
     launch(order("sft", tmp_path / "whole", num_processes=3), Quiet())
     cut = order("sft", tmp_path / "cut", num_processes=3)
     with pytest.raises(KeyboardInterrupt):
-        launch(cut, InterruptedAt(5))
+        launch(cut, stop_at(5))
     assert 5 <= checkpoints(cut.out)[-1] < STEPS
     launch(cut, Quiet())
     assert weights(cut.out) == weights(tmp_path / "whole")

@@ -217,7 +217,7 @@ class Pieces(Quiet):
             self.with_score.append(done)
 
 
-def test_each_iteration_reports_its_responses_and_scores_and_the_first_step_its_numbers(ppo_job):
+def test_each_iteration_reports_its_responses_scores_and_first_numbers(ppo_job):
     """3 iterations of 8 responses, which policy and reference score, and of 4 steps."""
     heard = Pieces()
     with reporting(heard):
