@@ -14,7 +14,7 @@ import torch
 from posttrain.checkpoints.load import scratch_model
 from posttrain.data.encode import encode_conversations
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
-<<<<<<< f55aa9db07545110234e7a0aebba8192d52491d2
+<<<<<<< 7ebb540b3bed9c5da35041f09c6df82d6680f018
 from posttrain.evaluation import evaluate
 from posttrain.evaluation.evaluate import HeldOut, asked, evaluate, open_policy, respond
 =======
