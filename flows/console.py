@@ -67,7 +67,8 @@ HEADLINES = (
 
 
 def _headline(metrics: Mapping[str, float], outputs: Mapping[str, str]) -> str:
-    numbers = [f"{name.replace('_', ' ')} {number(metrics[name])}" for name in HEADLINES if name in metrics]
+    shown = (name for name in HEADLINES if name in metrics and (name != "left_out" or metrics[name]))  # none is no news
+    numbers = [f"{name.replace('_', ' ')} {number(metrics[name])}" for name in shown]
     if "version" in outputs:
         numbers.append(f"version {outputs['version']}, {outputs['alias']}")
     return ", ".join(numbers[:4])

@@ -1,0 +1,80 @@
+"""Lengths that `posttrain check` forecasts from."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from transformers import LlamaConfig, T5Config
+
+from posttrain.forecast.sizing import held_out_limit, memory_of
+from posttrain.models.architectures import UNLIMITED
+from posttrain.models.policy import Policy
+from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.lengths import Rows, first_rows
+from schemas.load import validate_recipe
+from schemas.training import DPO
+
+
+def says(role: str, text: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
+@pytest.fixture
+def rows(checkpoint):
+    """Five pairs, one of which has a prompt of hundreds of tokens."""
+    prompts = [says("user", "Rate it. " * (200 if i == 3 else 1)) for i in range(5)]
+    table = pl.DataFrame(
+        {"prompt": prompts, "chosen": [says("assistant", "Clean.")] * 5, "rejected": [says("assistant", "Bad")] * 5}
+    )
+    chain = SimpleNamespace(model=None, source=Policy(str(checkpoint)))
+    return Rows([], {"preferences": table}, {"preferences": 1000}, {"preferences": 5}, chain)
+
+
+def test_evaluation_is_forecast_with_its_own_bound_not_that_of_training(rows):
+    spec = DPO(algorithm="dpo", max_length=48)
+    trained, _ = rows.examples(spec, False)
+    assert max(example.length for example in trained) == 48 + len(trained[3].branches[1])
+    held_out, said = rows.held_out(spec, 128, False)
+    assert max(len(e.prompt) + max(map(len, e.branches)) for e in held_out) == 128
+    assert said.endswith("of 128 that are read")
+    whole, said = rows.held_out(spec, UNLIMITED, False)
+    assert len(whole[3].prompt) > 400
+    assert said.endswith(f"at most {max(example.length for example in whole)}")
+
+
+def recipe(path: str, **evaluation):
+    document = {
+        "name": "tiny", "model": {"source": "local", "path": path}, "data": {"preferences": "p"},
+        "alignment": {"algorithm": "dpo", "max_length": 48}, "evaluation": {"prompts": 8, "max_new_tokens": 4, **evaluation},
+    }  # fmt: skip
+    return validate_recipe(document, "test")
+
+
+def test_the_bound_is_that_of_evaluation(checkpoint):
+    told = recipe(str(checkpoint))
+    assert held_out_limit(told, LlamaConfig(max_position_embeddings=2048)) == 2048
+    assert held_out_limit(told, T5Config()) == UNLIMITED
+    assert held_out_limit(recipe(str(checkpoint), max_length=100), LlamaConfig(max_position_embeddings=2048)) == 100
+
+
+def test_check_says_how_long_the_rows_of_evaluation_are(rows, checkpoint, store):
+    """With 400 tokens allowed the long row counts in full but for what is cut."""
+    chain = Chain(recipe(str(checkpoint), max_length=400), store)
+    memory = memory_of(chain, rows)
+    assert "of 400 that are read" in memory["evaluate"]["rows"]
+    assert "that are read" not in memory["align"]["rows"]
+
+
+def test_every_file_is_among_the_first_rows(checkpoint, store, tmp_path):
+    """600 rows of one file would fill the 512 that are read."""
+    for name, count in (("a", 600), ("b", 600)):
+        lines = [{"prompt": f"{name} {i}", "chosen": "good", "rejected": "bad"} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    told = recipe(str(checkpoint))
+    told = told.model_copy(update={"data": told.data.model_copy(update={"preferences": str(tmp_path / "*.jsonl")})})
+    first = first_rows(Chain(told, store)).tables["preferences"]["prompt"].to_list()
+    assert len(first) == 512
+    assert sum(prompt[0]["content"].startswith("b") for prompt in first) == 256
