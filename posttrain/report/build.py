@@ -18,7 +18,6 @@ from schemas.results import RunReport, StageReport, StageResult
 from schemas.secrets import without_credentials
 
 TEMPLATE = "report.html.j2"
-TRAINING = ("pretrain", "sft", "reward", "align")
 CONTRACTS = ("preferences", "instructions")
 # Columns of the tables; a number that a stage did not measure is a dash, not a crash after hours of training.
 POLICY = ("reward", "reward_interval", "kl_per_token", "length", "eos_share", "perplexity")
@@ -56,7 +55,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
     reward = read.document(folders, "reward", "reward.json")
     frame = read.samples(folders)
     names = samples.policies(frame, [policy["policy"] for policy in evaluation.get("policies", [])])
-    curves = {stage: read.curve(folders, stage) for stage in TRAINING}
+    curves = {stage: read.curve(folders, stage) for stage in folders}
     results = {name: result for name, folder in folders.items() if (result := read_result(folder))}
     asked = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return {
