@@ -31,7 +31,7 @@ from posttrain.runtime.peak_memory import available_bytes, resident_bytes
 from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import Plan, by_rows, by_tokens
 from posttrain.training.learning_rates import settled
-from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, Preference
+from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, preference
 from schemas.model import Model, ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe
@@ -148,8 +148,7 @@ def _objective(spec: Spec, examples: Sequence[Example]) -> Objective:
     if not isinstance(spec, DPO):
         return LanguageModelling(examples, z_loss=spec.z_loss)
     reference = torch.zeros(len(examples), 2) if VARIANTS[spec.loss].reference else None
-    gamma = spec.simpo_gamma or 0.0
-    return Preference(examples, reference, spec.beta, spec.loss, spec.label_smoothing, gamma, spec.sft_weight)
+    return preference(spec, examples, reference)
 
 
 def _plan(spec: Spec, examples: Sequence[Example], seed: int) -> Plan:

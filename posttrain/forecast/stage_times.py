@@ -26,7 +26,7 @@ from posttrain.pipeline.lengths import Rows
 from posttrain.pipeline.stages import WORK
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.sampling.sampler import BATCH
-from posttrain.training.stages import VALIDATION_EXAMPLES
+from posttrain.training.fit import VALIDATION_EXAMPLES
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe, policies

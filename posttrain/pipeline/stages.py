@@ -36,6 +36,8 @@ class StageWork:
     """Its Prefect task."""
     encodes: bool = True
     """Whether it renders text by the chat template, which is then part of its key."""
+    train: Callable[[Recipe], str] | None = None
+    """For a stage that trains: the function of (`StageRequest`, its section, its rows) that does, here or in other processes."""
     tokens: str | None = None
     """For a stage that computes on a model: the function that counts the tokens which pass it, from which `check` forecasts."""
 
@@ -116,26 +118,28 @@ def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
     return chain.start_origins(stage)
 
 
+_TRAINERS = "posttrain.training"
 _TOKENS = "posttrain.forecast.stage_times"
+_ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(version=1, fields=_checks, inputs=_tables, task="tasks.data:validate", encodes=False),
     "filter": StageWork(version=1, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False),
     "pretrain": StageWork(
         version=4, fields=_pretraining, inputs=_start_and_rows, task="tasks.training:pretrain",
-        tokens=f"{_TOKENS}:pretrain",
+        train=lambda recipe: f"{_TRAINERS}.pretrain:pretrain", tokens=f"{_TOKENS}:pretrain",
     ),
     "sft": StageWork(
         version=5, fields=_training, inputs=_start_and_rows, task="tasks.training:sft",
-        tokens=f"{_TOKENS}:sft",
+        train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
     ),
     "reward": StageWork(
         version=2, fields=_training, inputs=_start_and_rows, task="tasks.training:reward",
-        tokens=f"{_TOKENS}:reward",
+        train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
     ),
     "align": StageWork(
         version=5, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align",
-        tokens=f"{_TOKENS}:align",
+        train=lambda recipe: _ALGORITHMS[recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
         version=5, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate",

@@ -71,6 +71,16 @@ def test_what_a_row_names_exists(stage):
     assert WORK[stage].tokens is None or callable(resolve_name(WORK[stage].tokens))
 
 
+@pytest.mark.parametrize(
+    ("stage", "algorithm"), [("pretrain", "dpo"), ("sft", "dpo"), ("reward", "dpo"), ("align", "dpo"), ("align", "ppo")]
+)
+def test_the_function_that_trains_a_stage_exists(document, stage, algorithm):
+    alignment = {"algorithm": algorithm} | ({"reward": [{"source": "model"}]} if algorithm == "ppo" else {})
+    recipe = validate_recipe(document | {"alignment": alignment, "evaluation": {}}, "tiny.yaml")
+    assert WORK[stage].train is not None
+    assert callable(resolve_name(WORK[stage].train(recipe)))
+
+
 def test_a_key_is_the_digest_of_the_settings_and_inputs_of_the_stage(identities, document):
     """Written out again here, from the recipe as a document."""
     recipe = validate_recipe(document, "tiny.yaml")
