@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.dispatch import DISPATCHERS
+from flows.stages import run_stage
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import Store
 from schemas.errors import GateRefused
@@ -61,7 +61,7 @@ def post_training(recipe: Recipe | Path, store: str = ".posttrain") -> RunReport
     run_id = tracking.start_run(recipe, root)
     chain = chain_of(recipe, str(root), run_id)
     try:
-        stages, ended = _run_stages(recipe, root, run_id)
+        stages, ended = run_stages(recipe, str(root), run_id)
         report = build_report(chain, run_id, stages, ended, time.monotonic() - started)
         _publish(chain, report, ended)
     except BaseException:
@@ -72,17 +72,25 @@ def post_training(recipe: Recipe | Path, store: str = ".posttrain") -> RunReport
     return report
 
 
-def _run_stages(recipe: Recipe, root: Path, run_id: str) -> tuple[list[StageReport], Exception | None]:
-    """The stages that finished, and what the next one raised; an error before the first has finished is raised on."""
-    stages: list[StageReport] = []
-    try:
-        for stage in recipe.stages:
-            stages.append(DISPATCHERS[recipe.placement](stage, recipe, str(root), run_id))
-    except Exception as error:
-        if not stages:
-            raise
-        return stages, error
-    return stages, None
+def run_stages(recipe: Recipe, store: str, run_id: str) -> tuple[list[StageReport], Exception | None]:
+    """Run the stages that the recipe asks for, of these, each on what the ones before it left in the store:
+
+    validate, filter, pretrain, sft, reward, align, evaluate, register
+
+    Nothing else is passed from one to the next. `posttrain/pipeline/stages.py` says of each what it reads, and names its task.
+
+    Returns:
+        the stages that finished, and what the next one raised; an error before the first has finished is raised on.
+    """
+    finished: list[StageReport] = []
+    for stage in recipe.stages:
+        try:
+            finished.append(run_stage(stage, recipe, store, run_id))
+        except Exception as error:
+            if not finished:
+                raise
+            return finished, error
+    return finished, None
 
 
 def _publish(chain: Chain, report: RunReport, ended: Exception | None) -> None:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+from pkgutil import resolve_name
+
+from prefect.client.schemas.objects import State
 from prefect.flows import Flow, flow
 
+from posttrain.pipeline.stages import WORK
 from schemas.recipe import Recipe
-from tasks import data, evaluation, register, training
+from schemas.results import StageReport
 from tasks.stage import Returned, StageTask
 
 
-def stage_flow(stage: StageTask) -> Flow[[Recipe, str, str], Returned]:
-    """A flow around one stage's task. `run_id` is the MLflow parent run."""
+def run_stage(stage: str, recipe: Recipe, store: str, run_id: str) -> StageReport:
+    """Run one stage of a recipe as a subflow in this process; raises what the stage raised. `run_id` is the MLflow parent run."""
+    returned = stage_flow(stage)(recipe, store, run_id)
+    return returned.result() if isinstance(returned, State) else returned  # a reused stage returns its state
+
+
+@functools.cache
+def stage_flow(stage: str) -> Flow[[Recipe, str, str], Returned]:
+    """The flow around the task that the table of stages names."""
+    task: StageTask = resolve_name(WORK[stage].task)
 
     def run(recipe: Recipe, store: str, run_id: str) -> Returned:
-        return stage(recipe, store, run_id)
+        return task(recipe, store, run_id)
 
-    decorate = flow(name=stage.name, flow_run_name=stage.name, description=stage.description, persist_result=False)
-    return decorate(run)
-
-
-validate = stage_flow(data.validate)
-filter = stage_flow(data.filter)
-pretrain = stage_flow(training.pretrain)
-sft = stage_flow(training.sft)
-reward = stage_flow(training.reward)
-align = stage_flow(training.align)
-evaluate = stage_flow(evaluation.evaluate)
-register_model = stage_flow(register.register)
-
-STAGE_FLOWS = {each.name: each for each in (validate, filter, pretrain, sft, reward, align, evaluate, register_model)}
+    return flow(name=stage, flow_run_name=stage, description=task.description, persist_result=False)(run)

@@ -6,7 +6,7 @@ holds the rules that reach across sections.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -21,7 +21,29 @@ from schemas.training import DPO, SFT, NoAlignment, Pretrain
 
 Alignment = Annotated[DPO | PPO | NoAlignment, Field(discriminator="algorithm")]
 
-STAGES = ("validate", "filter", "pretrain", "sft", "reward", "align", "evaluate", "register")
+
+class Stage(NamedTuple):
+    """What the recipe says about a stage; how it is keyed, built and forecast is in `posttrain/pipeline/stages.py`."""
+
+    section: str
+    """Field of the recipe with the stage's settings; a recipe without it does not have the stage."""
+    dataset: str | None = None
+    """Field of `data` that it trains on; None for a stage that trains nothing."""
+    policy: str | None = None
+    """What evaluation calls the policy that it makes; None for a stage that makes none."""
+
+
+STAGES = {
+    "validate": Stage("data"),
+    "filter": Stage("filtering"),
+    "pretrain": Stage("pretrain", "corpus", "base"),
+    "sft": Stage("sft", "instructions", "sft"),
+    "reward": Stage("reward", "preferences"),
+    "align": Stage("alignment", "preferences", "aligned"),
+    "evaluate": Stage("evaluation"),
+    "register": Stage("registry"),
+}
+"""Every stage by name, in the order in which they run."""
 
 
 class Compute(Frozen):
@@ -102,18 +124,21 @@ class Recipe(Frozen):
         """How the model's weights are held while adapters train on them; null is as they are."""
         return getattr(self.model, "quantization", None)
 
+    def section(self, stage: str) -> Any:
+        """The settings of a stage, or None where this recipe does not ask for it: `section("align")` is `alignment`."""
+        if stage == "filter" and self.pretrain is None:  # which alone reads the corpus
+            return None
+        section = getattr(self, STAGES[stage].section)
+        return None if isinstance(section, NoAlignment) else section
+
+    def dataset(self, stage: str) -> str | None:
+        """The field of `data` that a stage trains on; PPO needs only prompts."""
+        return self.prompts_table if isinstance(self.section(stage), PPO) else STAGES[stage].dataset
+
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of the stages this recipe asks for, in order."""
-        asked = {
-            "filter": self.pretrain is not None,
-            "pretrain": self.pretrain is not None,
-            "sft": self.sft is not None,
-            "reward": self.reward is not None,
-            "align": self.alignment.algorithm != "none",
-            "register": self.registry is not None,
-        }
-        return tuple(stage for stage in STAGES if asked.get(stage, True))
+        return tuple(stage for stage in STAGES if self.section(stage) is not None)
 
     @model_validator(mode="after")
     def _every_consumer_is_fed(self) -> Recipe:
@@ -124,13 +149,12 @@ class Recipe(Frozen):
 
 def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
     """Stages that are asked for without what they read."""
-    prompts = recipe.prompts_table if isinstance(recipe.alignment, PPO) else "preferences"
-    reads = {"pretrain": "corpus", "sft": "instructions", "reward": "preferences", "align": prompts}
+    reads = {stage: source for stage in recipe.stages if (source := recipe.dataset(stage))}
     problems = [
         refused(f"data.{source}", "null", f"a source, since the stage {stage} reads it",
                 f"set data.{source}, or remove the stage")
         for stage, source in reads.items()
-        if stage in recipe.stages and getattr(recipe.data, source) is None
+        if getattr(recipe.data, source) is None
     ]  # fmt: skip
     if recipe.model.source == "scratch" and recipe.pretrain is None:
         problems.append(
@@ -141,7 +165,7 @@ def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
                 "add pretrain, or start from model.source hub or local",
             )
         )
-    if not {"pretrain", "sft", "reward", "align"} & set(recipe.stages):
+    if not reads:
         problems.append(refused("sft", "a recipe that trains nothing", "at least one of pretrain, sft, reward, alignment",
                                 "add the stage that you want"))  # fmt: skip
     if recipe.data.instructions is None and recipe.data.preferences is None:
@@ -164,7 +188,7 @@ def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     measured = measured | ({"perplexity_ratio_vs_base"} if opponents else set())
     measured |= {"kl_per_token"} if "align" in recipe.stages else set()
     measured |= {"preference_accuracy"} if "align" in recipe.stages and recipe.data.preferences else set()
-    trains = {"pretrain", "sft", "align"} & set(recipe.stages) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
+    trains = any(map(_policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
     measured |= {"validation_loss_falls"} if trains else set()
     wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
     problems = [_unmeasured(where, name, measured, wins) for where, name in wanted.items() if name not in measured]
@@ -247,5 +271,8 @@ def _quantised(recipe: Recipe) -> list[PydanticCustomError]:
 
 def policies(recipe: Recipe) -> tuple[str, ...]:
     """Policies that evaluation compares, the candidate last: `base` stands before SFT, after pretraining."""
-    later = {"sft": "sft", "align": "aligned"}
-    return ("base", *(name for stage, name in later.items() if stage in recipe.stages))
+    return tuple(dict.fromkeys(("base", *filter(None, map(_policy_of, recipe.stages)))))
+
+
+def _policy_of(stage: str) -> str | None:
+    return STAGES[stage].policy

@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import polars as pl
 
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress
 from posttrain.runtime.store import Built
 from tasks.stage import stage_task
 
-if TYPE_CHECKING:
-    from posttrain.evaluation.evaluate import HeldOut, Known
-
 
 @stage_task
 def evaluate(chain: Chain, out: Path) -> Built:
     """Compare the candidate with its ancestors on rows that no training stage saw, but for those that training leaves out."""
     from posttrain.evaluation.evaluate import evaluate as measure
+    from posttrain.evaluation.held_out import held_out, known_scores
 
     return measure(
-        chain.recipe, chain.policies(), held_out(chain), out, progress.current(), chain.judging_model(), _known_scores(chain)
+        chain.recipe, chain.policies(), held_out(chain), out, progress.current(), chain.judging_model(), known_scores(chain)
     )
-
-
-def held_out(chain: Chain) -> HeldOut:
-    """The held-out rows of a run whose conversations the candidate's chat template accepts."""
-    from posttrain.checkpoints.load import load_tokenizer
-    from posttrain.data.encode import accepted
-    from posttrain.evaluation.evaluate import HeldOut
-
-    tokenizer = load_tokenizer(chain.policy_before("register"))
-
-    def rows(stage: str, output: str) -> pl.DataFrame | None:
-        present = stage in chain.recipe.stages and output in chain.stored(stage).result.outputs
-        return pl.read_parquet(chain.output(stage, output)).filter(split="holdout") if present else None
-
-    given = {name: rows("validate", name) for name in ("instructions", "preferences")}
-    chats = {name: None if table is None else accepted(tokenizer, table) for name, table in given.items()}
-    before, after = (sum(table.height for table in each.values() if table is not None) for each in (given, chats))
-    return HeldOut(rows("filter", "kept"), chats["instructions"], chats["preferences"], refused=before - after)
-
-
-def _known_scores(chain: Chain) -> Known | None:
-    """Scores of held-out pairs that alignment computed of its reference, which evaluation then does not compute again."""
-    from posttrain.scoring.known_scores import find_known
-
-    if "align" not in chain.recipe.stages or "reference" not in chain.stored("align").result.outputs:
-        return None
-    return functools.partial(find_known, chain.output("align", "reference"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import task
 
-from posttrain.evaluation.gates import check_gates
+from posttrain.evaluation.gates import check_gates, describe
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress
 from posttrain.runtime.store import Built
@@ -18,7 +18,6 @@ from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
 from tasks import registry
 from tasks.chains import chain_of
-from tasks.evaluation import held_out
 from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
 
@@ -52,13 +51,6 @@ def _with_promotion(chain: Chain, report: StageReport) -> StageReport:
     return report.model_copy(update={"outputs": outputs, "metrics": metrics})
 
 
-def describe(gate: GateReport) -> str:
-    """One sentence: what was measured and what was asked."""
-    interval = f" (95% interval {gate.interval[0]:.4g} to {gate.interval[1]:.4g})" if gate.interval else ""
-    wanted = ", ".join(f"{limit.replace('_', ' ')} {value:g}" for limit, value in gate.limit.items())
-    return f"gate {gate.name}: measured {gate.value:.4g}{interval}, asked {wanted}"
-
-
 def _forget_unless_registered(chain: Chain) -> None:
     """The registry is outside the store: a result whose version was deleted there is built again."""
     assert chain.recipe.registry
@@ -84,16 +76,13 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[fl
     """The candidate against the champion by what `promote_on` names."""
     import mlflow
 
-    from posttrain.evaluation.head_to_head import Match, against_champion
+    from posttrain.evaluation.head_to_head import against_champion, match_of
     from posttrain.models.policy import folder_policy
 
     assert chain.recipe.registry
     assert chain.recipe.registry.promote_on
-    progress.current().note(f"register: comparing with champion version {champion.version}")
+    reporter = progress.current()
+    reporter.note(f"register: comparing with champion version {champion.version}")
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}"))
-    match = Match(
-        recipe=chain.recipe, candidate=chain.policy_before("register"), champion=folder_policy(folder / "artifacts"),
-        held_out=held_out(chain), evaluation=chain.stored("evaluate").folder, progress=progress.current(),
-        reward_model=chain.judging_model(),
-    )  # fmt: skip
+    match = match_of(chain, folder_policy(folder / "artifacts"), reporter)
     return against_champion(match, chain.recipe.registry.promote_on)

@@ -156,7 +156,7 @@ def version_tags(chain: Chain, key: str, gates: tuple[GateReport, ...]) -> dict[
     from posttrain.pipeline.template_check import template_in_use
 
     recipe = chain.recipe
-    spec = recipe.alignment if recipe.alignment.algorithm != "none" else recipe.sft
+    spec = recipe.section("align") or recipe.sft
     origins = chain.policy_origins("register")
     template = template_in_use(chain).report
     tags = {

@@ -3,53 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from posttrain.pipeline.chain import Chain
-from posttrain.runtime import progress
+from posttrain.pipeline.stages import WORK
 from posttrain.runtime.store import Built
 from posttrain.training.launch.launcher import launch
-from posttrain.training.launch.request import Order, carry_out
+from posttrain.training.request import StageRequest, carry_out
 from tasks.stage import stage_task
 
 
 @stage_task
 def pretrain(chain: Chain, out: Path) -> Built:
     """Next-token prediction on the kept documents."""
-    return _train(chain, "pretrain", chain.output("filter", "kept"), out)
+    return train(chain, "pretrain", out)
 
 
 @stage_task
 def sft(chain: Chain, out: Path) -> Built:
     """Supervised fine-tuning on the instructions."""
-    return _train(chain, "sft", chain.output("validate", "instructions"), out)
+    return train(chain, "sft", out)
 
 
 @stage_task
 def reward(chain: Chain, out: Path) -> Built:
     """A reward model on the preference pairs."""
-    return _train(chain, "reward", chain.output("validate", "preferences"), out)
+    return train(chain, "reward", out)
 
 
 @stage_task
 def align(chain: Chain, out: Path) -> Built:
     """Preference pairs against the reference (DPO), or rewards of the policy's own responses (PPO)."""
-    return _train(chain, "align", chain.output("validate", chain.recipe.prompts_table), out)
+    return train(chain, "align", out)
 
 
-def _train(chain: Chain, stage: Literal["pretrain", "sft", "reward", "align"], rows: Path, out: Path) -> Built:
+def train(chain: Chain, stage: str, out: Path) -> Built:
     """Build a stage in this process, or in several where the recipe asks for them."""
-    of_policy = stage != "reward"
-    origins = chain.policy_origins(stage) if of_policy else chain.reward_origins()
-    order = Order(
+    trainer = WORK[stage].train
+    assert trainer
+    request = StageRequest(
         stage=stage,
+        train=trainer(chain.recipe),
         recipe=chain.recipe,
-        policy=chain.policy_before(stage) if of_policy else chain.reward_start(),
-        policy_digest=",".join(origin.digest for origin in origins),
-        rows=rows,
+        policy=chain.start(stage),
+        policy_digest=",".join(origin.digest for origin in chain.start_origins(stage)),
+        rows=chain.rows(stage),
         out=out,
         cache=chain.store.root / "cache" / "reference-logprobs",
         rewards=chain.reward_folders() if stage == "align" else {},
     )
-    build = launch if chain.recipe.compute.num_processes > 1 else carry_out
-    return build(order, progress.current())
+    return launch(request) if chain.recipe.compute.num_processes > 1 else carry_out(request)

@@ -19,8 +19,8 @@ from posttrain.data.sources import resolve
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.data.validate import validate
 from posttrain.models.policy import Policy
-from posttrain.runtime.progress import Quiet
-from posttrain.training.stages import Setting, pretrain
+from posttrain.training.pretrain import pretrain
+from posttrain.training.request import StageRequest
 from schemas.data import Checks
 from schemas.load import validate_recipe
 from schemas.model import ScratchModel
@@ -79,7 +79,11 @@ def main() -> None:
     start(initial, texts["text"].to_list())
     given = recipe(initial)
     assert given.pretrain
-    built = pretrain(Setting(given, Policy(str(initial)), "", folder, Quiet()), given.pretrain, texts)
+    request = StageRequest(
+        stage="pretrain", train="posttrain.training.pretrain:pretrain", recipe=given, policy=Policy(str(initial)),
+        policy_digest="", rows=folder / "corpus.jsonl", out=folder, cache=folder,
+    )  # fmt: skip
+    built = pretrain(request, given.pretrain, texts)
     parameters = int(built.metrics["parameters"])
     shared = {"shape": SHAPE, "vocabulary": VOCABULARY, "parameters": parameters, "task": TASK, "batch": BATCH}
     (folder / "task.json").write_text(json.dumps(shared))

@@ -18,6 +18,13 @@ def check_gates(gates: Gates, metrics: Metrics) -> tuple[GateReport, ...]:
     return tuple(_check(name, gate, metrics) for name, gate in gates.given().items())
 
 
+def describe(gate: GateReport) -> str:
+    """One sentence: what was measured and what was asked."""
+    interval = f" (95% interval {gate.interval[0]:.4g} to {gate.interval[1]:.4g})" if gate.interval else ""
+    wanted = ", ".join(f"{limit.replace('_', ' ')} {value:g}" for limit, value in gate.limit.items())
+    return f"gate {gate.name}: measured {gate.value:.4g}{interval}, asked {wanted}"
+
+
 def _check(name: str, gate: Gate, metrics: Metrics) -> GateReport:
     if name not in metrics:
         raise Refusal(

@@ -10,8 +10,10 @@ import polars as pl
 import torch
 
 from posttrain.evaluation.evaluate import HeldOut, asked, longest_row, open_policy, respond, row_scores
+from posttrain.evaluation.held_out import held_out
 from posttrain.evaluation.numbers import RowScores, pair_losses, pair_margins, read_pairs, wins
 from posttrain.models.policy import Policy
+from posttrain.pipeline.chain import Chain
 from posttrain.rewards.judge import open_judge
 from posttrain.runtime.progress import Progress
 from posttrain.statistics.intervals import Interval, ratio_interval, share_interval, win_rate
@@ -33,6 +35,14 @@ class Match:
     evaluation: Path  # folder of the candidate's evaluation
     progress: Progress
     reward_model: Path | None = None  # folder of the stage reward, for a recipe that judges by it
+
+
+def match_of(chain: Chain, champion: Policy, progress: Progress) -> Match:
+    """The candidate of a finished chain against a champion."""
+    return Match(
+        recipe=chain.recipe, candidate=chain.policy_before("register"), champion=champion, held_out=held_out(chain),
+        evaluation=chain.stored("evaluate").folder, progress=progress, reward_model=chain.judging_model(),
+    )  # fmt: skip
 
 
 def against_champion(match: Match, metric: str) -> Estimate:

@@ -38,9 +38,9 @@ from posttrain.scoring.token_budget import rollout_tokens, scoring_tokens, train
 from posttrain.training.batches import Plan
 from posttrain.training.data_parallel import shared
 from posttrain.training.dropout import set_dropout
+from posttrain.training.fit import checkpoint_activations
 from posttrain.training.objectives import Objective
 from posttrain.training.optimizer import Updates
-from posttrain.training.stages import checkpoint_activations
 from schemas.model import Quantization
 from schemas.training import Full, Optimization, Peft
 

@@ -27,13 +27,14 @@ from posttrain.peft.reach import reach_of
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.lengths import Rows, Spec
 from posttrain.pipeline.reward_check import reward_config
+from posttrain.pipeline.stages import WORK
 from posttrain.rewards.encoder import encoder_config
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import available_bytes, resident_bytes
 from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import Plan, by_rows, by_tokens
 from posttrain.training.learning_rates import settled
-from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, Preference
+from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, preference
 from schemas.model import Model, ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe
@@ -80,7 +81,7 @@ def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
     on = Arithmetic(resolve_device(compute), resolve_dtype(compute), compute.num_processes)
     config = config_of(chain.model)
     found = {}
-    for stage in (stage for stage in READS if stage in recipe.stages):
+    for stage in (stage for stage in recipe.stages if WORK[stage].tokens):
         of = _reward_config(chain, config) if stage == "reward" else config
         spec, lengths, peaks = _stage(stage, recipe, of, rows, on)
         model = (rewarding if stage == "reward" else wrapped)(of, getattr(spec, "peft", None) or Full(method="full"))
@@ -92,12 +93,6 @@ def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
             **_largest([Peak("encoding the rows", data=_text(stage, recipe, rows)), *_loading(of, on), *peaks], on, beside),
         }
     return found
-
-
-READS = {
-    "pretrain": ("corpus",), "sft": ("instructions",), "reward": ("preferences",), "align": ("preferences",), "evaluate": (),
-}  # fmt: skip
-"""Data sets that a stage encodes whole; evaluation encodes the held-out rows of all."""
 
 
 def _reward_config(chain: Chain, policy: PreTrainedConfig) -> PreTrainedConfig:
@@ -117,9 +112,9 @@ def _loading(config: PreTrainedConfig, on: Arithmetic) -> list[Peak]:
 
 
 def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
-    """Bytes that the rows of a stage take while they are encoded."""
-    held_out = recipe.data.holdout
-    shares = dict.fromkeys(READS[stage], 1 - held_out) or dict.fromkeys(rows.sizes, held_out)
+    """Bytes that a stage's rows take while they are encoded: training rows, or for evaluation held-out rows of all data."""
+    held_out, dataset = recipe.data.holdout, recipe.dataset(stage)
+    shares = {dataset: 1 - held_out} if dataset else dict.fromkeys(rows.sizes, held_out)
     return int(PER_BYTE * sum(share * rows.sizes[name] for name, share in shares.items()))
 
 
@@ -127,8 +122,7 @@ def _stage(
     stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic
 ) -> tuple[Spec | PPO, str, list[Peak]]:
     """Section of a stage, its rows in words, and its phases."""
-    sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
-    spec: Any = sections.get(stage) or prompts_section(recipe)
+    spec: Any = prompts_section(recipe) if stage == "evaluate" else recipe.section(stage)
     encoded_as = prompts_section(recipe) if isinstance(spec, PPO) else spec
     examples, lengths = rows.examples(encoded_as, config.is_encoder_decoder)
     if isinstance(spec, PPO):
@@ -166,8 +160,7 @@ def _objective(spec: Spec, examples: Sequence[Example]) -> Objective:
     if not isinstance(spec, DPO):
         return LanguageModelling(examples, z_loss=spec.z_loss)
     reference = torch.zeros(len(examples), 2) if VARIANTS[spec.loss].reference else None
-    gamma = spec.simpo_gamma or 0.0
-    return Preference(examples, reference, spec.beta, spec.loss, spec.label_smoothing, gamma, spec.sft_weight)
+    return preference(spec, examples, reference)
 
 
 def _plan(spec: Spec, examples: Sequence[Example], seed: int) -> Plan:
@@ -214,10 +207,10 @@ def _largest(peaks: Sequence[Peak], on: Arithmetic, beside: int) -> dict[str, An
 def learning_rates_of(chain: Chain) -> dict[str, float]:
     """Peak learning rate of every stage that trains: the recipe's, or the derived one, in the order of the stages."""
     recipe, config = chain.recipe, config_of(chain.model)
-    sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
     found: dict[str, float] = {}
-    for stage, spec in sections.items():
-        if stage not in recipe.stages or not isinstance(spec, Optimization):
+    for stage in recipe.stages:
+        spec = recipe.section(stage)
+        if not isinstance(spec, Optimization):
             continue
         if spec.learning_rate is None:
             peft: Any = getattr(spec, "peft", None)

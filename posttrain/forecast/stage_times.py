@@ -1,9 +1,13 @@
-"""How long the stages of a recipe that compute on the model will take: tokens counted here, seconds per token measured."""
+"""How long the stages of a recipe that compute on the model will take: tokens counted here, seconds per token measured.
+
+The functions at the end count the tokens that pass the model in a stage; `WORK` of `posttrain/pipeline/stages.py` names them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -19,13 +23,14 @@ from posttrain.models.architectures import auto_class
 from posttrain.models.policy import source_policy
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.lengths import Rows
+from posttrain.pipeline.stages import WORK
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.sampling.sampler import BATCH
-from posttrain.training.stages import VALIDATION_EXAMPLES
+from posttrain.training.fit import VALIDATION_EXAMPLES
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe, policies
-from schemas.training import DPO, SFT, Full, Peft, Pretrain
+from schemas.training import DPO, SFT, Full, Optimization, Peft, Pretrain
 
 # Seconds on two cores: what a stage takes beside its passes (start-up check, encoding, saving), and what the registry takes: two
 # processes that import torch, and for each 10⁹ bytes of weights the exported folders and their digests.
@@ -62,10 +67,11 @@ def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str,
     """
     recipe, config = chain.recipe, config_of(chain.model)
     beside = {"reward"} if recipe.reward and recipe.reward.model else set()  # another model, of which nothing is measured
-    stages = {stage: work for stage, work in WORK.items() if stage in recipe.stages and stage not in beside}
+    counted = {stage: WORK[stage].tokens for stage in recipe.stages if stage not in beside}
+    stages = {stage: resolve_name(tokens) for stage, tokens in counted.items() if tokens}
     pefts = {stage: _peft(recipe, stage) for stage in stages}
     on = Arithmetic(resolve_device(recipe.compute), resolve_dtype(recipe.compute))
-    data = _Data(recipe, rows, counts, bool(config.is_encoder_decoder), held_out_limit(recipe, config))
+    data = Data(recipe, rows, counts, bool(config.is_encoder_decoder), held_out_limit(recipe, config))
     examples, _ = rows.examples(prompts_section(recipe), data.two_parts)
     drawn = recipe.evaluation.prompts * recipe.evaluation.samples
     trained = list(dict.fromkeys(peft for peft in pefts.values() if peft is not None))
@@ -88,13 +94,12 @@ def _loader(chain: Chain, device: torch.device) -> Callable[[], Any]:
 
 def _peft(recipe: Recipe, stage: str) -> Peft | None:
     """What a stage trains."""
-    sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
-    section = sections.get(stage)
-    return None if section is None else getattr(section, "peft", Full(method="full"))
+    section = recipe.section(stage)
+    return getattr(section, "peft", Full(method="full")) if isinstance(section, Optimization) else None
 
 
 @dataclass(frozen=True)
-class _Data:
+class Data:
     """Rows and lengths of a recipe's data."""
 
     recipe: Recipe
@@ -121,25 +126,28 @@ class _Data:
         return Passed(section.validations * held_out * length, section.epochs * self.number(table, "train") * length)
 
 
-def _pretrain(data: _Data) -> Passed:
+def pretrain(data: Data) -> Passed:
+    """The tokens of the recipe, and some held-out pieces at each validation."""
     spec = data.recipe.pretrain
     assert isinstance(spec, Pretrain)
     return Passed(spec.validations * VALIDATION_EXAMPLES * data.mean(spec), spec.tokens)
 
 
-def _sft(data: _Data) -> Passed:
+def sft(data: Data) -> Passed:
+    """Every conversation in every epoch."""
     assert isinstance(data.recipe.sft, SFT)
     return data.fitted(data.recipe.sft, "instructions")
 
 
-def _reward(data: _Data) -> Passed:
+def reward(data: Data) -> Passed:
     """All pairs are scored at the end, for the mean and the accuracy."""
     fitted = data.fitted(data.recipe.reward, "preferences")
     pairs = data.number("preferences", "train") + data.number("preferences", "holdout")
     return Passed(fitted.scored + pairs * data.mean(data.recipe.reward), fitted.trained)
 
 
-def _align(data: _Data) -> Passed:
+def align(data: Data) -> Passed:
+    """Every pair in every epoch, and once under the reference; or the rollouts of PPO."""
     spec = data.recipe.alignment
     if isinstance(spec, PPO):
         return _ppo(data, spec)
@@ -149,7 +157,7 @@ def _align(data: _Data) -> Passed:
     return Passed(fitted.scored + (pairs * length if VARIANTS[spec.loss].reference else 0.0), fitted.trained)
 
 
-def _ppo(data: _Data, spec: PPO) -> Passed:
+def _ppo(data: Data, spec: PPO) -> Passed:
     """A round encodes prompts, draws answers, scores them by policy, reference and reward, and trains on them some times."""
     prompt = data.mean(prompts_section(data.recipe), lambda example: len(example.prompt))
     drawn = spec.iterations * spec.rollouts * spec.max_new_tokens
@@ -159,7 +167,7 @@ def _ppo(data: _Data, spec: PPO) -> Passed:
     return Passed(prompts + 3 * length, critic * spec.epochs * length, drawn)
 
 
-def _evaluate(data: _Data) -> Passed:
+def evaluate(data: Data) -> Passed:
     """Every policy answers the prompts and scores the held-out rows; the last two score the candidate's answers as well."""
     spec, section = data.recipe.evaluation, prompts_section(data.recipe)
     table = data.recipe.prompts_table
@@ -171,9 +179,3 @@ def _evaluate(data: _Data) -> Passed:
     answers = prompts * spec.samples * (prompt + spec.max_new_tokens)
     number = len(policies(data.recipe))
     return Passed(number * (prompts * prompt + rows) + 2 * answers, sampled=number * prompts * spec.samples * spec.max_new_tokens)
-
-
-WORK: dict[str, Callable[[_Data], Passed]] = {
-    "pretrain": _pretrain, "sft": _sft, "reward": _reward, "align": _align, "evaluate": _evaluate,
-}  # fmt: skip
-"""By stage that computes on a model: the tokens that pass it."""

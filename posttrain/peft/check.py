@@ -14,7 +14,7 @@ from posttrain.peft.methods import METHODS, Method
 from posttrain.peft.stacking import OTHER, STAYS, stack_problem
 from schemas.errors import Refusal
 from schemas.peft import LoRA, Peft
-from schemas.recipe import Recipe
+from schemas.recipe import STAGES, Recipe
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def check_recipe(
     if below and recipe.pretrain is not None:
         raise Refusal("pretrain", f"a model with an adapter that cannot be merged ({', '.join(below)})", "pretrain null",
                       "remove pretrain, which would train every weight under the adapter, or choose another model")  # fmt: skip
-    for section, stage in (("sft", recipe.sft), ("alignment", recipe.alignment)):
+    for name in (name for name, row in STAGES.items() if row.policy):
+        stage, section = recipe.section(name), STAGES[name].section
         spec: Peft | None = getattr(stage, "peft", None)
         if spec is None:
             continue

@@ -1,4 +1,5 @@
 """Which stages a recipe has, their keys and inputs, and what is refused before any of them runs.
 
-Reading order: `chain` (stages, keys, inputs), `preflight` (refusals), `lengths`, `template_check` and `reward_check` (its parts).
+Reading order: `stages` (the table: what decides a key), `chain` (the stages of one recipe on one store), `preflight` (refusals),
+`lengths`, `template_check` and `reward_check` (its parts).
 """

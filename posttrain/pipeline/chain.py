@@ -7,28 +7,23 @@ between stages but the recipe and the store: every process finds the same result
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from posttrain.data.chat_templates import template_digest
 from posttrain.data.sources import SourceFile, resolve, source_digest
 from posttrain.models.policy import Policy, folder_digest, model_origin, policy_after, source_policy
+from posttrain.pipeline.stages import WORK
 from posttrain.rewards.judge import function_origin, judge_origin
-from posttrain.runtime.device import dtype_name
 from posttrain.runtime.store import StageKey, Store, Stored
 from schemas.evaluation import RewardModelJudge
-from schemas.model import GgufModel, LocalModel, Model, RegistryModel, ScratchModel
+from schemas.model import GgufModel, LocalModel, Model, RegistryModel
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
-from schemas.recipe import Recipe, policies
+from schemas.recipe import STAGES, Recipe, policies
 from schemas.results import Metrics, Origin
 from schemas.reward import ScratchEncoder
 from schemas.secrets import without_credentials
-
-# Raise a stage's number when its code changes the bytes that it writes.
-VERSIONS = {"validate": 1, "filter": 1, "pretrain": 5, "sft": 6, "reward": 3, "align": 6, "evaluate": 6, "register": 2}
-TRAINING = ("pretrain", "sft", "align")  # of the policy, each on the one before
-
 
 Fetch = Callable[[str], Path]
 """From the URI of a registered version to a folder with its checkpoint."""
@@ -89,13 +84,12 @@ class Chain:
 
     def identity(self, stage: str) -> StageKey:
         """Everything that decides the bytes of a stage. The stages before it must be finished."""
-        fields = _FIELDS[stage](self.recipe) | self._chat_template(stage)
-        return StageKey(stage, VERSIONS[stage], fields, _INPUTS[stage](self))
+        work = WORK[stage]
+        fields = work.fields(self.recipe, stage) | (self._chat_template(stage) if work.encodes else {})
+        return StageKey(stage, work.version, fields, work.inputs(self, stage))
 
     def _chat_template(self, stage: str) -> dict[str, str]:
-        """The template that a recipe gives, by content, in the keys of stages that encode; nothing where it gives none."""
-        if stage in ("validate", "filter"):
-            return {}
+        """The template that a recipe gives, by content; nothing where it gives none."""
         template = self.reward_start().chat_template if stage == "reward" else self.source.chat_template
         return {"chat_template": template_digest(template)} if template is not None else {}
 
@@ -119,9 +113,9 @@ class Chain:
         return model_origin(given)
 
     def trained_before(self, stage: str) -> list[Stored]:
-        """Results of the training stages before `stage`."""
-        done = TRAINING[: TRAINING.index(stage)] if stage in TRAINING else TRAINING
-        return [self.stored(name) for name in done if name in self.recipe.stages]
+        """Results of the stages before `stage` that train the policy, each on the one before."""
+        before = itertools.takewhile(lambda name: name != stage, STAGES)
+        return [self.stored(name) for name in before if STAGES[name].policy and name in self.recipe.stages]
 
     def policy_before(self, stage: str) -> Policy:
         """The policy from which `stage` starts."""
@@ -145,9 +139,33 @@ class Chain:
             return self.policy_origins("align")
         return tuple(origin.model_copy(update={"name": "reward_model"}) for origin in model_origin(given))
 
+    def start(self, stage: str) -> Policy:
+        """From where `stage` has its weights, or a new reward model its tokenizer."""
+        return self.reward_start() if stage == "reward" else self.policy_before(stage)
+
+    def start_origins(self, stage: str) -> tuple[Origin, ...]:
+        """The same by content."""
+        return self.reward_origins() if stage == "reward" else self.policy_origins(stage)
+
+    def rows(self, stage: str) -> Path:
+        """The table that a stage trains on."""
+        return self.output(*self._table(stage))
+
+    def rows_origin(self, stage: str) -> Origin:
+        """The same by content."""
+        maker, output = self._table(stage)
+        return self.stored(maker).origin(output)
+
+    def _table(self, stage: str) -> tuple[str, str]:
+        """The stage that made a stage's rows, and the output that they are."""
+        dataset = self.recipe.dataset(stage)
+        assert dataset
+        return ("filter", "kept") if dataset == "corpus" else ("validate", dataset)
+
     def policies(self) -> dict[str, Policy]:
         """The policies that evaluation compares, the candidate last."""
-        after = {"base": "sft", "sft": "align", "aligned": "evaluate"}
+        makers = [stage for stage in STAGES if STAGES[stage].policy]
+        after = {STAGES[maker].policy: next_one for maker, next_one in zip(makers, [*makers[1:], "evaluate"], strict=True)}
         return {name: self.policy_before(after[name]) for name in policies(self.recipe)}
 
     def reward_origin(self, source: RewardSource) -> Origin:
@@ -196,80 +214,3 @@ class Chain:
     def output(self, stage: str, output: str) -> Path:
         """A named output of a finished stage."""
         return self.stored(stage).path(output)
-
-
-_FIELDS: dict[str, Callable[[Recipe], dict[str, Any]]] = {
-    "validate": lambda r: {"checks": r.data.checks.model_dump(mode="json"), "holdout": r.data.holdout},
-    "filter": lambda r: {
-        "rules": r.filtering.resolved().model_dump(mode="json"),
-        "dedup": r.filtering.dedup.model_dump(mode="json"),
-        "holdout": r.data.holdout,
-    },
-    "pretrain": lambda r: {**_training(r, "pretrain"), "model": _new_model(r)},
-    "sft": lambda r: _training(r, "sft"),
-    "reward": lambda r: _training(r, "reward"),
-    "align": lambda r: _training(r, "alignment"),
-    "evaluate": lambda r: {
-        "seed": r.seed,
-        "dtype": _dtype(r),
-        "evaluation": r.evaluation.model_dump(mode="json", exclude={"gates"}),
-        "beta": getattr(r.alignment, "beta", None),
-        "loss": getattr(r.alignment, "loss", None),
-    },
-    # Gates and promotion are no part of what is registered: they are judged anew in every run.
-    "register": lambda r: {"model": r.registry.model if r.registry else None},
-}
-
-
-def _training(recipe: Recipe, section: str) -> dict[str, Any]:
-    # The template of a reward model's own base counts by content, not by name.
-    read = getattr(recipe, section).model_dump(mode="json", exclude={"model": {"chat_template"}})
-    fields = {"seed": recipe.seed, "dtype": _dtype(recipe), section: read}
-    return fields | _processes(recipe) | _quantization(recipe)
-
-
-def _quantization(recipe: Recipe) -> dict[str, Any]:
-    return {"quantization": recipe.quantization} if recipe.quantization else {}
-
-
-def _processes(recipe: Recipe) -> dict[str, Any]:
-    """Several processes add gradients in another order than one does, and one strategy in another than the other."""
-    compute = recipe.compute
-    several = {"num_processes": compute.num_processes, "strategy": compute.strategy}
-    return several if compute.num_processes > 1 else {}
-
-
-def _new_model(recipe: Recipe) -> dict[str, Any] | None:
-    """Sizes of a model from scratch; any other is an input by content."""
-    return recipe.model.model_dump(mode="json") if isinstance(recipe.model, ScratchModel) else None
-
-
-def _dtype(recipe: Recipe) -> str:
-    """The arithmetic that `auto` means here: results of two kinds of devices must not share a key."""
-    return dtype_name(recipe.compute)
-
-
-def _held_out_origins(chain: Chain) -> tuple[Origin, ...]:
-    tables = [name for name in ("instructions", "preferences") if name in chain.sources]
-    kept = (chain.stored("filter").origin("kept"),) if "filter" in chain.recipe.stages else ()
-    return (*kept, *(chain.stored("validate").origin(name) for name in tables))
-
-
-def _rows_of_alignment(chain: Chain) -> tuple[Origin, ...]:
-    """Pairs; for PPO prompts, and what rewards the answers."""
-    rows = chain.stored("validate").origin(chain.recipe.prompts_table)
-    spec = chain.recipe.alignment
-    sources = spec.sources if isinstance(spec, PPO) else ()
-    return (rows, *map(chain.reward_origin, sources))
-
-
-_INPUTS: dict[str, Callable[[Chain], tuple[Origin, ...]]] = {
-    "validate": lambda c: tuple(c.source_origin(name) for name in ("instructions", "preferences") if name in c.sources),
-    "filter": lambda c: (c.source_origin("corpus"),),
-    "pretrain": lambda c: (*c.policy_origins("pretrain"), c.stored("filter").origin("kept")),
-    "sft": lambda c: (*c.policy_origins("sft"), c.stored("validate").origin("instructions")),
-    "reward": lambda c: (*c.reward_origins(), c.stored("validate").origin("preferences")),
-    "align": lambda c: (*c.policy_origins("align"), *_rows_of_alignment(c)),
-    "evaluate": lambda c: (*c.policy_origins("evaluate"), *_held_out_origins(c), *c.judge_origins()),
-    "register": lambda c: c.policy_origins("register"),
-}

@@ -24,7 +24,7 @@ from schemas.evaluation import FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
 from schemas.peft import LoRA, Peft
 from schemas.ppo import PPO, FunctionReward, RegistryReward
-from schemas.recipe import Recipe
+from schemas.recipe import STAGES, Recipe
 from schemas.reward import RewardBase
 
 
@@ -194,9 +194,9 @@ def check_lengths(chain: Chain) -> None:
     recipe, longest = chain.recipe, longest_sequence(config)
     if isinstance(recipe.alignment, PPO) and (limit := unscaled_up_to(config)) is not None:  # whose critic reads batches
         refuse_beyond(limit, "alignment", "max_length", recipe.alignment.max_length)
-    for section, stage, field in (("pretrain", recipe.pretrain, "context"), ("sft", recipe.sft, "max_length"),
-                                  ("alignment", recipe.alignment, "max_length")):  # fmt: skip
-        refuse_beyond(longest, section, field, getattr(stage, field, 0))
+    for stage in (stage for stage in recipe.stages if STAGES[stage].policy):
+        field = "context" if stage == "pretrain" else "max_length"
+        refuse_beyond(longest, STAGES[stage].section, field, getattr(recipe.section(stage), field))
 
 
 def check_methods(chain: Chain) -> None:
@@ -207,7 +207,8 @@ def check_methods(chain: Chain) -> None:
     recipe, model, kind = chain.recipe, chain.model, chain.recipe.quantization
     policy = None if isinstance(model, ScratchModel) else source_policy(model)
     adapters = policy.adapters if policy else ()
-    specs = [stage.peft for stage in (recipe.sft, recipe.alignment) if stage is not None and hasattr(stage, "peft")]
+    sections = [recipe.section(stage) for stage in recipe.stages if STAGES[stage].policy]
+    specs = [section.peft for section in sections if hasattr(section, "peft")]
     if kind is None and all(map(_works_everywhere, specs)) and not adapters:
         return
     from posttrain.checkpoints.load import load_config, scratch_config

@@ -18,7 +18,6 @@ from schemas.results import RunReport, StageReport, StageResult
 from schemas.secrets import without_credentials
 
 TEMPLATE = "report.html.j2"
-TRAINING = ("pretrain", "sft", "reward", "align")
 CONTRACTS = ("preferences", "instructions")
 # Columns of the tables; a number that a stage did not measure is a dash, not a crash after hours of training.
 POLICY = ("reward", "reward_interval", "kl_per_token", "length", "eos_share", "perplexity")
@@ -56,7 +55,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
     reward = read.document(folders, "reward", "reward.json")
     frame = read.samples(folders)
     names = samples.policies(frame, [policy["policy"] for policy in evaluation.get("policies", [])])
-    curves = {stage: read.curve(folders, stage) for stage in TRAINING}
+    curves = {stage: read.curve(folders, stage) for stage in folders}
     results = {name: result for name, folder in folders.items() if (result := read_result(folder))}
     asked = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return {
@@ -85,14 +84,14 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
 
 def _encoded(folders: Folders) -> dict[str, dict[str, Json]]:
     """By data set and stage: how many training rows became examples."""
-    read_by = {stage: read.document(folders, stage, "rows.json") for stage in TRAINING}
+    read_by = {stage: read.document(folders, stage, "rows.json") for stage in folders}
     return {kind: {stage: found for stage, found in read_by.items() if found.get("data") == kind} for kind in CONTRACTS}
 
 
 def _sources(folders: Folders) -> dict[str, dict[str, int]]:
     """Where the rows are from that evaluation asked, and those behind validation losses, by what they were used for."""
     used = {"prompts of evaluation": read.document(folders, "evaluate", "rows.json").get("prompts")}
-    for stage in TRAINING:
+    for stage in folders:
         validation = read.document(folders, stage, "rows.json").get("validation") or {}
         used[f"validation of {stage}"] = validation.get("by_source")
     return {what: rows for what, rows in used.items() if rows}

@@ -80,6 +80,11 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
     return tuple(map(bool, votes.tolist()))
 
 
+def barrier() -> None:
+    """Wait until all processes have come here."""
+    any_process(False)
+
+
 def turns(work: Sequence[T]) -> Iterator[tuple[int, bool, Sequence[T]]]:
     """Divide pieces of work: (index of this process's piece, whether it counts, all pieces of this turn).
 

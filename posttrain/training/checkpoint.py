@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from posttrain.peft.wrap import load_trainable, trainable_state
-from posttrain.runtime.distributed import any_process, full, gathered, is_main, rank, sharded_like
+from posttrain.runtime.distributed import barrier, full, gathered, is_main, rank, sharded_like
 from posttrain.training.disk import writing
 from posttrain.training.objectives import Rounds
 
@@ -78,7 +78,7 @@ def save_checkpoint(
         target = folder / f"{position.step:09d}"
         os.replace(scratch, target)
         _drop_all_but(target, position.best_step)
-    any_process(False)  # none goes on, or ends, before the checkpoint is there
+    barrier()  # none goes on, or ends, before the checkpoint is there
 
 
 def load_checkpoint(
@@ -111,7 +111,7 @@ def save_best(folder: Path, model: nn.Module, step: int) -> None:
         with writing(scratch, trainable):
             save_file(trainable, scratch)
         os.replace(scratch, target)
-    any_process(False)
+    barrier()
 
 
 def load_best(folder: Path, model: nn.Module, step: int) -> None:

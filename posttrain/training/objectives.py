@@ -19,6 +19,7 @@ from posttrain.losses.reward import bradley_terry
 from posttrain.rewards.scorer import Rewards
 from posttrain.scoring.scorer import TokenScores
 from schemas.errors import Refusal
+from schemas.training import DPO
 
 Sums = Mapping[str, Tensor]
 
@@ -120,6 +121,12 @@ class Preference:
             **{f"{name}_chosen": values[:, 0].sum() for name, values in sides.items()},
             **{f"{name}_rejected": values[:, 1].sum() for name, values in sides.items()},
         }
+
+
+def preference(spec: DPO, examples: Sequence[Example], reference: Tensor | None) -> Preference:
+    """The objective that a recipe asks for; `reference` [examples or more, 2], None for a loss that has no reference."""
+    gamma = spec.simpo_gamma or 0.0
+    return Preference(examples, reference, spec.beta, spec.loss, spec.label_smoothing, gamma, spec.sft_weight)
 
 
 @dataclass(frozen=True)

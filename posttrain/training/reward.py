@@ -25,7 +25,7 @@ from posttrain.peft.methods import ENCODER
 from posttrain.rewards.checkpoint import save_reward
 from posttrain.rewards.encoder import joining_pairs, load_encoder, marks_responses, pair_tokenizer, scratch_encoder
 from posttrain.rewards.scorer import RewardScorer, reward_error, until_padding, with_score
-from posttrain.runtime.device import resolve_device
+from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.distributed import is_main
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.progress import counted
@@ -37,10 +37,11 @@ from posttrain.statistics.calibration import correlation, expected_calibration_e
 from posttrain.statistics.intervals import share_interval
 from posttrain.training.batches import by_rows
 from posttrain.training.dropout import without_dropout
+from posttrain.training.fit import VALIDATION_EXAMPLES, fit, kept_examples, new_job, places
 from posttrain.training.learning_rates import settled
 from posttrain.training.objectives import BradleyTerry
+from posttrain.training.request import StageRequest
 from posttrain.training.rows import record_validation
-from posttrain.training.stages import VALIDATION_EXAMPLES, Setting, fit, kept_examples
 from schemas.reward import RewardModel, ScratchEncoder
 
 FIELD = "data.preferences"
@@ -68,29 +69,30 @@ class Start:
 
 
 @measured
-def reward(setting: Setting, spec: RewardModel, pairs: pl.DataFrame) -> Built:
+def reward(request: StageRequest, spec: RewardModel, pairs: pl.DataFrame) -> Built:
     """Train a reward model that ranks chosen above rejected; saves `reward/` and what was measured on held-out pairs."""
-    start = _start(setting, spec)
+    start = _start(request, spec)
     without_dropout(start.model)
     spec = settled("reward", spec, spec.peft, lambda: sum(p.numel() for p in start.model.parameters()))
     rows = pairs.filter(split="train")
-    examples = start.read(kept_examples(setting, rows, start.encode(rows), FIELD, "reward"))
+    examples = start.read(kept_examples(request, rows, start.encode(rows)))
     held_out, unseen = _held_out(start, pairs)
-    model = with_score(start.model, spec.peft, setting.recipe.seed, "reward.peft", start.tokenizer, start.new)
-    device, types = resolve_device(setting.recipe.compute), marks_responses(start.tokenizer)
-    scorer = RewardScorer(model, device, setting.dtype, token_types=types).eval()
+    model = with_score(start.model, spec.peft, request.recipe.seed, "reward.peft", start.tokenizer, start.new)
+    device, types = resolve_device(request.recipe.compute), marks_responses(start.tokenizer)
+    scorer = RewardScorer(model, device, resolve_dtype(request.recipe.compute), token_types=types).eval()
     layout = "encoder: one row per response" if scorer.layout == ENCODER else choose_layout(scorer, examples, reward_error)
     objective = BradleyTerry(examples, spec.margin)
-    validation = _validation(setting, spec, held_out, unseen) if held_out else None
-    plan = by_rows(len(examples), spec.batch_size, spec.epochs, setting.recipe.seed)
-    metrics = fit(setting, "reward", spec, scorer, layout, objective, validation, plan, pairs)
-    mean = float(_scores(setting, scorer, examples, "centre").double().mean()) if spec.centre else 0.0
+    validation = _validation(request, spec, held_out, unseen) if held_out else None
+    plan = by_rows(len(examples), spec.batch_size, spec.epochs, request.recipe.seed)
+    named = functools.partial(places, request, pairs)
+    metrics = fit(request, new_job(request, spec, scorer, objective, plan, validation=validation, places=named), layout)
+    mean = float(_scores(request, scorer, examples, "centre").double().mean()) if spec.centre else 0.0
     metrics |= {"reward_mean": mean}
     if held_out:
-        metrics |= _judge(setting, _scores(setting, scorer, held_out, "held-out pairs") - mean, held_out, unseen)
+        metrics |= _judge(request, _scores(request, scorer, held_out, "held-out pairs") - mean, held_out, unseen)
     if is_main():
         of_policy = spec.model is None
-        save_reward(model, start.tokenizer, spec.peft, setting.policy, mean, of_policy, setting.out / "reward")
+        save_reward(model, start.tokenizer, spec.peft, request.policy, mean, of_policy, request.out / "reward")
     adapter = {} if spec.peft.method == "full" else {"adapter": "reward/adapter"}
     return Built(metrics, {"reward": "reward", **adapter})
 
@@ -107,48 +109,48 @@ def _chosen(rows: pl.DataFrame, count: int) -> list[int]:
     return stratified(row_keys(rows), row_sources(rows), count)
 
 
-def _validation(setting: Setting, spec: RewardModel, held_out: Sequence[Example], rows: pl.DataFrame) -> BradleyTerry:
+def _validation(request: StageRequest, spec: RewardModel, held_out: Sequence[Example], rows: pl.DataFrame) -> BradleyTerry:
     """On some of the held-out pairs; `rows` are theirs."""
     chosen = _chosen(rows, VALIDATION_EXAMPLES)
     examples = [held_out[row] for row in chosen]
-    record_validation(setting.out, setting.progress, rows[chosen], rows, examples)
+    record_validation(request.out, request.progress, rows[chosen], rows, examples)
     return BradleyTerry(examples, spec.margin)
 
 
-def _start(setting: Setting, spec: RewardModel) -> Start:
-    """The model, its tokenizer and how it reads pairs. `setting.policy` is where its weights, or its tokenizer, come from."""
-    config = load_config(setting.policy)
+def _start(request: StageRequest, spec: RewardModel) -> Start:
+    """The model, its tokenizer and how it reads pairs. `request.policy` is where its weights, or its tokenizer, come from."""
+    config = load_config(request.policy)
     if isinstance(spec.model, ScratchEncoder) or architecture(config) == ENCODER:
-        return _start_encoder(setting, spec, config)
+        return _start_encoder(request, spec, config)
     refuse_beyond(longest_sequence(config) - 1, "reward", "max_length", spec.max_length)  # see `reward_scoring.END`
-    tokenizer = load_tokenizer(setting.policy)
+    tokenizer = load_tokenizer(request.policy)
     encode = functools.partial(
         encode_conversations, tokenizer=tokenizer, max_length=spec.max_length, field_name=FIELD, overlong=spec.overlong
     )
     pad: Any = tokenizer.pad_token_id
-    return Start(load_model(setting.policy, resolve_device(setting.recipe.compute)), tokenizer, encode, pad=pad)
+    return Start(load_model(request.policy, resolve_device(request.recipe.compute)), tokenizer, encode, pad=pad)
 
 
-def _start_encoder(setting: Setting, spec: RewardModel, config: PreTrainedConfig) -> Start:
-    device, seed = resolve_device(setting.recipe.compute), setting.recipe.seed
+def _start_encoder(request: StageRequest, spec: RewardModel, config: PreTrainedConfig) -> Start:
+    device, seed = resolve_device(request.recipe.compute), request.recipe.seed
     if isinstance(spec.model, ScratchEncoder):
-        tokenizer = joining_pairs(load_tokenizer(setting.policy))
+        tokenizer = joining_pairs(load_tokenizer(request.policy))
         encoder = scratch_encoder(spec.model, tokenizer, spec.max_length, device, seed)
     else:
         refuse_beyond(longest_sequence(config), "reward", "max_length", spec.max_length)
-        tokenizer, encoder = pair_tokenizer(setting.policy), load_encoder(setting.policy, device, seed)
+        tokenizer, encoder = pair_tokenizer(request.policy), load_encoder(request.policy, device, seed)
     encode = functools.partial(encode_pairs, tokenizer=tokenizer, max_length=spec.max_length, overlong=spec.overlong)
     return Start(encoder.model, tokenizer, encode, encoder.new)
 
 
-def _scores(setting: Setting, scorer: RewardScorer, examples: list[Example], what: str) -> Tensor:
+def _scores(request: StageRequest, scorer: RewardScorer, examples: list[Example], what: str) -> Tensor:
     """[pairs, 2] before centring."""
     with torch.no_grad():
         budget = scoring_tokens(scorer.device)
-        return score_branches(scorer, examples, budget, counted(setting.progress, f"reward: {what}", len(examples)))
+        return score_branches(scorer, examples, budget, counted(request.progress, f"reward: {what}", len(examples)))
 
 
-def _judge(setting: Setting, rewards: Tensor, pairs: list[Example], rows: pl.DataFrame) -> dict[str, float]:
+def _judge(request: StageRequest, rewards: Tensor, pairs: list[Example], rows: pl.DataFrame) -> dict[str, float]:
     """Metrics of rewards [pairs, 2] on held-out pairs and their rows, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
     margins = values[:, 0] - values[:, 1]
@@ -168,5 +170,5 @@ def _judge(setting: Setting, rewards: Tensor, pairs: list[Example], rows: pl.Dat
     points_of = zip(lengths[shown].ravel(), values[shown].ravel(), strict=True)
     drawn = [{"tokens": int(n), "reward": r} for n, r in points_of]
     document = {"pairs": len(pairs), **numbers, "reliability": [asdict(point) for point in points], "responses": drawn}
-    (setting.out / REPORT).write_text(json.dumps(document, indent=1))
+    (request.out / REPORT).write_text(json.dumps(document, indent=1))
     return numbers

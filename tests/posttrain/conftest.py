@@ -18,7 +18,7 @@ from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
 from posttrain.rewards.sources import Rewards
-from posttrain.runtime.progress import Progress, Quiet
+from posttrain.runtime.progress import Progress, Quiet, reporting
 from posttrain.runtime.store import Store
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.reference import Reference
@@ -29,8 +29,8 @@ from posttrain.training.ppo.actor_critic import ActorCritic, add_value_head
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.request import StageRequest
 from posttrain.training.reward import reward
-from posttrain.training.stages import Setting
 from schemas.load import validate_recipe
 from schemas.ppo import PPO
 from schemas.recipe import Compute
@@ -234,9 +234,13 @@ def reward_stage(checkpoint, reward_pairs):
             "compute": {"device": "cpu", "dtype": "float32", "log_every": 1, "checkpoint_seconds": seconds},
         }  # fmt: skip
         out.mkdir(exist_ok=True)
-        setting = Setting(validate_recipe(document, "test"), Policy(str(policy)), "digest", out, progress or Quiet())
+        request = StageRequest(
+            stage="reward", train="given here", recipe=validate_recipe(document, "test"), policy=Policy(str(policy)),
+            policy_digest="digest", rows=out / "rows", out=out, cache=out / "cache",
+        )  # fmt: skip
         numbers = {"epochs": 4, "batch_size": 8, "max_length": 96, "learning_rate": 5e-3, "peft": {"method": "lora", "r": 4}}
-        return reward(setting, RewardModel(**numbers | section), reward_pairs() if pairs is None else pairs)
+        with reporting(progress or Quiet()):
+            return reward(request, RewardModel(**numbers | section), reward_pairs() if pairs is None else pairs)
 
     return run
 

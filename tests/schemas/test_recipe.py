@@ -51,6 +51,21 @@ def test_the_sections_decide_stages_and_policies(sections, stages, compared):
     assert policies(asked) == tuple(compared.split())
 
 
+def test_a_stage_has_its_section_where_the_recipe_asks_for_it_and_none_elsewhere():
+    """Filtering and alignment are never null: nothing reads a filtered corpus without pretraining, and `none` is no alignment."""
+    asked, less = recipe(PRETRAIN, SFT, DPO), recipe(SFT)
+    assert [asked.section(stage) for stage in ("validate", "filter", "align")] == [asked.data, asked.filtering, asked.alignment]
+    assert [less.section(stage) for stage in ("filter", "align", "register")] == [None, None, None]
+    assert less.section("sft") == less.sft
+
+
+def test_ppo_trains_on_the_prompts_of_the_instructions_where_there_are_no_preferences():
+    source = {"source": "function", "name": "posttrain.data.samples:sentiment"}
+    ppo = {"alignment": {"algorithm": "ppo", "reward": [source]}}
+    assert [recipe(SFT, ppo).dataset(stage) for stage in ("sft", "align", "evaluate")] == ["instructions", "preferences", None]
+    assert recipe(SFT, ppo, {"data": {"instructions": "i.jsonl"}}).dataset("align") == "instructions"
+
+
 def test_defaults():
     """The numbers that a recipe may leave out."""
     asked = recipe(PRETRAIN, SFT, DPO, source="scratch")

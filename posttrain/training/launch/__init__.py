@@ -1,4 +1,4 @@
 """Training in processes of their own: what starts them, what they are asked for, and what they report.
 
-Reading order: `request`, `launcher`, `worker`, `messages`.
+Reading order: `launcher`, `worker`, `messages`.
 """

@@ -14,8 +14,8 @@ from typing import IO
 from posttrain.runtime.child_processes import child_of_this_process, stop
 from posttrain.runtime.progress import Progress
 from posttrain.runtime.store import CHECKPOINT, Built
-from posttrain.training.launch.messages import BUILT, FAILURE, ORDER, PROGRESS, exception_of, growing_lines
-from posttrain.training.launch.request import Order
+from posttrain.training.launch.messages import BUILT, FAILURE, PROGRESS, REQUEST, exception_of, growing_lines
+from posttrain.training.request import StageRequest
 
 LOG = "workers.log"  # what the processes print
 LOG_LINES = 30  # of it, in an error
@@ -27,7 +27,7 @@ class WorkersFailed(RuntimeError):
     """The processes ended without a result, and without an exception that says why."""
 
 
-def launch(order: Order, progress: Progress) -> Built:
+def launch(request: StageRequest) -> Built:
     """Build the stage with `compute.num_processes` processes.
 
     However this process ends, they end too, after a checkpoint at the end of their step; on Linux that holds for kill -9.
@@ -36,25 +36,25 @@ def launch(order: Order, progress: Progress) -> Built:
         Exception: what a process raised, with the end of the log as a note.
         WorkersFailed: when they ended otherwise.
     """
-    checkpoints = order.out / CHECKPOINT
+    progress, checkpoints = request.progress, request.out / CHECKPOINT
     checkpoints.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="launch-", dir=checkpoints))
-    (folder / ORDER).write_text(order.model_dump_json())
-    with (order.out / LOG).open("ab") as log:
+    (folder / REQUEST).write_text(request.model_dump_json())
+    with (request.out / LOG).open("ab") as log:
         begin = log.tell()
-        process = _start(order.recipe.compute.num_processes, folder / ORDER, log)
+        process = _start(request.recipe.compute.num_processes, folder / REQUEST, log)
         try:
             _follow(process, folder / PROGRESS, progress)
         except BaseException:
             progress.note("the processes end their step and write a checkpoint; once more stops at once")
             stop(process, GRACE_SECONDS + 10)
             raise
-    return _outcome(folder, process.returncode, _end_of(order.out / LOG, begin))
+    return _outcome(folder, process.returncode, _end_of(request.out / LOG, begin))
 
 
-def _start(processes: int, order: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(processes: int, request: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     elastic = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *elastic, "-m", "posttrain.training.launch.worker", str(order)]
+    command = [sys.executable, *elastic, "-m", "posttrain.training.launch.worker", str(request)]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(processes), start_new_session=True,
         preexec_fn=child_of_this_process(),

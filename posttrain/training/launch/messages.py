@@ -1,6 +1,6 @@
-"""What the processes that train tell the one that launched them: files in the folder of their order.
+"""What the processes that train tell the one that launched them: files in the folder of their request.
 
-order.json       what they are to do
+request.json     what they are to do
 progress.jsonl   what the main one reports
 built.json       the result
 failure.json     the first exception of any of them
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-ORDER, PROGRESS, BUILT, FAILURE = "order.json", "progress.jsonl", "built.json", "failure.json"
+REQUEST, PROGRESS, BUILT, FAILURE = "request.json", "progress.jsonl", "built.json", "failure.json"
 
 
 class WrittenProgress:

@@ -1,4 +1,4 @@
-"""One of the processes that train a stage together; torch's elastic launcher starts it with the path of its order.
+"""One of the processes that train a stage together; torch's elastic launcher starts it with the path of its request.
 
 The main one writes into the stage's folder and reports; the others write into a folder that is thrown away.
 """
@@ -22,25 +22,25 @@ from posttrain.runtime.distributed import is_main, process_group
 from posttrain.runtime.progress import Progress, Quiet, reporting
 from posttrain.runtime.store import CHECKPOINT
 from posttrain.training.launch.messages import BUILT, FAILURE, PROGRESS, WrittenProgress, describe
-from posttrain.training.launch.request import Order, carry_out
+from posttrain.training.request import StageRequest, carry_out
 
 
 def main(path: Path) -> None:
-    """Carry out the order that lies at `path` together with the other processes of the group."""
+    """Carry out the request that lies at `path` together with the other processes of the group."""
     die_with_parent(signal.SIGKILL)  # workers lead groups of their own, so that a kill of the launcher's does not reach them
-    order = Order.model_validate_json(path.read_text())
+    request = StageRequest.model_validate_json(path.read_text())
     with _reported(path.with_name(FAILURE)), ExitStack() as stack:
-        stack.enter_context(process_group(resolve_device(order.recipe.compute)))
+        stack.enter_context(process_group(resolve_device(request.recipe.compute)))
         progress: Progress = Quiet()
         if is_main():
             # Workers of an attempt whose launcher was killed may still be writing their last checkpoint.
-            stack.enter_context(FileLock(order.out / CHECKPOINT / "lock"))
+            stack.enter_context(FileLock(request.out / CHECKPOINT / "lock"))
             progress = WrittenProgress(path.with_name(PROGRESS))
         else:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            order = order.model_copy(update={"out": scratch})
+            request = request.model_copy(update={"out": scratch})
         stack.enter_context(reporting(progress))
-        built = carry_out(order, progress)
+        built = carry_out(request)
         if is_main():
             path.with_name(BUILT).write_text(json.dumps(asdict(built)))
 

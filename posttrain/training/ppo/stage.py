@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -23,21 +22,22 @@ from posttrain.models.weight_sharing import keep_apart, twin
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.rewards.model import RewardModel, open_reward_model
 from posttrain.rewards.sources import Rewards, address, load_rewards
-from posttrain.runtime.device import resolve_device
+from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.store import Built
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import PLAIN, choose_layout, inner_model
 from posttrain.training.dropout import without_dropout
+from posttrain.training.fit import checkpoint_activations, new_job, start_parameters
 from posttrain.training.learning_rates import settled
-from posttrain.training.loop import Job, train
+from posttrain.training.loop import train
 from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.request import StageRequest
 from posttrain.training.rows import record_prompts, row_metrics
-from posttrain.training.stages import Setting, checkpoint_activations
 from schemas.errors import Refusal
 from schemas.peft import LoRA
 from schemas.ppo import PPO, FunctionReward
@@ -47,41 +47,38 @@ CHECKED = 3  # prompts that the layout is checked on
 
 
 @measured
-def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[str, Path]) -> Built:
+def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
     """Policy optimisation on the training prompts of `rows`; saves `model/` or `adapter/`, and responses of every iteration.
 
     Args:
-        setting: recipe, policy and where to write.
+        request: the stage, with the folders of its reward models.
         spec: its section.
         rows: a table with `prompt` and `split`.
-        rewards: folders of reward models: of this run's stage under `model`, of registered ones under their URI.
 
     Raises:
         Refusal: when there is no prompt, when the model has no layout that gives hidden states, or when a reward misbehaves.
     """
-    spec = settled("ppo", spec, spec.peft, setting.parameters)
+    spec = settled("ppo", spec, spec.peft, lambda: start_parameters(request))
     assert spec.learning_rate is not None
-    tokenizer, device = load_tokenizer(setting.policy), resolve_device(setting.recipe.compute)
-    seed, dtype = setting.recipe.seed, setting.dtype
-    backbone = _backbone(setting, spec, rewards, tokenizer, device)
-    prompts = _prompts(setting, spec, rows, tokenizer, inner_model(backbone.policy).config)
+    tokenizer, device = load_tokenizer(request.policy), resolve_device(request.recipe.compute)
+    seed, dtype = request.recipe.seed, resolve_dtype(request.recipe.compute)
+    backbone = _backbone(request, spec, tokenizer, device)
+    prompts = _prompts(request, spec, rows, tokenizer, inner_model(backbone.policy).config)
     scorer = ActorCritic(backbone.policy, device, dtype, temperature=spec.temperature).eval()
     scorer.entropy = spec.entropy_coefficient > 0
     layout = _layout(scorer, prompts.tokens)
-    setting.progress.note(f"align: {layout}")
+    request.progress.note(f"align: {layout}")
     if spec.gradient_checkpointing:
         checkpoint_activations(backbone.policy, "alignment.gradient_checkpointing")
     collect = Collector(
         spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
-        tokenizer=tokenizer, prompts=prompts, log=SampleLog(setting.out / SAMPLES),
+        tokenizer=tokenizer, prompts=prompts, log=SampleLog(request.out / SAMPLES),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, dtype)
-    job = Job("align", scorer, objective, plan_of(spec, seed), spec, setting.recipe.compute, setting.out, setting.progress,
-              rounds=objective)  # fmt: skip
-    metrics = train(job)
-    (setting.out / "layout.txt").write_text(layout + "\n")
-    metrics |= {"prompts": len(prompts.tokens), "learning_rate": spec.learning_rate, **row_metrics(setting.out)}
-    return _saved(setting, spec, backbone.policy, tokenizer, metrics)
+    metrics = train(new_job(request, spec, scorer, objective, plan_of(spec, seed), rounds=objective))
+    (request.out / "layout.txt").write_text(layout + "\n")
+    metrics |= {"prompts": len(prompts.tokens), "learning_rate": spec.learning_rate, **row_metrics(request.out)}
+    return _saved(request, spec, backbone.policy, tokenizer, metrics)
 
 
 @dataclass(frozen=True)
@@ -93,13 +90,11 @@ class _Backbone:
     rewards: Rewards
 
 
-def _backbone(
-    setting: Setting, spec: PPO, folders: Mapping[str, Path], tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> _Backbone:
+def _backbone(request: StageRequest, spec: PPO, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> _Backbone:
     """Reward model and critic are twins of the base, made before the policy's method is put on it."""
-    seed = setting.recipe.seed
-    base = load_model(setting.policy, device)
-    models = _reward_models(setting, spec, folders, base, device)
+    seed = request.recipe.seed
+    base = load_model(request.policy, device)
+    models = _reward_models(request, spec, base, device)
     critic = twin(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
     policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer)
     for other in (*([critic] if critic is not None else []), *(model.scorer.model for model in models.values())):
@@ -115,23 +110,22 @@ def _backbone(
     return _Backbone(policy, reference, load_rewards(spec, models))
 
 
-def _reward_models(
-    setting: Setting, spec: PPO, folders: Mapping[str, Path], base: nn.Module, device: torch.device
-) -> dict[str, RewardModel]:
+def _reward_models(request: StageRequest, spec: PPO, base: nn.Module, device: torch.device) -> dict[str, RewardModel]:
     """The models that sources name; one that the run trained on the policy's own weights is put on these."""
     wanted = {address(source) for source in spec.sources if not isinstance(source, FunctionReward)}
+    dtype = resolve_dtype(request.recipe.compute)
     return {
-        name: open_reward_model(folders[name], device, setting.dtype, base if name == STAGE else None) for name in sorted(wanted)
+        name: open_reward_model(request.rewards[name], device, dtype, base if name == STAGE else None) for name in sorted(wanted)
     }
 
 
-def _prompts(setting: Setting, spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
+def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
     """The distinct training prompts, cut from the left to leave room for a response; rows that the template refuses count."""
     room = spec.max_length - spec.max_new_tokens
     refuse_beyond(min(longest_sequence(config), unscaled_up_to(config) or UNLIMITED), "alignment", "max_length", spec.max_length)
     train = rows.filter(split="train")
     prompts = accepted(tokenizer, train)["prompt"].to_list()
-    record_prompts(setting.out, f"data.{setting.recipe.prompts_table}", len(train), len(prompts), setting.recipe.data.checks)
+    record_prompts(request.out, f"data.{request.recipe.prompts_table}", len(train), len(prompts), request.recipe.data.checks)
     distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}
     if not distinct:
         raise Refusal("data.preferences", "no prompt to train on", "at least one", "lower data.holdout, or give more rows")
@@ -150,11 +144,11 @@ def _layout(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
 
 
 def _saved(
-    setting: Setting, spec: PPO, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, float]
+    request: StageRequest, spec: PPO, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, float]
 ) -> Built:
     """Save the policy without its critic."""
     critic = remove_critic(policy)
-    outputs = save_trained(policy, tokenizer, spec.peft, setting.policy, setting.out)
+    outputs = save_trained(policy, tokenizer, spec.peft, request.policy, request.out)
     trained = sum(parameter.numel() for parameter in trainable_state(policy).values())
     size = {"parameters": sum(p.numel() for p in policy.parameters()), "trainable_parameters": trained}
     return Built({**metrics, **size, **({"critic_parameters": critic} if critic else {})}, outputs)

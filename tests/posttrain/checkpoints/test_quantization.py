@@ -18,9 +18,10 @@ from posttrain.checkpoints.quantization import check_library, load_quantized
 from posttrain.models.policy import Policy
 from posttrain.peft.merge import merge
 from posttrain.peft.wrap import trainable_state, wrap
-from posttrain.runtime.progress import Quiet
+from posttrain.training.dpo import dpo
 from posttrain.training.loop import CURVE
-from posttrain.training.stages import Setting, align, sft
+from posttrain.training.request import StageRequest
+from posttrain.training.sft import sft
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
 from schemas.training import DPO, SFT
@@ -106,10 +107,10 @@ def test_a_quantised_base_takes_a_quarter_of_the_memory_and_is_not_merged_into(c
 
 
 @pytest.fixture
-def setting(checkpoint, tmp_path):
-    """Builds what a stage needs, on the checkpoint and adapters on it."""
+def request_of(checkpoint, tmp_path):
+    """Builds the request of a stage, on the checkpoint and adapters on it."""
 
-    def build(name: str, *adapters) -> Setting:
+    def build(stage: str, *adapters) -> StageRequest:
         document = {
             "name": "tiny",
             "model": {"source": "local", "path": str(checkpoint), "quantization": "int8"},
@@ -117,9 +118,12 @@ def setting(checkpoint, tmp_path):
             "sft": {},
             "compute": {"device": "cpu", "dtype": "float32", "log_every": 1},
         }
-        out = tmp_path / name
+        out = tmp_path / stage
         out.mkdir()
-        return Setting(validate_recipe(document, "test"), Policy(str(checkpoint), adapters=adapters), name, out, Quiet())
+        return StageRequest(
+            stage=stage, train="given by the test", recipe=validate_recipe(document, "test"), policy_digest=stage, out=out,
+            policy=Policy(str(checkpoint), adapters=adapters), rows=tmp_path / "rows", cache=tmp_path / "cache",
+        )  # fmt: skip
 
     return build
 
@@ -144,16 +148,18 @@ def rows():
 
 
 @needs_torchao
-def test_both_stages_train_on_int8_and_their_adapters_are_exported_on_the_exact_base(setting, rows, lora, checkpoint, tmp_path):
+def test_both_stages_train_on_int8_and_their_adapters_are_exported_on_the_exact_base(
+    request_of, rows, lora, checkpoint, tmp_path
+):
     """SFT's adapter is merged in fp32 before DPO's base is quantised. The export checks itself in a fresh process."""
     peft = lora(target_modules="all-linear")
     instructions = rows.select("source", "row", "split", "prompt", completion="chosen")
-    first = sft(setting("sft"), SFT(epochs=4, batch_size=5, learning_rate=1e-2, peft=peft, validations=2), instructions)
+    first = sft(request_of("sft"), SFT(epochs=4, batch_size=5, learning_rate=1e-2, peft=peft, validations=2), instructions)
     adapter = tmp_path / "sft" / first.outputs["adapter"]
     losses = [json.loads(line)["loss"] for line in (tmp_path / "sft" / CURVE).read_text().splitlines()[1:]]
     assert losses[-1] < 0.8 * losses[0]
     spec = DPO(algorithm="dpo", epochs=4, batch_size=5, learning_rate=1e-2, peft=peft)
-    second = align(setting("align", adapter), spec, rows, tmp_path / "cache")
+    second = dpo(request_of("align", adapter), spec, rows)
     assert second.metrics["margin"] > 0
     policy = Policy(str(checkpoint), adapters=(adapter, tmp_path / "align" / second.outputs["adapter"]))
     folders = export(policy, tmp_path / "exported")
@@ -162,11 +168,11 @@ def test_both_stages_train_on_int8_and_their_adapters_are_exported_on_the_exact_
 
 
 @needs_torchao
-def test_the_trained_policy_is_near_the_one_that_is_evaluated(setting, rows, lora, checkpoint, tmp_path):
+def test_the_trained_policy_is_near_the_one_that_is_evaluated(request_of, rows, lora, checkpoint, tmp_path):
     """Training saw rounded weights; on the exact ones the adapter computes almost the same."""
     peft = lora(target_modules="all-linear")
     instructions = rows.select("source", "row", "split", "prompt", completion="chosen")
-    sft(setting("sft"), SFT(epochs=4, batch_size=5, learning_rate=1e-2, peft=peft), instructions)
+    sft(request_of("sft"), SFT(epochs=4, batch_size=5, learning_rate=1e-2, peft=peft), instructions)
     policy = Policy(str(checkpoint), adapters=(tmp_path / "sft" / "adapter",))
     with torch.no_grad():
         exact = load_model(policy, CPU).eval()(IDS).logits

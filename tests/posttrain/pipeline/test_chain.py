@@ -54,7 +54,7 @@ def keys(document: dict, store: Store, content: str | None = None) -> dict[str, 
 
 
 def test_a_recipe_with_every_section_has_every_stage(document, store):
-    assert tuple(keys(document, store)) == STAGES
+    assert list(keys(document, store)) == list(STAGES)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_the_content_of_a_template_is_in_the_keys_of_the_stages_that_encode(with
     assert keys(moved, store) == before
     (tmp_path / "moved.jinja").write_text("changed")
     after = keys(moved, store)
-    assert [stage for stage in STAGES if before[stage] != after[stage]] == [*STAGES[2:]]
+    assert [stage for stage in STAGES if before[stage] == after[stage]] == ["validate", "filter"]
 
 
 def test_without_a_template_no_key_knows_of_the_field(with_template, store, tmp_path):

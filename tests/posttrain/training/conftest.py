@@ -1,4 +1,4 @@
-"""Jobs for the loop, and orders for whole training stages, on tiny models."""
+"""Jobs for the loop, and requests for whole training stages, on tiny models."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from posttrain.runtime.progress import Quiet
 from posttrain.scoring.reference import score_branches
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.batches import by_rows
-from posttrain.training.launch.request import Order
 from posttrain.training.loop import Job
 from posttrain.training.objectives import LanguageModelling, Preference
+from posttrain.training.request import StageRequest
 from schemas.load import validate_recipe
 from schemas.recipe import Compute
 from schemas.training import Full, Optimization
@@ -31,6 +31,11 @@ TRAINING = {
     "sft": {"epochs": 6, "batch_size": 6, "max_length": 64, "learning_rate": 0.003},
     "reward": {"epochs": 6, "batch_size": 6, "max_length": 64, "peft": {"method": "full"}},
     "align": {"algorithm": "dpo", "epochs": 6, "batch_size": 6, "max_length": 64, "peft": {"method": "lora", "r": 4}},
+}
+TRAINERS = {
+    "sft": "posttrain.training.sft:sft",
+    "reward": "posttrain.training.reward:reward",
+    "align": "posttrain.training.dpo:dpo",
 }
 SECTION = {"sft": "sft", "reward": "reward", "align": "alignment"}
 
@@ -93,14 +98,14 @@ def _roles(completions: list[str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def order(checkpoint, tmp_path_factory):
-    """Builds the order of a stage on 19 rows, 24 steps of 6, 6, 6 and 1; `section` and `compute` add fields."""
+def request_of(checkpoint, tmp_path_factory):
+    """Builds the request of a stage on 19 rows, 24 steps of 6, 6, 6 and 1; `section` and `compute` add fields."""
     data = tmp_path_factory.mktemp("rows")
     pairs = ["chosen", "rejected"]
     for stage, completions in {"sft": ["completion"], "reward": pairs, "align": pairs}.items():
         _table(completions).write_parquet(data / f"{stage}.parquet")
 
-    def build(stage: str, out: Path, section: dict | None = None, **compute) -> Order:
+    def build(stage: str, out: Path, section: dict | None = None, **compute) -> StageRequest:
         out.mkdir(parents=True, exist_ok=True)
         document = {
             "name": "tiny",
@@ -109,9 +114,9 @@ def order(checkpoint, tmp_path_factory):
             SECTION[stage]: TRAINING[stage] | (section or {}),
             "compute": {"device": "cpu", "log_every": 1, "checkpoint_seconds": 1e6} | compute,
         }
-        return Order(
-            stage=stage, recipe=validate_recipe(document, "tiny"), policy=Policy(str(checkpoint)), policy_digest="tiny",
-            rows=data / f"{stage}.parquet", out=out, cache=out / "cache",
+        return StageRequest(
+            stage=stage, train=TRAINERS[stage], recipe=validate_recipe(document, "tiny"),
+            policy=Policy(str(checkpoint)), policy_digest="tiny", rows=data / f"{stage}.parquet", out=out, cache=out / "cache",
         )  # fmt: skip
 
     return build

@@ -9,10 +9,10 @@ import pytest
 
 from posttrain.data.left_out import reasons_of, refuse_left_out
 from posttrain.models.policy import Policy
-from posttrain.runtime.progress import Quiet
-from posttrain.training.ppo.stage import align_ppo
+from posttrain.training.dpo import dpo
+from posttrain.training.ppo.stage import ppo
+from posttrain.training.request import StageRequest
 from posttrain.training.rows import FILE
-from posttrain.training.stages import Setting, align
 from schemas.data import Checks
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
@@ -38,10 +38,10 @@ def pairs(train: int, long: int, held_out: int = 4) -> pl.DataFrame:
 
 
 @pytest.fixture
-def setting(checkpoint, tmp_path):
-    """Builds the setting of a stage, with thresholds of the contract."""
+def request_of(checkpoint, tmp_path):
+    """Builds the request of a stage, with thresholds of the contract."""
 
-    def build(**checks) -> Setting:
+    def build(**checks) -> StageRequest:
         document = {
             "name": "tiny",
             "model": {"source": "local", "path": str(checkpoint)},
@@ -50,7 +50,10 @@ def setting(checkpoint, tmp_path):
             "compute": {"device": "cpu", "dtype": "float32"},
         }
         (tmp_path / "out").mkdir(exist_ok=True)
-        return Setting(validate_recipe(document, "test"), Policy(str(checkpoint)), "digest", tmp_path / "out", Quiet())
+        return StageRequest(
+            stage="align", train="given by the test", recipe=validate_recipe(document, "test"), policy=Policy(str(checkpoint)),
+            policy_digest="digest", rows=tmp_path / "rows", out=tmp_path / "out", cache=tmp_path / "cache",
+        )  # fmt: skip
 
     return build
 
@@ -58,9 +61,9 @@ def setting(checkpoint, tmp_path):
 SPEC = {"algorithm": "dpo", "max_length": 64, "batch_size": 8}
 
 
-def test_rows_are_examples_and_rows_left_out(setting, lora, tmp_path):
-    told = setting()
-    built = align(told, DPO(**SPEC, peft=lora()), pairs(train=6, long=1), tmp_path / "cache")
+def test_rows_are_examples_and_rows_left_out(request_of, lora):
+    told = request_of()
+    built = dpo(told, DPO(**SPEC, peft=lora()), pairs(train=6, long=1))
     numbers = built.metrics
     assert (numbers["rows"], numbers["examples"], numbers["left_out"], numbers["validation_rows"]) == (6, 5, 1, 4)
     written = json.loads((told.out / FILE).read_text())
@@ -69,20 +72,20 @@ def test_rows_are_examples_and_rows_left_out(setting, lora, tmp_path):
     assert written["validation"] == {"rows": 4, "held_out": 4, "examples": 4, "by_source": {"b.jsonl": 2, "c.jsonl": 2}}
 
 
-def test_too_many_are_refused_before_a_step_is_trained(setting, lora, tmp_path):
-    told = setting(max_drop_rate=0.3)
+def test_too_many_are_refused_before_a_step_is_trained(request_of, lora):
+    told = request_of(max_drop_rate=0.3)
     with pytest.raises(Refusal, match=r"data\.preferences: found 2 of 6 training rows \(33%\) that alignment cannot encode"):
-        align(told, DPO(**SPEC, peft=lora()), pairs(train=6, long=2), tmp_path / "cache")
+        dpo(told, DPO(**SPEC, peft=lora()), pairs(train=6, long=2))
     assert not (told.out / "curve.jsonl").exists()
     assert pl.read_parquet(told.out / "quarantine.parquet").height == 2
 
 
-def test_the_same_share_may_be_waived(setting, lora, tmp_path):
-    told = setting(max_drop_rate=0.3, waive=("max_drop_rate",))
-    assert align(told, DPO(**SPEC, peft=lora()), pairs(6, 2), tmp_path / "cache").metrics["left_out"] == 2
+def test_the_same_share_may_be_waived(request_of, lora):
+    told = request_of(max_drop_rate=0.3, waive=("max_drop_rate",))
+    assert dpo(told, DPO(**SPEC, peft=lora()), pairs(6, 2)).metrics["left_out"] == 2
 
 
-def test_prompts_that_the_template_refuses_count_with_ppo(setting, checkpoint, ppo_section, tmp_path):
+def test_prompts_that_the_template_refuses_count_with_ppo(request_of, checkpoint, ppo_section, tmp_path):
     """Two of six training prompts begin with a system message, which this template does not take."""
     template = tmp_path / "template.jinja"
     turns = "{% for m in messages %}{{ m['role'] }}:\n{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
@@ -92,11 +95,11 @@ def test_prompts_that_the_template_refuses_count_with_ppo(setting, checkpoint, p
     table = pairs(6, 0).with_columns(
         prompt=pl.Series([said * (i < 2) + [{"role": "user", "content": f"Rate {i}."}] for i in range(10)])
     )
-    told = setting()
+    told = request_of()
     policy = Policy(str(checkpoint), chat_template=template.read_text())
-    told = Setting(told.recipe, policy, "digest", told.out, Quiet())
+    told = told.model_copy(update={"policy": policy})
     with pytest.raises(Refusal, match=r"2 of 6 training rows \(33%\) that alignment cannot encode"):
-        align_ppo(told, ppo_section(), table, {})
+        ppo(told, ppo_section(), table)
 
 
 def test_reasons_leave_out_how_long_a_row_is():

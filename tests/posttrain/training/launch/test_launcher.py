@@ -12,20 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.runtime.progress import Quiet
+from posttrain.runtime.progress import reporting
 from posttrain.runtime.store import CHECKPOINT
 from posttrain.training.launch.launcher import LOG, launch
-from posttrain.training.launch.request import Order, carry_out
+from posttrain.training.request import StageRequest, carry_out
 from schemas.errors import Refusal
 
 LORA = {"peft": {"method": "lora", "r": 4, "dropout": 0.2}}  # dropout: each process must get its own random state back
 STEPS = 24
 LAUNCH = """
 import sys, pathlib
-from posttrain.runtime.progress import Quiet
 from posttrain.training.launch.launcher import launch
-from posttrain.training.launch.request import Order
-launch(Order.model_validate_json(pathlib.Path(sys.argv[1]).read_text()), Quiet())
+from posttrain.training.request import StageRequest
+launch(StageRequest.model_validate_json(pathlib.Path(sys.argv[1]).read_text()))
 """
 
 
@@ -40,10 +39,10 @@ def checkpoints(out: Path) -> list[int]:
     return sorted(int(path.name) for path in (out / CHECKPOINT).glob("[0-9]*"))
 
 
-def start(order: Order) -> subprocess.Popen:
-    """A process of its own that launches the order."""
-    path = order.out.with_suffix(".json")
-    path.write_text(order.model_dump_json())
+def start(request: StageRequest) -> subprocess.Popen:
+    """A process of its own that launches the request."""
+    path = request.out.with_suffix(".json")
+    path.write_text(request.model_dump_json())
     path_of_tests = os.pathsep.join(filter(None, sys.path))
     return subprocess.Popen(
         [sys.executable, "-c", LAUNCH, str(path)], env=os.environ | {"PYTHONPATH": path_of_tests}, stderr=subprocess.PIPE,
@@ -76,14 +75,14 @@ def wait_until(condition, what: str, seconds: float = 120) -> None:
 
 
 @pytest.fixture(scope="session")
-def alone(order, tmp_path_factory):
+def alone(request_of, tmp_path_factory):
     """Trains a stage in this process, once per session; returns its result and folder."""
     done = {}
 
     def get(stage: str):
         if stage not in done:
             out = tmp_path_factory.mktemp("alone") / stage
-            done[stage] = carry_out(order(stage, out), Quiet()), out
+            done[stage] = carry_out(request_of(stage, out)), out
         return done[stage]
 
     return get
@@ -91,11 +90,11 @@ def alone(order, tmp_path_factory):
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("stage", ["sft", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("reward", "align"))])
-def test_two_processes_have_the_losses_of_one_at_every_step(stage, strategy, order, alone, points, tmp_path):
+def test_two_processes_have_the_losses_of_one_at_every_step(stage, strategy, request_of, alone, points, tmp_path):
     """In steps of one row the second process has nothing. Validation losses, gradient norms and DPO's metrics agree as well."""
     expected, expected_out = alone(stage)
     out = tmp_path / "together"
-    built = launch(order(stage, out, num_processes=2, strategy=strategy), Quiet())
+    built = launch(request_of(stage, out, num_processes=2, strategy=strategy))
     assert len(points(out)) == 1 + STEPS  # and the held-out loss before the first one
     for ours, theirs in zip(points(out), points(expected_out), strict=True):
         if ours["step"] == 1:  # margins are 0 before the first step: their sign, and so the accuracy, is rounding
@@ -109,12 +108,12 @@ def test_two_processes_have_the_losses_of_one_at_every_step(stage, strategy, ord
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
-def test_a_run_of_two_processes_killed_at_once_resumes_to_the_same_weights(strategy, order, points, tmp_path):
+def test_a_run_of_two_processes_killed_at_once_resumes_to_the_same_weights(strategy, request_of, points, tmp_path):
     """SIGKILL to the launching process and to torch's launcher; the workers, whom no signal was sent, end with it."""
     parallel = {"num_processes": 2, "strategy": strategy, "checkpoint_seconds": 1e-9}
-    launch(order("sft", tmp_path / "whole", LORA, **parallel), Quiet())
+    launch(request_of("sft", tmp_path / "whole", LORA, **parallel))
 
-    cut = order("sft", tmp_path / "cut", LORA, **parallel)
+    cut = request_of("sft", tmp_path / "cut", LORA, **parallel)
     process = start(cut)
     wait_until(lambda: [n for n in checkpoints(cut.out) if n >= 5], "a checkpoint")
     below = descendants(process.pid)
@@ -127,15 +126,15 @@ def test_a_run_of_two_processes_killed_at_once_resumes_to_the_same_weights(strat
     reached = checkpoints(cut.out)[-1]
     assert 5 <= reached < STEPS
 
-    launch(cut, Quiet())
+    launch(cut)
     assert weights(cut.out) == weights(tmp_path / "whole")
     assert points(cut.out) == points(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("how", ["the launching process is killed", pytest.param("SIGTERM", marks=pytest.mark.slow)])
-def test_processes_that_are_asked_to_stop_leave_a_checkpoint_and_end(how, order, points, tmp_path):
+def test_processes_that_are_asked_to_stop_leave_a_checkpoint_and_end(how, request_of, points, tmp_path):
     """No checkpoint would be due for days. The launching process cannot pass on its own SIGKILL: the kernel does."""
-    job = order("sft", tmp_path / "stopped", {"epochs": 500}, num_processes=2)
+    job = request_of("sft", tmp_path / "stopped", {"epochs": 500}, num_processes=2)
     process = start(job)
     wait_until(lambda: (job.out / "curve.jsonl").exists() and len(points(job.out)) >= 3, "three steps")
     below = descendants(process.pid)
@@ -151,11 +150,11 @@ def test_processes_that_are_asked_to_stop_leave_a_checkpoint_and_end(how, order,
         assert f"TrainingStopped: stopped after step {step} of 2000" in err.decode()
 
 
-def test_a_refusal_in_a_worker_arrives_as_one(order, tmp_path):
+def test_a_refusal_in_a_worker_arrives_as_one(request_of, tmp_path):
     """No layer has this name: known when the model is wrapped, which the workers do."""
     nowhere = {"peft": {"method": "lora", "target_modules": ["nowhere"]}}
     with pytest.raises(Refusal) as refused:
-        launch(order("sft", tmp_path / "refused", nowhere, num_processes=2), Quiet())
+        launch(request_of("sft", tmp_path / "refused", nowhere, num_processes=2))
     assert refused.value.where == "sft.peft.target_modules"
     assert "nowhere" in refused.value.found
     in_worker, log = refused.value.__notes__
@@ -164,12 +163,12 @@ def test_a_refusal_in_a_worker_arrives_as_one(order, tmp_path):
 
 
 @pytest.mark.slow
-def test_three_processes_interrupted_by_a_person_resume_to_the_same_weights(order, stop_at, tmp_path):
+def test_three_processes_interrupted_by_a_person_resume_to_the_same_weights(request_of, stop_at, tmp_path):
     """A sum over three depends on its order, which follows DDP's buckets: these must not be laid anew by the resumed run."""
-    launch(order("sft", tmp_path / "whole", num_processes=3), Quiet())
-    cut = order("sft", tmp_path / "cut", num_processes=3)
-    with pytest.raises(KeyboardInterrupt):
-        launch(cut, stop_at(5))
+    launch(request_of("sft", tmp_path / "whole", num_processes=3))
+    cut = request_of("sft", tmp_path / "cut", num_processes=3)
+    with reporting(stop_at(5)), pytest.raises(KeyboardInterrupt):
+        launch(cut)
     assert 5 <= checkpoints(cut.out)[-1] < STEPS
-    launch(cut, Quiet())
+    launch(cut)
     assert weights(cut.out) == weights(tmp_path / "whole")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from typing import get_args
 
 import polars as pl
@@ -14,10 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from posttrain.losses.preference import VARIANTS
 from posttrain.models.policy import Policy
-from posttrain.runtime.progress import Quiet
 from posttrain.runtime.store import CHECKPOINT
+from posttrain.training.dpo import dpo
 from posttrain.training.loop import CURVE
-from posttrain.training.stages import Setting, align, sft
+from posttrain.training.request import StageRequest
+from posttrain.training.sft import sft
 from schemas.load import validate_recipe
 from schemas.training import DPO, SFT, PreferenceLoss
 
@@ -33,17 +33,26 @@ def assistant(text: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def setting(checkpoint, tmp_path):
+def request_of(checkpoint, tmp_path):
+    """Builds the request of a stage, whose rows and settings the tests give to its function themselves."""
     document = {
         "name": "tiny",
         "model": {"source": "local", "path": str(checkpoint)},
-        "data": {"preferences": "p"},
+        "data": {"instructions": "i", "preferences": "p"},
+        "sft": {},
         "alignment": {"algorithm": "dpo"},
         "compute": {"device": "cpu", "dtype": "float32", "log_every": 1},
     }
     out = tmp_path / "out"
     out.mkdir()
-    return Setting(validate_recipe(document, "test"), Policy(str(checkpoint)), "digest", out, Quiet())
+
+    def build(stage: str = "align") -> StageRequest:
+        return StageRequest(
+            stage=stage, train="given by the test", recipe=validate_recipe(document, "test"), policy=Policy(str(checkpoint)),
+            policy_digest="digest", rows=tmp_path / "rows", out=out, cache=tmp_path / "cache",
+        )  # fmt: skip
+
+    return build
 
 
 @pytest.fixture
@@ -64,16 +73,16 @@ def rows():
     return build
 
 
-def curve(setting: Setting) -> list[dict]:
-    return [json.loads(line) for line in (setting.out / CURVE).read_text().splitlines()]
+def curve(request: StageRequest) -> list[dict]:
+    return [json.loads(line) for line in (request.out / CURVE).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("loss", get_args(PreferenceLoss))
-def test_align_trains_every_loss_and_asks_for_a_reference_only_where_it_is_read(setting, rows, lora, tmp_path, loss):
+def test_align_trains_every_loss_and_asks_for_a_reference_only_where_it_is_read(request_of, rows, lora, tmp_path, loss):
     """Four pairs, two steps. The first loss is the one at the start; the divergence is logged against a reference alone."""
     spec = DPO(algorithm="dpo", loss=loss, batch_size=2, sft_weight=0.0, peft=lora(), **NUMBERS.get(loss, {}))
-    built = align(setting, spec, rows(), tmp_path / "cache")
-    start, first, last = curve(setting)
+    built = dpo(request_of(), spec, rows())
+    start, first, last = curve(request_of())
     compared = VARIANTS[loss].reference
     assert (tmp_path / "cache").exists() == compared
     assert ("kl_chosen" in last) == ("kl_rejected" in last) == compared
@@ -86,16 +95,16 @@ def test_align_trains_every_loss_and_asks_for_a_reference_only_where_it_is_read(
     assert built.outputs == {"adapter": "adapter"} | ({"reference": "reference.safetensors"} if compared else {})
 
 
-def test_reference_scores_of_another_policy_stop_alignment_before_it_trains(setting, rows, lora, tmp_path):
+def test_reference_scores_of_another_policy_stop_alignment_before_it_trains(request_of, rows, lora, tmp_path):
     """The cache holds scores that are a nat off."""
     spec = DPO(algorithm="dpo", batch_size=2, peft=lora())
-    align(setting, spec, rows(), tmp_path / "cache")
+    dpo(request_of(), spec, rows())
     (cached,) = (tmp_path / "cache").iterdir()
     save_file({"scores": load_file(cached)["scores"] - torch.tensor([1.0, 0.0])}, cached)
-    (setting.out / CURVE).unlink()
+    (request_of().out / CURVE).unlink()
     with pytest.raises(RuntimeError, match=r"margin 0\.1"):
-        align(setting, spec, rows(), tmp_path / "cache")
-    assert not (setting.out / CURVE).exists()
+        dpo(request_of(), spec, rows())
+    assert not (request_of().out / CURVE).exists()
 
 
 @pytest.fixture
@@ -107,48 +116,50 @@ def dropping(checkpoint, tmp_path):
     return Policy(str(folder))
 
 
-def test_dpo_trains_alike_whatever_dropout_the_checkpoint_has(setting, dropping, rows, lora, tmp_path):
+def test_dpo_trains_alike_whatever_dropout_the_checkpoint_has(request_of, dropping, rows, lora):
     """The first step's loss is ln 2 = 0.6931 and its margin 0, as at the reference; later steps differ in nothing."""
     spec, points = DPO(algorithm="dpo", batch_size=2, peft=lora()), []
-    for policy in (setting.policy, dropping):
-        align(replace(setting, policy=policy), spec, rows(), tmp_path / "cache")
-        points.append([point | {"seconds": 0} for point in curve(setting)])
-        shutil.rmtree(setting.out / CHECKPOINT)
-        (setting.out / CURVE).unlink()
+    request = request_of()
+    for policy in (request.policy, dropping):
+        dpo(request.model_copy(update={"policy": policy}), spec, rows())
+        points.append([point | {"seconds": 0} for point in curve(request)])
+        shutil.rmtree(request.out / CHECKPOINT)
+        (request.out / CURVE).unlink()
     assert points[1][1]["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert points[1][1]["margin"] == pytest.approx(0, abs=1e-5)
     assert points[0] == points[1]
 
 
-def test_sft_drops_as_the_checkpoint_or_as_the_recipe_says(setting, dropping, rows):
+def test_sft_drops_as_the_checkpoint_or_as_the_recipe_says(request_of, dropping, rows):
     """Loss of the one step, which is before any change: with the checkpoint's dropout, with another, and with none."""
     table = rows().rename({"chosen": "completion"}).drop("rejected")
-    found = {}
+    found, request = {}, request_of("sft")
     for dropout in (None, 0.1, 0.0):
-        sft(replace(setting, policy=dropping), SFT(batch_size=4, epochs=1, learning_rate=1e-12, dropout=dropout), table)
-        found[dropout] = curve(setting)[-1]["loss"]
-    sft(setting, SFT(batch_size=4, epochs=1, learning_rate=1e-12), table)
-    assert found[0.0] == curve(setting)[-1]["loss"]
+        dropping_out = SFT(batch_size=4, epochs=1, learning_rate=1e-12, dropout=dropout)
+        sft(request.model_copy(update={"policy": dropping}), dropping_out, table)
+        found[dropout] = curve(request)[-1]["loss"]
+    sft(request, SFT(batch_size=4, epochs=1, learning_rate=1e-12), table)
+    assert found[0.0] == curve(request)[-1]["loss"]
     assert len({round(loss, 5) for loss in found.values()}) == 3
 
 
-def test_a_response_that_does_not_fit_is_quarantined_or_cut_as_the_recipe_says(setting, rows, lora, tmp_path):
+def test_a_response_that_does_not_fit_is_quarantined_or_cut_as_the_recipe_says(request_of, rows, lora):
     chosen = [assistant("Clean and kind. " * n) for n in (1, 1, 1, 40, 1, 1, 1)]
     numbers = {"algorithm": "dpo", "max_length": 64, "peft": lora()}
     for overlong, examples, quarantined in (("quarantine", 5, [3]), ("truncate", 6, [])):
-        built = align(setting, DPO(**numbers, overlong=overlong), rows(7, chosen=chosen), tmp_path / "cache")
+        built = dpo(request_of(), DPO(**numbers, overlong=overlong), rows(7, chosen=chosen))
         assert built.metrics["examples"] == examples
-        assert pl.read_parquet(setting.out / "quarantine.parquet")["row"].to_list() == quarantined
+        assert pl.read_parquet(request_of().out / "quarantine.parquet")["row"].to_list() == quarantined
 
 
-def test_the_z_loss_of_a_recipe_reaches_training_and_not_the_validation_loss(setting, rows):
+def test_the_z_loss_of_a_recipe_reaches_training_and_not_the_validation_loss(request_of, rows):
     """The validation loss stays a plain cross-entropy, so that it is comparable between recipes; nothing is trained here."""
     table = rows().rename({"chosen": "completion"}).drop("rejected")
     numbers = {"batch_size": 4, "epochs": 1, "learning_rate": 1e-12}
-    sft(setting, SFT(**numbers), table)
-    _, plain = curve(setting)
-    sft(setting, SFT(**numbers, z_loss=0.1), table)
-    _, weighted = curve(setting)
+    sft(request_of("sft"), SFT(**numbers), table)
+    _, plain = curve(request_of())
+    sft(request_of("sft"), SFT(**numbers, z_loss=0.1), table)
+    _, weighted = curve(request_of())
     assert weighted["z_loss"] > 0.1
     assert weighted["loss"] == pytest.approx(plain["loss"] + weighted["z_loss"], rel=1e-5)
     assert weighted["validation_loss"] == pytest.approx(plain["validation_loss"], rel=1e-6)

@@ -1,0 +1,24 @@
+"""`posttrain lineage`: from a model back to its data."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.commands.shared import HOME, Json, StoreOption, prepare, show
+
+
+def lineage(
+    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a run id.", show_default=False)],
+    store: StoreOption = HOME,
+    tracking: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow; default is the SQLite file of the store.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Walk a model back to its data, the rejected rows and every stage on the way."""
+    root = prepare(store)
+    from tasks.lineage import lineage_of
+
+    show(lineage_of(model, root, tracking), as_json)

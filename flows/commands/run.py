@@ -1,0 +1,27 @@
+"""`posttrain run`: the whole chain in this process."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from flows.commands.shared import HOME, Json, Override, Recipe, StoreOption, console, prepare, stdout_kept_for_result
+from flows.console import show_report
+from flows.interrupt import watched
+from schemas.load import load_recipe
+
+
+def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
+    """Run the whole chain in this process; finished stages are reused."""
+    loaded = load_recipe(recipe, overrides)
+    root = prepare(store)
+    with stdout_kept_for_result() as result:
+        with watched(root, console()):
+            from flows.inline import run_inline
+
+            report, error = run_inline(loaded, root)
+        if as_json:
+            result.write(report.model_dump_json(indent=1) + "\n")
+        else:
+            show_report(report, Console(file=result))
+    if error:
+        raise error

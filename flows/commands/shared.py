@@ -1,0 +1,66 @@
+"""What commands have in common: options, where they print, and what must be set before Prefect and MLflow are imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from flows import defaults
+from posttrain.runtime.store import Store
+
+HOME = ".posttrain"
+
+Recipe = Annotated[Path, typer.Argument(help="Recipe in YAML.", show_default=False)]
+Override = Annotated[
+    list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe; may be repeated.")
+]
+StoreOption = Annotated[str, typer.Option("--store", help="Folder that keeps results, runs and MLflow's SQLite file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")]
+
+
+def prepare(store: str) -> Path:
+    """The root of the store, with the defaults of Prefect and MLflow set for it.
+
+    Both read them when they are imported: a command imports what needs them after this call.
+
+    Raises:
+        Refusal: when the store is no local folder.
+    """
+    root = Store(store).root
+    defaults.apply(root)
+    return root
+
+
+def console() -> Console:
+    """Where people read; stdout belongs to results."""
+    return Console(stderr=True)
+
+
+@contextmanager
+def stdout_kept_for_result() -> Iterator[Any]:
+    """Send everything that this process or its children print to stderr, and yield a stream on the real stdout."""
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(real), "w", encoding="utf-8") as stream:
+            yield stream
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def show(document: dict[str, Any], as_json: bool) -> None:
+    """The same content for programs (JSON) and people (YAML)."""
+    text = json.dumps(document, indent=1) if as_json else yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    typer.echo(text.rstrip())

@@ -1,0 +1,33 @@
+"""`posttrain sweep`: recipes that differ in one field each, and the frontier of reward against KL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.commands.shared import HOME, Json, StoreOption, console, prepare, stdout_kept_for_result
+from flows.console import show_sweep
+from flows.interrupt import watched
+from schemas.sweep import load_sweep
+
+
+def sweep(
+    document: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep in YAML.", show_default=False)],
+    store: StoreOption = HOME,
+    as_json: Json = False,
+) -> None:
+    """Run recipes that differ in one field each and draw reward against KL; nothing is registered."""
+    loaded, planned = load_sweep(document)
+    root = prepare(store)
+    with stdout_kept_for_result() as result:
+        with watched(root, console()):
+            from flows.sweep import run_sweep
+
+            report = run_sweep(loaded, planned, root)
+        if as_json:
+            result.write(report.model_dump_json(indent=1) + "\n")
+        else:
+            show_sweep(report, Console(file=result))

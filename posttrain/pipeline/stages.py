@@ -1,0 +1,150 @@
+"""The table of stages: what decides the key of each, and where its task, its training and its forecast are found.
+
+A row names what lies above this room as `module:function`, so that a stage is added in one place and imports still run one way.
+The order of the stages, and what the recipe says about each, is `STAGES` of `schemas/recipe.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from posttrain.runtime.device import dtype_name
+from schemas.model import ScratchModel
+from schemas.ppo import PPO
+from schemas.recipe import STAGES, Recipe
+from schemas.results import Origin
+
+if TYPE_CHECKING:
+    from posttrain.pipeline.chain import Chain
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """One row of the table."""
+
+    version: int
+    """Raise it when the stage's code changes the bytes that it writes."""
+    fields: Callable[[Recipe, str], Fields]
+    """What of the recipe decides the bytes of this stage."""
+    inputs: Callable[[Chain, str], tuple[Origin, ...]]
+    """What it reads, by content. The stages before it must be finished."""
+    task: str
+    """Its Prefect task."""
+    encodes: bool = True
+    """Whether it renders text by the chat template, which is then part of its key."""
+    train: Callable[[Recipe], str] | None = None
+    """For a stage that trains: the function of (`StageRequest`, its section, its rows) that does, here or in other processes."""
+    tokens: str | None = None
+    """For a stage that computes on a model: the function that counts the tokens which pass it, from which `check` forecasts."""
+
+
+def _checks(recipe: Recipe, stage: str) -> Fields:
+    return {"checks": recipe.data.checks.model_dump(mode="json"), "holdout": recipe.data.holdout}
+
+
+def _rules(recipe: Recipe, stage: str) -> Fields:
+    filtering = recipe.filtering
+    return {
+        "rules": filtering.resolved().model_dump(mode="json"),
+        "dedup": filtering.dedup.model_dump(mode="json"),
+        "holdout": recipe.data.holdout,
+    }
+
+
+def _training(recipe: Recipe, stage: str) -> Fields:
+    """The section, and what decides how the numbers are computed."""
+    # The template of a reward model's own base counts by content, not by name.
+    read = recipe.section(stage).model_dump(mode="json", exclude={"model": {"chat_template"}})
+    compute = recipe.compute
+    # Several processes add gradients in another order than one does, and one strategy in another than the other.
+    several = {"num_processes": compute.num_processes, "strategy": compute.strategy} if compute.num_processes > 1 else {}
+    held = {"quantization": recipe.quantization} if recipe.quantization else {}
+    return {"seed": recipe.seed, "dtype": dtype_name(compute), STAGES[stage].section: read, **several, **held}
+
+
+def _pretraining(recipe: Recipe, stage: str) -> Fields:
+    """The sizes of a model from scratch as well; any other model is an input by content."""
+    sizes = recipe.model.model_dump(mode="json") if isinstance(recipe.model, ScratchModel) else None
+    return {**_training(recipe, stage), "model": sizes}
+
+
+def _evaluation(recipe: Recipe, stage: str) -> Fields:
+    """Gates are no part of what is measured."""
+    return {
+        "seed": recipe.seed,
+        "dtype": dtype_name(recipe.compute),
+        "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"gates"}),
+        "beta": getattr(recipe.alignment, "beta", None),
+        "loss": getattr(recipe.alignment, "loss", None),
+    }
+
+
+def _registered(recipe: Recipe, stage: str) -> Fields:
+    """Gates and promotion are no part of what is registered: they are judged anew in every run."""
+    return {"model": recipe.registry.model if recipe.registry else None}
+
+
+def _tables(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    return tuple(chain.source_origin(name) for name in ("instructions", "preferences") if name in chain.sources)
+
+
+def _corpus(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    return (chain.source_origin("corpus"),)
+
+
+def _start_and_rows(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    return (*chain.start_origins(stage), chain.rows_origin(stage))
+
+
+def _start_rows_and_rewards(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    """For PPO what rewards the responses as well."""
+    spec = chain.recipe.section(stage)
+    sources = spec.sources if isinstance(spec, PPO) else ()
+    return (*_start_and_rows(chain, stage), *map(chain.reward_origin, sources))
+
+
+def _policies_rows_and_judge(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    tables = [name for name in ("instructions", "preferences") if name in chain.sources]
+    kept = (chain.stored("filter").origin("kept"),) if "filter" in chain.recipe.stages else ()
+    held_out = (*kept, *(chain.stored("validate").origin(name) for name in tables))
+    return (*chain.start_origins(stage), *held_out, *chain.judge_origins())
+
+
+def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    return chain.start_origins(stage)
+
+
+_TRAINERS = "posttrain.training"
+_TOKENS = "posttrain.forecast.stage_times"
+_ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
+
+WORK: dict[str, StageWork] = {
+    "validate": StageWork(version=1, fields=_checks, inputs=_tables, task="tasks.data:validate", encodes=False),
+    "filter": StageWork(version=1, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False),
+    "pretrain": StageWork(
+        version=5, fields=_pretraining, inputs=_start_and_rows, task="tasks.training:pretrain",
+        train=lambda recipe: f"{_TRAINERS}.pretrain:pretrain", tokens=f"{_TOKENS}:pretrain",
+    ),
+    "sft": StageWork(
+        version=6, fields=_training, inputs=_start_and_rows, task="tasks.training:sft",
+        train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
+    ),
+    "reward": StageWork(
+        version=3, fields=_training, inputs=_start_and_rows, task="tasks.training:reward",
+        train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
+    ),
+    "align": StageWork(
+        version=6, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align",
+        train=lambda recipe: _ALGORITHMS[recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
+    ),
+    "evaluate": StageWork(
+        version=6, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate",
+        tokens=f"{_TOKENS}:evaluate",
+    ),
+    "register": StageWork(version=2, fields=_registered, inputs=_candidate, task="tasks.register:register"),
+}  # fmt: skip
+"""By name of the stage."""
