@@ -29,6 +29,7 @@ from posttrain.peft.blocks import all_linear, architecture
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
 from posttrain.phases import Arithmetic, Peak
+from posttrain.products import fp32_logits
 from posttrain.reference import Reference
 from posttrain.reward_scoring import RewardScorer, with_score
 from posttrain.scoring import PLAIN, Scorer, inner_model, with_few_targets
@@ -227,7 +228,7 @@ def evaluation_peaks(
         with pretending() as live, torch.no_grad():
             scorer = _scorer(model, on, live)
             peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, scoring_tokens(on.device))]
-            with scorer.arithmetic():
+            with scorer.arithmetic(), fp32_logits(inner_model(model)):
                 return [*peaks, *_sampling(inner_model(model), live, prompts, new_tokens, on.device)]
 
     return [_on_device(peak, on) for peak in peaks_of(config, trace, SHALLOW)]
