@@ -78,7 +78,7 @@ class KL(Frozen):
     @model_validator(mode="after")
     def _adapts_from_something(self) -> KL:
         if self.adaptive and self.coefficient == 0:
-            raise refused("alignment.kl.coefficient", "0 with adaptive true", "a number above 0: a factor adapts it, and 0 stays 0",
+            raise refused("alignment.kl.coefficient", "0 with adaptive true", "a number above 0: factors adapt it, 0 stays 0",
                           "set coefficient=0.05, say, or adaptive=false")  # fmt: skip
         return self
 
