@@ -15,6 +15,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from posttrain.data.packing import Tokens
 from posttrain.peft.soft_prompts import generate
 from posttrain.sampling.decoding import can_decode, decode, padded
+from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.scorer import inner_model
 
 BATCH = 128  # responses generated together
@@ -40,7 +41,7 @@ class Sampling:
 
 
 class Sampler(Protocol):
-    """Draws responses from a policy, in the arithmetic of an active autocast."""
+    """Draws responses from a policy, in the arithmetic of an active autocast; its logits are fp32, as they are scored."""
 
     def __call__(
         self, model: nn.Module, prompts: Sequence[Tokens], plan: Sampling, on_rows: Count = ...
@@ -67,7 +68,7 @@ def sample(
         FloatingPointError: when the policy's logits are not finite.
     """
     rows = [prompt for prompt in prompts for _ in range(plan.samples)]
-    with _as_policy(model):
+    with _as_policy(model), fp32_logits(inner_model(model)):
         responses = (_decoded if can_decode(model) else _generated)(model, rows, plan, on_rows)
     return [tuple(responses[at : at + plan.samples]) for at in range(0, len(rows), plan.samples)]
 

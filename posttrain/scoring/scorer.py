@@ -17,6 +17,7 @@ from posttrain.models.blocks import core
 from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
 from posttrain.scoring.layouts import LAYOUTS, Embed, Located, Rows, packed, shifted
 from posttrain.scoring.output_head import head_of, token_logprobs, token_statistics
+from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.segment_attention import SEGMENTS
 from schemas.errors import Refusal
 
@@ -69,7 +70,10 @@ class Scorer(nn.Module):
             found = f"{self.neftune} in the layout {self.layout}, which has no place for noise"
             raise Refusal("sft.neftune_alpha", found, "null", "remove neftune_alpha")
         with self.arithmetic():
-            return self._plain(examples) if self.layout == PLAIN else self._score(self.locate(examples), statistics)
+            if self.layout != PLAIN:
+                return self._score(self.locate(examples), statistics)
+            with fp32_logits(inner_model(self.model)):
+                return self._plain(examples)
 
     def locate(self, examples: Sequence[Example]) -> Located:
         """The last hidden states that predict the completion tokens, in a layout other than `plain`."""
