@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -54,6 +55,18 @@ class Gate(Frozen):
         return self
 
 
+_SHARE, _NOT_NEGATIVE, _ANY = (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
+_RANGES = {
+    "win_rate_vs_sft": _SHARE,
+    "win_rate_vs_base": _SHARE,
+    "preference_accuracy": _SHARE,
+    "perplexity_ratio_vs_base": _NOT_NEGATIVE,
+    "kl_per_token": _NOT_NEGATIVE,  # an estimate may fall below 0, and then only by chance
+    "validation_loss_falls": _ANY,
+}
+"""The values that a gate's metric can take."""
+
+
 class Gates(Frozen):
     """Limits that a candidate must keep to reach the registry."""
 
@@ -69,6 +82,18 @@ class Gates(Frozen):
     """KL(policy || reference) per token on the policy's own samples, in nats."""
     validation_loss_falls: Gate | None = None
     """Held-out loss of the last training stage before its first step, less that of its result; `{min: 0}`: it did not rise."""
+
+    @model_validator(mode="after")
+    def _limits_lie_in_the_metrics_range(self) -> Gates:
+        for name, gate in self.given().items():
+            low, high = _RANGES[name]
+            for limit, value in gate.model_dump(exclude_none=True).items():
+                strict = limit == "lower_bound_above"  # nothing lies above the highest value
+                if not low <= value <= high or (strict and value == high):
+                    allowed = f"a number from {low:g} {'to below' if strict else 'to'} {high:g}"
+                    raise refused(f"evaluation.gates.{name}.{limit}", f"{value:g}", f"{allowed}: the metric has no other values",
+                                  "choose a limit that a model can keep to and miss")  # fmt: skip
+        return self
 
     def given(self) -> dict[str, Gate]:
         """Gates that this recipe sets, by metric."""

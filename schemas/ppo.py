@@ -75,6 +75,13 @@ class KL(Frozen):
     horizon: Annotated[float, Field(gt=0)] = 10_000.0
     """Responses over which the coefficient moves by at most a fifth; adaptive only."""
 
+    @model_validator(mode="after")
+    def _adapts_from_something(self) -> KL:
+        if self.adaptive and self.coefficient == 0:
+            raise refused("alignment.kl.coefficient", "0 with adaptive true", "a number above 0: factors adapt it, 0 stays 0",
+                          "set coefficient=0.05, say, or adaptive=false")  # fmt: skip
+        return self
+
 
 class PPO(Optimization):
     """Proximal policy optimisation (arXiv 1707.06347) from rewards, after arXiv 1909.08593 and 2403.17031."""
@@ -165,6 +172,10 @@ def _uneven(spec: PPO) -> list[Exception]:
         problems.append(refused("alignment.max_new_tokens", f"{spec.max_new_tokens} with max_length {spec.max_length}",
                                 f"at most {spec.max_length - 2}, which leaves room for a prompt",
                                 "lower it, or raise max_length"))  # fmt: skip
+    if spec.kl.adaptive and spec.rollouts >= 5 * spec.kl.horizon:
+        problems.append(refused("alignment.kl.horizon", f"{spec.kl.horizon:g} with rollouts {spec.rollouts}",
+                                f"more than {spec.rollouts / 5:g}: one iteration would take the whole coefficient away",
+                                "raise horizon: 10000 is the paper's"))  # fmt: skip
     if spec.advantage != "gae" and spec.samples < 2:
         problems.append(refused("alignment.samples", f"{spec.samples} with advantage {spec.advantage}", "2 or more",
                                 "set samples=4, say: responses to one prompt are compared"))  # fmt: skip

@@ -36,9 +36,10 @@ class Optimization(Frozen):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after warm-up; cosine and linear end at 0."""
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps in which the learning rate rises linearly."""
+    """Share of the steps in which the learning rate rises linearly, rounded up: with a share above 0 at least the first step is
+    taken below the peak."""
     weight_decay: NonNegative = 0.0
-    """Decoupled weight decay on matrices; vectors (norms, biases) are not decayed."""
+    """Decoupled weight decay on matrices; norms, biases (T5's relative ones, too) and factors (IA³, AdaLoRA) are not decayed."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay per step of AdamW's running mean of the gradient."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95

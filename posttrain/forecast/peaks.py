@@ -31,6 +31,7 @@ from posttrain.runtime.fake_tensors import LiveBytes, give_tensors, pretending, 
 from posttrain.sampling.decoding import PROMPT_TOKENS, can_decode, encode
 from posttrain.sampling.multinomial import draw
 from posttrain.scoring.output_head import BLOCK_ELEMENTS, has_matrix
+from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import PLAIN, Scorer, inner_model, with_few_targets
 from posttrain.scoring.segment_attention import SEGMENTS
@@ -234,7 +235,7 @@ def evaluation_peaks(
         with pretending() as live, torch.no_grad():
             scorer = _scorer(model, on, live)
             peaks = [_start_up(scorer, live, examples), _scoring(scorer, live, examples, scoring_tokens(on.device))]
-            with scorer.arithmetic():
+            with scorer.arithmetic(), fp32_logits(inner_model(model)):
                 return [*peaks, *_sampling(inner_model(model), live, prompts, new_tokens, on.device)]
 
     return [_on_device(peak, on) for peak in peaks_of(config, trace, SHALLOW)]

@@ -8,10 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LOG_RATIO = 20.0  # nats; a log-ratio counts as at most this, as elsewhere (verl): e^89 is infinite in fp32, and 0 · ∞ no number
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens of a mask."""
-    return (values * mask).sum() / mask.sum()
+    """Mean over the tokens of a mask; 0 where it has none."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def whiten(values: Tensor, mask: Tensor, shift: bool = True) -> Tensor:
@@ -60,8 +62,8 @@ def group_relative(totals: Tensor, samples: int) -> Tensor:
 
 
 def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """max(-A ρ, -A clip(ρ, 1 - ε, 1 + ε)) per token, with ρ = π / π_old: equation 7 of arXiv 1707.06347."""
-    ratio = (logprobs - old).exp()
+    """max(-A ρ, -A clip(ρ, 1 - ε, 1 + ε)) per token, with ρ = π / π_old: equation 7 of arXiv 1707.06347; log ρ ≤ 20."""
+    ratio = (logprobs - old).clamp(max=LOG_RATIO).exp()
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
 
 
@@ -72,21 +74,35 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Ten
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """r - 1 - log r with r = π_ref / π (Schulman 2020): an unbiased estimate of KL(π || π_ref) per token, never negative."""
-    log_ratio = reference - logprobs
+    """r - 1 - log r with r = π_ref / π (Schulman 2020): an unbiased estimate of KL(π || π_ref) per token, never negative.
+
+    log r counts as at most 20; from 89 on the estimate was infinite in fp32.
+    """
+    log_ratio = (reference - logprobs).clamp(max=LOG_RATIO)
     return log_ratio.exp() - 1 - log_ratio
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(R - V) / Var(R) over valid tokens: 1 for a perfect value model, 0 for a constant one; NaN where R is constant."""
+    """1 - Var(R - V) / Var(R) over valid tokens: 1 for a perfect value model, 0 for a constant one.
+
+    Where R is constant there is nothing to explain: 1 if R - V is constant too, else 0 (as scikit-learn has it). Constant to the
+    precision of fp32: the variance of its rounding errors would make -10⁶ of it.
+    """
 
     def variance(x: Tensor) -> Tensor:
         return masked_mean((x - masked_mean(x, mask)).square(), mask)
 
-    return 1 - variance(returns - values) / variance(returns)
+    left, whole = variance(returns - values), variance(returns)
+    nothing = torch.finfo(torch.float32).eps ** 2 * masked_mean(returns.square() + values.square(), mask)
+    constant = torch.where(left <= nothing, torch.ones_like(left), torch.zeros_like(left))
+    return torch.where(whole <= nothing, constant, 1 - left / whole.clamp(min=torch.finfo(whole.dtype).tiny))
 
 
 def next_coefficient(coefficient: float, kl: float, responses: int, target: float, horizon: float) -> float:
-    """Proportional controller of the KL coefficient (arXiv 1909.08593, section 2.2); `kl` in nats per response."""
+    """Proportional controller of the KL coefficient (arXiv 1909.08593, section 2.2); `kl` in nats per response.
+
+    The paper's factor 1 + e n / h, |e| ≤ 0.2, can be 0 or less from n = 5 h on, which would reward divergence: an update at most
+    halves or doubles.
+    """
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return coefficient * (1 + error * responses / horizon)
+    return coefficient * min(max(1 + error * responses / horizon, 0.5), 2.0)

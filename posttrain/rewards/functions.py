@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import threading
 from collections.abc import Callable, Sequence
 
@@ -11,6 +10,7 @@ from schemas.errors import Refusal
 
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 REMEDY = "mend the reward function and run again; finished stages and checkpoints are kept"
+LARGEST = 3.4028234e38  # of fp32, in which PPO adds rewards up: one beyond it would be infinite there
 SHOWN = 80  # characters of a prompt in a message
 
 
@@ -28,7 +28,7 @@ def load_function(name: str, field: str, timeout: float | None = None) -> Reward
 
     Raises:
         Refusal: when module or function does not exist; from the returned function, when a call raises, takes too long, or gives
-            the wrong number of rewards or one that is not finite. It names the index of the prompt that was to blame.
+            the wrong number of rewards or one that is not finite in fp32. It names the index of the prompt that was to blame.
     """
     function = _imported(name, field)
 
@@ -42,8 +42,8 @@ def load_function(name: str, field: str, timeout: float | None = None) -> Reward
             found = f"{len(rewards)} rewards for {len(responses)} responses (prompts 0 to {len(prompts) - 1})"
             raise _bad(name, field, found, "one reward per response")
         for index, reward in enumerate(rewards):
-            if not math.isfinite(reward):
-                raise _bad(name, field, f"{reward}{_at(prompts, index)}", "finite numbers")
+            if not abs(reward) <= LARGEST:
+                raise _bad(name, field, f"{reward}{_at(prompts, index)}", f"finite numbers of at most {LARGEST:.1e}, in fp32")
         return rewards
 
     return checked

@@ -20,6 +20,7 @@ from posttrain.peft.methods import ENCODER
 from posttrain.peft.soft_prompts import prompted
 from posttrain.peft.wrap import wrap
 from posttrain.scoring.layouts import LAYOUTS, Located, packed, pad_rows
+from posttrain.scoring.products import fp32_output
 from posttrain.scoring.scorer import PLAIN, SOFT_PROMPT, Scorer, inner_model
 from schemas.peft import Peft
 
@@ -101,8 +102,15 @@ class RewardScorer(Scorer):
             prompts = torch.tensor([len(prompt) for prompt, _ in pairs], device=self.device)
             response = torch.arange(ids.shape[1], device=self.device) >= prompts[:, None]
             more = {"token_type_ids": (response & attended).long()}
-        logits: Tensor = inner_model(self.model)(input_ids=ids, attention_mask=attended.long(), **more).logits
-        return logits[:, 0].float()
+        inner = inner_model(self.model)
+        with fp32_output(_last_layer(inner)):
+            logits: Tensor = inner(input_ids=ids, attention_mask=attended.long(), **more).logits
+        return logits[:, 0]
+
+
+def _last_layer(encoder: Any) -> nn.Linear:
+    """The layer whose output is the score."""
+    return [m for name in score_names(encoder) for m in encoder.get_submodule(name).modules() if isinstance(m, nn.Linear)][-1]
 
 
 def _ended(examples: Sequence[Example]) -> list[Example]:

@@ -12,6 +12,7 @@ from posttrain.data.encode import Conversation
 from posttrain.data.packing import Tokens
 from posttrain.rewards.functions import load_function
 from posttrain.rewards.model import RewardModel
+from schemas.errors import Refusal
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
 
 
@@ -36,10 +37,20 @@ class Rewards:
     sources: Mapping[str, tuple[Source, float | None]]
 
     def __call__(self, answered: Answered) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum that is maximised [R], and what each source says [R]."""
+        """The sum that is maximised [R], and what each source says [R].
+
+        Raises:
+            Refusal: where the sum is not finite.
+        """
         said = {name: source(answered) for name, (source, _) in self.sources.items()}
         weighed = [weight * said[name] for name, (_, weight) in self.sources.items() if weight is not None]
-        return torch.stack(weighed).sum(0), said
+        total = torch.stack(weighed).sum(0)
+        if not total.isfinite().all():
+            index = int((~total.isfinite()).nonzero()[0])
+            found = ", ".join(f"{name} {float(rewards[index])}" for name, rewards in said.items())
+            raise Refusal("alignment.reward", f"a weighted sum that is not finite in fp32, for prompt {index}: {found}",
+                          "finite numbers of at most 3.4e38", "lower the weights, or scale the rewards")  # fmt: skip
+        return total, said
 
 
 def load_rewards(spec: PPO, models: Mapping[str, RewardModel]) -> Rewards:

@@ -17,6 +17,7 @@ from posttrain.models.rope import forget_lengths, unscaled_up_to
 from posttrain.models.routing import without_routing
 from posttrain.peft.soft_prompts import generate
 from posttrain.sampling.decoding import can_decode, decode, padded
+from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.scorer import inner_model
 
 BATCH = 128  # responses generated together
@@ -42,7 +43,7 @@ class Sampling:
 
 
 class Sampler(Protocol):
-    """Draws responses from a policy, in the arithmetic of an active autocast."""
+    """Draws responses from a policy, in the arithmetic of an active autocast; its logits are fp32, as they are scored."""
 
     def __call__(
         self, model: nn.Module, prompts: Sequence[Tokens], plan: Sampling, on_rows: Count = ...
@@ -71,7 +72,7 @@ def sample(
     rows = [prompt for prompt in prompts for _ in range(plan.samples)]
     limit = unscaled_up_to(inner_model(model).config)
     alone = limit is not None and max(map(len, rows)) + plan.max_new_tokens > limit
-    with _as_policy(model):
+    with _as_policy(model), fp32_logits(inner_model(model)):
         forget_lengths(inner_model(model))
         if alone:
             responses = _generated(model, rows, plan, on_rows, batch=1)

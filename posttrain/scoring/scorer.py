@@ -19,6 +19,7 @@ from posttrain.models.routing import balances, with_routing
 from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
 from posttrain.scoring.layouts import LAYOUTS, Embed, Located, Rows, packed, shifted
 from posttrain.scoring.output_head import head_of, token_logprobs, token_statistics
+from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.segment_attention import SEGMENTS
 from schemas.errors import Refusal
 
@@ -73,7 +74,10 @@ class Scorer(nn.Module):
             raise Refusal("sft.neftune_alpha", found, "null", "remove neftune_alpha")
         alone = self.layout == PLAIN or self.scaled(examples)
         with self.arithmetic():
-            return self._plain(examples) if alone else self._score(self.locate(examples), statistics)
+            if not alone:
+                return self._score(self.locate(examples), statistics)
+            with fp32_logits(inner_model(self.model)):
+                return self._plain(examples)
 
     def scaled(self, examples: Sequence[Example]) -> bool:
         """Whether positions would depend on what else is in a batch: such examples are scored one sequence at a time."""

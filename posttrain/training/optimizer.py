@@ -9,16 +9,14 @@ from posttrain.peft.adalora import adaptive, after_step, before_step
 from posttrain.peft.wrap import trainable_state
 from posttrain.runtime.distributed import full
 from posttrain.scoring.scorer import Scorer
+from posttrain.training.decay import by_decay
 from schemas.training import Optimization
 
 
 def make_optimizer(model: nn.Module, spec: Optimization) -> torch.optim.Optimizer:
-    """Fused AdamW over the trainable tensors; weight decay on matrices only. Every step brings its own learning rate."""
-    parameters = list(trainable_state(model).values())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """Fused AdamW over the trainable tensors; `decay.py` says which are decayed. Every step brings its own learning rate."""
+    decayed, others = by_decay(model)
+    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
     betas = (spec.adam_beta1, spec.adam_beta2)
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
 

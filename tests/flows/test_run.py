@@ -123,15 +123,15 @@ def test_another_beta_builds_align_evaluate_and_register_only(copy, finished, ag
 
 
 def test_a_gate_that_fails_exits_3_prints_the_report_and_leaves_the_alias(copy, finished, again, client_of):
-    refused = again(copy, "--set", "evaluation.gates.preference_accuracy.min=1.01")
+    refused = again(copy, "--set", "evaluation.gates.validation_loss_falls.min=100")
     assert refused.process.returncode == 3
     assert refused.report.model is None
     assert [stage.name for stage in refused.report.stages] == STAGES[:-1]
     (gate,) = refused.report.gates
-    assert (gate.name, gate.limit, gate.passed) == ("preference_accuracy", {"min": 1.01}, False)
-    measured = f"gate preference_accuracy: measured {gate.value:.4g}"
+    assert (gate.name, gate.limit, gate.passed) == ("validation_loss_falls", {"min": 100}, False)
+    measured = f"gate validation_loss_falls: measured {gate.value:.4g}"
     assert measured in refused.report.promotion
-    assert "asked min 1.01" in refused.report.promotion
+    assert "asked min 100" in refused.report.promotion
     assert measured in refused.process.stderr
     assert "Traceback" not in refused.process.stderr
     assert refused.report.report.is_file()

@@ -18,7 +18,7 @@ LINES = [
     {
         "label": "IPO, three epochs", "recipe": "tiny.yaml", "over": {"field": "alignment.beta", "values": [0.2]},
         "set": {
-            "alignment.loss": "ipo", "alignment.epochs": 3, "evaluation.gates": {"preference_accuracy": {"min": 1.01}}
+            "alignment.loss": "ipo", "alignment.epochs": 3, "evaluation.gates": {"validation_loss_falls": {"min": 100}}
         },
     },
 ]  # fmt: skip

@@ -36,6 +36,8 @@ def test_one_source_is_a_list_of_one():
         ({"reward": [FUNCTION, {**FUNCTION, "name": "another:function"}]}, "two sources of the name function"),
         ({"monitor": [{"source": "model"}, {"source": "model"}]}, "alignment.monitor"),
         ({"keep": "best"}, "alignment.keep"),
+        ({"kl": {"coefficient": 0, "adaptive": True}}, "alignment.kl.coefficient"),
+        ({"rollouts": 64, "kl": {"adaptive": True, "horizon": 12.8}}, "alignment.kl.horizon"),
         ({"early_stop": {}}, "alignment.early_stop"),
         ({"reward": {"source": "registry", "uri": "models/reward"}}, "uri"),
         ({"beta": 0.1}, "beta"),
@@ -44,3 +46,8 @@ def test_one_source_is_a_list_of_one():
 def test_what_cannot_be_meant_is_refused(changes, where):
     with pytest.raises(ValidationError, match=where):
         section(**changes)
+
+
+def test_a_horizon_above_a_fifth_of_the_rollouts_is_allowed_and_one_that_is_not_read_too():
+    assert section(rollouts=64, kl={"adaptive": True, "horizon": 13}).kl.adaptive
+    assert section(rollouts=64, kl={"coefficient": 0, "horizon": 1}).kl.coefficient == 0

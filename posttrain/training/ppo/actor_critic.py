@@ -18,6 +18,7 @@ from posttrain.data.packing import Example
 from posttrain.peft.wrap import trainable_state
 from posttrain.scoring.layouts import Located
 from posttrain.scoring.output_head import Head, head_of
+from posttrain.scoring.products import fp32_linear
 from posttrain.scoring.scorer import Scorer, TokenScores, inner_model
 
 VALUE_HEAD, CRITIC = "value_head", "critic"
@@ -63,7 +64,7 @@ def entropy(hidden: Tensor, head: Head) -> Tensor:
 
 
 def _entropy(hidden: Tensor, head: Head) -> Tensor:
-    raw = nn.functional.linear(hidden, head.weight, head.bias).float() * head.scale
+    raw = fp32_linear(hidden, head.weight, head.bias) * head.scale
     logits = raw if head.softcap is None else head.softcap * torch.tanh(raw / head.softcap)
     logprobs = (logits / head.temperature).log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,13 +104,12 @@ class PolicyOptimization:
         self.measured = {**collected.numbers, "kl_coefficient": self.coefficient, **self._explained()}
 
     def _explained(self) -> dict[str, float]:
-        """How well the critic foresaw the returns, where there is one and they differ."""
+        """How well the critic foresaw the returns, where there is one."""
         assert self.experience
         values, returns = self.experience.scored.values, self.experience.returns
         if values is None or returns is None:
             return {}
-        explained = float(ppo.explained_variance(values, returns, torch.ones_like(values)))
-        return {"explained_variance": explained} if math.isfinite(explained) else {}
+        return {"explained_variance": float(ppo.explained_variance(values, returns, torch.ones_like(values)))}
 
     def ends(self, step: int) -> bool:
         """Whether an iteration ends with the step that makes `step` in all."""

@@ -124,6 +124,40 @@ def test_explained_variance_by_hand():
     assert found == pytest.approx([1, 0, -3])
 
 
+@pytest.mark.parametrize("returns", [row(0.1, 0.1, 0.1), row(1000.1, 1000.1, 1000.1), row(0, 0, 0)])
+def test_of_constant_returns_nothing_is_explained(returns):
+    """As scikit-learn has it: 1 for a critic that is as constant, 0 for any other."""
+    assert float(ppo.explained_variance(returns, returns, ALL)) == 1
+    assert float(ppo.explained_variance(returns + row(0, 0.5, -1), returns, ALL)) == 0
+
+
+def test_statistics_of_no_token_are_0():
+    none = torch.zeros(1, 3)
+    assert float(ppo.masked_mean(row(1, 2, 3), none)) == 0
+    assert ppo.whiten(row(1, 2, 3), none).tolist() == [[0, 0, 0]]
+    assert math.isfinite(float(ppo.explained_variance(row(1, 2, 3), row(3, 2, 1), none)))
+
+
+def test_a_ratio_beyond_fp32_is_a_number_with_a_finite_gradient():
+    """log ρ = 100 counts as 20: A = 0 gives 0, A = 1 the clipped ratio 1.2, A = -1 the ratio e^20."""
+    logprobs = torch.zeros(3).requires_grad_()
+    losses = ppo.policy_loss(logprobs, torch.full((3,), -100.0), torch.tensor([0.0, 1.0, -1.0]), 0.2)
+    assert losses.tolist() == pytest.approx([0.0, -1.2, math.exp(20)], rel=1e-5)
+    (gradient,) = torch.autograd.grad(losses.sum(), logprobs)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("nats", "expected"), [(149.0, math.exp(20) - 21), (20.0, math.exp(20) - 21), (-149.0, 148.0)])
+def test_k3_far_from_the_reference_is_a_number(nats, expected):
+    assert ppo.k3(torch.zeros(1), torch.tensor([nats])).tolist() == pytest.approx([expected], rel=1e-5)
+
+
+@pytest.mark.parametrize(("kl", "responses", "expected"), [(0.0, 64, 0.05), (0.0, 40, 0.05), (60.0, 64, 0.2), (0.0, 20, 0.06)])
+def test_the_controller_never_takes_more_than_half_or_adds_more_than_all(kl, responses, expected):
+    """Horizon 10, coefficient 0.1: 1 - 0.2 · 6.4 is below 0, 1 - 0.2 · 4 = 0.2, 1 + 0.2 · 6.4 = 2.28, 1 - 0.2 · 2 = 0.6."""
+    assert ppo.next_coefficient(0.1, kl, responses, 6.0, 10.0) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("kl", "expected"), [(6.0, 0.15), (6.6, 0.15 * 1.00064), (60.0, 0.15 * 1.00128), (0.0, 0.15 * 0.99872)])
 def test_the_controller_moves_by_its_clipped_error(kl, expected):
     """Target 6, horizon 10,000, 64 responses: errors 0, 0.1, 0.2 (clipped) and -0.2 (clipped), times 64 / 10,000."""

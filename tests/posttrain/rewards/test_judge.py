@@ -48,7 +48,7 @@ def test_the_wrong_number_of_rewards_is_refused(judge, rewards):
     assert refused.value.where == "evaluation.judge.name (judge_of_this_test:judge)"
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e39, -3.41e38])
 def test_a_reward_that_is_not_finite_is_refused_and_its_prompt_named(judge, bad):
     with pytest.raises(Refusal, match="for prompt 1: 'Rate B'"):
         load_judge(judge(lambda prompts, responses: [0.0, bad]))(PROMPTS, RESPONSES)

@@ -97,6 +97,65 @@ def test_autocast_on_a_cpu_leaves_the_head_in_fp32(trains):
         assert torch.equal(ours, expected)
 
 
+def fp64(hidden: Tensor, head: Head, targets: Tensor, dtype: torch.dtype, outer: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Log-probabilities and gradients of operands rounded to `dtype`, all else in fp64."""
+    leaves = [each.detach().to(dtype).double().requires_grad_() for each in (hidden, head.weight)]
+    logprobs, *_ = plain(leaves[0], Head(leaves[1], None, head.scale, head.softcap), targets)
+    return logprobs.detach(), list(torch.autograd.grad((logprobs * outer.double()).sum(), leaves))
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.01), (torch.float16, 0.002), (torch.float32, 1e-5)])
+def test_half_precision_loses_what_its_operands_lose_and_no_more(monkeypatch, dtype, tolerance, trains, softcap):
+    """The products of a GPU, of the same operands. Half of the targets are nearly certain, where rounded logits make p > 1 and a
+    rounded probability a gradient that does not go to 0."""
+    monkeypatch.setattr(head_module, "operand_type", lambda hidden: dtype)
+    torch.manual_seed(0)
+    weight, targets = torch.randn(300, 32), torch.randint(0, 300, (40,))
+    hidden = torch.where(torch.arange(40)[:, None] < 20, 0.5 * weight[targets], torch.randn(40, 32)).requires_grad_()
+    head, outer = Head(weight.requires_grad_(trains), None, 1.0, softcap), torch.rand(40) + 0.5
+    logprobs, _ = token_logprobs(hidden, head, targets)
+    expected, gradients = fp64(hidden, head, targets, dtype, outer)
+    assert (logprobs <= 0).all()
+    torch.testing.assert_close(logprobs.double(), expected, atol=1e-5, rtol=1e-5)
+    found = torch.autograd.grad((logprobs * outer).sum(), [hidden, weight] if trains else [hidden])
+    for ours, exact in zip(found, gradients, strict=False):  # row by row: the small gradients of certain targets count, too
+        assert ((ours - exact).norm(dim=-1) <= tolerance * exact.norm(dim=-1) + 2e-5).all()
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_the_logprobs_are_as_near_to_fp64_as_torchs_at_128256_tokens(monkeypatch, trains):
+    monkeypatch.undo()  # the blocks as they are
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(16, 64), torch.randn(128_256, 64), torch.randint(0, 128_256, (16,))
+    hidden[8:] = 0.3 * weight[targets[8:]]
+    exact = (hidden.double() @ weight.double().T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    theirs = (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    ours, _ = token_logprobs(hidden, Head(weight.requires_grad_(trains)), targets)
+    assert (ours <= 0).all()
+    assert (ours - exact).abs().mean() <= (theirs - exact).abs().mean()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 9), size=st.floats(0.0, 60.0), temperature=st.sampled_from([0.3, 1.0]), seed=st.integers(0, 999))
+def test_no_logprob_is_above_and_no_entropy_below_zero(rows, size, temperature, seed):
+    torch.manual_seed(seed)
+    hidden, weight = size * torch.randn(rows, 5), torch.randn(60, 5)
+    best = (hidden @ weight.T).argmax(-1)
+    assert (token_logprobs(hidden, Head(weight, temperature=temperature), best)[0] <= 0).all()
+    assert (token_statistics(hidden, Head(weight, temperature=temperature), best)[0] >= 0).all()
+
+
+def test_statistics_under_autocast_are_those_of_fp32():
+    """bfloat16 makes ties of the most likely tokens and entropies that are off by 1e-2."""
+    hidden, weight, _, targets = drawn(50, 31, 8, trains=False, bias=False)
+    expected = token_statistics(hidden, Head(weight), targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_statistics(hidden, Head(weight), targets)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_an_adapted_head_is_not_taken_for_its_base_matrix():
     """LoRA on lm_head starts as the identity, so a head that ignored it would pass every check at the start and train wrongly."""
     from peft import LoraConfig, get_peft_model
