@@ -5,7 +5,6 @@ Signals end `run` and `sweep` with 130 (Ctrl-C) and 143 (SIGTERM).
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -37,7 +36,6 @@ app.command("lineage")(lineage)
 
 def main() -> None:
     """Entry point: user errors become one message and an exit code; a crash keeps its traceback."""
-    sys.path.insert(0, os.getcwd())  # where a recipe's own `module:function` lives
     try:
         app(standalone_mode=True)
     except Refusal as refusal:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from pathlib import Path
+
+from posttrain.runtime.trees import is_shared
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -24,10 +27,33 @@ DEFAULTS = {
 
 
 def apply(root: Path) -> None:
-    """Set the defaults; without a Prefect server of the user's, Prefect's database lives in the store."""
+    """Set the defaults; without a Prefect server of the user's, Prefect's database lives in the store.
+
+    What is written into a store that a group shares, the group may write.
+    """
     # peft asks transformers for a property under its old name: nothing a user could change.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_LOGGING_CONFIG_PATH", _logging_of_prefect())
     if "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(root / "prefect"))
+        os.environ.setdefault("PREFECT_HOME", str(_prefect_home(root)))
+    if is_shared(root):
+        os.umask(0o002)
+
+
+def _logging_of_prefect() -> str:
+    """Prefect's own file: one that it finds in its home or by a `prefect.toml` of the working directory may call any function."""
+    found = importlib.util.find_spec("prefect")
+    assert found
+    assert found.origin
+    return str(Path(found.origin).with_name("logging") / "logging.yml")
+
+
+def _prefect_home(root: Path) -> Path:
+    """A folder of this user: Prefect's database and settings are no part of what a shared store shares."""
+    common = root / "prefect"
+    try:
+        return common if common.lstat().st_uid == os.getuid() else root / f"prefect-{os.getuid()}"
+    except FileNotFoundError:
+        return root / f"prefect-{os.getuid()}" if is_shared(root) else common

@@ -35,6 +35,7 @@ def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport
     Yields:
         the report of each, and the error to end with, as `run_inline` does.
     """
+    Store(store).require_writable()
     recipes = [pinned(recipe, store) for recipe in recipes]
     with working("checking recipe and data"):
         for recipe in recipes:

@@ -10,13 +10,12 @@ import atexit
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from posttrain.runtime.child_processes import child_of_this_process
+from posttrain.runtime.child_processes import PYTHON, child_environment, child_of_this_process
 
 APP = "prefect.server.api.server:create_app"
 # What Prefect sets for the servers that it starts for one process: no pages, and only the services that such a run needs.
@@ -34,7 +33,7 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
         return
     port = _free_port()
     command = [
-        sys.executable,
+        *PYTHON,
         "-m",
         "uvicorn",
         "--factory",
@@ -46,7 +45,8 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
         "--log-level",
         "error",
     ]
-    server = subprocess.Popen(command, env=os.environ | EPHEMERAL, start_new_session=True, preexec_fn=child_of_this_process())
+    environment = child_environment() | EPHEMERAL
+    server = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=child_of_this_process())
     atexit.register(_stop, server)  # registered before Prefect's own, and so run after its last messages were sent
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     meanwhile()

@@ -8,7 +8,8 @@ from pathlib import Path
 from flows.inline import run_each
 from posttrain.report.frontier import write_sweep
 from posttrain.runtime.progress import current
-from posttrain.runtime.store import write_atomically
+from posttrain.runtime.trees import inside
+from posttrain.runtime.writing import write_atomically
 from schemas.recipe import policies
 from schemas.results import Metrics, RunReport
 from schemas.sweep import Ancestor, Estimate, Planned, Sweep, SweepPoint, SweepReport
@@ -29,7 +30,7 @@ def run_sweep(sweep: Sweep, planned: list[Planned], store: Path) -> SweepReport:
         points.append(point := _point(plan, run))
         said = f"{point.line}, {point.field} {point.value}: built {point.built}"
         current().note(f"run {len(points)} of {len(planned)}: {said}")
-    folder = store / "sweeps" / sweep.name
+    folder = inside(store, "sweeps", sweep.name, where="name")
     folder.mkdir(parents=True, exist_ok=True)
     report = SweepReport(
         name=sweep.name,

@@ -55,6 +55,14 @@ class StageResult(Frozen):
     """Manifest: every file of the stage by relative path."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Versions and git commit that built it."""
+    seal: str | None = None
+    """SHA-256 of all other fields, numbers included; null in a result that an older version wrote."""
+
+    @property
+    def computed_seal(self) -> str:
+        """What `seal` must be."""
+        document = self.model_dump(mode="json", exclude={"seal"})
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     @property
     def digest(self) -> str:

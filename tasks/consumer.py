@@ -63,8 +63,8 @@ class ChatModel(PythonModel):
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
-    """The model with an adapter in it: by the loader that lies in the folder, or by peft."""
-    if (folder / "delta.py").exists():
+    """The model with an adapter in it: by peft, or by the loader that lies in the folder of what peft does not have."""
+    if not (folder / "adapter_config.json").exists():
         return runpy.run_path(str(folder / "delta.py"))["load_delta"](model, folder)
     adapted = PeftModel.from_pretrained(model, str(folder))
     return adapted if adapted.active_peft_config.is_prompt_learning else adapted.get_base_model()

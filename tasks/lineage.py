@@ -6,38 +6,72 @@ import json
 from pathlib import Path
 from typing import Any
 
-from posttrain.runtime.store import read_result
+from posttrain.runtime.store import is_key, read_result
+from posttrain.runtime.trees import read_regular
 from schemas.errors import Refusal
 from schemas.recipe import STAGES
 from schemas.results import StageResult
+from tasks.lineage_proof import prove, unproven
 from tasks.registry import version_behind
-from tasks.tracking import own_tracking
+from tasks.tracking import RUN_ID, own_tracking, run_folder
+from tasks.version_tags import home_of, place_of
 
 REGISTERED = "models:/"
 
 
-def lineage_of(model: str, root: Path, tracking: str | None) -> dict[str, Any]:
+def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = False) -> dict[str, Any]:
     """Every stage behind a model, in the order of the chain.
 
     Args:
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or the id of a run in the store.
         root: the store.
         tracking: MLflow tracking URI; None is the SQLite file of the store.
+        verify: take the digests of all files, and compare everything with what was built, handed on and registered.
 
     Raises:
-        Refusal: when the model or run is unknown, or its store is not here.
+        Refusal: when the model or run is unknown, its store is not here, or something is not what it was.
     """
     uri = tracking or own_tracking(root)
     if model.startswith(REGISTERED):
         tags = dict(version_behind(model, uri, root, "MODEL").tags)
-        last, head = root / _place(tags), {"model": model, "tags": tags}
+        last, head = root / place_of(tags, "MODEL"), {"model": model, "tags": tags}
     else:
-        report = root / "runs" / model / "result.json"
-        if not report.exists():
-            raise Refusal("MODEL", model, "models:/NAME@ALIAS, models:/NAME/VERSION or a run id of this store", "check --store")
-        stages = json.loads(report.read_text())["stages"]
-        last, head = root / stages[-1]["name"] / stages[-1]["key"], {"run": model}
-    return {**head, "stages": [_described(*each) for each in _walk(last, root, uri)]}
+        tags = {}
+        last, head = root / _last_of_run(root, model), {"run": model}
+    walked = _walk(last, root, uri)
+    proof: dict[str, Any] = {}
+    if verify:
+        prove(walked, tags)
+        proof = {"verified": True, "unsealed": unproven(walked)}
+    return {**head, **proof, "stages": [_described(*each) for each in walked]}
+
+
+def _last_of_run(root: Path, run_id: str) -> Path:
+    """The folder, relative to the store, of the last stage of a run."""
+    unknown = Refusal(
+        "MODEL", run_id[:200], "models:/NAME@ALIAS, models:/NAME/VERSION or a run id of this store", "check --store"
+    )
+    if not RUN_ID.fullmatch(run_id):
+        raise unknown
+    try:
+        report = json.loads(read_regular(run_folder(root, run_id, "MODEL") / "result.json"))
+    except FileNotFoundError:
+        raise unknown from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refusal(f"runs/{run_id}/result.json", f"what is no report ({error})", "the file that the run wrote",
+                      "name the model instead") from error  # fmt: skip
+    stages = report.get("stages") if isinstance(report, dict) else None
+    last = stages[-1] if isinstance(stages, list) and stages else None
+    name, key = (str(last.get(part)) for part in ("name", "key")) if isinstance(last, dict) else ("", "")
+    return _place(name, key, f"runs/{run_id}/result.json")
+
+
+def _place(stage: str, key: str, where: str) -> Path:
+    """The folder of a result in its store."""
+    if stage not in STAGES or not is_key(key):
+        raise Refusal(where, f"a stage {stage[:40]!r} with the key {key[:40]!r}", "a stage, and 32 hexadecimal digits",
+                      "somebody changed it: nothing was read there")  # fmt: skip
+    return Path(stage) / key
 
 
 def _walk(last: Path, root: Path, tracking: str) -> list[tuple[StageResult, Path]]:
@@ -46,12 +80,12 @@ def _walk(last: Path, root: Path, tracking: str) -> list[tuple[StageResult, Path
 
     def visit(place: Path, root: Path) -> None:
         result = read_result(place)
-        if result is None:
+        if result is None or (result.stage, result.key) != place.parts[-2:]:
             raise Refusal("--store", f"no finished result in {place}", "the store that made this model", "give its --store")
         for origin in result.inputs:
             stage = origin.name.partition(".")[0]
             if stage in STAGES and origin.location not in found:
-                visit(root / stage / origin.location, root)
+                visit(root / _place(stage, origin.location, f"{place}/result.json"), root)
             elif origin.location.startswith(REGISTERED):
                 visit(*_registered(origin.location, root, tracking))
         found[result.key] = result, root
@@ -63,14 +97,9 @@ def _walk(last: Path, root: Path, tracking: str) -> list[tuple[StageResult, Path
 def _registered(uri: str, root: Path, tracking: str) -> tuple[Path, Path]:
     """The register stage behind a version, and the root of its store: this one, or the one that the version names."""
     tags = version_behind(uri, tracking, root, "MODEL").tags
-    place = _place(tags)
-    home = root if (root / place).is_dir() else Path(tags["posttrain.store"])
+    place = place_of(tags, uri)
+    home = root if (root / place).is_dir() else home_of(tags, uri)
     return home / place, home
-
-
-def _place(tags: dict[str, str]) -> Path:
-    """The folder in a store of the stage that made a version: `register`, or for a reward model `reward`."""
-    return Path(tags.get("posttrain.stage", "register")) / tags["posttrain.key"]
 
 
 def _described(result: StageResult, root: Path) -> dict[str, Any]:
@@ -79,6 +108,7 @@ def _described(result: StageResult, root: Path) -> dict[str, Any]:
         "stage": result.stage,
         "key": result.key,
         "digest": result.digest,
+        "sealed": result.seal is not None,
         "inputs": [origin.model_dump() for origin in result.inputs],
         "fields": result.fields,
         "left_out_rows": [path for path in rejected if Path(path).exists()],

@@ -45,6 +45,7 @@ def _with_promotion(chain: Chain, report: StageReport) -> StageReport:
     assert chain.recipe.registry
     client = registry.client_of(chain)
     version = client.get_model_version(chain.recipe.registry.model, report.outputs["version"])
+    registry.note_results(chain, version)
     promotion = registry.promote(chain, version, lambda champion: _head_to_head(chain, champion))
     outputs = report.outputs | {"alias": promotion.alias, "promotion": promotion.sentence}
     metrics = report.metrics | {"promoted": float(promotion.alias == registry.CHAMPION)}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
+from posttrain.models.policy import folder_digest
 from posttrain.pipeline.chain import Chain
+from posttrain.runtime.cached_folder import cached_folder
+from posttrain.runtime.locks import locked
 from posttrain.runtime.provenance import environment
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
@@ -19,6 +20,7 @@ from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
 from tasks import promotion
 from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri
+from tasks.version_tags import ARTIFACT, KEY, SEAL, STORE, UNSEALED, cache_of, place_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 Compare = Callable[["ModelVersion"], tuple[float, tuple[float, float]]]
 CONSUMER = Path(__file__).with_name("consumer.py")
+_PART = re.compile(r"checkpoint|base|adapter(-\d+)?")  # folders of a version that are loaded
 REQUIREMENTS = ["mlflow", "torch", "transformers", "peft", "safetensors"]
 
 
@@ -47,7 +50,7 @@ def version_behind(uri: str, tracking: str, root: Path, where: str) -> ModelVers
     """The version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means now; `where` names the field or argument.
 
     Raises:
-        Refusal: when there is none, or another program registered it.
+        Refusal: when there is none, another program registered it, or its tags lead out of a store.
     """
     from mlflow.exceptions import MlflowException
 
@@ -65,8 +68,9 @@ def version_behind(uri: str, tracking: str, root: Path, where: str) -> ModelVers
             version = client.get_model_version(name, number)
     except MlflowException as error:
         raise Refusal(where, f"{uri} ({error.message})", f"a version in {place}", "check the name, or the tracking URI") from None
-    if "posttrain.key" not in version.tags:
+    if KEY not in version.tags:
         raise Refusal(where, f"{uri}, which another program registered", "a version that posttrain registered", "check the name")
+    place_of(version.tags, where)
     return version
 
 
@@ -82,28 +86,32 @@ def fetch_version(uri: str, recipe: Recipe, root: Path) -> Path:
     It is the checkpoint or, where the version has none, holds its base and the adapters on it.
 
     Raises:
-        Refusal: when there is no such version, or it has neither.
+        Refusal: when there is no such version, it has neither, or holds other files than were registered.
     """
+    version = version_behind(uri, tracking_uri(recipe, root), root, "model.uri")
+    folder = cache_of(root, version.name, str(version.version), version.tags, "model.uri")
+    return cached_folder(folder, lambda scratch: _download(version, uri, scratch))
+
+
+def _download(version: ModelVersion, uri: str, scratch: Path) -> Path:
+    """Fetch a version into a folder; returns the part of it that is the checkpoint, or the folder with base and adapters."""
     import mlflow
 
-    version = version_behind(uri, tracking_uri(recipe, root), root, "model.uri")
-    folder = root / "cache" / "models" / f"{version.name}-{version.version}-{version.tags['posttrain.key']}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return folder
-        artifacts = f"models:/{version.name}/{version.version}/artifacts"
-        parts = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=artifacts)}
-        if not {"checkpoint", "base"} & parts:
-            raise Refusal("model.uri", f"{uri}, which has no checkpoint", "a version as posttrain registers it",
-                          "register it again")  # fmt: skip
-        scratch = Path(f"{folder}.partial")
-        shutil.rmtree(scratch, ignore_errors=True)
-        wanted = {"checkpoint"} & parts or parts
-        places = [Path(mlflow.artifacts.download_artifacts(f"{artifacts}/{part}", dst_path=str(scratch))) for part in wanted]
-        (places[0] if "checkpoint" in parts else places[0].parent).rename(folder)
-        shutil.rmtree(scratch, ignore_errors=True)  # unless it was the parent
-    return folder
+    from posttrain.checkpoints.parts import refuse_unexpected
+
+    artifacts = f"models:/{version.name}/{version.version}/artifacts"
+    listed = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=artifacts)}
+    parts = {part for part in listed if _PART.fullmatch(part)}
+    if not {"checkpoint", "base"} & parts:
+        raise Refusal("model.uri", f"{uri}, which has no checkpoint", "a version as posttrain registers it", "register it again")
+    wanted = {"checkpoint"} & parts or parts
+    places = {part: Path(mlflow.artifacts.download_artifacts(f"{artifacts}/{part}", dst_path=str(scratch))) for part in wanted}
+    refuse_unexpected(scratch, f"model.uri ({uri})", own_loader=False)
+    for part, place in places.items():
+        if version.tags.get(f"{ARTIFACT}{part}", found := folder_digest(place)) != found:
+            raise Refusal("model.uri", f"{uri}, whose {part} is not what was registered", "the bytes that its tags name",
+                          "its artifacts or its tags were changed in MLflow: register it again")  # fmt: skip
+    return places["checkpoint"] if "checkpoint" in parts else next(iter(places.values())).parent
 
 
 def log_version(
@@ -112,16 +120,21 @@ def log_version(
     """Log the exported folders as a pyfunc model and register a version; an interrupted attempt's version is taken up."""
     import mlflow
 
+    from posttrain.checkpoints.parts import refuse_unexpected
+
     assert chain.recipe.registry
     name = chain.recipe.registry.model
     client = client_of(chain)
     if found := find_version(client, name, key):
         return found
+    for part in folders.values():
+        refuse_unexpected(folder / part)
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):  # MLflow's advice, which undoes any filter
         logged = mlflow.pyfunc.log_model(name="model", **consumer_of(folder, folders))
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     tags = version_tags(chain, key, gates) | {"artifacts": ", ".join(folders), "model_id": str(logged.model_id)}
+    tags |= {f"{ARTIFACT}{part}": folder_digest(folder / path) for part, path in folders.items()}
     client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
     return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
@@ -160,8 +173,8 @@ def version_tags(chain: Chain, key: str, gates: tuple[GateReport, ...]) -> dict[
     origins = chain.policy_origins("register")
     template = template_in_use(chain).report
     tags = {
-        "posttrain.key": key,
-        "posttrain.store": str(chain.store.root),
+        KEY: key,
+        STORE: str(chain.store.root),
         "recipe": recipe.name,
         "base_model": next((getattr(recipe.model, f) for f in ("name", "path", "uri") if hasattr(recipe.model, f)), "scratch"),
         "algorithm": recipe.alignment.algorithm,
@@ -172,6 +185,19 @@ def version_tags(chain: Chain, key: str, gates: tuple[GateReport, ...]) -> dict[
     tags |= {f"digest.{origin.name}": origin.digest for origin in origins}
     tags |= {f"digest.data.{name}": chain.source_origin(name).digest for name in chain.sources}
     return tags | {f"gate.{gate.name}": f"{gate.value:.4f} ({'passed' if gate.passed else 'failed'})" for gate in gates}
+
+
+def note_results(chain: Chain, version: ModelVersion) -> None:
+    """Tag a version with the seals of the results behind it, which then lie under another hand than the store.
+
+    Tags that it has are left: a result that was rebuilt or edited since is not the one that was registered.
+    """
+    client = client_of(chain)
+    for stage in chain.recipe.stages:
+        if f"{SEAL}{stage}" not in version.tags:
+            client.set_model_version_tag(
+                version.name, version.version, f"{SEAL}{stage}", chain.stored(stage).result.seal or UNSEALED
+            )
 
 
 def find_version(client: MlflowClient, name: str, key: str) -> ModelVersion | None:
@@ -193,7 +219,7 @@ def promote(chain: Chain, version: ModelVersion, compare: Compare) -> Promotion:
     take turns; against runs elsewhere the alias moves only if the champion is still the one compared with, else all is repeated.
     """
     client, name = client_of(chain), version.name
-    with FileLock(chain.store.root / "tracking" / f"{name}.promotion.lock"):
+    with locked(chain.store.root / "tracking" / f"{name}.promotion.lock"):
         while True:
             champion = champion_of(client, name)
             if champion is not None and champion.version == version.version:

@@ -9,7 +9,7 @@ from pathlib import Path
 from posttrain.evaluation.gates import check_gates
 from posttrain.pipeline.chain import Chain
 from posttrain.report.build import write_report
-from posttrain.runtime.store import write_atomically
+from posttrain.runtime.writing import write_atomically
 from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
 from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
@@ -35,7 +35,7 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
         stages=tuple(stages),
         gates=_gates(chain, numbers),
         model=registry.model_report(chain, registered["version"]) if registered else None,
-        report=chain.store.root / "runs" / run_id / "report.html",
+        report=tracking.run_folder(chain.store.root, run_id, "tracking.uri") / "report.html",
         promotion=_promotion(ended, error, registered),
         chat_template=used,
         notices=tuple(notices),

@@ -8,12 +8,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
+from posttrain.models.policy import folder_digest
 from posttrain.pipeline.chain import Chain
+from posttrain.runtime.locks import locked
 from posttrain.runtime.provenance import environment
 from posttrain.runtime.store import Stored
 from tasks.registry import CHALLENGER, CHAMPION, champion_of, client_of, find_version, pinned_requirements
+from tasks.version_tags import ARTIFACT, KEY, SEAL, STAGE, STORE, UNSEALED
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -40,10 +41,13 @@ def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
     """Log the folder as a pyfunc model with the one artifact `checkpoint`, and make a version of it."""
     import mlflow
 
+    from posttrain.checkpoints.parts import refuse_unexpected
+
     client = client_of(chain)
     with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):
         # recorded, MLflow's advice is not printed; it undoes any filter
         checkpoint = Path(scratch) / "checkpoint"  # MLflow names an artifact after its folder
+        refuse_unexpected(stored.path("reward"))
         shutil.copytree(stored.path("reward"), checkpoint)
         logged = mlflow.pyfunc.log_model(
             name="reward_model",
@@ -54,7 +58,8 @@ def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
-    tags = reward_tags(chain, stored) | {"model_id": str(logged.model_id)}
+    digest = folder_digest(stored.path("reward"))
+    tags = reward_tags(chain, stored) | {"model_id": str(logged.model_id), f"{ARTIFACT}checkpoint": digest}
     return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
 
 
@@ -64,9 +69,10 @@ def reward_tags(chain: Chain, stored: Stored) -> dict[str, str]:
     assert spec
     held_out = {name: f"{value:.6f}" for name, value in stored.result.metrics.items() if name.startswith("held_out_")}
     return {
-        "posttrain.key": stored.result.key,
-        "posttrain.stage": "reward",
-        "posttrain.store": str(chain.store.root),
+        KEY: stored.result.key,
+        STAGE: "reward",
+        STORE: str(chain.store.root),
+        f"{SEAL}reward": stored.result.seal or UNSEALED,
         "recipe": chain.recipe.name,
         "base_model": spec.model.source if spec.model else "the policy before alignment",
         "algorithm": "bradley-terry",
@@ -80,7 +86,7 @@ def reward_tags(chain: Chain, stored: Stored) -> dict[str, str]:
 def promote_reward(chain: Chain, version: ModelVersion) -> str:
     """Move an alias to the version, and return which."""
     client, name = client_of(chain), version.name
-    with FileLock(chain.store.root / "tracking" / f"{name}.promotion.lock"):
+    with locked(chain.store.root / "tracking" / f"{name}.promotion.lock"):
         champion = champion_of(client, name)
         if champion is not None and champion.version == version.version:
             return CHAMPION

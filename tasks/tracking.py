@@ -6,17 +6,21 @@ import functools
 import hashlib
 import json
 import logging
+import os
+import re
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from filelock import FileLock
-
 from posttrain.pipeline.chain import Chain
+from posttrain.runtime.locks import locked
 from posttrain.runtime.provenance import environment
-from posttrain.runtime.store import Built, Stored, write_atomically
+from posttrain.runtime.store import Built, Stored
+from posttrain.runtime.trees import Irregular, inside, is_shared, read_regular
+from posttrain.runtime.writing import write_atomically
+from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from schemas.secrets import without_credentials
@@ -30,6 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DATABASE = Path("tracking") / "mlflow.db"  # in a store
+RUN_ID = re.compile("[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 PARAM_LENGTH = 6000  # MLflow's limit of a parameter's value
 BATCH = 1000  # MLflow's limit of metrics in one call
 SMALL_FILES = ("summary.json", "quarantine.parquet", "curve.jsonl", "evaluation.json", "samples.parquet", "layout.txt",
@@ -71,9 +76,11 @@ def connect(uri: str, root: Path) -> MlflowClient:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     folder = root / "tracking"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "initialise.lock"):
+    with locked(folder / "initialise.lock"):
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
+        if is_shared(root) and uri == own_tracking(root) and (root / DATABASE).stat().st_uid == os.getuid():
+            (root / DATABASE).chmod(0o664)  # SQLite makes it for its owner alone, whatever the umask
     return client
 
 
@@ -83,10 +90,36 @@ def start_run(recipe: Recipe, root: Path) -> str:
     Where MLflow is away the run has an id of its own, under which its report lies in the store.
     """
     marker = _marker(recipe, root)
-    run_id = open_run(recipe, root, marker) or (marker.read_text() if marker.exists() else uuid.uuid4().hex)
+    run_id = open_run(recipe, root, marker) or marked(marker) or uuid.uuid4().hex
+    run_folder(root, run_id, "tracking.uri")
     marker.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(marker, run_id)
     return run_id
+
+
+def marked(marker: Path) -> str | None:
+    """The run that a marker names; None where there is none, or what lies there is not what `start_run` wrote."""
+    try:
+        run_id = read_regular(marker, limit=256).decode("ascii")
+    except FileNotFoundError:
+        return None
+    except (OSError, Irregular, UnicodeDecodeError):
+        run_id = ""
+    if RUN_ID.fullmatch(run_id):
+        return run_id
+    log.warning("%s names no run, and is left aside: a new run is started", marker)
+    return None
+
+
+def run_folder(root: Path, run_id: str, where: str) -> Path:
+    """The folder of a run in a store.
+
+    Raises:
+        Refusal: when this is no id of a run, or the folder is a link that leads elsewhere.
+    """
+    if not RUN_ID.fullmatch(run_id):
+        raise Refusal(where, f"a run with the id {run_id[:200]!r}", "letters, digits and dashes", "check the id, or the server")
+    return inside(root, "runs", run_id, where=where)
 
 
 @never_fatal
@@ -196,9 +229,9 @@ def _reopened(client: MlflowClient, marker: Path) -> str | None:
     """The run that the marker names, running again; None without a marker, or when that run was deleted."""
     from mlflow.exceptions import MlflowException
 
-    if not marker.exists():
+    run_id = marked(marker)
+    if run_id is None:
         return None
-    run_id = marker.read_text()
     try:
         client.update_run(run_id, status="RUNNING")
     except MlflowException as error:
@@ -233,7 +266,7 @@ def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def _experiment(client: MlflowClient, recipe: Recipe, root: Path) -> str:
     """The recipe's experiment; in the store's own SQLite its artifacts lie in the store too."""
     name = recipe.tracking.experiment
-    with FileLock(root / "tracking" / "initialise.lock"):
+    with locked(root / "tracking" / "initialise.lock"):
         if found := client.get_experiment_by_name(name):
             return str(found.experiment_id)
         location = None if recipe.tracking.uri else (root / "tracking" / "artifacts").as_uri()

@@ -15,10 +15,11 @@ def lineage(
     tracking: Annotated[
         str | None, typer.Option("--tracking-uri", help="MLflow; default is the SQLite file of the store.")
     ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare all files and numbers with what was built.")] = False,
     as_json: Json = False,
 ) -> None:
     """Walk a model back to its data, the rejected rows and every stage on the way."""
     root = prepare(store)
     from tasks.lineage import lineage_of
 
-    show(lineage_of(model, root, tracking), as_json)
+    show(lineage_of(model, root, tracking, verify), as_json)

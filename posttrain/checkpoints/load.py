@@ -16,6 +16,7 @@ from posttrain.checkpoints.finite import refuse_not_finite
 from posttrain.data.tokenizer import prepare_tokenizer
 from posttrain.models.architectures import CONFIGS, auto_class
 from posttrain.models.policy import Policy, adapter_beside
+from posttrain.models.shards import refuse_outside_shards
 from posttrain.runtime.progress import working
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
@@ -90,6 +91,8 @@ def load_base(policy: Policy, **options: Any) -> Any:
         Refusal: when the checkpoint cannot be read, lacks or has weights that the architecture does not expect, has an adapter
             beside it, or holds values that are not finite.
     """
+    if Path(policy.base).is_dir():
+        refuse_outside_shards(Path(policy.base), f"model ({_name(policy)})")
     config, exact = load_config(policy), not options
     options |= {"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}
     with working(f"loading {Path(_name(policy)).name}"):

@@ -1,20 +1,18 @@
 """GGUF files as folders of save_pretrained, dequantised once: what every stage, the check before a run and evaluation then load.
 
-    CACHE/<sha256 of the file>/   safetensors in fp32, config, tokenizer.json and chat template
+    CACHE/<sha256 of the file>/       safetensors in fp32, config, tokenizer.json and chat template
+    CACHE/<sha256 of the file>.json   manifest of that folder; one that does not agree with it is converted again
 
 Read as it is, a GGUF takes seconds for each look at its config or its tokenizer, and many for its weights; a folder is mapped.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
-
-from filelock import FileLock
 
 from posttrain.models.policy import Policy
 from posttrain.runtime import progress
+from posttrain.runtime.cached_folder import cached_folder
 
 
 def converted(file: Path, digest: str, cache: Path) -> Path:
@@ -28,22 +26,14 @@ def converted(file: Path, digest: str, cache: Path) -> Path:
     Raises:
         Refusal: when transformers cannot read the file.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / digest
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            _convert(file, folder)
-    return folder
+    return cached_folder(cache / digest, lambda scratch: _convert(file, scratch))
 
 
-def _convert(file: Path, folder: Path) -> None:
-    """Write the folder whole or not at all."""
+def _convert(file: Path, scratch: Path) -> Path:
     from transformers import AutoTokenizer
 
     from posttrain.checkpoints.load import load_base, loading, place_of
 
-    scratch = Path(f"{folder}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
     source = Policy(str(file.parent), gguf=file.name)
     steps = progress.counted(progress.current(), f"converting {file.name}", 3)
     tokenizer = loading(source, lambda: AutoTokenizer.from_pretrained(source.base, **place_of(source)))
@@ -53,5 +43,5 @@ def _convert(file: Path, folder: Path) -> None:
     model.config._name_or_path = file.name  # what the file says of itself is no place that anything could be loaded from
     model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
-    os.replace(scratch, folder)
     steps(1)
+    return scratch

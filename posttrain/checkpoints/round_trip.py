@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,10 +23,13 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from posttrain.checkpoints.fingerprint import Difference, Fingerprint, allowed_difference, difference, fingerprint, is_same
-from posttrain.checkpoints.unmerged import LOADER
+from posttrain.checkpoints.parts import LOADER, refuse_unexpected
 from posttrain.models import blocks
 from posttrain.models.architectures import auto_class
-from posttrain.runtime.store import write_atomically
+from posttrain.peft.delta import load_delta
+from posttrain.peft.wrap import PEFT_CONFIG
+from posttrain.runtime.child_processes import PYTHON, child_environment
+from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
 from schemas.results import Metrics
 
@@ -62,12 +64,13 @@ def verify(folder: Path) -> None:
     """Reload an exported folder in a fresh process, compare, and write `round_trip.json`.
 
     Raises:
-        Refusal: when a reloaded model does not compute what the trained one did.
+        Refusal: when a reloaded model does not compute what the trained one did, or the folder holds a file that is not ours.
         RoundTripFailed: when the folder cannot be loaded.
     """
+    refuse_unexpected(folder)
     (folder / FOUND).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "posttrain.checkpoints.round_trip", str(folder)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [*PYTHON, "-m", "posttrain.checkpoints.round_trip", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=child_environment())
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RoundTripFailed(f"{folder} cannot be reloaded: {said[-1]}")
@@ -149,11 +152,11 @@ def _adapted(folder: Path) -> Any:
 
 
 def _with_parts(folder: Path) -> Any:
-    """The base with its adapters, by peft and by the loader that lies beside a delta."""
+    """The base with its adapters, by peft and by the loader whose copy lies beside a delta: never by what lies there."""
     model = _load(folder / "base")
     for adapter in sorted(folder.glob("adapter*")):
-        if (adapter / LOADER).exists():
-            model = runpy.run_path(str(adapter / LOADER))["load_delta"](model, adapter)
+        if not (adapter / PEFT_CONFIG).exists():
+            model = load_delta(model, adapter)
         else:
             adapted = PeftModel.from_pretrained(model, str(adapter))
             model = adapted if adapted.active_peft_config.is_prompt_learning else adapted.get_base_model()

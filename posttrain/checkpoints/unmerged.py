@@ -16,14 +16,15 @@ from typing import Any
 import torch
 
 from posttrain.checkpoints.load import load_model
+from posttrain.checkpoints.parts import LOADER
 from posttrain.models import blocks
 from posttrain.models.policy import Policy
 from posttrain.peft import base_identity, delta
 from posttrain.peft.methods import METHODS
 from posttrain.peft.stacking import OTHER, families_in
-from posttrain.peft.wrap import PEFT_CONFIG
+from posttrain.peft.wrap import PEFT_CONFIG, PEFT_TENSORS
 
-LOADER = "delta.py"
+ADAPTER_FILES = (PEFT_CONFIG, PEFT_TENSORS, delta.RECORD, delta.TENSORS, base_identity.FILE)
 
 
 def write_parts(model: Any, policy: Policy, out: Path) -> list[str]:
@@ -58,10 +59,13 @@ def _staying(model: Any, adapters: Sequence[Path]) -> list[Path]:
 
 
 def copy_adapter(folder: Path, to: Path) -> None:
-    """An adapter's folder, with its loader where that is not peft."""
-    shutil.copytree(folder, to)
+    """The files that an adapter is read from, and its loader where that is not peft; what else lies in its folder stays there."""
+    to.mkdir()
+    for name in ADAPTER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, to / name)
     if not (to / PEFT_CONFIG).exists():
-        shutil.copy(delta.__file__, to / LOADER)
+        shutil.copyfile(delta.__file__, to / LOADER)
 
 
 def _name_no_base(path: Path) -> None:

@@ -19,10 +19,16 @@ from typing import Any
 from posttrain.data import noise
 from posttrain.data.reviews import Item, draw_item, pick, prompt, review, sentiment
 
-__all__ = ["SAMPLES", "VERSION", "sentiment", "write_sample"]
+__all__ = ["DIGESTS", "SAMPLES", "VERSION", "sentiment", "write_sample"]
 
 VERSION = 1
 """Changes whenever a byte of a sample changes."""
+DIGESTS = {
+    "corpus": "5db9a7484ba3cdb5faa531f2b0efb261e5ffbfe7899884d1690bd8f0a413c732",
+    "instructions": "ba55c1bf0bf575bad0d02c097029ec55e57ee84676f564085bd12b31834d68b0",
+    "preferences": "bae25d723ae505bb088cfa040be53b1759320393df0ae4a3c661c23793947c36",
+}
+"""SHA-256 of the samples: a cached file with other bytes is written again. A changed one needs a new VERSION."""
 
 Row = dict[str, Any]
 Message = dict[str, str]

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec import AbstractFileSystem
 
+from posttrain.runtime.trees import Irregular, read_regular
+from posttrain.runtime.writing import replacing
 from schemas.errors import Refusal, closest
 
 SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json", ".parquet", ".arrow")
@@ -78,19 +80,25 @@ def source_digest(files: Iterable[SourceFile]) -> str:
 
 
 def _sample(name: str, field: str, cache: Path) -> Path:
-    """The generated sample's file, written on first use."""
+    """The generated sample's file, written on first use, and again where it is not what was written."""
     if name not in SAMPLES:
         remedy = f"did you mean sample://{near}?" if (near := closest(name, SAMPLES)) else "choose one of these"
         raise Refusal(field, f"sample://{name}", ", ".join(SAMPLE_SCHEME + known for known in SAMPLES), remedy)
     from posttrain.data import samples  # late: readers of real files need no generator
 
     path = cache / "samples" / f"{name}-v{samples.VERSION}.jsonl"
-    if not path.exists():
+    if not _has_digest(path, samples.DIGESTS[name]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{os.getpid()}-{path.name}")
-        samples.write_sample(name, scratch)
-        os.replace(scratch, path)
+        with replacing(path) as scratch:
+            samples.write_sample(name, scratch)
     return path
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    try:
+        return hashlib.sha256(read_regular(path)).hexdigest() == digest
+    except (OSError, Irregular):
+        return False
 
 
 def _matches(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from posttrain.data import contract, conversations, preferences
 from posttrain.data.contract import EXAMPLES, Finding, RowCheck, Verdict
 from posttrain.data.readers import BadRow, OnBad, Row, read_rows
 from posttrain.data.sources import SourceFile
-from posttrain.runtime.store import write_atomically
+from posttrain.runtime.writing import write_atomically
 from schemas.conversations import Conversations
 from schemas.data import Checks
 from schemas.errors import Refusal

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from posttrain.data.chat_templates import read_template
+from posttrain.runtime.permissions import refuse_remote_code
 from posttrain.runtime.store import Stored, file_digest
 from schemas.errors import Refusal
 from schemas.model import GgufModel, HubModel, LocalModel, Model, RegistryModel, ScratchModel
@@ -46,12 +47,14 @@ def source_policy(model: Model, field: str = "model") -> Policy:
     """Where a model points; `field` is where the recipe names it.
 
     Raises:
-        Refusal: when its chat template cannot be read.
+        Refusal: when its chat template cannot be read, or it needs code that this machine may not run.
         LookupError: for a registry URI, which `Chain.model` turns into a folder.
     """
     template = read_template(getattr(model, "chat_template", None), f"{field}.chat_template")
     match model:
         case HubModel():
+            if model.trust_remote_code:
+                refuse_remote_code(f"{field}.trust_remote_code")
             return Policy(model.name, model.revision, model.trust_remote_code, chat_template=template)
         case LocalModel():
             return replace(folder_policy(_absolute(model.path)), chat_template=template)

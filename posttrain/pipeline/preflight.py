@@ -6,7 +6,6 @@ Writes nothing but quarantine, and into the cache of the store what was fetched.
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,13 @@ import polars as pl
 
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
 from posttrain.models.policy import adapter_beside, folder_policy, source_policy
+from posttrain.models.shards import refuse_outside_shards
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.reward_check import check_reward
 from posttrain.rewards.functions import load_function
 from posttrain.rewards.judge import load_judge
+from posttrain.runtime.trees import inside
+from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
@@ -130,10 +132,10 @@ def _keep_quarantine(chain: Chain, out: Path) -> Path | None:
     """Copy the quarantine of a refused data set into the store and return its folder."""
     if not (out / "quarantine.parquet").exists():
         return None
-    folder = chain.store.root / "quarantine" / chain.recipe.name
+    folder = inside(chain.store.root, "quarantine", chain.recipe.name, where="--store")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("quarantine.parquet", "summary.json"):
-        shutil.copy(out / name, folder / name)
+        write_atomically(folder / name, (out / name).read_bytes())
     return folder
 
 
@@ -238,6 +240,7 @@ def check_folder(folder: Path, field: str = "model.path") -> None:
         raise Refusal(field, found, "a folder written by save_pretrained, tokenizer included", "check the path")
     if (folder / "adapter_config.json").exists():
         raise adapter_beside(field, str(folder))
+    refuse_outside_shards(folder, field)
 
 
 _PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", "a tokenizer": "tokenizer*"}

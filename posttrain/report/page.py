@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from posttrain.report import text
-from posttrain.runtime.store import write_atomically
+from posttrain.runtime.writing import write_atomically
 from schemas.secrets import without_credentials
 
 

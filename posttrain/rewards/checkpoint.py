@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from posttrain.models.blocks import architecture, attached
 from posttrain.models.policy import Policy
+from posttrain.models.shards import refuse_outside_shards
 from posttrain.models.weight_sharing import twin
 from posttrain.peft import base_identity
 from posttrain.peft.merge import merge
@@ -121,17 +122,19 @@ def load_reward(folder: Path, base: nn.Module | None = None) -> nn.Module:
     Raises:
         Refusal: when `base` has other weights than those on which the adapter was trained.
     """
-    record = read_record(folder)
+    for place in (folder, folder / BASE):
+        refuse_outside_shards(place, f"reward model ({folder})")
+    record, options = read_record(folder), {"dtype": torch.float32, "use_safetensors": True}
     if base is not None and record.shares:
         return _completed(twin(base), {SCORE: new_score(base)}, folder)
     if record.whole:
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, **options)
         return model.requires_grad_(False)
     if architecture(AutoConfig.from_pretrained(folder / BASE)) == ENCODER:
-        below = AutoModelForSequenceClassification.from_pretrained(folder / BASE, num_labels=1, dtype=torch.float32)
+        below = AutoModelForSequenceClassification.from_pretrained(folder / BASE, num_labels=1, **options)
         heads = take_off(below, record.heads)
     else:
-        below = AutoModelForCausalLM.from_pretrained(folder / BASE, dtype=torch.float32)
+        below = AutoModelForCausalLM.from_pretrained(folder / BASE, **options)
         heads = {SCORE: new_score(below)}
     base_identity.adopt(below, folder / ADAPTER)
     return _completed(below, heads, folder)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from posttrain.runtime.permissions import refuse_function
 from schemas.errors import Refusal
 
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -27,8 +31,9 @@ def load_function(name: str, field: str, timeout: float | None = None) -> Reward
         timeout: seconds that a call may take; None waits for ever.
 
     Raises:
-        Refusal: when module or function does not exist; from the returned function, when a call raises, takes too long, or gives
-            the wrong number of rewards or one that is not finite in fp32. It names the index of the prompt that was to blame.
+        Refusal: when module or function does not exist, or may not be imported on this machine; from the returned function,
+            when a call raises, takes too long, or gives the wrong number of rewards or one that is not finite in fp32. It
+            names the index of the prompt that was to blame.
     """
     function = _imported(name, field)
 
@@ -49,10 +54,23 @@ def load_function(name: str, field: str, timeout: float | None = None) -> Reward
     return checked
 
 
+@contextmanager
+def modules_of_user() -> Iterator[None]:
+    """Inside, modules of the working directory can be imported: last of all, so that none takes the place of a library's."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]  # the last one
+
+
 def _imported(name: str, field: str) -> Reward:
+    refuse_function(name, field)
     module, _, attribute = name.partition(":")
     try:
-        function: Reward = getattr(importlib.import_module(module), attribute)
+        with modules_of_user():
+            function: Reward = getattr(importlib.import_module(module), attribute)
         if not callable(function):
             raise TypeError("not a function")
     except Exception as error:  # the module is the user's and may raise anything

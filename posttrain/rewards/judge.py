@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from posttrain.rewards.functions import SHOWN, Reward, load_function
+from posttrain.rewards.functions import SHOWN, Reward, load_function, modules_of_user
+from posttrain.runtime.permissions import refuse_function
 from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
 from schemas.recipe import Recipe
@@ -95,6 +96,8 @@ def judge_origin(judge: FunctionJudge) -> Origin:
 
 def function_origin(name: str, field: str) -> Origin:
     """A Python function as an input of a stage: the source of its module."""
-    spec = importlib.util.find_spec(name.partition(":")[0])
+    refuse_function(name, f"{field}.name")  # looking for a module imports the packages that it is in
+    with modules_of_user():
+        spec = importlib.util.find_spec(name.partition(":")[0])
     source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
     return Origin(name=field, digest=hashlib.sha256(source).hexdigest(), location=name)

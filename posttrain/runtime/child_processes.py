@@ -1,4 +1,4 @@
-"""Child processes that do not outlive whoever started them."""
+"""Child processes that do not outlive whoever started them, and import nothing from the folder in which they start."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+PYTHON = (sys.executable, "-P")  # a module of the working directory, a `yaml.py` say, is not taken for the library
 # Looked up here: between fork and exec a child of a threaded process should do as little as possible.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of this process, with the import path that it has; the working directory is on it only as the project's."""
+    project, here = str(Path(__file__).resolve().parents[2]), os.getcwd()
+    path = [place for place in sys.path if place and (place == project or os.path.realpath(place) != os.path.realpath(here))]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}  # the second is for grandchildren
 
 
 def die_with_parent(signal_number: int = signal.SIGTERM) -> None:

@@ -4,30 +4,37 @@
     ROOT/<stage>/<key>.partial/    being built; training checkpoints live in its `.checkpoint` folder
     ROOT/<stage>/<key>.lock        held by the process that builds the key
 
-A crash at any instant leaves a finished result or a resumable partial. A finished result is trusted only after every file was
-found to have the size and the SHA-256 of its manifest.
+A crash at any instant leaves a finished result or a resumable partial. A finished result is trusted only where `result.json` is
+that of its stage, fields and inputs, and agrees with its own digest, and every file has the size and the SHA-256 of the manifest.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from posttrain.runtime.locks import locked, not_writable
 from posttrain.runtime.provenance import environment
+from posttrain.runtime.trees import Irregular, contents, read_regular, remove
+from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
+from schemas.recipe import STAGES
 from schemas.results import FileEntry, Metrics, Origin, StageResult
 
 RESULT = "result.json"
 CHECKPOINT = ".checkpoint"  # inside a partial; removed before the rename, never part of a result
+RESUMED = (CHECKPOINT, "curve.jsonl", "rollouts.jsonl", "workers.log")  # what a stage goes on from; all else it writes anew
+ROOMS = ("cache", "prefect", "quarantine", "runs", "sweeps", "tracking")  # folders of a store beside those of the stages
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class StageKey:
         """SHA-256 of this identity, shortened to 32 hexadecimal digits."""
         identity = [self.stage, self.version, self.fields, [(o.name, o.digest) for o in self.inputs]]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def is_key(text: str) -> bool:
+    """Whether a text has the form of a key: 32 hexadecimal digits."""
+    return re.fullmatch("[0-9a-f]{32}", text) is not None
 
 
 @dataclass
@@ -78,7 +90,7 @@ class Store:
     """A store in a local folder.
 
     Raises:
-        Refusal: when the address is a URL; only folders are supported.
+        Refusal: when the address is a URL, or one of its folders a link; only real folders are supported.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -87,20 +99,36 @@ class Store:
         self.root = Path(root).expanduser().resolve()
         if self.root.exists() and not self.root.is_dir():
             raise Refusal("--store", f"{root}, a file", "a local folder", "give a folder; it is made when absent")
+        for name in (*STAGES, *ROOMS):
+            if (self.root / name).is_symlink():
+                raise Refusal("--store", f"{self.root / name}, a link", "real folders: a link may lead out of the store",
+                              "mount the other disk there, or move the whole store")  # fmt: skip
         self._verified: dict[Path, Stored] = {}  # this process checks each result once
+
+    def require_writable(self) -> None:
+        """Make sure that a run can be kept here.
+
+        Raises:
+            Refusal: when this user may not write into a folder of it.
+        """
+        there = next(place for place in (self.root, *self.root.parents) if place.exists())
+        rooms = (self.root / name for name in (*STAGES, *ROOMS) if name != "prefect")  # which is one user's alone
+        for folder in (there, *rooms):
+            if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+                raise not_writable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
     def folder(self, stage: str, key: str) -> Path:
         """Where the finished result of a key stands or will stand."""
         return self.root / stage / key
 
     def finished(self, identity: StageKey) -> Stored | None:
-        """The verified result of a key, or None when it is absent or damaged."""
+        """The verified result of a key, or None when it is absent, damaged, or that of something else."""
         folder = self.folder(identity.stage, identity.key)
         result = read_result(folder)
-        if result is None:
+        if result is None or not _is_of(result, identity):
             return None
         if folder not in self._verified:
-            if not _verified(folder, result):
+            if damage(folder, result):
                 return None
             self._verified[folder] = Stored(result, folder, reused=True)
         return self._verified[folder]
@@ -109,26 +137,66 @@ class Store:
         """Forget a finished result."""
         folder = self.folder(identity.stage, identity.key)
         self._verified.pop(folder, None)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
     def build(self, identity: StageKey, make: Callable[[Path], Built]) -> Stored:
         """Return the finished result of `identity`, calling `make(partial folder)` when there is none.
 
-        Concurrent builders of one key wait for the first and then reuse its result.
+        Concurrent builders of one key wait for the first and then reuse its result. Who may only read reuses all the same.
+
+        Raises:
+            Refusal: when this user may not write into the store, or what an interrupted attempt left holds a link.
         """
+        if hit := self.finished(identity):
+            return hit
         folder = self.folder(identity.stage, identity.key)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with _owned(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(Path(f"{folder}.lock")):
             if hit := self.finished(identity):
                 return hit
-            self.discard(identity)  # damaged: rebuilt, not trusted
             partial = Path(f"{folder}.partial")
-            partial.mkdir(exist_ok=True)
+            with _owned(folder.parent):
+                self.discard(identity)  # damaged: rebuilt, not trusted
+                take_up(partial)
             started = time.monotonic()
             built = make(partial)
             result = _seal(identity, built, partial, time.monotonic() - started)
             os.replace(partial, folder)
             return Stored(result, folder, reused=False)
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Turn the error of a user who may not write into the refusal that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise not_writable(folder, error) from error
+
+
+def take_up(partial: Path) -> None:
+    """Make the folder in which a stage is built, or leave in it what the stage resumes from and nothing else.
+
+    A file that a stage has not written itself would become part of its result, and code among it be run by whoever loads that.
+
+    Raises:
+        Refusal: when it holds links, pipes, or files with another name outside: no attempt of ours leaves them.
+    """
+    with contextlib.suppress(FileExistsError):
+        partial.mkdir()
+    try:
+        files, _ = contents(partial)
+        if linked := next((path for path in files if path.stat().st_nlink > 1), None):
+            raise Irregular(f"{linked} is a hard link")
+    except Irregular as found:
+        raise Refusal("--store", str(found), "regular files in real folders, as an interrupted attempt leaves them",
+                      f"find out who put it there, and remove {partial}") from found  # fmt: skip
+    for entry in partial.iterdir():
+        if entry.name not in RESUMED:
+            remove(entry)
 
 
 def _seal(identity: StageKey, built: Built, partial: Path, seconds: float) -> StageResult:
@@ -145,29 +213,60 @@ def _seal(identity: StageKey, built: Built, partial: Path, seconds: float) -> St
         environment=environment(),
     )
     shutil.rmtree(partial / CHECKPOINT, ignore_errors=True)
-    for left in (RESULT, f".{RESULT}.tmp"):  # of an attempt that died here: no part of the manifest
-        (partial / left).unlink(missing_ok=True)
-    result = result.model_copy(update={"files": {str(path.relative_to(partial)): _entry(path) for path in _files(partial)}})
+    files, folders = contents(partial)
+    for folder in reversed(folders):  # an empty one is in no manifest
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    result = result.model_copy(update={"files": {str(path.relative_to(partial)): _entry(path) for path in files}})
+    result = result.model_copy(update={"seal": result.computed_seal})
     write_atomically(partial / RESULT, result.model_dump_json(indent=1))
     return result
 
 
 def read_result(folder: Path) -> StageResult | None:
-    """The result.json of a folder, or None when it is missing or not readable as one."""
+    """The result.json of a folder, or None when it is missing, a link, or not readable as one."""
     try:
-        return StageResult.model_validate_json((folder / RESULT).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return StageResult.model_validate_json(read_regular(folder / RESULT))
+    except (OSError, ValueError):  # Irregular is a ValueError
         return None
 
 
-def _verified(folder: Path, result: StageResult) -> bool:
-    """Whether the folder holds exactly the files of its manifest, digests included."""
-    present = {str(path.relative_to(folder)) for path in _files(folder)} - {RESULT}
-    return present == set(result.files) and all(_entry(folder / p) == entry for p, entry in result.files.items())
+def _is_of(result: StageResult, identity: StageKey) -> bool:
+    """Whether a result says of itself what its place does; where an input was read may differ."""
+    said, wanted = (
+        [of.stage, of.key, json.dumps(of.fields, sort_keys=True), [(each.name, each.digest) for each in of.inputs]]
+        for of in (result, identity)
+    )
+    return said == wanted
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def damage(folder: Path, result: StageResult) -> str | None:
+    """What is wrong with a finished folder, or None where it holds the files of its manifest, digests included, and nothing else.
+
+    A result of an older version has no seal: it is trusted by its manifest alone, as it was then. That loses nothing against
+    somebody who may write into the store, and could seal what he wrote; against him the seals in the registry help.
+    """
+    if result.seal not in (None, result.computed_seal):
+        return f"{RESULT} was edited: it does not agree with its own seal"
+    if wrong := next((value for value in result.outputs.values() if _leads_out(value)), None):
+        return f"the output {wrong!r} leads out of the folder"
+    try:
+        files, folders = contents(folder)
+        present = {str(path.relative_to(folder)) for path in files} - {RESULT}
+        if foreign := sorted(present ^ set(result.files)):
+            return f"{foreign[0]} is {'missing' if foreign[0] in result.files else 'not in the manifest'}"
+        if changed := next((name for name, entry in result.files.items() if _entry(folder / name) != entry), None):
+            return f"{changed} does not have the bytes of the manifest"
+    except (Irregular, OSError) as error:
+        return str(error)
+    known = {folder / parent for name in result.files for parent in Path(name).parents}
+    empty = sorted(set(folders) - known) if result.seal else []
+    return f"{empty[0]} is a folder that is not in the manifest" if empty else None
+
+
+def _leads_out(output: str) -> bool:
+    """Outputs are relative paths, or identifiers such as `models:/NAME/1`, which are harmless as paths."""
+    return "\0" in output or Path(output).is_absolute() or ".." in Path(output).parts
 
 
 def _entry(path: Path) -> FileEntry:
@@ -178,10 +277,3 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old content or the new, never a part."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from posttrain.data.packing import Example, micro_batches
 from posttrain.peft.wrap import trainable_state
 from posttrain.runtime.distributed import from_main, is_main, summed, turns
+from posttrain.runtime.trees import Irregular, read_regular
+from posttrain.runtime.writing import write_atomically
 from posttrain.scoring.scorer import Scorer
 
 GROUP_PASSES = 4  # forward passes whose scores are saved together
@@ -100,7 +103,8 @@ def reference_scores(
     parts, found = [], 0
     for group in _groups(examples, GROUP_PASSES * budget):
         compute = functools.partial(score_branches, scorer, group, budget, on_rows)
-        scores, known = cached_scores(folder, cache_key(weights, group, scorer, budget), compute)
+        shape = len(group), len(group[0].branches)
+        scores, known = cached_scores(folder, cache_key(weights, group, scorer, budget), compute, shape)
         if known:
             on_rows(len(group))
         found += known * len(group)
@@ -118,16 +122,32 @@ def _groups(examples: Sequence[Example], tokens: int) -> Iterator[Sequence[Examp
             start, length = index, 0
 
 
-def cached_scores(folder: Path, key: str, compute: Callable[[], Tensor]) -> tuple[Tensor, bool]:
-    """The scores of `key` and whether they were found; what is computed is written whole or not at all, by one process."""
+def cached_scores(folder: Path, key: str, compute: Callable[[], Tensor], shape: tuple[int, int]) -> tuple[Tensor, bool]:
+    """The scores of `key`, of this shape, and whether they were found; what is computed is written whole, by one process."""
     path = folder / f"{key}.safetensors"
-    found = from_main(load_file(path)["scores"] if path.exists() else None)  # a file may appear between two processes' looks
+    found = from_main(_intact_scores(path, key, shape))  # a file may appear between two processes' looks
     if found is not None:
         return found, True
     scores = compute()
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"scores": scores}, scratch)
-        os.replace(scratch, path)
+        write_atomically(path, save({"scores": scores}, {"digest": _digest(key, scores)}))
     return scores, False
+
+
+def _intact_scores(path: Path, key: str, shape: tuple[int, int]) -> Tensor | None:
+    """The scores in a file, where they are finite, of this shape, and have their digest; older versions wrote none."""
+    try:
+        content = read_regular(path)
+        scores = load(content)["scores"]
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        digest = header.get("__metadata__", {}).get("digest")
+    except (OSError, Irregular, SafetensorError, KeyError, ValueError):
+        return None
+    sound = scores.shape == shape and scores.dtype == torch.float32 and bool(scores.isfinite().all())
+    return scores if sound and digest in (None, _digest(key, scores)) else None
+
+
+def _digest(key: str, scores: Tensor) -> str:
+    """Of the scores and of what they are scores of."""
+    return hashlib.sha256(key.encode() + scores.contiguous().numpy().tobytes()).hexdigest()

@@ -15,7 +15,7 @@ from posttrain.data.left_out import reasons_of, refuse_left_out
 from posttrain.data.packing import Example
 from posttrain.runtime.distributed import is_main
 from posttrain.runtime.progress import Progress
-from posttrain.runtime.store import write_atomically
+from posttrain.runtime.writing import write_atomically
 from schemas.data import Checks
 
 FILE = "rows.json"

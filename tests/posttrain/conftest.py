@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
 from posttrain.rewards.sources import Rewards
 from posttrain.runtime.progress import Progress, Quiet, reporting
-from posttrain.runtime.store import Store
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import choose_layout, inner_model
@@ -275,29 +273,3 @@ class StopAt(Quiet):
 def stop_at():
     """Builds a progress that raises KeyboardInterrupt when a step is reported."""
     return StopAt
-
-
-@pytest.fixture
-def document(tmp_path) -> dict:
-    """A recipe with every stage, on files of its own."""
-    sources = {}
-    for name in ("corpus", "instructions", "preferences"):
-        path = tmp_path / f"{name}.jsonl"
-        path.write_text(json.dumps({"text": name}) + "\n")
-        sources[name] = str(path)
-    return {
-        "name": "tiny",
-        "model": {"source": "scratch", "hidden_size": 32, "layers": 1, "vocab_size": 300},
-        "data": sources,
-        "pretrain": {"tokens": 1000},
-        "sft": {"epochs": 1},
-        "reward": {"epochs": 1},
-        "alignment": {"algorithm": "dpo", "beta": 0.1},
-        "evaluation": {"gates": {"kl_per_token": {"max": 0.5}}},
-        "registry": {"model": "tiny"},
-    }
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path / "store")

@@ -14,6 +14,8 @@ from tasks.chains import chain_of, new_chain, pinned
 from tasks.registry import fetch_version
 from tasks.tracking import connect, own_tracking
 
+A, B = "a" * 32, "b" * 32  # keys
+
 
 def recipe_on(uri: str, root: Path, **sections) -> Recipe:
     """A recipe that aligns the model behind a URI."""
@@ -57,8 +59,8 @@ def test_the_revision_of_a_reward_models_checkpoint_is_a_commit_too(root, monkey
 def test_an_alias_becomes_the_version_that_it_means_when_the_run_starts(root, register):
     """The alias moves during the run, as promotion may do: the run goes on with what it started from."""
     client = connect(own_tracking(root), root)
-    client.set_registered_model_alias("house", "champion", register("aa", CHECKPOINT))
-    second = register("bb", {"checkpoint/config.json": "{ }"})
+    client.set_registered_model_alias("house", "champion", register(A, CHECKPOINT))
+    second = register(B, {"checkpoint/config.json": "{ }"})
     recipe = pinned(recipe_on("models:/house@champion", root), root)
     assert recipe.model.uri == "models:/house/1"
     client.set_registered_model_alias("house", "champion", second)
@@ -78,43 +80,44 @@ LOCAL = {"source": "local", "path": "somewhere"}
 
 
 def test_the_checkpoint_alone_is_fetched_into_the_cache_once(root, register, tmp_path):
-    register("aa", CHECKPOINT)
+    register(A, CHECKPOINT)
     recipe = recipe_on("models:/house/1", root)
     folder = fetch_version("models:/house/1", recipe, root)
-    assert folder == root / "cache" / "models" / "house-1-aa"
+    assert folder == root / "cache" / "models" / f"house-1-{A}"
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"config.json": "{}", "model.safetensors": "weights"}
-    (tmp_path / "logged" / "aa" / "artifacts" / "checkpoint" / "config.json").write_text("changed")
+    (tmp_path / "logged" / A / "artifacts" / "checkpoint" / "config.json").write_text("changed")
     assert fetch_version("models:/house/1", recipe, root) == folder
     assert (folder / "config.json").read_text() == "{}"
-    assert {path.name for path in folder.parent.iterdir()} == {"house-1-aa", "house-1-aa.lock"}
+    assert {path.name for path in folder.parent.iterdir()} == {f"house-1-{A}", f"house-1-{A}.json", f"house-1-{A}.lock"}
 
 
 PARTS = {"base/config.json": "{}", "base/model.safetensors": "weights", "adapter/lineage.json": "{}", "adapter/delta.py": ""}
 
 
 def test_of_a_version_without_a_checkpoint_base_and_adapters_are_fetched(root, register):
-    register("aa", PARTS)
+    register(A, PARTS)
     folder = fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
-    assert folder == root / "cache" / "models" / "house-1-aa"
+    assert folder == root / "cache" / "models" / f"house-1-{A}"
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(PARTS)
     policy = new_chain(recipe_on("models:/house/1", root), Store(root)).policy_before("align")
     assert (policy.base, policy.adapters) == (str(folder / "base"), (folder / "adapter",))
-    assert {path.name for path in folder.parent.iterdir()} == {"house-1-aa", "house-1-aa.lock"}
+    assert {path.name for path in folder.parent.iterdir()} == {f"house-1-{A}", f"house-1-{A}.json", f"house-1-{A}.lock"}
 
 
 def test_a_download_that_was_cut_short_is_started_again(root, register):
-    register("aa", CHECKPOINT)
-    half = root / "cache" / "models" / "house-1-aa.partial" / "checkpoint"
+    register(A, CHECKPOINT)
+    half = root / "cache" / "models" / f".house-1-{A}.0123.partial" / "checkpoint"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_text("wei")
     (half / "leftover").write_text("")
     folder = fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert (folder / "model.safetensors").read_text() == "weights"
+    assert not half.exists()
 
 
 def test_two_that_fetch_at_once_get_the_same_folder(root, register):
-    register("aa", CHECKPOINT)
+    register(A, CHECKPOINT)
     recipe, found = recipe_on("models:/house/1", root), []
 
     def fetch() -> None:
@@ -126,24 +129,24 @@ def test_two_that_fetch_at_once_get_the_same_folder(root, register):
     for thread in threads:
         thread.join()
     assert len(found) == 4
-    assert set(found) == {root / "cache" / "models" / "house-1-aa"}
+    assert set(found) == {root / "cache" / "models" / f"house-1-{A}"}
 
 
 def test_a_model_that_was_deleted_and_registered_anew_is_not_taken_from_the_cache(root, register):
     """MLflow counts versions of a new model of an old name from 1 again."""
-    register("aa", CHECKPOINT)
+    register(A, CHECKPOINT)
     fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
     client = connect(own_tracking(root), root)
     client.delete_registered_model("house")
     client.create_registered_model("house")
-    assert register("bb", {"checkpoint/config.json": "new"}) == "1"
+    assert register(B, {"checkpoint/config.json": "new"}) == "1"
     folder = fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
     assert (folder / "config.json").read_text() == "new"
 
 
 @pytest.mark.parametrize("uri", ["models:/nobody@champion", "models:/house@newest", "models:/house/7"])
 def test_what_the_registry_does_not_know_is_refused_by_the_field(uri, root, register):
-    register("aa", CHECKPOINT)
+    register(A, CHECKPOINT)
     with pytest.raises(Refusal) as refused:
         pinned(recipe_on(uri, root), root)
     assert refused.value.where == "model.uri"
@@ -159,7 +162,7 @@ def test_a_version_of_another_program_is_refused(root, register):
 
 
 def test_a_version_without_a_checkpoint_is_refused(root, register):
-    register("aa", {"adapter/adapter_config.json": "{}"})
+    register(A, {"adapter/adapter_config.json": "{}"})
     with pytest.raises(Refusal, match=r"model\.uri: found models:/house/1, which has no checkpoint"):
         fetch_version("models:/house/1", recipe_on("models:/house/1", root), root)
 

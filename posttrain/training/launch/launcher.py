@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import IO
 
-from posttrain.runtime.child_processes import child_of_this_process, stop
+from posttrain.runtime.child_processes import PYTHON, child_environment, child_of_this_process, stop
 from posttrain.runtime.progress import Progress
 from posttrain.runtime.store import CHECKPOINT, Built
 from posttrain.training.launch.messages import BUILT, FAILURE, PROGRESS, REQUEST, exception_of, growing_lines
@@ -38,7 +38,8 @@ def launch(request: StageRequest) -> Built:
     """
     progress, checkpoints = request.progress, request.out / CHECKPOINT
     checkpoints.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="launch-", dir=checkpoints))
+    folder = checkpoints / f"launch-{secrets.token_hex(8)}"
+    folder.mkdir()
     (folder / REQUEST).write_text(request.model_dump_json())
     with (request.out / LOG).open("ab") as log:
         begin = log.tell()
@@ -54,7 +55,7 @@ def launch(request: StageRequest) -> Built:
 
 def _start(processes: int, request: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     elastic = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *elastic, "-m", "posttrain.training.launch.worker", str(request)]
+    command = [*PYTHON, *elastic, "-m", "posttrain.training.launch.worker", str(request)]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(processes), start_new_session=True,
         preexec_fn=child_of_this_process(),
@@ -62,11 +63,10 @@ def _start(processes: int, request: Path, log: IO[bytes]) -> subprocess.Popen[by
 
 
 def _environment(processes: int) -> dict[str, str]:
-    """This process's, with its import path, and with its cores shared out where nobody did."""
+    """This process's, with its cores shared out where nobody did."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = {"OMP_NUM_THREADS": str(max(1, cores // processes))}
-    path = os.pathsep.join(filter(None, sys.path))
-    return threads | os.environ | {"PYTHONPATH": path, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS)}
+    return threads | child_environment() | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS)}
 
 
 def _follow(process: subprocess.Popen[bytes], path: Path, progress: Progress) -> None:

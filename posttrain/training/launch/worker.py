@@ -14,11 +14,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock
-
 from posttrain.runtime.child_processes import die_with_parent
 from posttrain.runtime.device import resolve_device
 from posttrain.runtime.distributed import is_main, process_group
+from posttrain.runtime.locks import locked
 from posttrain.runtime.progress import Progress, Quiet, reporting
 from posttrain.runtime.store import CHECKPOINT
 from posttrain.training.launch.messages import BUILT, FAILURE, PROGRESS, WrittenProgress, describe
@@ -34,7 +33,7 @@ def main(path: Path) -> None:
         progress: Progress = Quiet()
         if is_main():
             # Workers of an attempt whose launcher was killed may still be writing their last checkpoint.
-            stack.enter_context(FileLock(request.out / CHECKPOINT / "lock"))
+            stack.enter_context(locked(request.out / CHECKPOINT / "lock"))
             progress = WrittenProgress(path.with_name(PROGRESS))
         else:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))

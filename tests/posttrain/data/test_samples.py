@@ -12,15 +12,9 @@ import pytest
 
 from posttrain.data import lexicon
 from posttrain.data.reviews import sentiment
-from posttrain.data.samples import CORPUS_NOISE, SAMPLES, write_sample
+from posttrain.data.samples import CORPUS_NOISE, DIGESTS, SAMPLES, write_sample
 
 Rows = list[dict[str, Any]]
-# A changed byte must come with a new VERSION, since the store and every cache know a sample by it.
-DIGESTS = {
-    "corpus": "5db9a7484ba3cdb5faa531f2b0efb261e5ffbfe7899884d1690bd8f0a413c732",
-    "instructions": "ba55c1bf0bf575bad0d02c097029ec55e57ee84676f564085bd12b31834d68b0",
-    "preferences": "bae25d723ae505bb088cfa040be53b1759320393df0ae4a3c661c23793947c36",
-}
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,20 @@ def test_an_unknown_sample_is_refused_with_the_known_ones(tmp_path: Path) -> Non
     assert refusal.value.allowed == "sample://corpus, sample://instructions, sample://preferences"
 
 
+def test_a_sample_with_other_bytes_is_written_again(tmp_path: Path) -> None:
+    """A longer way to train on somebody else's rows: the cache of a shared store."""
+    (file,) = resolve("sample://preferences", FIELD, tmp_path)
+    whole = Path(file.url).read_bytes()
+    Path(file.url).write_bytes(whole.replace(b"good", b"evil", 1))
+    resolve("sample://preferences", FIELD, tmp_path)
+    assert Path(file.url).read_bytes() == whole
+    (tmp_path / "victim").write_bytes(b"mine")
+    Path(file.url).unlink()
+    Path(file.url).symlink_to(tmp_path / "victim")
+    resolve("sample://preferences", FIELD, tmp_path)
+    assert ((tmp_path / "victim").read_bytes(), Path(file.url).read_bytes()) == (b"mine", whole)
+
+
 def test_a_sample_is_written_once(tmp_path: Path) -> None:
     samples = pytest.importorskip("posttrain.data.samples", reason="the sample generator is not in this checkout")
     [first] = resolve("sample://preferences", FIELD, tmp_path)

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from posttrain.evaluation.evaluate import HeldOut, evaluate, held_out_prompts, longest_row
-from posttrain.models.architectures import UNLIMITED, readable
+from posttrain.models.architectures import readable
 from posttrain.models.policy import Policy
+from posttrain.models.positions import UNLIMITED
 from posttrain.runtime.progress import Quiet
 from schemas.errors import Refusal
 from schemas.load import validate_recipe

@@ -10,8 +10,8 @@ import pytest
 from transformers import LlamaConfig, T5Config
 
 from posttrain.forecast.sizing import held_out_limit, memory_of
-from posttrain.models.architectures import UNLIMITED
 from posttrain.models.policy import Policy
+from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.lengths import Rows, first_rows
 from schemas.load import validate_recipe

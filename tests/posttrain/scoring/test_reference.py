@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from posttrain.data.packing import Example
 from posttrain.peft.wrap import trainable_state, wrap
@@ -108,7 +109,7 @@ def test_cached_scores_are_computed_and_written_once(tmp_path):
         calls.append(1)
         return torch.tensor([[1.0, 2.0]])
 
-    found = [cached_scores(tmp_path / "cache", "k", compute) for _ in range(3)]
+    found = [cached_scores(tmp_path / "cache", "k", compute, (1, 2)) for _ in range(3)]
     assert [hit for _, hit in found] == [False, True, True]
     assert all(scores.tolist() == [[1.0, 2.0]] for scores, _ in found)
     assert calls == [1]
@@ -143,9 +144,42 @@ def test_scores_that_could_not_be_computed_leave_nothing_in_the_cache(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached_scores(tmp_path, "k", fail)
+        cached_scores(tmp_path, "k", fail, (1, 2))
     assert list(tmp_path.iterdir()) == []
-    assert not cached_scores(tmp_path, "k", lambda: torch.ones(1, 2))[1]
+    assert not cached_scores(tmp_path, "k", lambda: torch.ones(1, 2), (1, 2))[1]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        torch.ones(1, 1),
+        torch.full((1, 2), float("nan")),
+        torch.tensor([[1.0, float("inf")]]),
+        torch.ones(1, 2, dtype=torch.float64),
+    ],
+)
+def test_scores_of_another_shape_or_that_are_not_finite_are_computed_again(tmp_path, planted):
+    save_file({"scores": planted}, tmp_path / "k.safetensors")
+    scores, found = cached_scores(tmp_path, "k", lambda: torch.tensor([[1.0, 2.0]]), (1, 2))
+    assert (scores.tolist(), found) == ([[1.0, 2.0]], False)
+    assert cached_scores(tmp_path, "k", lambda: planted, (1, 2))[1]
+
+
+def test_scores_of_another_key_or_with_a_changed_byte_are_computed_again(tmp_path):
+    def compute() -> torch.Tensor:
+        return torch.tensor([[1.0, 2.0]])
+
+    cached_scores(tmp_path, "k", compute, (1, 2))
+    content = (tmp_path / "k.safetensors").read_bytes()
+    (tmp_path / "other.safetensors").write_bytes(content)
+    assert not cached_scores(tmp_path, "other", compute, (1, 2))[1]
+    (tmp_path / "k.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not cached_scores(tmp_path, "k", compute, (1, 2))[1]
+
+
+def test_scores_of_an_older_version_are_taken_where_they_can_be_right(tmp_path):
+    save_file({"scores": torch.ones(1, 2)}, tmp_path / "k.safetensors")
+    assert cached_scores(tmp_path, "k", lambda: torch.zeros(1, 2), (1, 2))[1]
 
 
 def test_the_cache_key_changes_with_each_ingredient_and_with_nothing_else(tiny_llama, random_examples):
