@@ -31,6 +31,7 @@ from schemas.training import Peft
 
 WHOLE = 2**31  # bytes of weights up to which the real model is measured; of a larger one as many blocks as fit
 PASS_TOKENS = 192  # of a measured pass, at least
+WARM = 8  # tokens of a part of the example that warms a model up
 STEPS = 2  # of decoding that are measured
 DECODED = 32  # rows at most that are decoded together to measure
 # Times another pass of the same kind took from the measured one on a shared machine of two cores.
@@ -141,10 +142,15 @@ def _scorer(model: Any, few: Sequence[Example], on: Arithmetic) -> Scorer:
         inner.set_attn_implementation(SEGMENTS)
     try:
         with torch.no_grad():
-            scorer(few[:1])
+            scorer([_start_of(few[0])])
     except REFUSALS:
         scorer.layout = PLAIN
     return scorer
+
+
+def _start_of(example: Example) -> Example:
+    """A short example of the same form: it touches every weight as a long one does."""
+    return Example(example.prompt[:WARM], tuple(branch[:WARM] for branch in example.branches))
 
 
 def _decoding(scorer: Scorer, rows: int, on: Arithmetic) -> float:

@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.chain import Chain
 from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.data.kinds import KINDS
 from posttrain.data.readers import BadRow, read_rows
 from posttrain.data.sources import SourceFile, resolve, suffix
-from posttrain.data.validate import KINDS
 from posttrain.models import load_tokenizer
 from posttrain.packing import Example
 from posttrain.tokenizer import prepare_tokenizer, train_tokenizer
