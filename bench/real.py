@@ -16,9 +16,9 @@ import polars as pl
 from bench.flops import Shape
 from bench.workload import TokenRow, Workload, write_token_rows
 from posttrain.data.encode import encode_conversations
+from posttrain.data.kinds import KINDS
 from posttrain.data.reviews import draw_item, review
 from posttrain.data.sources import resolve
-from posttrain.data.kinds import KINDS
 from posttrain.data.validate import collect
 from posttrain.device import resolve_dtype
 from posttrain.models import load_config, load_tokenizer

@@ -158,7 +158,7 @@ def _decoding(scorer: Scorer, rows: int, on: Arithmetic) -> float:
     prompts = [np.full(4, row % 2, np.int32) for row in range(rows)]
 
     def decode(new: int) -> float:
-        plan = Sampling(max_new_tokens=new, temperature=1.0, seed=0, eos=-1, pad=0)
+        plan = Sampling(max_new_tokens=new, temperature=1.0, seed=0, ends=(), pad=0)
         with scorer.arithmetic() if on.device.type == "cuda" else contextlib.nullcontext():  # as in evaluation
             return _timed(on, lambda: sample(scorer.model, prompts, plan))
 

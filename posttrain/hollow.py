@@ -1,6 +1,6 @@
 """Tensors of the CPU that have a shape and no content, and the operations on them: torch's kernels for its meta device.
 
-torch's FakeTensorMode does the same and much more (symbolic shapes, devices that differ, tracing), at five times the cost for each
+torch's FakeTensorMode does the same and much more (symbolic shapes, devices that differ, tracing), at many times the cost of an
 operation. What it cannot know is where shapes follow from values (a mask that picks rows); integers and truth values are
 therefore real here.
 """
@@ -107,7 +107,7 @@ def _without_numbers(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], g
 
 
 def _again(out: Any, places: dict[int, int]) -> Callable[[list[Tensor]], Any]:
-    """From the tensors that an operation is given to what it returns: some of them, and new ones of the form of those in `out`."""
+    """From the tensors given to an operation to what it returns: some of them, and new ones of the form of those in `out`."""
     if isinstance(out, tuple | list):
         kind, parts = type(out), [_again(part, places) for part in out]
         return lambda given: kind([part(given) for part in parts])

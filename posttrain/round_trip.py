@@ -24,8 +24,9 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from posttrain.architectures import auto_class
-from posttrain.fingerprint import Difference, Fingerprint, allowed_difference, difference, fingerprint, is_same
+from posttrain.fingerprint import Difference, Fingerprint, difference, fingerprint, is_same
 from posttrain.peft import blocks
+from posttrain.peft.rounding import allowed_difference
 from posttrain.peft.unmerged import LOADER
 from posttrain.store import write_atomically
 from schemas.errors import Refusal

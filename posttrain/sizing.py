@@ -118,9 +118,7 @@ def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
     return int(PER_BYTE * sum(share * rows.sizes[name] for name, share in shares.items()))
 
 
-def _stage(
-    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic
-) -> tuple[nn.Module, str, list[Peak]]:
+def _stage(stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic) -> tuple[nn.Module, str, list[Peak]]:
     """Model of a stage, its rows in words, and its phases."""
     sections = {"pretrain": recipe.pretrain, "sft": recipe.sft, "reward": recipe.reward, "align": recipe.alignment}
     spec: Any = sections.get(stage) or prompts_section(recipe)

@@ -9,16 +9,15 @@ import torch
 
 from posttrain.fingerprint import (
     CHAT,
-    SAFETY,
     TEXTS,
     Fingerprint,
-    allowed_difference,
     difference,
     fingerprint,
     fixed_prompts,
     is_same,
     logits_of,
 )
+from posttrain.peft.rounding import SAFETY, allowed_difference
 from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.tokenizer import prepare_tokenizer
 
