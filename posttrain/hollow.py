@@ -21,9 +21,9 @@ Dispatched = Callable[..., Any]
 class Hollow(Tensor):
     """A tensor that says it is on the CPU, so that all code takes the CPU's way, and holds one of the meta device."""
 
-    inner: Tensor
+    inside: Tensor
     """Of the meta device, with the same storage."""
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @property
     def data(self) -> Tensor:
@@ -33,10 +33,10 @@ class Hollow(Tensor):
     @data.setter
     def data(self, new: Tensor) -> None:
         Tensor.data.__set__(self, new)  # type: ignore[attr-defined]
-        self.inner = _inner(new)
+        self.inside = _inner(new)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Dispatched, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return compute(func, args, kwargs or {})
@@ -44,8 +44,8 @@ class Hollow(Tensor):
 
 def hollow(inner: Tensor) -> Hollow:
     """The tensor of the CPU that stands for one of the meta device."""
-    made: Hollow = Tensor._make_subclass(Hollow, inner, False, dispatch_device=True, device_for_backend_keys=CPU)  # type: ignore[call-arg]
-    made.inner = inner
+    made: Hollow = Tensor._make_subclass(Hollow, inner, False, dispatch_device=True, device_for_backend_keys=CPU)
+    made.inside = inner
     return made
 
 
@@ -129,7 +129,7 @@ def _shares(made: Sequence[Tensor], given: Iterable[Tensor]) -> bool:
 def _inner(tensor: Tensor) -> Tensor:
     """The tensor of the meta device behind a hollow one, or of the form of a real one."""
     if isinstance(tensor, Hollow):
-        return tensor.inner
+        return tensor.inside
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=META)
 
 

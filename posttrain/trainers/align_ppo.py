@@ -17,6 +17,7 @@ from posttrain.actor_critic import ActorCritic, add_critic, add_value_head, remo
 from posttrain.architectures import longest_sequence, refuse_beyond
 from posttrain.data.encode import accepted, encode_prompts
 from posttrain.device import resolve_device
+from posttrain.end_tokens import end_tokens
 from posttrain.learning_rates import settled
 from posttrain.models import load_model, load_tokenizer
 from posttrain.packing import Example, Tokens
@@ -70,6 +71,7 @@ def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[
     collect = Collector(
         spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
         tokenizer=tokenizer, prompts=prompts, log=SampleLog(setting.out / SAMPLES),
+        ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, dtype)
     job = Job("align", scorer, objective, plan_of(spec, seed), spec, setting.recipe.compute, setting.out, setting.progress,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.actor_critic import ActorCritic
 from posttrain.data.encode import Conversation
-from posttrain.end_tokens import end_tokens
 from posttrain.experience import Scored
 from posttrain.losses import ppo
 from posttrain.packing import Example, Tokens, micro_batches
@@ -50,11 +48,8 @@ class Collector:
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
     log: SampleLog
-
-    @functools.cached_property
-    def ends(self) -> tuple[int, ...]:
-        """Tokens of which any ends a response."""
-        return tuple(end_tokens(self.tokenizer))
+    ends: tuple[int, ...]
+    """Tokens of which any ends a response."""
 
     def __call__(self, iteration: int) -> Collected:
         """The responses of iteration `iteration` (from 0)."""

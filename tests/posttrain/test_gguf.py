@@ -247,5 +247,5 @@ def test_bad_rows_are_refused_before_the_file_is_converted(tmp_path):
     document = {"name": "r", "model": {"source": "gguf", "path": str(tmp_path / "model.gguf")},
                 "data": {"preferences": str(tmp_path / "pairs.jsonl")}, "alignment": {"algorithm": "dpo"}}  # fmt: skip
     with pytest.raises(Refusal, match=r"data\.preferences"):
-        preflight(Chain(validate_recipe(document), Store(tmp_path / "store")))
+        preflight(Chain(validate_recipe(document, "recipe"), Store(tmp_path / "store")))
     assert not (tmp_path / "store/cache/gguf").exists()
