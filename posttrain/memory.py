@@ -47,10 +47,14 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = compute(func, args, kwargs or {})
+        out = self.computed(func, args, kwargs or {})
         for tensor in tensors(out):
             self._count(tensor.untyped_storage())
         return out
+
+    def computed(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What an operation returns."""
+        return func(*args, **kwargs)
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -68,10 +72,18 @@ class LiveBytes(TorchDispatchMode):
             self.freed += size
 
 
+class HollowBytes(LiveBytes):
+    """The same where no number is computed."""
+
+    def computed(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A hollow tensor where a real one would have numbers."""
+        return compute(func, args, kwargs)
+
+
 @contextmanager
 def pretending() -> Iterator[LiveBytes]:
     """Inside, no number is computed; yields the count of bytes."""
-    with LiveBytes() as live:
+    with HollowBytes() as live:
         yield live
 
 
