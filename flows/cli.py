@@ -5,6 +5,7 @@ Signals end `run` and `sweep` with 130 (Ctrl-C) and 143 (SIGTERM).
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -113,6 +114,7 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
 
     loaded, checked = load_recipe(recipe, overrides), Store(store)
     defaults.apply(checked.root)
+    gc.set_threshold(100_000)  # importing torch and transformers makes a million objects that stay: not looked through each time
     from flows.check import examine
     from flows.live import TerminalProgress
     from posttrain.runtime.progress import reporting

@@ -23,10 +23,11 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from posttrain.checkpoints.fingerprint import Difference, Fingerprint, allowed_difference, difference, fingerprint, is_same
+from posttrain.checkpoints.fingerprint import Difference, Fingerprint, difference, fingerprint, is_same
 from posttrain.checkpoints.unmerged import LOADER
 from posttrain.models import blocks
 from posttrain.models.architectures import auto_class
+from posttrain.peft.rounding import allowed_difference
 from posttrain.runtime.store import write_atomically
 from schemas.errors import Refusal
 from schemas.results import Metrics

@@ -26,7 +26,7 @@ from schemas.reward import ScratchEncoder
 from schemas.secrets import without_credentials
 
 # Raise a stage's number when its code changes the bytes that it writes.
-VERSIONS = {"validate": 1, "filter": 1, "pretrain": 4, "sft": 5, "reward": 2, "align": 5, "evaluate": 5, "register": 2}
+VERSIONS = {"validate": 1, "filter": 1, "pretrain": 4, "sft": 5, "reward": 2, "align": 6, "evaluate": 6, "register": 2}
 TRAINING = ("pretrain", "sft", "align")  # of the policy, each on the one before
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_model, load_tokenizer
 from posttrain.data.encode import accepted, encode_prompts
+from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example, Tokens
 from posttrain.models.architectures import longest_sequence, refuse_beyond
 from posttrain.models.weight_sharing import keep_apart, twin
@@ -70,6 +71,7 @@ def align_ppo(setting: Setting, spec: PPO, rows: pl.DataFrame, rewards: Mapping[
     collect = Collector(
         spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
         tokenizer=tokenizer, prompts=prompts, log=SampleLog(setting.out / SAMPLES),
+        ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, dtype)
     job = Job("align", scorer, objective, plan_of(spec, seed), spec, setting.recipe.compute, setting.out, setting.progress,
