@@ -17,6 +17,7 @@ from bench.ours import ProcessorTime
 from bench.sides import Measured, arguments, peak_gb
 from bench.workload import BETAS, EPOCHS, LORA, MINIBATCHES, NEW_TOKENS, PPO_NUMBERS, Workload, start_adapter, token_ids
 from posttrain.checkpoints.load import load_model
+from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example
 from posttrain.models.policy import Policy
 from posttrain.models.weight_sharing import twin
@@ -100,6 +101,7 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     collect = Collector(
         spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=tokenizer, prompts=prompts,
         rewards=load_rewards(spec, {"model": reward_model}), log=SampleLog(out / SAMPLES),
+        ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, torch.float32)
     compute = Compute(device="cpu", checkpoint_seconds=1e9)

@@ -51,7 +51,9 @@ def ours(model: Any, prompts: list[list[int]], tokens: int, eos: int | None, see
 
     from posttrain.sampling.sampler import Sampling, sample
 
-    plan = Sampling(max_new_tokens=tokens, temperature=COLD if greedy else 1.0, seed=seed, eos=-1 if eos is None else eos, pad=0)
+    plan = Sampling(
+        max_new_tokens=tokens, temperature=COLD if greedy else 1.0, seed=seed, ends=() if eos is None else (eos,), pad=0
+    )
     return [response.tolist() for (response,) in sample(model, [np.asarray(prompt, np.int32) for prompt in prompts], plan)]
 
 

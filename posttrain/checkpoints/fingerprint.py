@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import torch
@@ -25,7 +24,6 @@ CHAT = (
     {"role": "user", "content": "Shorter, please."},
 )
 TEXTS = ("The river rose for three days, and on the fourth the mill stood still.", "1, 2, 3,")
-SAFETY = 5  # over what rounding makes of a typical model; `allowed_difference` says how it was chosen
 
 
 @dataclass(frozen=True)
@@ -53,31 +51,6 @@ class Difference:
     """The first module, in the order of computation, whose output differs by more than is allowed: the wrong weights are its."""
     module_difference: float
     """Norm of the difference of that module's output, by the norm of the output; without such a module the largest one of any."""
-
-
-def allowed_difference(model: nn.Module, dtype: torch.dtype) -> float:
-    """Largest relative difference that another order of the same sums explains: of the logits, or of the output of any module.
-
-    A sum of n products is off by about eps32 · sqrt(n) of its size, since the roundings of its additions, which are made in fp32,
-    are independent (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019, theorem 2.4, where the worst case is eps · n); storing it
-    rounds once more, by eps of `dtype`. The L blocks of a model add their differences to one stream, independently too:
-
-        allowed = SAFETY · sqrt(L) · (eps + eps32 · sqrt(n))
-
-    An adapter that runs beside its layer rather than merged into it is such another order, and one rounding more per weight.
-    SAFETY covers what no formula knows: how much later blocks amplify the difference of an early one. Measured with adapters on
-    all linear layers, merged against beside them: at most an eighth of what is allowed in Llamas of width 32 to 512 and depth 2
-    to 32 with sharp random weights, a 46th in SmolLM2-135M. One matrix altered by a thousandth of its norm, of twelve in each of
-    these models: at least 1.8 times what is allowed, and its module named each time.
-
-    Args:
-        model: gives L and n, the longest side of a linear layer but the output head.
-        dtype: in which outputs are stored.
-    """
-    core = blocks.core(model)
-    depth = sum(len(stack) for _, stack in blocks.stacks(core)) or 1
-    width = max((max(layer.weight.shape) for layer in blocks.all_linear(core).values()), default=1)
-    return SAFETY * sqrt(depth) * (torch.finfo(dtype).eps + torch.finfo(torch.float32).eps * sqrt(width))
 
 
 def fixed_prompts(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> list[list[int]]:
@@ -142,7 +115,7 @@ def logits_of(model: Any, ids: list[int]) -> Tensor:
 
 
 def difference(model: Fingerprint, copy: Fingerprint, allowed: float, comparable: Sequence[str] | None = None) -> Difference:
-    """How far a copy is from the model; `allowed` as `allowed_difference` gives it.
+    """How far a copy is from the model; `allowed` as `peft.rounding.allowed_difference` gives it.
 
     `comparable` names the modules that compute the same in both; None: all that have the same name and shape in both.
     """

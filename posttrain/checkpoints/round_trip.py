@@ -22,11 +22,12 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from posttrain.checkpoints.fingerprint import Difference, Fingerprint, allowed_difference, difference, fingerprint, is_same
+from posttrain.checkpoints.fingerprint import Difference, Fingerprint, difference, fingerprint, is_same
 from posttrain.checkpoints.parts import LOADER, refuse_unexpected
 from posttrain.models import blocks
 from posttrain.models.architectures import auto_class
 from posttrain.peft.delta import load_delta
+from posttrain.peft.rounding import allowed_difference
 from posttrain.peft.wrap import PEFT_CONFIG
 from posttrain.runtime.child_processes import PYTHON, child_environment
 from posttrain.runtime.writing import write_atomically

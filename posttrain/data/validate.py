@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +15,10 @@ import pandera.polars as pa
 import polars as pl
 import pyarrow
 
-from posttrain.data import contract, conversations, preferences
-from posttrain.data.contract import EXAMPLES, Finding, RowCheck, Verdict
-from posttrain.data.readers import BadRow, OnBad, Row, read_rows
+from posttrain.data import contract
+from posttrain.data.contract import EXAMPLES, Finding, Verdict
+from posttrain.data.kinds import KINDS, Kind
+from posttrain.data.readers import BadRow, Row, read_rows
 from posttrain.data.sources import SourceFile
 from posttrain.runtime.writing import write_atomically
 from schemas.conversations import Conversations
@@ -43,20 +44,8 @@ FAULTS: Final = {
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of data set: its normal form, its contract, and the schema of what is left."""
-
-    normalise: Callable[[Iterable[Row], str, OnBad], Iterator[dict[str, Any]]]
-    columns: dict[str, pl.DataType | type[pl.DataType]]
-    checks: tuple[RowCheck, ...]
-    clean: type[pa.DataFrameModel]
-
-
-KINDS: Final = {
-    "preferences": Kind(preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, Preferences),
-    "instructions": Kind(conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, Conversations),
-}
+CLEAN: Final[dict[str, type[pa.DataFrameModel]]] = {"preferences": Preferences, "instructions": Conversations}
+"""The schema of what is left, by kind."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +112,7 @@ def examine(name: str, files: list[SourceFile], limits: Checks, holdout: float) 
     kind = KINDS[name]
     table, bad, rows_in = collect(kind, files)
     verdict = contract.judge(table, kind.checks, limits, holdout, rows_in)
-    clean = kind.clean.to_schema().validate(verdict.clean, lazy=True)
+    clean = CLEAN[name].to_schema().validate(verdict.clean, lazy=True)
     dropped = verdict.dropped.with_columns(source=pl.lit(name))
     quarantine = pl.concat([_unreadable(name, bad), dropped.select(list(QUARANTINE))])
     # Nothing vanishes: what was read is either kept or quarantined.

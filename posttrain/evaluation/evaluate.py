@@ -20,6 +20,7 @@ from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
 from posttrain.checkpoints.unmerged import virtual_tokens_of
 from posttrain.data.choose import by_source, held_out_pieces, representative
 from posttrain.data.encode import cut_left, encode_conversations, encode_documents, encode_prompts
+from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example
 from posttrain.evaluation.numbers import Measured, Responses, RowScores, compare, write
 from posttrain.models.architectures import readable
@@ -201,8 +202,8 @@ def respond(
     new = min(spec.max_new_tokens, limit - 1)
     whole = encode_prompts(prompts, tokenizer, config.is_encoder_decoder)
     ids = [cut_left(prompt, limit - new, tokenizer.bos_token_id) for prompt in whole]
-    plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed,
-                    eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)  # fmt: skip
+    ends, pad = tuple(end_tokens(tokenizer)), tokenizer.pad_token_id
+    plan = Sampling(max_new_tokens=new, temperature=spec.temperature, seed=recipe.seed, ends=ends, pad=pad)
     # On a CPU a step of decoding reads every weight once: rounding them to half precision first takes longer than the products.
     with scorer.arithmetic() if scorer.device.type == "cuda" else contextlib.nullcontext():
         sampled = sample(scorer.model, ids, plan, counted(progress, f"evaluate {name}: sampling", len(prompts)))
@@ -211,7 +212,7 @@ def respond(
     return Responses(
         texts=texts,
         rewards=list(judge(prompts, texts, counted(progress, f"evaluate {name}: judging", len(texts)))) if judge else None,
-        ended=[bool(tokens[-1] == tokenizer.eos_token_id) for tokens in generated],
+        ended=[int(tokens[-1]) in ends for tokens in generated],
         examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
         cut=sum(len(some) < len(prompt) for some, prompt in zip(ids, whole, strict=True)),
     )

@@ -31,6 +31,7 @@ from schemas.training import Peft
 
 WHOLE = 2**31  # bytes of weights up to which the real model is measured; of a larger one as many blocks as fit
 PASS_TOKENS = 192  # of a measured pass, at least
+WARM = 8  # tokens of a part of the example that warms a model up
 STEPS = 2  # of decoding that are measured
 DECODED = 32  # rows at most that are decoded together to measure
 # Times another pass of the same kind took from the measured one on a shared machine of two cores.
@@ -141,10 +142,15 @@ def _scorer(model: Any, few: Sequence[Example], on: Arithmetic) -> Scorer:
         inner.set_attn_implementation(SEGMENTS)
     try:
         with torch.no_grad():
-            scorer(few[:1])
+            scorer([_start_of(few[0])])
     except REFUSALS:
         scorer.layout = PLAIN
     return scorer
+
+
+def _start_of(example: Example) -> Example:
+    """A short example of the same form: it touches every weight as a long one does."""
+    return Example(example.prompt[:WARM], tuple(branch[:WARM] for branch in example.branches))
 
 
 def _decoding(scorer: Scorer, rows: int, on: Arithmetic) -> float:
@@ -152,7 +158,7 @@ def _decoding(scorer: Scorer, rows: int, on: Arithmetic) -> float:
     prompts = [np.full(4, row % 2, np.int32) for row in range(rows)]
 
     def decode(new: int) -> float:
-        plan = Sampling(max_new_tokens=new, temperature=1.0, seed=0, eos=-1, pad=0)
+        plan = Sampling(max_new_tokens=new, temperature=1.0, seed=0, ends=(), pad=0)
         with scorer.arithmetic() if on.device.type == "cuda" else contextlib.nullcontext():  # as in evaluation
             return _timed(on, lambda: sample(scorer.model, prompts, plan))
 

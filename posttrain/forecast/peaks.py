@@ -103,9 +103,12 @@ def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
         return with_score(model, peft, 0, "peft")
 
 
-def training_peaks(stage: Training, on: Arithmetic) -> list[Peak]:
-    """The phases of a training stage: start-up check, scores where there are some, steps."""
-    budget = (rollout_tokens if stage.rollouts else training_tokens)(stage.model(), on.device)
+def training_peaks(stage: Training, on: Arithmetic, model: nn.Module | None = None) -> list[Peak]:
+    """The phases of a training stage: start-up check, scores where there are some, steps.
+
+    `model` is `stage.model()` where the caller has it.
+    """
+    budget = (rollout_tokens if stage.rollouts else training_tokens)(model or stage.model(), on.device)
     peaks = peaks_of(
         stage.config, lambda config: _traced(replace(stage, config=config), on, budget), getattr(stage.peft, "layers", 0)
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from torch import nn
 from transformers import PreTrainedConfig
 
 from posttrain.data.packing import Example
@@ -20,15 +21,18 @@ IN_PLACE = ("full", "bitfit", "last_layers", "ln_tuning")  # methods that train 
 FP32 = 4
 
 
-def ppo_peaks(config: PreTrainedConfig, spec: PPO, prompts: Sequence[Example], seed: int, on: Arithmetic) -> list[Peak]:
-    """The phases of PPO on prompts like these, each answered at full length.
+def ppo_peaks(
+    config: PreTrainedConfig, spec: PPO, prompts: Sequence[Example], seed: int, on: Arithmetic, model: nn.Module | None = None
+) -> list[Peak]:
+    """The phases of PPO on prompts like these, each answered at full length; `model` is the policy, where the caller has it.
 
     Scores of tokens are what a step holds; values, ratios and advantages are numbers per token beside them.
     """
     response = np.zeros(spec.max_new_tokens, np.int32)
     answers = [Example(each.prompt, (response,) * spec.samples) for each in prompts[: spec.rollouts // spec.samples]]
     plan = by_rows(len(answers), max(1, len(answers) // spec.minibatches), 1, seed)
-    steps = training_peaks(Training(config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True), on)
+    stage = Training(config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True)
+    steps = training_peaks(stage, on, model)
     lengths = [len(answer.prompt) for answer in answers for _ in answer.branches]
     sampling = evaluation_peaks(config, lengths, spec.max_new_tokens, answers, on)
     beside, critic = copies(config, spec), 2 if _own_critic(spec) else 1

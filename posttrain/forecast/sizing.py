@@ -83,8 +83,7 @@ def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
     found = {}
     for stage in (stage for stage in recipe.stages if WORK[stage].tokens):
         of = _reward_config(chain, config) if stage == "reward" else config
-        spec, lengths, peaks = _stage(stage, recipe, of, rows, on)
-        model = (rewarding if stage == "reward" else wrapped)(of, getattr(spec, "peft", None) or Full(method="full"))
+        model, lengths, peaks = _stage(stage, recipe, of, rows, on)
         found[stage] = {
             "device": str(on.device),
             **counts(model, trained=stage != "evaluate"),
@@ -118,15 +117,15 @@ def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
     return int(PER_BYTE * sum(share * rows.sizes[name] for name, share in shares.items()))
 
 
-def _stage(
-    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic
-) -> tuple[Spec | PPO, str, list[Peak]]:
-    """Section of a stage, its rows in words, and its phases."""
+def _stage(stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic) -> tuple[nn.Module, str, list[Peak]]:
+    """Model of a stage, its rows in words, and its phases."""
     spec: Any = prompts_section(recipe) if stage == "evaluate" else recipe.section(stage)
     encoded_as = prompts_section(recipe) if isinstance(spec, PPO) else spec
     examples, lengths = rows.examples(encoded_as, config.is_encoder_decoder)
+    peft = getattr(spec, "peft", None) or Full(method="full")
+    model = (rewarding if stage == "reward" else wrapped)(config, peft)
     if isinstance(spec, PPO):
-        return spec, lengths, ppo_peaks(config, spec, examples, recipe.seed, on)
+        return model, lengths, ppo_peaks(config, spec, examples, recipe.seed, on, model)
     if stage == "evaluate":
         told = recipe.evaluation
         limit = held_out_limit(recipe, config)
@@ -134,12 +133,11 @@ def _stage(
         # The longest prompts are sampled together.
         each = sorted((min(len(e.prompt), limit - told.max_new_tokens) for e in examples), reverse=True)[: told.prompts]
         prompts = [length for length in each for _ in range(told.samples)][:BATCH]
-        return spec, lengths, evaluation_peaks(config, prompts, told.max_new_tokens, examples, on)
+        return model, lengths, evaluation_peaks(config, prompts, told.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
-    peft = getattr(spec, "peft", None) or Full(method="full")
     training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared,
                         stage == "reward", recipe.quantization)  # fmt: skip
-    return spec, lengths, training_peaks(training, on)
+    return model, lengths, training_peaks(training, on, model)
 
 
 def held_out_limit(recipe: Recipe, config: PreTrainedConfig) -> int:

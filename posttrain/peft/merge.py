@@ -14,12 +14,12 @@ from posttrain.peft.applied import trained
 from posttrain.peft.delta import Bottleneck
 from posttrain.peft.fold import fold, foldable
 from posttrain.peft.methods import METHODS
+from posttrain.peft.rounding import allowed_difference
 from posttrain.peft.soft_prompts import soft_prompt
 from posttrain.peft.stacking import families_in
 from posttrain.peft.wrap import load_adapter
 from schemas.errors import Refusal
 
-TOLERANCE = {torch.float32: 1e-4}  # of the largest logit, or of 1; coarser arithmetic has 2e-2
 PROBE = (2, 16)  # rows and tokens of the input on which logits are compared
 
 
@@ -101,10 +101,12 @@ def _merged(model: Any, tuner: Any, where: str) -> nn.Module:
 
 
 def _compare(merged: nn.Module, before: Tensor, where: str) -> None:
-    allowed = TOLERANCE.get(next(merged.parameters()).dtype, 2e-2) * max(1.0, float(before.abs().max()))
-    difference = float((probe(merged) - before).abs().nan_to_num(nan=math.inf).max())
-    if difference > allowed:
-        raise _refusal(where, f"merging it changes logits by {difference:.1e}, more than {allowed:.1e}")
+    """By the norm of the outputs, of which those below 1 count as 1: a score may be a small difference of large numbers."""
+    allowed = allowed_difference(merged, next(merged.parameters()).dtype)
+    size = max(float(torch.linalg.vector_norm(before)), math.sqrt(before.numel()))
+    difference = float(torch.linalg.vector_norm(probe(merged) - before)) / size
+    if not difference <= allowed:  # nor is what is no number
+        raise _refusal(where, f"merging it changes logits by {difference:.1e} of their norm, more than {allowed:.1e}")
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ import functools
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
@@ -19,11 +19,11 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_tokenizer
 from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.data.kinds import KINDS
 from posttrain.data.packing import Example
 from posttrain.data.readers import BadRow, read_rows
 from posttrain.data.sources import SourceFile, resolve, suffix
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
-from posttrain.data.validate import KINDS
 from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
 from schemas.errors import Refusal
@@ -49,6 +49,8 @@ class Rows:
     numbers: dict[str, int]
     """Lines in the files, by data set, where they are plain text on this machine."""
     chain: Chain
+    _encodings: dict[tuple[Any, ...], Sequence[Example]] = field(default_factory=dict, repr=False)
+    """By all that they depend on: several stages and both forecasts ask for the same ones."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -73,6 +75,13 @@ class Rows:
         return found, _said(found) + (f", of {limit:,} that are read" if limit < UNLIMITED else "")
 
     def _encoded(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
+        kind = type(spec) if isinstance(spec, Pretrain | SFT) else DPO
+        key = (kind, _limit(spec), getattr(spec, "overlong", None), encoder_decoder)
+        if key not in self._encodings:
+            self._encodings[key] = self._encode(spec, encoder_decoder)
+        return self._encodings[key]
+
+    def _encode(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         if isinstance(spec, Pretrain):
             return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
         name = "instructions" if isinstance(spec, SFT) else "preferences"

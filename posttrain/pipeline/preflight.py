@@ -39,36 +39,50 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
         Refusal: for the first thing that cannot work. Rows that failed a contract lie in `quarantine/` of the store then.
     """
     recipe = chain.recipe
-    if isinstance(recipe.model, GgufModel):  # before it is converted, which may take a while
+    _check_names(recipe)
+    own = {name: files for name, files in _own_sources(chain).items() if files}
+    with tempfile.TemporaryDirectory() as scratch:
+        if not isinstance(recipe.model, GgufModel):
+            _check_models(chain)
+        if "corpus" in own:
+            from posttrain.filters.corpus import check_text
+
+            check_text(own["corpus"])
+        counts = _contract(chain, own, Path(scratch))
+        if isinstance(recipe.model, GgufModel):  # to look at it converts it, which takes longer than reading the data
+            _check_models(chain)
+        check_chat_template(chain, Path(scratch), note)
+        return counts | _forecast_rows(chain, Path(scratch), note)
+
+
+def _check_names(recipe: Recipe) -> None:
+    """What needs no look at a model's config or at data: files, devices and functions that are named."""
+    if isinstance(recipe.model, GgufModel):
         check_gguf(Path(recipe.model.path).expanduser().resolve())
-    check_model(chain.model)
+    else:
+        check_model(recipe.model)
     if recipe.reward and recipe.reward.model:
         check_model(recipe.reward.model, "reward.model")
     check_device(recipe)
+    if isinstance(recipe.evaluation.judge, FunctionJudge):
+        load_judge(recipe.evaluation.judge)
+
+
+def _check_models(chain: Chain) -> None:
+    """What the architectures decide."""
+    check_model(chain.model)
+    check_rewards(chain)
     check_vocabulary(chain)
     check_lengths(chain)
     check_methods(chain)
     check_reward(chain)
-    if isinstance(recipe.evaluation.judge, FunctionJudge):
-        load_judge(recipe.evaluation.judge)
-    check_rewards(chain)
-    own = {name: files for name, files in _own_sources(chain).items() if files}
-    if "corpus" in own:
-        from posttrain.filters.corpus import check_text
-
-        check_text(own["corpus"])
-    with tempfile.TemporaryDirectory() as scratch:
-        counts = _contract(chain, own, Path(scratch))
-        check_chat_template(chain, Path(scratch), note)
-        counts = counts | _forecast_rows(chain, Path(scratch), note)
-    return counts
 
 
 def check_chat_template(chain: Chain, contract: Path | None, note: Callable[[str], None]) -> None:
     """Refuse a chat template that fails on the rows: all that the contract kept in the store or in its folder, else the first."""
     if isinstance(chain.model, ScratchModel):
         return
-    from posttrain.data.validate import KINDS
+    from posttrain.data.kinds import KINDS
     from posttrain.pipeline.lengths import first_rows
     from posttrain.pipeline.template_check import check_template
 
@@ -80,7 +94,7 @@ def check_chat_template(chain: Chain, contract: Path | None, note: Callable[[str
 
 def _kept_rows(chain: Chain, contract: Path | None) -> dict[str, pl.LazyFrame]:
     """Rows that the contract kept, by data set: in the store, else in its folder."""
-    from posttrain.data.validate import KINDS
+    from posttrain.data.kinds import KINDS
 
     folder = chain.stored("validate").folder if _validated(chain) else contract
     return {name: pl.scan_parquet(path) for name in KINDS if folder and (path := folder / f"{name}.parquet").exists()}
@@ -107,12 +121,12 @@ def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
 
 def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict[str, float]:
     """Counts of the data contract: those that this store holds, or of a run of it on the user's rows into the folder `out`."""
-    from posttrain.data.validate import refuse_empty_splits, validate
-
     if _validated(chain):
         return chain.stored("validate").result.metrics
     if not {"preferences", "instructions"} & own.keys():
         return {}
+    from posttrain.data.validate import refuse_empty_splits, validate
+
     data = chain.recipe.data
     try:
         counts = validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)

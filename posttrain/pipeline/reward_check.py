@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain.models.policy import source_policy
-from posttrain.peft.check import Plan, check_method
 from posttrain.peft.methods import ENCODER, ENCODER_DECODER, METHODS
 from posttrain.pipeline.chain import Chain
 from schemas.errors import Refusal
@@ -60,6 +59,7 @@ def check_start(spec: RewardModel, config: Any) -> None:
 
     from posttrain.models.architectures import longest_sequence
     from posttrain.models.blocks import architecture
+    from posttrain.peft.check import Plan, check_method
 
     kind, remedy = architecture(config), "name another model: reward.model hub, local, or scratch (a small BERT)"
     if kind == ENCODER_DECODER:

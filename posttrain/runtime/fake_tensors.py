@@ -1,8 +1,6 @@
 """Live memory of a computation that is not computed: tensors that have a shape and no content, and a count of their bytes.
 
-torch's FakeTensorMode stands in for the numbers, so a model of any size runs in seconds and in no memory, forward, backward and
-optimizer step. What it cannot know is where shapes follow from values (a mask that picks rows); integers and truth values are
-therefore real here.
+A model of any size runs in seconds and in no memory, forward, backward and optimizer step.
 """
 
 from __future__ import annotations
@@ -14,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from posttrain.runtime.hollow import compute, tensors
 
 LARGE_BLOCK = 32 * 2**20  # bytes; glibc takes what is larger from the system and gives it back at once (M_MMAP_THRESHOLD)
 
@@ -36,6 +35,10 @@ class LiveBytes(TorchDispatchMode):
         """Bytes freed since `begin` in blocks of less than `LARGE_BLOCK`."""
         self._sizes: dict[int, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, and what keeps torch's compiler out costs as much as the rest of a call
+
     def begin(self) -> int:
         """Measure from now on; returns the bytes that live now."""
         self.peak, self.freed = self.live, 0
@@ -44,10 +47,14 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
+        out = self.computed(func, args, kwargs or {})
+        for tensor in tensors(out):
             self._count(tensor.untyped_storage())
         return out
+
+    def computed(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What an operation returns."""
+        return func(*args, **kwargs)
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -65,54 +72,18 @@ class LiveBytes(TorchDispatchMode):
             self.freed += size
 
 
-class RealIntegers(TorchDispatchMode):
-    """Computes what consists of integers and truth values alone; entered after FakeTensorMode."""
+class HollowBytes(LiveBytes):
+    """The same where no number is computed."""
 
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.aten.index.Tensor:
-            args = (args[0], _positions(args[1]))
-        given = _tensors((args, kwargs))
-        if any(isinstance(tensor, FakeTensor) or tensor.is_floating_point() for tensor in given):
-            return func(*args, **kwargs)
-        if not given and _has_numbers(made := func(*args, **kwargs)):  # a new tensor: made twice, once as a fake
-            return made
-        with unset_fake_temporarily():
-            out = func(*args, **kwargs)
-        return func(*args, **kwargs) if _has_numbers(out) else out
-
-
-def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The same index without masks: the number of elements that a mask picks is part of the result's shape."""
-    found: list[Tensor | None] = []
-    for index in indices:
-        known = index is not None and index.dtype == torch.bool and not isinstance(index, FakeTensor)
-        with unset_fake_temporarily():
-            found.extend(index.nonzero().unbind(1) if known and index is not None else [index])
-    return found
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    """The tensors in nested tuples, lists and dicts: called for every operation, and faster than torch's pytree."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif not isinstance(tree, tuple | list):
-        return []
-    return [tensor for part in tree for tensor in _tensors(part)]
-
-
-def _has_numbers(tree: Any) -> bool:
-    return any(tensor.is_floating_point() for tensor in _tensors(tree))
+    def computed(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A hollow tensor where a real one would have numbers."""
+        return compute(func, args, kwargs)
 
 
 @contextmanager
 def pretending() -> Iterator[LiveBytes]:
     """Inside, no number is computed; yields the count of bytes."""
-    with FakeTensorMode(allow_non_fake_inputs=True), RealIntegers(), LiveBytes() as live:  # type: ignore[no-untyped-call]
+    with HollowBytes() as live:
         yield live
 
 

@@ -70,7 +70,7 @@ class Rows:
 
 
 def decode(
-    model: nn.Module, prompts: Sequence[Tokens], owner: Sequence[int], uniforms: Tensor, temperature: float, eos: int,
+    model: nn.Module, prompts: Sequence[Tokens], owner: Sequence[int], uniforms: Tensor, temperature: float, ends: Sequence[int],
     on_rows: Callable[[int], None] = lambda n: None,
 ) -> Tensor:  # fmt: skip
     """Draw B responses from a model of which `can_decode` holds.
@@ -81,23 +81,23 @@ def decode(
         owner: the prompt of each response, ascending.
         uniforms: [B, N, 2] fp64 random numbers in [0, 1), for at most N tokens.
         temperature: above 0.
-        eos: token that ends a response.
+        ends: tokens of which any ends a response.
         on_rows: told after each token how many more responses are done, those in progress by their share of N tokens.
 
     Returns:
-        [B, N] token ids; what follows EOS means nothing.
+        [B, N] token ids; what follows the first of `ends` means nothing.
 
     Raises:
         FloatingPointError: when logits are not finite.
     """
     inner = core(model)
     rows, tokens = encode(inner, prompts, owner, uniforms.shape[1], PROMPT_TOKENS[inner.device.type])
-    uniforms = uniforms.to(tokens.device)
+    uniforms, last = uniforms.to(tokens.device), tokens.new_tensor([NOTHING, *ends])
     out, done = tokens.new_zeros(uniforms.shape[:2]), 0
     for step in range(uniforms.shape[1]):
         tokens = draw(rows.advance(inner, tokens), temperature, uniforms[rows.responses, step])
         out[rows.responses, step] = tokens
-        rows.ended |= (tokens == eos) | (tokens == NOTHING)
+        rows.ended |= torch.isin(tokens, last)
         left = len(tokens) - int(rows.ended.sum())
         done, before = len(owner) - left + left * (step + 1) // uniforms.shape[1], done
         on_rows(done - before)

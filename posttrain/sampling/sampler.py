@@ -29,17 +29,17 @@ class Sampling:
     """How responses are drawn: from the full distribution, softmax(logits / temperature)."""
 
     max_new_tokens: int
-    """Tokens after which a response is cut, EOS included."""
+    """Tokens after which a response is cut, the one that ends it included."""
     temperature: float
     """Above 0."""
     seed: int
     """Fixes the responses of a given policy to a given list of prompts."""
     samples: int = 1
     """Responses to each prompt."""
-    eos: int
-    """Token that ends a response; -1: none does."""
+    ends: tuple[int, ...]
+    """Tokens of which any ends a response, as `end_tokens` gives them."""
     pad: int
-    """Token that fills rows; it may equal EOS."""
+    """Token that fills rows; it may be one of `ends`."""
 
 
 class Sampler(Protocol):
@@ -48,7 +48,7 @@ class Sampler(Protocol):
     def __call__(
         self, model: nn.Module, prompts: Sequence[Tokens], plan: Sampling, on_rows: Count = ...
     ) -> list[tuple[Tokens, ...]]:
-        """`plan.samples` responses to each prompt, in the order of the prompts; each ends with EOS unless it was cut.
+        """`plan.samples` responses to each prompt, in their order; each ends with one of `plan.ends` unless it was cut.
 
         Neither the mode of `model` nor the state of torch's own random numbers changes.
 
@@ -117,8 +117,8 @@ def _decoded(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: 
         number = {each: i for i, each in enumerate(dict.fromkeys(prompt))}
         uniforms = torch.rand(len(batch), plan.max_new_tokens, 2, generator=numbers, dtype=torch.float64)
         distinct = [rows[each * plan.samples] for each in number]
-        out = decode(model, distinct, [number[each] for each in prompt], uniforms, plan.temperature, plan.eos, on_rows)
-        responses |= {row: _until_eos(tokens, plan.eos) for row, tokens in zip(batch, out.cpu().numpy(), strict=True)}
+        out = decode(model, distinct, [number[each] for each in prompt], uniforms, plan.temperature, plan.ends, on_rows)
+        responses |= {row: _until_end(tokens, plan.ends) for row, tokens in zip(batch, out.cpu().numpy(), strict=True)}
     return [responses[row] for row in range(len(rows))]
 
 
@@ -140,13 +140,13 @@ def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows
                 temperature=plan.temperature,
                 top_k=0,
                 top_p=1.0,
-                eos_token_id=plan.eos,
+                eos_token_id=list(plan.ends) or None,
                 pad_token_id=plan.pad,
                 decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
                 stopping_criteria=StoppingCriteriaList([steps]),
             )
             before = 1 if config.is_encoder_decoder else ids.shape[1]  # the decoder's start token, or the prompt
-            responses += [_until_eos(row, plan.eos) for row in out[:, before:].cpu().numpy()]
+            responses += [_until_end(row, plan.ends) for row in out[:, before:].cpu().numpy()]
             steps.finish()
     return responses
 
@@ -172,6 +172,6 @@ class _Steps(StoppingCriteria):
         self.on_rows(done - before)
 
 
-def _until_eos(tokens: np.ndarray[Any, Any], eos: int) -> Tokens:
-    ends = np.flatnonzero(tokens == eos)
-    return tokens[: ends[0] + 1 if len(ends) else None].astype(np.int32)
+def _until_end(tokens: np.ndarray[Any, Any], ends: Sequence[int]) -> Tokens:
+    last = np.flatnonzero(np.isin(tokens, ends))
+    return tokens[: last[0] + 1 if len(last) else None].astype(np.int32)

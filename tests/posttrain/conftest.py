@@ -185,7 +185,7 @@ def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
         choose_layout(scorer, [Example(prompt, (prompt,)) for prompt in tokens])
         (tmp_path / name).mkdir(exist_ok=True)
         collect = Collector(
-            spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=Words(),
+            spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=Words(), ends=(0,),
             rewards=Rewards({"reward_test": (reward, 1.0)}), log=SampleLog(tmp_path / name / SAMPLES),
             prompts=Prompts([[{"role": "user", "content": "?"}]] * prompts, tokens),
         )  # fmt: skip

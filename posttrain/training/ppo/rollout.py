@@ -48,6 +48,8 @@ class Collector:
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
     log: SampleLog
+    ends: tuple[int, ...]
+    """Tokens of which any ends a response."""
 
     def __call__(self, iteration: int) -> Collected:
         """The responses of iteration `iteration` (from 0)."""
@@ -58,7 +60,7 @@ class Collector:
         scored = self.scored(examples)
         answered = self._as_text(drawn, examples)
         rewards, said = self.rewards(answered)
-        ended = torch.tensor([bool(tokens[-1] == self.tokenizer.eos_token_id) for tokens in answered.responses])
+        ended = torch.tensor([int(tokens[-1]) in self.ends for tokens in answered.responses])
         scores = rewards - self.spec.missing_eos_penalty * (~ended).float()
         if self.spec.reward_clip is not None:
             scores = scores.clamp(-self.spec.reward_clip, self.spec.reward_clip)
@@ -75,12 +77,11 @@ class Collector:
 
     def _answered(self, drawn: Sequence[int], iteration: int) -> list[Example]:
         prompts = [self.prompts.tokens[index] for index in drawn]
-        eos, pad = (int(token) for token in (self.tokenizer.eos_token_id, self.tokenizer.pad_token_id))
+        pad: Any = self.tokenizer.pad_token_id
         seed = int(np.random.default_rng([self.seed, iteration]).integers(2**31))
         spec = self.spec
-        plan = Sampling(
-            max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=seed, samples=spec.samples, eos=eos, pad=pad
-        )
+        plan = Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=seed, samples=spec.samples,
+                        ends=self.ends, pad=pad)  # fmt: skip
         with self.scorer.arithmetic():
             count = counted(current(), "responses", len(prompts) * spec.samples)
             responses = self.sampler(self.scorer.model, prompts, plan, count)

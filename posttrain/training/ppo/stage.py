@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_model, load_tokenizer
 from posttrain.data.encode import accepted, encode_prompts
+from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example, Tokens
 from posttrain.models.architectures import longest_sequence, refuse_beyond
 from posttrain.models.positions import UNLIMITED
@@ -73,6 +74,7 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
     collect = Collector(
         spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
         tokenizer=tokenizer, prompts=prompts, log=SampleLog(request.out / SAMPLES),
+        ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, dtype)
     metrics = train(new_job(request, spec, scorer, objective, plan_of(spec, seed), rounds=objective))

@@ -9,10 +9,8 @@ import torch
 
 from posttrain.checkpoints.fingerprint import (
     CHAT,
-    SAFETY,
     TEXTS,
     Fingerprint,
-    allowed_difference,
     difference,
     fingerprint,
     fixed_prompts,
@@ -20,6 +18,7 @@ from posttrain.checkpoints.fingerprint import (
     logits_of,
 )
 from posttrain.data.tokenizer import prepare_tokenizer
+from posttrain.peft.rounding import SAFETY, allowed_difference
 from posttrain.peft.wrap import trainable_state, wrap
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12], [5, 9, 9], [13]]

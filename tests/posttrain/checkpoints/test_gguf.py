@@ -18,7 +18,7 @@ from posttrain.checkpoints.model_cache import converted
 from posttrain.models.policy import Policy, model_origin, source_policy
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.pipeline.chain import Chain
-from posttrain.pipeline.preflight import check_gguf
+from posttrain.pipeline.preflight import check_gguf, preflight
 from posttrain.runtime.store import Store, file_digest
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
@@ -238,3 +238,14 @@ def test_without_the_gguf_package_the_remedy_is_the_extra(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     refusal = refusal_of(path)
     assert (refusal.where, refusal.remedy) == ("model.source", "pip install 'posttrain[gguf]'")
+
+
+def test_bad_rows_are_refused_before_the_file_is_converted(tmp_path):
+    """The file could not be converted at all."""
+    (tmp_path / "model.gguf").write_bytes(b"GGUF and no more")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "p", "chosen": "same", "rejected": "same"}\n')
+    document = {"name": "r", "model": {"source": "gguf", "path": str(tmp_path / "model.gguf")},
+                "data": {"preferences": str(tmp_path / "pairs.jsonl")}, "alignment": {"algorithm": "dpo"}}  # fmt: skip
+    with pytest.raises(Refusal, match=r"data\.preferences"):
+        preflight(Chain(validate_recipe(document, "recipe"), Store(tmp_path / "store")))
+    assert not (tmp_path / "store/cache/gguf").exists()

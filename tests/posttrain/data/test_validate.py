@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from posttrain.data.kinds import KINDS
 from posttrain.data.preferences import pair
 from posttrain.data.sources import SourceFile
-from posttrain.data.validate import KINDS, QUARANTINE, collect, validate
+from posttrain.data.validate import QUARANTINE, collect, validate
 from schemas.conversations import Conversations
 from schemas.data import Checks
 from schemas.errors import Refusal

@@ -93,7 +93,7 @@ def test_scores_and_gradients_equal_those_of_the_models_own_logits(method, model
 def test_soft_prompts_shape_what_is_sampled(method, model, tokenizer):
     """Near-greedy samples follow the scorer's own most likely tokens: the prompt is there while generating too."""
     made, prompts = wrapped(method, model), [pair.prompt for pair in pairs()]
-    plan = Sampling(max_new_tokens=4, temperature=1e-4, seed=0, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id)
+    plan = Sampling(max_new_tokens=4, temperature=1e-4, seed=0, ends=(tokenizer.eos_token_id,), pad=tokenizer.pad_token_id)
     sampled = sample(made, prompts, plan)
     scores = Scorer(made, CPU)([Example(p, s) for p, s in zip(prompts, sampled, strict=True)], statistics=True)
     assert scores.top1.mean() == 1.0

@@ -60,7 +60,7 @@ def prompts() -> list[np.ndarray]:
 
 
 def plan(limit: int, temperature: float = 1.0, **changes) -> Sampling:
-    return Sampling(**{"max_new_tokens": limit, "temperature": temperature, "seed": 0, "eos": EOS, "pad": PAD} | changes)
+    return Sampling(**{"max_new_tokens": limit, "temperature": temperature, "seed": 0, "ends": (EOS,), "pad": PAD} | changes)
 
 
 def generated(model, prompts, limit: int) -> list[list[int]]:
@@ -89,8 +89,19 @@ def test_greedy_tokens_are_those_of_transformers(name, budget, prompts, monkeypa
     expected = generated(model, prompts, 30)
     eos = max(range(VOCABULARY), key=lambda token: len(set(map(len, cut(expected, token)))))
     assert len(set(map(len, cut(expected, eos)))) > 1
-    assert [tokens.tolist() for (tokens,) in sample(model, prompts, plan(30, COLD, eos=eos))] == cut(expected, eos)
-    assert [tokens.tolist() for (tokens,) in sample(model, prompts, plan(30, COLD, eos=-1))] == expected
+    assert [tokens.tolist() for (tokens,) in sample(model, prompts, plan(30, COLD, ends=(eos,)))] == cut(expected, eos)
+    assert [tokens.tolist() for (tokens,) in sample(model, prompts, plan(30, COLD, ends=()))] == expected
+
+
+def test_any_of_several_tokens_ends_a_response(prompts):
+    """Each is cut where the first of two tokens comes."""
+    model = build(next(iter(CONFIGS)))
+    expected = generated(model, prompts, 30)
+    ends = (expected[0][3], expected[1][5])
+    cut_at = [next((at + 1 for at, token in enumerate(row) if token in ends), None) for row in expected]
+    found = [tokens.tolist() for (tokens,) in sample(model, prompts, plan(30, COLD, ends=ends))]
+    assert found == [row[:at] for row, at in zip(expected, cut_at, strict=True)]
+    assert {row[-1] for row in found} >= set(ends)
 
 
 def test_what_is_more_than_keys_and_values_is_left_to_transformers():
@@ -115,7 +126,7 @@ class Watched:
 def test_a_prompt_is_encoded_once_for_all_its_samples(model, prompts):
     """Prompts of 7, 1 and 12 tokens: all but the last token once, and the last one with the first token of every sample."""
     seen = Watched(model)
-    responses = sample(model, prompts[:3], plan(4, samples=5, eos=-1))
+    responses = sample(model, prompts[:3], plan(4, samples=5, ends=()))
     assert [len(tokens) for row in responses for tokens in row] == [4] * 15
     assert [len(row) for row in responses] == [5, 5, 5]
     assert seen.shapes == [(3, 11), (15, 1), (15, 1), (15, 1), (15, 1)]
@@ -149,8 +160,8 @@ def test_two_tokens_have_the_joint_distribution_of_the_model(model, temperature,
         p = (model(torch.tensor([[5, 9, 3]])).logits[0, -1] / temperature).softmax(-1)
         after = torch.tensor([[5, 9, 3, token] for token in range(VOCABULARY)])
         joint = (p[:, None] * (model(after).logits[:, -1] / temperature).softmax(-1)).double().numpy()
-    apart = sample(model, [prompt] * 8000, plan(2, temperature, eos=-1))
-    (together,) = sample(model, [prompt], plan(2, temperature, eos=-1, samples=8000, seed=1))
+    apart = sample(model, [prompt] * 8000, plan(2, temperature, ends=()))
+    (together,) = sample(model, [prompt], plan(2, temperature, ends=(), samples=8000, seed=1))
     for drawn in ([row[0] for row in apart], together):
         counts = np.zeros((VOCABULARY, VOCABULARY))
         np.add.at(counts, tuple(np.stack(drawn).T), 1)
@@ -169,7 +180,7 @@ def test_one_row_of_not_a_number_is_enough(model, prompts):
     assert sum(21 in prompt for prompt in [*prompts[:2], np.array([21, 3], np.int32)]) == 1
     model.model.embed_tokens.weight[21] = torch.nan
     with pytest.raises(FloatingPointError, match="not finite"):
-        sample(model, [*prompts[:2] * 8, np.array([21, 3], np.int32)], plan(4, eos=-1))
+        sample(model, [*prompts[:2] * 8, np.array([21, 3], np.int32)], plan(4, ends=()))
 
 
 def test_arithmetic_is_that_of_the_active_autocast(model, prompts):

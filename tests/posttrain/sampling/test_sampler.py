@@ -29,7 +29,7 @@ def model(tiny_llama):
 
 def respond(model, tokenizer, prompts, limit: int, temperature: float, seed: int = 0, **more) -> list[np.ndarray]:
     """One response per prompt."""
-    ends = {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    ends = {"ends": (tokenizer.eos_token_id,), "pad": tokenizer.pad_token_id}
     plan = Sampling(max_new_tokens=limit, temperature=temperature, seed=seed, **ends)
     return [response for (response,) in sample(model, prompts, plan, **more)]
 
@@ -220,7 +220,7 @@ def test_dropout_is_off(tiny_llama, tokenizer, prompts):
 
 
 def test_an_encoder_decoder_gives_several_samples_to_each_prompt(encoder_decoder, tokenizer, prompts):
-    plan = Sampling(max_new_tokens=5, temperature=COLD, seed=0, samples=2, eos=EOS, pad=1)
+    plan = Sampling(max_new_tokens=5, temperature=COLD, seed=0, samples=2, ends=(EOS,), pad=1)
     expected = respond(encoder_decoder, tokenizer, prompts, 5, COLD)
     assert [lists(row) for row in sample(encoder_decoder, prompts, plan)] == [[r.tolist()] * 2 for r in expected]
 

@@ -1,0 +1,28 @@
+"""The kinds of data sets that the contract knows: how their rows are brought into normal form, and what is checked on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import polars as pl
+
+from posttrain.data import contract, conversations, preferences
+from posttrain.data.contract import RowCheck
+from posttrain.data.readers import OnBad, Row
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of data set: its normal form and its contract."""
+
+    normalise: Callable[[Iterable[Row], str, OnBad], Iterator[dict[str, Any]]]
+    columns: dict[str, pl.DataType | type[pl.DataType]]
+    checks: tuple[RowCheck, ...]
+
+
+KINDS: Final = {
+    "preferences": Kind(preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS),
+    "instructions": Kind(conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS),
+}
