@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test test-quant lint bench peers
+.PHONY: help run test test-quant lint licences bench peers
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,11 +17,14 @@ test: .venv/.dev  ## tests without those marked slow, in two processes
 test-quant: .venv/quant/.ready  ## tests of quantised bases; peft imports their libraries wherever it finds them, which is slow
 	PYTHONPATH=.venv/quant $(BIN)/python -m pytest tests/posttrain/checkpoints/test_quantization.py
 
-lint: .venv/.dev  ## style, types and import directions
+lint: .venv/.dev  ## style, security rules, types and import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+licences: .venv/.runtime  ## write docs/licences.md: the licence of each package that an installation brings
+	$(BIN)/python .ci/licences.py > docs/licences.md
 
 bench: .venv/.runtime  ## a benchmark: make bench NAME=...; without a name, lists them
 	$(BIN)/python -m bench $(NAME)

@@ -6,6 +6,7 @@ Signals end `run` and `sweep` with 130 (Ctrl-C) and 143 (SIGTERM).
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
@@ -16,9 +17,10 @@ from flows.commands.run import run
 from flows.commands.shared import console
 from flows.commands.sweep import sweep
 from flows.commands.validate import validate
+from posttrain.runtime.redaction import clean
 from schemas.errors import GateRefused, Refusal
 
-REFUSED, GATE = 2, 3
+CRASHED, REFUSED, GATE = 1, 2, 3
 
 app = typer.Typer(
     help="From raw text and preference pairs to a registered, aligned language model.",
@@ -44,6 +46,9 @@ def main() -> None:
     except GateRefused as refusal:
         console().print(str(refusal), style="yellow", highlight=False, markup=False, soft_wrap=True)
         sys.exit(GATE)
+    except Exception:  # not left to Python, which would print what its message holds
+        sys.stderr.write(clean(traceback.format_exc()))
+        sys.exit(CRASHED)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from posttrain.report.text import number
 from schemas.results import RunReport
@@ -25,7 +26,8 @@ def show_report(report: RunReport, console: Console) -> None:
         for gate in report.gates:
             interval = f"{gate.interval[0]:.3f} to {gate.interval[1]:.3f}" if gate.interval else "-"
             asked = ", ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in gate.limit.items())
-            gates.add_row(gate.name, f"{gate.value:.3f}", interval, asked, "[green]passed" if gate.passed else "[red]failed")
+            passed = Text("passed", "green") if gate.passed else Text("failed", "red")
+            gates.add_row(gate.name, f"{gate.value:.3f}", interval, asked, passed)
         console.print(gates)
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)

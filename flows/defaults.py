@@ -7,6 +7,7 @@ import os
 import warnings
 from pathlib import Path
 
+from posttrain.runtime import redaction
 from posttrain.runtime.trees import is_shared
 
 DEFAULTS = {
@@ -16,6 +17,7 @@ DEFAULTS = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our entry points print each failure once themselves
     "PREFECT_CLI_COLORS": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the tracking server's address, with whatever it holds
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores that a neighbour needs
     "TOKENIZERS_PARALLELISM": "true",
@@ -27,10 +29,11 @@ DEFAULTS = {
 
 
 def apply(root: Path) -> None:
-    """Set the defaults; without a Prefect server of the user's, Prefect's database lives in the store.
+    """Set the defaults, and have logs pass the filter; without a Prefect server of the user's, its database lies in the store.
 
     What is written into a store that a group shares, the group may write.
     """
+    redaction.install()
     # peft asks transformers for a property under its old name: nothing a user could change.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     for name, value in DEFAULTS.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.server import ensure_server
+from flows.server import ensure_server, private_folder
 from posttrain.pipeline.preflight import preflight
 from posttrain.runtime.progress import current, working
 from posttrain.runtime.store import Store
@@ -42,7 +42,7 @@ def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport
             preflight(new_chain(recipe, Store(store)), lambda notice: current().note(f"note: {notice}"))
     for warning in dict.fromkeys(each for recipe in recipes for each in of_recipe(recipe)):
         current().note(f"warning: {warning}")
-    Path(os.environ.get("PREFECT_HOME", store)).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
+    _make_prefect_home(store)
     with working("starting Prefect and MLflow"):
         ensure_server(_import_slow_parts)
     with _without_heartbeats():
@@ -56,6 +56,15 @@ def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport
             except RunFailed as failed:
                 ended = failed.report, failed.error
             yield ended
+
+
+def _make_prefect_home(store: Path) -> None:
+    """Prefect makes the last folder only; the one in the store is closed to others, the user's own is left as it is."""
+    home = Path(os.environ.get("PREFECT_HOME", store))
+    if home.parent == store:
+        private_folder(home)
+    else:
+        home.mkdir(parents=True, exist_ok=True)
 
 
 def _import_slow_parts() -> None:

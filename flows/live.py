@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from posttrain.runtime.redaction import clean
+
 SHOWN = ("score", "kl", "loss", "validation_loss", "held_out_accuracy", "held_out_calibration_error", "accuracy", "margin")
 SILENCE_SECONDS = 30.0  # longest time without a line
 SHORT_SECONDS = 1.0  # work that ends sooner is not announced
@@ -40,8 +42,8 @@ class TerminalProgress:
     def __init__(self, console: Console, silence: float = SILENCE_SECONDS) -> None:
         self.console, self.silence = console, silence
         self.bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(), CountColumn(), RateColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=console,
+            SpinnerColumn(), TextColumn("{task.description:<12}", markup=False), BarColumn(), CountColumn(), RateColumn(),
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}", markup=False), console=console,
             disable=not console.is_terminal, transient=True, refresh_per_second=4, speed_estimate_period=WINDOW_SECONDS,
         )  # fmt: skip
         self.work: list[Task] = []  # the outermost first
@@ -64,7 +66,7 @@ class TerminalProgress:
     def start(self, what: str, total: int) -> None:
         """A new bar; 0 is an unknown total."""
         with self.lock:
-            number = self.bars.add_task(what, total=total or None, numbers="", announced=False)
+            number = self.bars.add_task(clean(what), total=total or None, numbers="", announced=False)
             self.work.append(next(task for task in self.bars.tasks if task.id == number))
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
@@ -79,6 +81,7 @@ class TerminalProgress:
 
     def end(self, what: str) -> None:
         """Take away the bar with all that stand below it; a line stays."""
+        what = clean(what)
         with self.lock:
             if what not in [task.description for task in self.work]:
                 return
@@ -94,7 +97,7 @@ class TerminalProgress:
     def note(self, text: str) -> None:
         """A line above the bars."""
         with self.lock:
-            self.console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(clean(text), style="dim", highlight=False, markup=False, soft_wrap=True)
             self.spoke = time.monotonic()
 
     def where(self) -> str:

@@ -10,6 +10,7 @@ from prefect import flow
 
 from flows.stages import run_stage
 from posttrain.pipeline.chain import Chain
+from posttrain.runtime import redaction
 from posttrain.runtime.store import Store
 from schemas.errors import GateRefused
 from schemas.load import load_recipe
@@ -20,6 +21,7 @@ from tasks.chains import chain_of, pinned
 from tasks.report import build_report, failure, is_promoted, publish
 
 log = logging.getLogger(__name__)
+redaction.install()
 
 
 class PromotionRefused(GateRefused):
@@ -55,6 +57,11 @@ def post_training(recipe: Recipe | Path, store: str = ".posttrain") -> RunReport
         RunFailed: when a stage failed after another had finished; carries the report of what did.
         Refusal: when recipe or data cannot be worked with, before a stage was finished.
     """
+    with redaction.cleaned_errors(RunFailed):
+        return _post_training(recipe, store)
+
+
+def _post_training(recipe: Recipe | Path, store: str) -> RunReport:
     started = time.monotonic()
     root = Store(store).root
     recipe = pinned(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), root)
@@ -101,7 +108,8 @@ def _publish(chain: Chain, report: RunReport, ended: Exception | None) -> None:
     """
     try:
         publish(chain, report)
-    except Exception as error:
+    except Exception as raised:
+        error = redaction.without_secrets(raised)
         if report.status == "finished":
             lost = failure("report", error)
             told = {"status": "failed", "error": lost, "promotion": f"{report.promotion}; its report failed: {lost.message}"}

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 from posttrain.runtime.child_processes import PYTHON, child_environment, child_of_this_process
 
 APP = "prefect.server.api.server:create_app"
 # What Prefect sets for the servers that it starts for one process: no pages, and only the services that such a run needs.
-EPHEMERAL = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+# No other page may call it from a browser: an origin that none has takes the place of `*`.
+EPHEMERAL = {
+    "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "https://nobody.invalid",
+}  # fmt: skip
 START_SECONDS = 120
 
 
@@ -31,7 +37,7 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
     if "PREFECT_API_URL" in os.environ:
         meanwhile()
         return
-    port = _free_port()
+    port, password = _free_port(), f"posttrain:{secrets.token_urlsafe(32)}"
     command = [
         *PYTHON,
         "-m",
@@ -45,12 +51,20 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
         "--log-level",
         "error",
     ]
-    environment = child_environment() | EPHEMERAL
-    server = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=child_of_this_process())
+    variables = child_environment() | EPHEMERAL | {"PREFECT_SERVER_API_AUTH_STRING": password}
+    server = subprocess.Popen(command, env=variables, start_new_session=True, preexec_fn=child_of_this_process())
     atexit.register(_stop, server)  # registered before Prefect's own, and so run after its last messages were sent
+    os.environ["PREFECT_API_AUTH_STRING"] = password  # others on this machine can reach the port, and are turned away
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     meanwhile()
     _wait_until_healthy(server, f"http://127.0.0.1:{port}/api/health")
+
+
+def private_folder(folder: Path) -> None:
+    """Make Prefect's folder, whose database has parameters and logs of runs, or close one that is there, for this user alone."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
@@ -75,7 +89,7 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], address: str) -> None:
                 f"the Prefect server ended with exit code {server.returncode} before it was ready; its message is above"
             )
         try:
-            with urllib.request.urlopen(address, timeout=5):
+            with urllib.request.urlopen(address, timeout=5):  # noqa: S310 - http of this machine
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)

@@ -9,7 +9,13 @@ from pydantic_core import PydanticCustomError
 class Frozen(BaseModel):
     """A frozen model that refuses unknown fields and shows its attribute docstrings as field descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a secret, or large
+    )
 
 
 def refused(where: str, found: str, allowed: str, remedy: str) -> PydanticCustomError:

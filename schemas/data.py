@@ -33,7 +33,10 @@ class Checks(Frozen):
 
 
 class Data(Frozen):
-    """Sources: a path, a glob, an fsspec URL, or `sample://corpus|instructions|preferences`."""
+    """Sources: a path, a glob, an fsspec URL, or `sample://corpus|instructions|preferences`.
+
+    `${NAME}` in them stands for an environment variable; a password or token written out is refused.
+    """
 
     corpus: Source | None = None
     """Documents for pretraining: JSONL(.gz/.zst) or Parquet with a `text` column."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from schemas.secrets import without_credentials
+from schemas.text import visible
+
+LONGEST = 20_000  # characters of one part of a refusal
+
 
 class Refusal(Exception):
-    """An input that posttrain will not work with.
+    """An input that posttrain will not work with; its four parts hold no secret and nothing that steers a terminal.
 
     Args:
         where: the recipe field (``alignment.beta``) or the place in a file (``pairs.jsonl:17``).
@@ -17,7 +22,7 @@ class Refusal(Exception):
     """
 
     def __init__(self, where: str, found: str, allowed: str, remedy: str) -> None:
-        self.where, self.found, self.allowed, self.remedy = where, found, allowed, remedy
+        self.where, self.found, self.allowed, self.remedy = map(_shown, (where, found, allowed, remedy))
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -26,6 +31,11 @@ class Refusal(Exception):
     def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
         """Keep the four parts when the exception crosses a process border."""
         return type(self), (self.where, self.found, self.allowed, self.remedy)
+
+
+def _shown(text: str) -> str:
+    """As a person and a log may see it: no secret, nothing that steers a terminal, of bounded length."""
+    return visible(without_credentials(text[:LONGEST]))
 
 
 class GateRefused(Exception):

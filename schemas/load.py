@@ -11,8 +11,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from schemas import yaml_limits
 from schemas.errors import Refusal, closest
 from schemas.recipe import Recipe
+from schemas.text import short
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -60,13 +62,17 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise Refusal(str(path), "no such file", f"a {kind} in YAML", f"check the path; {kind}s are in deployments/{kind}s")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > yaml_limits.BYTES:
+            raise Refusal(str(path), f"{path.stat().st_size:,} bytes", f"at most {yaml_limits.BYTES:,}", f"name a {kind}")
+        document = yaml_limits.read(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise Refusal(f"{path}: byte {error.start}", "bytes that are not UTF-8", "UTF-8 text", "save the file as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise Refusal(f"{path}{line}", getattr(error, "problem", None) or "broken YAML", "valid YAML", "mend this line") from None
+    except ValueError as error:  # a date or a number that is none
+        raise Refusal(str(path), short(str(error)), "valid YAML", "put the value in quotes, or correct it") from None
     if not isinstance(document, dict):
         raise Refusal(str(path), type(document).__name__, f"a mapping of {kind} fields", f"start from {EXAMPLES[kind]}")
     return document
@@ -91,8 +97,8 @@ def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[
 
 def _value(word: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml_limits.read(text, f"--set {word}")
+    except (yaml.YAMLError, ValueError) as error:
         found = getattr(error, "problem", None) or "broken YAML"
         raise Refusal(f"--set {word}", found, "a value in YAML", "close brackets and quotes, or quote the value") from None
 
@@ -121,7 +127,7 @@ def set_field(
         place = place[name]
         if not isinstance(place, dict):
             where = ".".join(parents[: depth + 1])
-            raise Refusal(place_of_value, f"{where} holds {place!r}", "a section", f"set {where} itself")
+            raise Refusal(place_of_value, f"{where} holds {short(place)}", "a section", f"set {where} itself")
     for name in _of_the_old_kind(parents, last, place, value):
         if ".".join([*parents, name]) not in given:
             place.pop(name, None)
@@ -150,7 +156,7 @@ def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str, kind: 
         return Refusal(context["where"], context["found"], context["allowed"], context["remedy"])
     path, siblings = _walk(error["loc"], document, kind)
     where = ".".join(path) or name
-    found = "nothing" if error["type"] == "missing" else repr(error["input"])
+    found = "nothing" if error["type"] == "missing" else short(error["input"])
     allowed, remedy = error["msg"], REMEDIES.get(error["type"], "correct the value")
     if error["type"] == "extra_forbidden":
         found = f"an unknown field ({found})"
@@ -160,7 +166,7 @@ def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str, kind: 
     if error["type"].startswith("union_tag"):
         tag = str(context["discriminator"]).strip("'")
         where = f"{where}.{tag}"
-        found = repr(context["tag"]) if "tag" in context else "nothing"
+        found = short(context["tag"]) if "tag" in context else "nothing"
         allowed = context.get("expected_tags") or "the kind"
     return Refusal(where, found, allowed, remedy)
 

@@ -6,11 +6,13 @@ holds the rules that reach across sections.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from schemas.addresses import refuse_secrets
 from schemas.base import Frozen, refused
 from schemas.data import Data, Filtering
 from schemas.evaluation import Evaluation, Registry, RewardModelJudge
@@ -77,9 +79,13 @@ class Tracking(Frozen):
     """Where MLflow keeps runs and registered models."""
 
     uri: str | None = None
-    """MLflow tracking URI; null is an SQLite file in the store."""
+    """MLflow tracking URI; null is an SQLite file in the store. `${NAME}` stands for an environment variable; a password or token
+    written out is refused."""
     experiment: Annotated[str, Field(min_length=1)] = "posttrain"
     """MLflow experiment name."""
+    rows: Literal["none", "sample", "all"] = "sample"
+    """Rows of your data and responses that MLflow gets (quarantine, samples, the pages of `report.html`): `none`, at most 100 of
+    each table, or `all`. The store has all of them."""
 
 
 class Recipe(Frozen):
@@ -139,6 +145,14 @@ class Recipe(Frozen):
     def stages(self) -> tuple[str, ...]:
         """Names of the stages this recipe asks for, in order."""
         return tuple(stage for stage in STAGES if self.section(stage) is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, given: Any) -> Any:
+        """First of all, so that no other message quotes one."""
+        if isinstance(given, Mapping):
+            refuse_secrets(given)
+        return given
 
     @model_validator(mode="after")
     def _every_consumer_is_fed(self) -> Recipe:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from schemas.base import Frozen
+from schemas.secrets import without_credentials
 
 Metrics = dict[str, float]
+Text = Annotated[str, AfterValidator(without_credentials)]
+"""What others wrote or raised: no secret reaches a result."""
 
 
 class FileEntry(Frozen):
@@ -30,7 +33,7 @@ class Origin(Frozen):
     """Upstream stage, or the recipe field of a source (`data.corpus`)."""
     digest: str
     """SHA-256 of the content."""
-    location: str
+    location: Text
     """Where it was read: the upstream key or the source as written in the recipe."""
 
 
@@ -117,7 +120,7 @@ class ModelReport(Frozen):
     """Alias that points at it after this run."""
     uri: str
     """`models:/NAME@ALIAS`, or `models:/NAME/VERSION` without an alias."""
-    tracking_uri: str
+    tracking_uri: Text
     """MLflow tracking URI under which the model URI resolves."""
 
 
@@ -135,9 +138,9 @@ class Failure(Frozen):
 
     stage: str
     """The stage that failed; `report` where all were finished and their report could not be written."""
-    message: str
+    message: Text
     """What a refusal found and where, or the kind and the first line of another error."""
-    remedy: str
+    remedy: Text
     """What to do now."""
 
 
@@ -160,11 +163,11 @@ class RunReport(Frozen):
     """Null where nothing was registered."""
     report: Path
     """Path of `report.html`."""
-    promotion: str
+    promotion: Text
     """One sentence: promoted, or refused and by how much; or where the run failed."""
     chat_template: TemplateReport | None = None
     """Null where the tokenizer could not be read, or in a report of an older version."""
-    notices: tuple[str, ...] = ()
+    notices: tuple[Text, ...] = ()
     """What a person should know though nothing was refused, a sentence each."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Text, ...] = ()
     """What stopped nothing and should be looked at: a held-out loss that rose, a toy judge."""

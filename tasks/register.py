@@ -11,7 +11,7 @@ from prefect.tasks import task
 
 from posttrain.evaluation.gates import check_gates, describe
 from posttrain.pipeline.chain import Chain
-from posttrain.runtime import progress
+from posttrain.runtime import progress, redaction
 from posttrain.runtime.store import Built
 from schemas.errors import GateRefused
 from schemas.recipe import Recipe
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def register(recipe: Recipe, store: str, run_id: str) -> Returned:
     """Register the candidate when it passes every gate, and move the alias when it beats the champion."""
+    with redaction.cleaned_errors():
+        return as_state(_registered(recipe, store, run_id))
+
+
+def _registered(recipe: Recipe, store: str, run_id: str) -> StageReport:
     started = time.monotonic()
     chain = chain_of(recipe, store, run_id)
     reward = register_reward(chain, run_id)
@@ -37,7 +42,7 @@ def register(recipe: Recipe, store: str, run_id: str) -> Returned:
     _forget_unless_registered(chain)
     stored = find_or_build(chain, run_id, "register", lambda out: _build(chain, run_id, out, gates))
     report = _with_promotion(chain, stage_report(stored, time.monotonic() - started))
-    return as_state(report.model_copy(update={"outputs": report.outputs | reward}))
+    return report.model_copy(update={"outputs": report.outputs | reward})
 
 
 def _with_promotion(chain: Chain, report: StageReport) -> StageReport:

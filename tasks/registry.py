@@ -253,6 +253,11 @@ def model_report(chain: Chain, version: str) -> ModelReport:
     aliases = client.get_model_version(name, version).aliases
     alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
     uri = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
+    written = chain.recipe.tracking.uri or own_tracking(chain.store.root)  # whose secrets the environment has
     return ModelReport(
-        name=name, version=str(version), alias=alias, uri=uri, tracking_uri=tracking_uri(chain.recipe, chain.store.root)
+        name=name,
+        version=str(version),
+        alias=alias,
+        uri=uri,
+        tracking_uri=written,
     )

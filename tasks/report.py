@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from posttrain.evaluation.gates import check_gates
 from posttrain.pipeline.chain import Chain
 from posttrain.report.build import write_report
+from posttrain.runtime import redaction
 from posttrain.runtime.writing import write_atomically
 from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
@@ -48,6 +50,7 @@ def failure(stage: str, error: Exception) -> Failure:
     again = f"run the same command again: what is finished is kept, and it goes on from {stage}"
     if isinstance(error, Refusal):
         return Failure(stage=stage, message=f"{error.where}: found {error.found}", remedy=f"{error.remedy}; then {again}")
+    error = redaction.without_secrets(error)
     first_line = next(iter(str(error).strip().splitlines()), "")
     return Failure(stage=stage, message=f"{type(error).__name__}: {first_line}", remedy=f"mend the cause; then {again}")
 
@@ -88,11 +91,18 @@ def _measured(chain: Chain, stages: Sequence[StageReport]) -> Metrics:
 
 
 def publish(chain: Chain, report: RunReport) -> None:
-    """Write `report.html` and `result.json` of the run, log them, and close the MLflow run."""
+    """Write `report.html` and `result.json` of the run, log the report, and close the MLflow run."""
     report.report.parent.mkdir(parents=True, exist_ok=True)
-    write_report(chain.recipe, report, stage_folders(chain, report.stages), report.report)
+    folders = stage_folders(chain, report.stages)
+    write_report(chain.recipe, report, folders, report.report)
     write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
-    tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages))
+    with tempfile.TemporaryDirectory() as scratch:
+        public = write_report(chain.recipe, report, folders, Path(scratch), rows=False) if _private(chain) else None
+        tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages), public)
+
+
+def _private(chain: Chain) -> bool:
+    return chain.recipe.tracking.rows == "none"
 
 
 def is_promoted(report: RunReport) -> bool:

@@ -13,7 +13,7 @@ from prefect.states import Completed
 from prefect.tasks import Task, task
 
 from posttrain.pipeline.chain import Chain
-from posttrain.runtime import progress
+from posttrain.runtime import progress, redaction
 from posttrain.runtime.store import Built, Stored
 from schemas.recipe import Recipe
 from schemas.results import StageReport
@@ -31,12 +31,14 @@ def stage_task(build: Build) -> StageTask:
     Prefect's own cache is off: its keys miss changed inputs and it trusts deleted files. A reused result is the state `Reused`.
     """
     stage = build.__name__
+    redaction.install()
 
     def run(recipe: Recipe, store: str, run_id: str) -> Returned:
         started = time.monotonic()
-        chain = chain_of(recipe, store, run_id)
-        stored = find_or_build(chain, run_id, stage, lambda out: build(chain, out))
-        return as_state(stage_report(stored, time.monotonic() - started))
+        with redaction.cleaned_errors():
+            chain = chain_of(recipe, store, run_id)
+            stored = find_or_build(chain, run_id, stage, lambda out: build(chain, out))
+            return as_state(stage_report(stored, time.monotonic() - started))
 
     decorate = task(
         name=stage, task_run_name=stage, description=inspect.getdoc(build), cache_policy=NO_CACHE, persist_result=False

@@ -20,10 +20,12 @@ from posttrain.runtime.provenance import environment
 from posttrain.runtime.store import Built, Stored
 from posttrain.runtime.trees import Irregular, inside, is_shared, read_regular
 from posttrain.runtime.writing import write_atomically
+from schemas.addresses import opened
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from schemas.secrets import without_credentials
+from tasks import tracked_rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,8 +39,9 @@ DATABASE = Path("tracking") / "mlflow.db"  # in a store
 RUN_ID = re.compile("[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 PARAM_LENGTH = 6000  # MLflow's limit of a parameter's value
 BATCH = 1000  # MLflow's limit of metrics in one call
-SMALL_FILES = ("summary.json", "quarantine.parquet", "curve.jsonl", "evaluation.json", "samples.parquet", "layout.txt",
-               "reward.json", "round_trip.json", "rows.json")  # fmt: skip
+SMALL_FILES = (
+    "summary.json", "curve.jsonl", "evaluation.json", "layout.txt", "reward.json", "round_trip.json", "rows.json",
+)  # fmt: skip
 
 
 def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:
@@ -56,8 +59,9 @@ def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:
 
 
 def tracking_uri(recipe: Recipe, root: Path) -> str:
-    """The recipe's tracking server, or an SQLite file in the store."""
-    return recipe.tracking.uri or own_tracking(root)
+    """The address of the recipe's tracking server, with what the environment gives, or an SQLite file in the store."""
+    given = recipe.tracking.uri
+    return opened(given, "tracking.uri") if given else own_tracking(root)
 
 
 def own_tracking(root: Path) -> str:
@@ -139,8 +143,11 @@ def open_run(recipe: Recipe, root: Path, marker: Path) -> str:
 
 
 @never_fatal
-def finish_run(recipe: Recipe, root: Path, report: RunReport, numbers: dict[str, float]) -> None:
-    """Log final numbers, warnings and report, and close the parent run; one that failed is taken up again by the same recipe."""
+def finish_run(recipe: Recipe, root: Path, report: RunReport, numbers: dict[str, float], page: Path | None = None) -> None:
+    """Log final numbers, warnings and report, and close the parent run; one that failed is taken up again by the same recipe.
+
+    `page` is the report that others may see, where it is not the run's own.
+    """
     from mlflow.entities import Metric, RunTag
 
     client, failed = connect(tracking_uri(recipe, root), root), report.status == "failed"
@@ -148,7 +155,7 @@ def finish_run(recipe: Recipe, root: Path, report: RunReport, numbers: dict[str,
     tags = [RunTag("warnings", "\n".join(report.warnings))] if report.warnings else []
     try:
         client.log_batch(report.run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()], tags=tags)
-        client.log_artifact(report.run_id, str(report.report))
+        client.log_artifact(report.run_id, str(page or report.report))
     finally:
         client.set_terminated(report.run_id, "FAILED" if failed else "FINISHED")
     if not failed:
@@ -220,9 +227,18 @@ def log_stage(chain: Chain, run_id: str, stored: Stored) -> None:
     for name in SMALL_FILES:
         if (stored.folder / name).exists():
             client.log_artifact(nested, str(stored.folder / name))
+    for name in tracked_rows.TABLES:
+        _log_table(client, nested, stored.folder / name, chain.recipe)
     if "adapter" in result.outputs and result.stage != "register":
         client.log_artifacts(nested, str(stored.path("adapter")), "adapter")
     client.set_terminated(nested, "FINISHED")
+
+
+def _log_table(client: MlflowClient, nested: str, path: Path, recipe: Recipe) -> None:
+    if path.exists():
+        with tracked_rows.table_to_log(path, recipe.tracking) as table:
+            if table:
+                client.log_artifact(nested, str(table))
 
 
 def _reopened(client: MlflowClient, marker: Path) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.shared import HOME, Json, StoreOption, prepare, show
+from schemas.addresses import opened
 
 
 def lineage(
@@ -22,4 +23,4 @@ def lineage(
     root = prepare(store)
     from tasks.lineage import lineage_of
 
-    show(lineage_of(model, root, tracking, verify), as_json)
+    show(lineage_of(model, root, opened(tracking, "--tracking-uri") if tracking else None, verify), as_json)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from flows.commands.shared import HOME, Json, Override, Recipe, StoreOption, console, prepare, stdout_kept_for_result
 from flows.console import show_report
 from flows.interrupt import watched
+from flows.terminal import PlainConsole
 from schemas.load import load_recipe
+from schemas.text import visible_json
 
 
 def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_json: Json = False) -> None:  # noqa: B006
@@ -20,8 +20,8 @@ def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_
 
             report, error = run_inline(loaded, root)
         if as_json:
-            result.write(report.model_dump_json(indent=1) + "\n")
+            result.write(visible_json(report.model_dump_json(indent=1)) + "\n")
         else:
-            show_report(report, Console(file=result))
+            show_report(report, PlainConsole(file=result))
     if error:
         raise error

@@ -15,6 +15,8 @@ import yaml
 from rich.console import Console
 
 from flows import defaults
+from flows.terminal import PlainConsole
+from posttrain.runtime.redaction import clean
 from posttrain.runtime.store import Store
 
 HOME = ".posttrain"
@@ -42,7 +44,7 @@ def prepare(store: str) -> Path:
 
 def console() -> Console:
     """Where people read; stdout belongs to results."""
-    return Console(stderr=True)
+    return PlainConsole(stderr=True)
 
 
 @contextmanager
@@ -62,5 +64,5 @@ def stdout_kept_for_result() -> Iterator[Any]:
 
 def show(document: dict[str, Any], as_json: bool) -> None:
     """The same content for programs (JSON) and people (YAML)."""
-    text = json.dumps(document, indent=1) if as_json else yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    text = json.dumps(document, indent=1) if as_json else clean(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
     typer.echo(text.rstrip())

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from flows.commands.shared import HOME, Json, StoreOption, console, prepare, stdout_kept_for_result
 from flows.console import show_sweep
 from flows.interrupt import watched
+from flows.terminal import PlainConsole
 from schemas.sweep import load_sweep
+from schemas.text import visible_json
 
 
 def sweep(
@@ -28,6 +29,6 @@ def sweep(
 
             report = run_sweep(loaded, planned, root)
         if as_json:
-            result.write(report.model_dump_json(indent=1) + "\n")
+            result.write(visible_json(report.model_dump_json(indent=1)) + "\n")
         else:
-            show_sweep(report, Console(file=result))
+            show_sweep(report, PlainConsole(file=result))

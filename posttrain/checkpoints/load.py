@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GgufConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,12 +18,14 @@ from posttrain.data.tokenizer import prepare_tokenizer
 from posttrain.models.architectures import CONFIGS, auto_class
 from posttrain.models.policy import Policy, adapter_beside
 from posttrain.models.shards import refuse_outside_shards
+from posttrain.models.sound_config import refuse_larger_than_files, refuse_unsound, refuse_unsound_file
 from posttrain.runtime.progress import working
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
 
-# What transformers raises on files that are missing, cut short or of an unknown kind.
-BROKEN = (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error, SafetensorError)
+# What transformers raises on files that are missing, cut short or of an unknown kind, and on configs that make no sense.
+BROKEN = (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error, SafetensorError,
+          StrictDataclassError, ArithmeticError, AttributeError, TypeError)  # fmt: skip
 READABLE = (
     "a folder of save_pretrained with safetensors and tokenizer, or a hub id that is reachable or cached",
     "check the path or name; offline, download it first and use model.source local",
@@ -60,9 +63,26 @@ def tokenizer_as_found(policy: Policy) -> PreTrainedTokenizerBase:
 
 
 def load_config(policy: Policy) -> PreTrainedConfig:
-    """The policy's architecture without its weights."""
+    """The policy's architecture without its weights.
+
+    Raises:
+        Refusal: when it cannot be read, or has a size that is none.
+    """
+    refuse_unsound_file(Path(policy.base), _name(policy))
     config: PreTrainedConfig = loading(policy, lambda: AutoConfig.from_pretrained(policy.base, **place_of(policy)))
+    refuse_unsound(config, _name(policy))
     return config
+
+
+def check_size(policy: Policy, config: PreTrainedConfig) -> None:
+    """Refuse a config that no model can be made from, or a far larger one than the files hold, before memory is taken.
+
+    Raises:
+        Refusal: naming the checkpoint.
+    """
+    if policy.gguf is None and not policy.trust_remote_code:
+        parameters = loading(policy, lambda: parameters_of(config))
+        loading(policy, lambda: refuse_larger_than_files(config, parameters, Path(policy.base), _name(policy)))
 
 
 def parameters_of(config: PreTrainedConfig) -> int:
@@ -94,6 +114,7 @@ def load_base(policy: Policy, **options: Any) -> Any:
     if Path(policy.base).is_dir():
         refuse_outside_shards(Path(policy.base), f"model ({_name(policy)})")
     config, exact = load_config(policy), not options
+    check_size(policy, config)
     options |= {"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}
     with working(f"loading {Path(_name(policy)).name}"):
         model, info = loading(
@@ -153,7 +174,7 @@ def loading(policy: Policy, load: Any) -> Any:
     try:
         return load()
     except BROKEN as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first_line = " ".join((str(error).strip().splitlines() or [type(error).__name__])[:2])
         allowed, remedy = _readable_gguf() if policy.gguf else READABLE
         raise Refusal(f"model ({_name(policy)})", f"a checkpoint that cannot be loaded: {first_line}", allowed, remedy) from error
 

@@ -175,4 +175,7 @@ def _rename(columns: Iterable[str], shapes: tuple[Shape, ...]) -> str:
 
 
 def _json(row: dict[str, Any]) -> str:
-    return orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        return "a value that is nested too deeply to be shown"

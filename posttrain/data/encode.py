@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.packing import Example, Tokens
+from posttrain.data.rendering import rendered
 from posttrain.data.tokenizer import added_tokens, writes_bos
 from schemas.errors import Refusal
 from schemas.training import Overlong
@@ -216,7 +217,7 @@ def _tokenise(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, encoded: 
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, generation_prompt: bool) -> str:
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=generation_prompt))
+    return rendered(tokenizer, conversation, generation_prompt)
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, rendered: list[str]) -> list[list[int]]:

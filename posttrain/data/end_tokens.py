@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from posttrain.data.rendering import rendered
+
 ANSWER = "answer"  # a word that no template changes or trims
 
 
@@ -27,7 +29,7 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     `<|eot_id|>` of Llama 3 or `<end_of_turn>` of Gemma, say, where EOS ends a text.
     """
     chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": ANSWER}]
-    after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(ANSWER)[2]
+    after = rendered(tokenizer, chat).rpartition(ANSWER)[2]
     ids: list[int] = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"]
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     eos: Any = tokenizer.eos_token_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, Final
@@ -13,12 +14,17 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posttrain.data import bounds
+from posttrain.data.arrow_messages import MAGIC, decoded_sizes
+from posttrain.data.bounds import Counted, Expansion
 from posttrain.data.sources import SourceFile, suffix
 from schemas.errors import Refusal
 
-LONGEST_LINE: Final = 100_000_000  # bytes
+LONGEST_LINE: Final = bounds.LONGEST_ROW
 LONGEST_VALUE: Final = 200  # characters of a bad row that are kept
+MOST_BAD: Final = 100_000  # rows of a file
 BATCH: Final = 1024
+READ_AHEAD: Final = 1 << 17  # bytes
 CODECS: Final = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 BOM: Final = b"\xef\xbb\xbf"
 
@@ -49,17 +55,32 @@ OnBad = Callable[[BadRow], None]
 def read_rows(file: SourceFile, on_bad: OnBad) -> Iterator[Row]:
     """Row number (1-based) and columns of each readable row, streamed; only a `.json` array is held in memory.
 
-    Lines that are too long, not UTF-8, not JSON or not an object, and the tail of a broken compressed stream, go to `on_bad`.
+    Rows that are too long, not UTF-8, not JSON or not an object, and the tail of a broken compressed stream, go to `on_bad`.
     Blank lines are skipped, and counted in the row numbers.
 
     Raises:
-        Refusal: when the file as a whole is not what its suffix says.
+        Refusal: when the file as a whole is not what its suffix says, or decodes to more than its size allows (`bounds.py`).
     """
     read = READERS.get(suffix(file.url) or "")
     if read is None:
         raise Refusal(file.name, "a file of an unknown kind", " ".join(READERS), "convert it")
     with fsspec.open(file.url, "rb") as stream:
-        yield from read(file, stream, on_bad)
+        yield from read(file, stream, limited(file, on_bad))
+
+
+def limited(file: SourceFile, on_bad: OnBad) -> OnBad:
+    """The same receiver, for at most `MOST_BAD` rows: each is kept until all are judged, and weighs more than its line."""
+    count = 0
+
+    def counted(bad: BadRow) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_BAD:
+            raise Refusal(file.name, f"over {MOST_BAD:,} rows that cannot be read, the last at {bad.row}: {bad.reason}",
+                          "a file with fewer", "correct the file, or name another")  # fmt: skip
+        on_bad(bad)
+
+    return counted
 
 
 def unreadable(file: SourceFile, error: Exception) -> Refusal:
@@ -83,8 +104,12 @@ def _jsonl(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[Row]:
 
 def _decompressed(file: SourceFile, stream: IO[bytes]) -> IO[bytes]:
     codec = CODECS.get(suffix(file.url) or "")
+    if codec is None:  # buffered, since files of a web server or a bucket have no `readline` with a limit
+        return io.BufferedReader(Counted(stream, lambda count: None), READ_AHEAD)
+    so_far = Expansion(file.name)
     # pyarrow, because it alone notices a truncated zstd stream; python-zstandard reads it as complete.
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stream, "r"), codec)) if codec else stream
+    decoded = pa.CompressedInputStream(pa.PythonFile(Counted(stream, so_far.consumed), "r"), codec)
+    return io.BufferedReader(Counted(decoded, so_far.add), READ_AHEAD)
 
 
 def _lines(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[tuple[int, bytes]]:
@@ -133,7 +158,10 @@ def _excerpt(line: bytes) -> str:
 
 def _json(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[Row]:
     """A JSON array of objects. Without a bracket at its start the file is read as JSON lines, which hubs often name `.json`."""
-    content = stream.read()
+    content = stream.read(bounds.LONGEST_ARRAY + 1)
+    if len(content) > bounds.LONGEST_ARRAY:
+        allowed = f"at most {bounds.LONGEST_ARRAY // bounds.MIB} MiB, since it is parsed whole"
+        raise Refusal(file.name, "a larger .json file", allowed, "save the rows as .jsonl, one a line")
     if not content.removeprefix(BOM).lstrip().startswith(b"["):
         yield from _jsonl(file, io.BytesIO(content), on_bad)
         return
@@ -149,37 +177,71 @@ def _json(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[Row]:
 
 
 def _parquet(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[Row]:
-    yield from _batches(file, lambda: pq.ParquetFile(stream).iter_batches(batch_size=BATCH), on_bad)
+    yield from _batches(file, stream, _parquet_batches, on_bad)
+
+
+def _parquet_batches(stream: IO[bytes], so_far: Expansion) -> Iterator[pa.RecordBatch]:
+    """Batches whose texts are dictionaries where the file has them so: one text for a thousand rows is then held once."""
+    found = pq.read_metadata(stream)
+    chunks = [found.row_group(g).column(c) for g in range(found.num_row_groups) for c in range(found.num_columns)]
+    for chunk in chunks:
+        so_far.check(max(chunk.total_uncompressed_size, 4 * chunk.num_values))
+    texts = {chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"}
+    columns = map(found.schema.column, range(found.num_columns))
+    decimals = {column.path for column in columns if "DECIMAL" in str(column.logical_type)}
+    rows = min((_rows_at_once(chunk) for chunk in chunks), default=BATCH)
+    stream.seek(0)
+    yield from pq.ParquetFile(stream, read_dictionary=sorted(texts - decimals), metadata=found).iter_batches(batch_size=rows)
+
+
+def _rows_at_once(chunk: pq.ColumnChunkMetaData) -> int:
+    """Few where each value may repeat all that stands before it, so that it is as long as the chunk."""
+    if "DELTA_BYTE_ARRAY" not in chunk.encodings:
+        return BATCH
+    return min(BATCH, max(1, bounds.LONGEST_BATCH // max(1, int(chunk.total_uncompressed_size))))
 
 
 def _arrow(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[Row]:
+    yield from _batches(file, stream, _arrow_batches, on_bad)
+
+
+def _arrow_batches(stream: IO[bytes], so_far: Expansion) -> Iterator[pa.RecordBatch]:
     """Arrow IPC in either layout; `datasets` writes the streaming one."""
-    magic = stream.read(6)
+    for size in decoded_sizes(stream):
+        so_far.check(size)
     stream.seek(0)
-    if magic == b"ARROW1":
-        yield from _batches(file, lambda: _ipc_file(stream), on_bad)
+    if stream.read(len(MAGIC)) == MAGIC:
+        stream.seek(0)
+        reader = pa.ipc.open_file(stream)
+        yield from map(reader.get_batch, range(reader.num_record_batches))
     else:
-        yield from _batches(file, lambda: iter(pa.ipc.open_stream(stream)), on_bad)
+        stream.seek(0)
+        yield from pa.ipc.open_stream(stream)
 
 
-def _ipc_file(stream: IO[bytes]) -> Iterator[pa.RecordBatch]:
-    reader = pa.ipc.open_file(stream)
-    return map(reader.get_batch, range(reader.num_record_batches))
+Start = Callable[[IO[bytes], Expansion], Iterator[pa.RecordBatch]]
 
 
-def _batches(file: SourceFile, start: Callable[[], Iterator[pa.RecordBatch]], on_bad: OnBad) -> Iterator[Row]:
-    """Rows of record batches. A string that is not UTF-8 costs its row, a broken container the file."""
+def _batches(file: SourceFile, stream: IO[bytes], start: Start, on_bad: OnBad) -> Iterator[Row]:
+    """Rows of record batches. A string that is not UTF-8 and a row that is too large cost themselves, a broken file all of it."""
+    so_far = Expansion(file.name, stream.seek(0, io.SEEK_END))
+    stream.seek(0)
     row = 0
     try:
-        for batch in start():
-            for small in (batch.slice(at, BATCH) for at in range(0, batch.num_rows, BATCH)):
-                for value in _rows(small):
+        for part, sizes in (weighed for batch in start(stream, so_far) for weighed in bounds.weighed(batch)):
+            so_far.add(int(sizes.sum()))
+            for at, count in bounds.pieces(sizes, BATCH):
+                if sizes[at] > bounds.LONGEST_ROW:
+                    row += 1
+                    on_bad(BadRow(file.name, row, f"row_too_large: {sizes[at]} bytes, over {bounds.LONGEST_ROW}", ""))
+                    continue
+                for value in _rows(part.slice(at, count)):
                     row += 1
                     if isinstance(value, UnicodeDecodeError):
                         on_bad(BadRow(file.name, row, f"not_utf8: {value}", ""))
                     else:
                         yield row, value
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, IndexError, struct.error) as error:
         raise unreadable(file, error) from error
 
 

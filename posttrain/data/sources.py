@@ -15,6 +15,7 @@ from fsspec import AbstractFileSystem
 
 from posttrain.runtime.trees import Irregular, read_regular
 from posttrain.runtime.writing import replacing
+from schemas.addresses import opened
 from schemas.errors import Refusal, closest
 
 SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json", ".parquet", ".arrow")
@@ -51,12 +52,13 @@ def resolve(source: str, field: str, cache: Path) -> list[SourceFile]:
         cache: folder that keeps generated samples in ``samples/``.
 
     Raises:
-        Refusal: when nothing matches, a file is empty, or a file, sample or protocol is of an unknown kind.
+        Refusal: when nothing matches, a file is empty, a file, sample or protocol is of an unknown kind, or the address holds a
+            secret.
     """
     if source.startswith(SAMPLE_SCHEME):
         source = str(_sample(source.removeprefix(SAMPLE_SCHEME), field, cache))
     try:
-        filesystem, path = fsspec.url_to_fs(source)
+        filesystem, path = fsspec.url_to_fs(opened(source, field))
         found = _matches(filesystem, path)
     except (ValueError, ImportError, OSError) as error:
         raise Refusal(field, f"{source!r}, which cannot be opened: {error}", PLACES, "correct the address") from error

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from posttrain.data.chat_templates import DEFAULT_CHAT_TEMPLATE
+from posttrain.data.rendering import rendered
 from schemas.errors import Refusal
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
@@ -96,7 +97,9 @@ def some_chat(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     for chat in _CHATS:
         try:
-            return str(tokenizer.apply_chat_template(chat, tokenize=False))
+            return rendered(tokenizer, chat)
+        except Refusal:
+            raise
         except Exception as error:  # the template is a program, and may fail in any way
             refusal = error
     raise broken_template(refusal) from refusal

@@ -18,7 +18,7 @@ import pyarrow
 from posttrain.data import contract
 from posttrain.data.contract import EXAMPLES, Finding, Verdict
 from posttrain.data.kinds import KINDS, Kind
-from posttrain.data.readers import BadRow, Row, read_rows
+from posttrain.data.readers import BadRow, Row, limited, read_rows
 from posttrain.data.sources import SourceFile
 from posttrain.runtime.writing import write_atomically
 from schemas.conversations import Conversations
@@ -144,7 +144,7 @@ def collect(kind: Kind, files: list[SourceFile]) -> tuple[pl.DataFrame, list[Bad
     schema = empty.to_arrow().schema
     frames = [empty]
     for file in files:
-        records = kind.normalise(rows(file), file.name, bad.append)
+        records = kind.normalise(rows(file), file.name, limited(file, bad.append))
         while chunk := list(islice(records, CHUNK)):
             # Through Arrow: three times as fast as polars with nested Python objects.
             frames.append(pl.DataFrame(pyarrow.Table.from_pylist(chunk, schema)))

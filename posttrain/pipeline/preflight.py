@@ -199,14 +199,16 @@ def check_vocabulary(chain: Chain) -> None:
 
 
 def check_lengths(chain: Chain) -> None:
-    """Refuse rows longer than a checkpoint can read; of a new model the recipe itself says how long they may be."""
+    """Refuse sizes that are none, and rows longer than a checkpoint can read; of a new model the recipe itself says them."""
     if isinstance(chain.model, ScratchModel):
         return
-    from posttrain.checkpoints.load import load_config
+    from posttrain.checkpoints.load import check_size, load_config
     from posttrain.models.architectures import longest_sequence, refuse_beyond
     from posttrain.models.rope import unscaled_up_to
 
-    config = load_config(source_policy(chain.model))
+    policy = source_policy(chain.model)
+    config = load_config(policy)
+    check_size(policy, config)
     recipe, longest = chain.recipe, longest_sequence(config)
     if isinstance(recipe.alignment, PPO) and (limit := unscaled_up_to(config)) is not None:  # whose critic reads batches
         refuse_beyond(limit, "alignment", "max_length", recipe.alignment.max_length)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.checkpoints.load import tokenizer_as_found
 from posttrain.data.chat_templates import BUILT_IN, DEFAULT_CHAT_TEMPLATE, template_digest
 from posttrain.data.encode import MAX_SHIFTED_BOUNDARIES, Conversation, accepts, count_shifted
+from posttrain.data.rendering import rendered
 from posttrain.data.tokenizer import broken_template, prepare_tokenizer, refuses, some_chat, template_of
 from posttrain.models.policy import Policy
 from posttrain.pipeline.chain import Chain
@@ -152,7 +153,7 @@ def _leads(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], field: st
     leads: set[str] = set()
     bare, asked = _prompts(tokenizer, row["prompt"])
     for answer in (row[name] for name in COMPLETIONS if row.get(name)):
-        whole = str(tokenizer.apply_chat_template(row["prompt"] + answer, tokenize=False))
+        whole = rendered(tokenizer, row["prompt"] + answer)
         if not whole.startswith(asked):
             continue  # `_refuse_shifted` counts these
         at = whole.find(answer[0]["content"].strip(), len(asked))
@@ -194,5 +195,4 @@ def _refuse_shifted(tokenizer: PreTrainedTokenizerBase, sample: pl.DataFrame, fi
 
 def _prompts(tokenizer: PreTrainedTokenizerBase, prompt: Conversation) -> tuple[str, str]:
     """A prompt without and with what asks for an answer."""
-    bare, asked = (tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=add) for add in (False, True))
-    return str(bare), str(asked)
+    return rendered(tokenizer, prompt), rendered(tokenizer, prompt, generation_prompt=True)

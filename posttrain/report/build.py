@@ -27,8 +27,9 @@ PER_POLICY = ("reward", "perplexity", "eos_share", "response_tokens")
 
 
 def write_report(
-    recipe: Recipe, run: RunReport, folders: Mapping[str, Path], out: Path, *, written: datetime | None = None
-) -> Path:
+    recipe: Recipe, run: RunReport, folders: Mapping[str, Path], out: Path, *, written: datetime | None = None,
+    rows: bool = True,
+) -> Path:  # fmt: skip
     """Write the report of a run as one HTML file without scripts, external files or network addresses.
 
     Args:
@@ -37,13 +38,16 @@ def write_report(
         folders: finished store folder by stage; a stage, or a file in its folder, may be absent, and so is its section then.
         out: the file to write, or an existing folder for `report.html`. Replaced atomically.
         written: date in the header; None is now. Everything else depends on the other arguments alone.
+        rows: show prompts and responses, which are the user's own and not for everyone who reads a tracking server.
 
     Returns:
         Path of the written file.
     """
     target = out / "report.html" if out.is_dir() else out
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_page(TEMPLATE, target, _content(recipe, run, folders) | {"written": written or datetime.now(UTC)})
+    content = _content(recipe, run, folders) | {"written": written or datetime.now(UTC)}
+    content |= {} if rows else {"course": [], "groups": []}
+    write_page(TEMPLATE, target, content)
     return target
 
 

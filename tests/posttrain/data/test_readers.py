@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +118,15 @@ def test_a_string_that_is_not_utf8_in_parquet_costs_its_row(tmp_path: Path) -> N
     rows, bad = read(tmp_path / "x.parquet")
     assert rows == [(1, {"a": "good"}), (3, {"a": "fine"})]
     assert [(b.row, b.code) for b in bad] == [(2, "not_utf8")]
+
+
+def test_lines_of_a_web_server_are_read(tmp_path: Path) -> None:
+    """fsspec's files of web servers and buckets have no `readline` with a limit."""
+    (tmp_path / "rows.jsonl").write_bytes(LINES)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    file = SourceFile("rows.jsonl", f"http://127.0.0.1:{server.server_port}/rows.jsonl")
+    try:
+        assert list(read_rows(file, lambda bad: None)) == list(enumerate(ROWS, 1))
+    finally:
+        server.shutdown()

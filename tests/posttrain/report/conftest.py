@@ -33,7 +33,7 @@ def recipe() -> Recipe:
             "seed": 7,
             "model": {"source": "scratch"},
             "data": {
-                "corpus": "s3://reader:hunter2@bucket/corpus",
+                "corpus": "s3://reader@bucket/corpus",
                 "instructions": "sample://instructions",
                 "preferences": "sample://preferences",
             },

@@ -1,0 +1,70 @@
+"""YAML of bounded size: a few hundred bytes of aliases stand for millions of values, and deep nesting ends the parser's stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from schemas.errors import Refusal
+
+BYTES = 1_000_000  # of a file
+VALUES = 50_000  # with each alias counted as what it stands for
+DEPTH = 30  # recipes have 6
+
+
+class _Limited(yaml.SafeLoader):
+    """PyYAML's safe loader, which stops at the limits."""
+
+    place = ""
+
+    def compose_document(self) -> Any:
+        self.weights: dict[int, int] = {}
+        self.depth = 0
+        return super().compose_document()
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        line, alias = event.start_mark.line + 1, isinstance(event, yaml.AliasEvent)
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise _over(self.place, line, f"values nested over {DEPTH} deep", f"at most {DEPTH} levels")
+        node: Any = super().compose_node(parent, index)
+        self.depth -= 1
+        if alias and id(node) not in self.weights:
+            raise _over(self.place, line, "an alias inside of what it stands for", "aliases of what is complete before them")
+        if not alias:
+            self.weights[id(node)] = 1 + sum(self.weights[id(part)] for part in _parts(node))
+        if self.weights[id(node)] > VALUES:
+            raise _over(self.place, line, f"over {VALUES:,} values, with each alias counted as what it stands for",
+                        f"at most {VALUES:,}")  # fmt: skip
+        return node
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    """The nodes inside a node; those of a mapping are pairs."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _over(place: str, line: int, found: str, allowed: str) -> Refusal:
+    return Refusal(f"{place}:{line}" if place else "YAML", found, allowed, "write the document without them")
+
+
+def read(text: str, place: str) -> Any:
+    """The document in a YAML text; `place` is named in refusals.
+
+    Raises:
+        Refusal: when it is longer, deeper or larger than the limits.
+        yaml.YAMLError: when it is no YAML.
+        ValueError: for a number or a date that is none (`2024-99-99`).
+    """
+    if len(text) > BYTES:
+        raise Refusal(place, f"{len(text):,} characters", f"at most {BYTES:,}", "name a recipe, not a data file")
+    loader = _Limited(text)
+    loader.place = place
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()

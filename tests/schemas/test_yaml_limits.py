@@ -1,0 +1,60 @@
+"""YAML that is small as text and endless as values: refused at its line, at once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import yaml
+
+from schemas.errors import Refusal
+from schemas.load import apply_overrides, load_recipe
+from schemas.yaml_limits import DEPTH, VALUES, read
+
+LEVELS = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]\n" for n in range(1, 10))
+BOMBS = {
+    "nine levels of nine aliases": ("l0: &l0 [x, x, x, x, x, x, x, x, x]\n" + LEVELS, "over 50,000 values"),
+    "aliases of a long text's list": ("a: &a [" + "x," * 1000 + "]\nb: [" + "*a," * 60 + "]\n", "over 50,000 values"),
+    "an alias in itself": ("a: &a [1, *a]\n", "an alias inside of what it stands for"),
+    "a thousand brackets": ("a: " + "[" * 1000 + "]" * 1000, f"nested over {DEPTH} deep"),
+    "many values": ("a: [" + "1," * VALUES + "]", "over 50,000 values"),
+    "a long file": ("# " + "x" * 1_000_000, "at most 1,000,000"),
+    "no date": ("a: 2024-99-99\n", "month must be in 1..12"),
+    "a long number": ("a: " + "1" * 10_000, "in quotes"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_recipe_that_would_not_end_is_refused_in_a_short_message(tmp_path, name):
+    text, said = BOMBS[name]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    started = time.monotonic()
+    with pytest.raises(Refusal) as refusal:
+        load_recipe(path)
+    assert time.monotonic() - started < 60
+    assert said in str(refusal.value)
+    assert len(str(refusal.value)) < 2000
+
+
+def test_the_line_of_what_is_too_deep_is_named():
+    with pytest.raises(Refusal, match=r"^r\.yaml:3: "):
+        read("a: 1\nb: 2\nc: " + "[" * 100, "r.yaml")
+
+
+def test_a_value_on_the_command_line_has_the_same_limits():
+    with pytest.raises(Refusal, match="nested over"):
+        apply_overrides({}, ["model=" + "[" * 100])
+
+
+def test_a_refused_value_of_aliases_is_named_in_a_short_message(tmp_path):
+    """40,000 values are allowed, and none of them is quoted in full."""
+    (tmp_path / "r.yaml").write_text("a: &a [" + "xxxxxxxx," * 1000 + "]\nname: [" + "*a," * 39 + "]\n")
+    with pytest.raises(Refusal) as refusal:
+        load_recipe(tmp_path / "r.yaml")
+    assert len(str(refusal.value)) < 5000
+
+
+def test_anchors_of_a_recipe_still_work():
+    text = "shared: &rate {learning_rate: 1.0e-3, peft: &p {r: 4}}\nsft: *rate\nreward: {<<: *rate, peft: *p}\n"
+    assert read(text, "r.yaml") == yaml.safe_load(text)
