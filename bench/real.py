@@ -47,7 +47,7 @@ def write(workload: Workload, folder: Path) -> None:
     encoded = encode_conversations(table, load_tokenizer(policy), LONGEST, "--pairs", "truncate")
     if len(encoded.examples) < workload.distinct:
         wanted = f"{workload.distinct} examples for {workload.steps} steps"
-        raise Refusal("--pairs", encoded.summary(), wanted, "lower --steps, or give more")
+        raise Refusal(where="--pairs", found=encoded.summary(), allowed=wanted, remedy="lower --steps, or give more")
     write_token_rows([_token_row(each) for each in encoded.examples[: workload.distinct]] * workload.passes, folder)
 
 
@@ -56,14 +56,21 @@ def _refuse_other_shapes(folder: Path) -> None:
     try:
         Shape.read(folder / "model")
     except KeyError as missing:
-        raise Refusal("--model", f"a config without {missing}", "a decoder of Llama's kind", "take another model") from missing
+        raise Refusal(
+            where="--model", found=f"a config without {missing}", allowed="a decoder of Llama's kind", remedy="take another model"
+        ) from missing
 
 
 def pairs_of(address: str, scratch: Path) -> pl.DataFrame:
     """The pairs of a file, in any shape that a recipe may name; rows that cannot be read are refused."""
     table, bad, _ = collect(KINDS["preferences"], resolve(address, "--pairs", scratch))
     if bad:
-        raise Refusal("--pairs", f"{len(bad)} rows that are no pairs: {bad[0]}", "prompt, chosen and rejected", "mend the rows")
+        raise Refusal(
+            where="--pairs",
+            found=f"{len(bad)} rows that are no pairs: {bad[0]}",
+            allowed="prompt, chosen and rejected",
+            remedy="mend the rows",
+        )
     return table
 
 

@@ -62,7 +62,7 @@ def compare(batch: Batch, rounds: int, threads: int | None) -> dict[str, Any]:
     """
     if batch.vocabulary < SMALLEST_VOCABULARY:
         remedy = "raise it: the prompts use that many tokens"
-        raise Refusal("--vocab", str(batch.vocabulary), f"{SMALLEST_VOCABULARY} or more", remedy)
+        raise Refusal(where="--vocab", found=str(batch.vocabulary), allowed=f"{SMALLEST_VOCABULARY} or more", remedy=remedy)
     sides.refuse_without_cuda(batch.device)
     measured: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as scratch:

@@ -75,14 +75,24 @@ def commands(before: Path | None) -> dict[str, list[str]]:
 def refuse_without_peer(peer: Path) -> None:
     """Refuse to compare with a peer whose interpreter is not there."""
     if not peer.exists():
-        raise Refusal(str(peer.relative_to(ROOT)), "nothing", "the peer's virtual environment", "run `make peers` first")
+        raise Refusal(
+            where=str(peer.relative_to(ROOT)),
+            found="nothing",
+            allowed="the peer's virtual environment",
+            remedy="run `make peers` first",
+        )
 
 
 def refuse_without_cuda(device: str) -> None:
     """Refuse `cuda` where torch sees no such device. Asked in a process of its own: this one must stay small."""
     asked = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     if device == "cuda" and subprocess.run([sys.executable, "-c", asked], capture_output=True).returncode:
-        raise Refusal("--device", "cuda, and no CUDA device is visible", "cpu here", "use --device cpu, or a machine with a GPU")
+        raise Refusal(
+            where="--device",
+            found="cuda, and no CUDA device is visible",
+            allowed="cpu here",
+            remedy="use --device cpu, or a machine with a GPU",
+        )
 
 
 def run(command: list[str], folder: Path, threads: int | None) -> Measured:

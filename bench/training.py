@@ -99,11 +99,18 @@ def refuse_bad_numbers(workload: Workload, rounds: int) -> None:
     )
     for where, found, least, why in checks:
         if found < least:
-            raise Refusal(where, str(found), f"{least} or more", f"raise it: {why}")
+            raise Refusal(where=where, found=str(found), allowed=f"{least} or more", remedy=f"raise it: {why}")
     if workload.pairs and not workload.model:
-        raise Refusal("--pairs", "no --model beside it", "pairs of a model that has a tokenizer", "add --model")
+        raise Refusal(
+            where="--pairs", found="no --model beside it", allowed="pairs of a model that has a tokenizer", remedy="add --model"
+        )
     if workload.passes < 1 or workload.steps % workload.passes:
-        raise Refusal("--passes", str(workload.passes), f"a divisor of {workload.steps} steps", "change --steps or --passes")
+        raise Refusal(
+            where="--passes",
+            found=str(workload.passes),
+            allowed=f"a divisor of {workload.steps} steps",
+            remedy="change --steps or --passes",
+        )
 
 
 def _throughput(workload: Workload, folder: Path, threads: int | None, measured: Mapping[str, list[Measured]]) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def refuse_secrets(document: Any) -> None:
     """
     for field, text in _texts(document):
         if holds_secret(text):
-            raise refused(field, f"{without_credentials(text)}, which holds a credential", ALLOWED, REMEDY)
+            raise refused(
+                where=field, found=f"{without_credentials(text)}, which holds a credential", allowed=ALLOWED, remedy=REMEDY
+            )
 
 
 def _texts(document: Any, field: str = "") -> Iterator[tuple[str, str]]:
@@ -46,10 +48,17 @@ def opened(address: str, field: str) -> str:
         Refusal: when it holds a secret itself, or names a variable that is not set.
     """
     if holds_secret(address):
-        raise Refusal(field, f"{without_credentials(address)}, which holds a credential", ALLOWED, REMEDY)
+        raise Refusal(
+            where=field, found=f"{without_credentials(address)}, which holds a credential", allowed=ALLOWED, remedy=REMEDY
+        )
     names = GIVEN.findall(address)
     for name in names:
         if not os.environ.get(name):
-            raise Refusal(field, f"{address}, and {name} is not set", "environment variables that are set", f"set {name}")
+            raise Refusal(
+                where=field,
+                found=f"{address}, and {name} is not set",
+                allowed="environment variables that are set",
+                remedy=f"set {name}",
+            )
     used.update(names)
     return GIVEN.sub(lambda found: os.environ[found[1]], address)

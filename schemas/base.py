@@ -18,7 +18,7 @@ class Frozen(BaseModel):
     )
 
 
-def refused(where: str, found: str, allowed: str, remedy: str) -> PydanticCustomError:
+def refused(*, where: str, found: str, allowed: str, remedy: str) -> PydanticCustomError:
     """A validation error that carries the four parts of a refusal; `schemas/load.py` turns it into one."""
     context = {"where": where, "found": found, "allowed": allowed, "remedy": remedy}
     return PydanticCustomError("refused", "{where}: found {found}", context)

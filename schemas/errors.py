@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 from schemas.secrets import without_credentials
 from schemas.text import visible
@@ -21,16 +22,21 @@ class Refusal(Exception):
         remedy: what the reader should do now.
     """
 
-    def __init__(self, where: str, found: str, allowed: str, remedy: str) -> None:
+    def __init__(self, *, where: str, found: str, allowed: str, remedy: str) -> None:
         self.where, self.found, self.allowed, self.remedy = map(_shown, (where, found, allowed, remedy))
         super().__init__(str(self))
 
     def __str__(self) -> str:
         return f"{self.where}: found {self.found}\n  allowed: {self.allowed}\n  remedy:  {self.remedy}"
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+    @property
+    def parts(self) -> dict[str, str]:
+        """The four parts by name."""
+        return {"where": self.where, "found": self.found, "allowed": self.allowed, "remedy": self.remedy}
+
+    def __reduce__(self) -> tuple[Callable[[], Refusal], tuple[()]]:
         """Keep the four parts when the exception crosses a process border."""
-        return type(self), (self.where, self.found, self.allowed, self.remedy)
+        return functools.partial(type(self), **self.parts), ()
 
 
 def _shown(text: str) -> str:

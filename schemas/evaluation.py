@@ -91,8 +91,12 @@ class Gates(Frozen):
                 strict = limit == "lower_bound_above"  # nothing lies above the highest value
                 if not low <= value <= high or (strict and value == high):
                     allowed = f"a number from {low:g} {'to below' if strict else 'to'} {high:g}"
-                    raise refused(f"evaluation.gates.{name}.{limit}", f"{value:g}", f"{allowed}: the metric has no other values",
-                                  "choose a limit that a model can keep to and miss")  # fmt: skip
+                    raise refused(
+                        where=f"evaluation.gates.{name}.{limit}",
+                        found=f"{value:g}",
+                        allowed=f"{allowed}: the metric has no other values",
+                        remedy="choose a limit that a model can keep to and miss",
+                    )
         return self
 
     def given(self) -> dict[str, Gate]:
@@ -123,8 +127,12 @@ class Evaluation(Frozen):
     def _leaves_room_for_a_prompt(self) -> Evaluation:
         if self.max_length is not None and self.max_new_tokens > self.max_length - 2:
             found, most = f"{self.max_new_tokens} with max_length {self.max_length}", self.max_length - 2
-            raise refused("evaluation.max_new_tokens", found, f"at most {most}, which leaves room for a prompt",
-                          "lower it, or raise max_length")  # fmt: skip
+            raise refused(
+                where="evaluation.max_new_tokens",
+                found=found,
+                allowed=f"at most {most}, which leaves room for a prompt",
+                remedy="lower it, or raise max_length",
+            )
         return self
 
 

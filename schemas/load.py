@@ -60,21 +60,48 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
         Refusal: naming the file, and the line where its YAML is broken.
     """
     if not path.is_file():
-        raise Refusal(str(path), "no such file", f"a {kind} in YAML", f"check the path; {kind}s are in deployments/{kind}s")
+        raise Refusal(
+            where=str(path),
+            found="no such file",
+            allowed=f"a {kind} in YAML",
+            remedy=f"check the path; {kind}s are in deployments/{kind}s",
+        )
     try:
         if path.stat().st_size > yaml_limits.BYTES:
-            raise Refusal(str(path), f"{path.stat().st_size:,} bytes", f"at most {yaml_limits.BYTES:,}", f"name a {kind}")
+            raise Refusal(
+                where=str(path),
+                found=f"{path.stat().st_size:,} bytes",
+                allowed=f"at most {yaml_limits.BYTES:,}",
+                remedy=f"name a {kind}",
+            )
         document = yaml_limits.read(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
-        raise Refusal(f"{path}: byte {error.start}", "bytes that are not UTF-8", "UTF-8 text", "save the file as UTF-8") from None
+        raise Refusal(
+            where=f"{path}: byte {error.start}",
+            found="bytes that are not UTF-8",
+            allowed="UTF-8 text",
+            remedy="save the file as UTF-8",
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise Refusal(f"{path}{line}", getattr(error, "problem", None) or "broken YAML", "valid YAML", "mend this line") from None
+        raise Refusal(
+            where=f"{path}{line}",
+            found=getattr(error, "problem", None) or "broken YAML",
+            allowed="valid YAML",
+            remedy="mend this line",
+        ) from None
     except ValueError as error:  # a date or a number that is none
-        raise Refusal(str(path), short(str(error)), "valid YAML", "put the value in quotes, or correct it") from None
+        raise Refusal(
+            where=str(path), found=short(str(error)), allowed="valid YAML", remedy="put the value in quotes, or correct it"
+        ) from None
     if not isinstance(document, dict):
-        raise Refusal(str(path), type(document).__name__, f"a mapping of {kind} fields", f"start from {EXAMPLES[kind]}")
+        raise Refusal(
+            where=str(path),
+            found=type(document).__name__,
+            allowed=f"a mapping of {kind} fields",
+            remedy=f"start from {EXAMPLES[kind]}",
+        )
     return document
 
 
@@ -88,7 +115,10 @@ def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[
         dotted, equals, value = word.partition("=")
         if not equals or not all(dotted.split(".")):
             raise Refusal(
-                f"--set {word}", "no field=value", "a dotted field, '=', a value", "for example --set alignment.beta=0.3"
+                where=f"--set {word}",
+                found="no field=value",
+                allowed="a dotted field, '=', a value",
+                remedy="for example --set alignment.beta=0.3",
             )
         set_field(document, dotted, _value(word, value), f"--set {dotted}", given)
         given.add(dotted)
@@ -100,7 +130,9 @@ def _value(word: str, text: str) -> Any:
         return yaml_limits.read(text, f"--set {word}")
     except (yaml.YAMLError, ValueError) as error:
         found = getattr(error, "problem", None) or "broken YAML"
-        raise Refusal(f"--set {word}", found, "a value in YAML", "close brackets and quotes, or quote the value") from None
+        raise Refusal(
+            where=f"--set {word}", found=found, allowed="a value in YAML", remedy="close brackets and quotes, or quote the value"
+        ) from None
 
 
 def set_field(
@@ -127,7 +159,9 @@ def set_field(
         place = place[name]
         if not isinstance(place, dict):
             where = ".".join(parents[: depth + 1])
-            raise Refusal(place_of_value, f"{where} holds {short(place)}", "a section", f"set {where} itself")
+            raise Refusal(
+                where=place_of_value, found=f"{where} holds {short(place)}", allowed="a section", remedy=f"set {where} itself"
+            )
     for name in _of_the_old_kind(parents, last, place, value):
         if ".".join([*parents, name]) not in given:
             place.pop(name, None)
@@ -153,7 +187,7 @@ def _member(choices: Iterable[type[BaseModel]], field: str, kind: Any) -> type[B
 def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str, kind: type[BaseModel]) -> Refusal:
     context = error.get("ctx", {})
     if error["type"] == "refused":
-        return Refusal(context["where"], context["found"], context["allowed"], context["remedy"])
+        return Refusal(where=context["where"], found=context["found"], allowed=context["allowed"], remedy=context["remedy"])
     path, siblings = _walk(error["loc"], document, kind)
     where = ".".join(path) or name
     found = "nothing" if error["type"] == "missing" else short(error["input"])
@@ -168,7 +202,7 @@ def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str, kind: 
         where = f"{where}.{tag}"
         found = short(context["tag"]) if "tag" in context else "nothing"
         allowed = context.get("expected_tags") or "the kind"
-    return Refusal(where, found, allowed, remedy)
+    return Refusal(where=where, found=found, allowed=allowed, remedy=remedy)
 
 
 def _walk(location: tuple[int | str, ...], document: Any, kind: type[BaseModel]) -> tuple[list[str], list[str]]:

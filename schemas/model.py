@@ -45,11 +45,19 @@ class ScratchModel(Frozen):
         wanted = {"kv_heads": self.kv_heads, "rope_theta": self.rope_theta}
         for name, value in wanted.items():
             if value is not None and self.architecture != "llama":
-                raise refused(f"model.{name}", f"{value} with architecture {self.architecture}", "null: it is a field of llama",
-                              f"remove {name}, or choose architecture llama")  # fmt: skip
+                raise refused(
+                    where=f"model.{name}",
+                    found=f"{value} with architecture {self.architecture}",
+                    allowed="null: it is a field of llama",
+                    remedy=f"remove {name}, or choose architecture llama",
+                )
         if self.architecture == "t5" and not self.tie_embeddings:
-            raise refused("model.tie_embeddings", "false with architecture t5", "true: transformers ties them in every T5",
-                          "remove tie_embeddings")  # fmt: skip
+            raise refused(
+                where="model.tie_embeddings",
+                found="false with architecture t5",
+                allowed="true: transformers ties them in every T5",
+                remedy="remove tie_embeddings",
+            )
         return self
 
     @model_validator(mode="after")
@@ -60,14 +68,18 @@ class ScratchModel(Frozen):
         for name, part, whole_name, whole in parts:
             if whole % part:
                 raise refused(
-                    f"model.{name}",
-                    f"{part} with {whole_name} {whole}",
-                    f"a divisor of {whole_name}",
-                    f"choose {name} so that it divides {whole}",
+                    where=f"model.{name}",
+                    found=f"{part} with {whole_name} {whole}",
+                    allowed=f"a divisor of {whole_name}",
+                    remedy=f"choose {name} so that it divides {whole}",
                 )
         if self.architecture == "llama" and (self.hidden_size // self.heads) % 2:
-            raise refused("model.heads", f"{self.heads} with hidden_size {self.hidden_size}: an odd width per head",
-                          "an even width per head", "rotary positions turn pairs: choose other heads")  # fmt: skip
+            raise refused(
+                where="model.heads",
+                found=f"{self.heads} with hidden_size {self.hidden_size}: an odd width per head",
+                allowed="an even width per head",
+                remedy="rotary positions turn pairs: choose other heads",
+            )
         return self
 
 

@@ -78,8 +78,12 @@ class KL(Frozen):
     @model_validator(mode="after")
     def _adapts_from_something(self) -> KL:
         if self.adaptive and self.coefficient == 0:
-            raise refused("alignment.kl.coefficient", "0 with adaptive true", "a number above 0: factors adapt it, 0 stays 0",
-                          "set coefficient=0.05, say, or adaptive=false")  # fmt: skip
+            raise refused(
+                where="alignment.kl.coefficient",
+                found="0 with adaptive true",
+                allowed="a number above 0: factors adapt it, 0 stays 0",
+                remedy="set coefficient=0.05, say, or adaptive=false",
+            )
         return self
 
 
@@ -163,22 +167,50 @@ def _uneven(spec: PPO) -> list[Exception]:
     """Counts that cannot be divided."""
     problems: list[Exception] = []
     if spec.rollouts % spec.samples:
-        problems.append(refused("alignment.rollouts", f"{spec.rollouts} with samples {spec.samples}",
-                                f"a multiple of {spec.samples}", "change one of them"))  # fmt: skip
+        problems.append(
+            refused(
+                where="alignment.rollouts",
+                found=f"{spec.rollouts} with samples {spec.samples}",
+                allowed=f"a multiple of {spec.samples}",
+                remedy="change one of them",
+            )
+        )
     if spec.minibatches > spec.rollouts // spec.samples:
-        problems.append(refused("alignment.minibatches", f"{spec.minibatches} with {spec.rollouts // spec.samples} prompts",
-                                "at most one per prompt", "lower it, or raise rollouts"))  # fmt: skip
+        problems.append(
+            refused(
+                where="alignment.minibatches",
+                found=f"{spec.minibatches} with {spec.rollouts // spec.samples} prompts",
+                allowed="at most one per prompt",
+                remedy="lower it, or raise rollouts",
+            )
+        )
     if spec.max_new_tokens > spec.max_length - 2:
-        problems.append(refused("alignment.max_new_tokens", f"{spec.max_new_tokens} with max_length {spec.max_length}",
-                                f"at most {spec.max_length - 2}, which leaves room for a prompt",
-                                "lower it, or raise max_length"))  # fmt: skip
+        problems.append(
+            refused(
+                where="alignment.max_new_tokens",
+                found=f"{spec.max_new_tokens} with max_length {spec.max_length}",
+                allowed=f"at most {spec.max_length - 2}, which leaves room for a prompt",
+                remedy="lower it, or raise max_length",
+            )
+        )
     if spec.kl.adaptive and spec.rollouts >= 5 * spec.kl.horizon:
-        problems.append(refused("alignment.kl.horizon", f"{spec.kl.horizon:g} with rollouts {spec.rollouts}",
-                                f"more than {spec.rollouts / 5:g}: one iteration would take the whole coefficient away",
-                                "raise horizon: 10000 is the paper's"))  # fmt: skip
+        problems.append(
+            refused(
+                where="alignment.kl.horizon",
+                found=f"{spec.kl.horizon:g} with rollouts {spec.rollouts}",
+                allowed=f"more than {spec.rollouts / 5:g}: one iteration would take the whole coefficient away",
+                remedy="raise horizon: 10000 is the paper's",
+            )
+        )
     if spec.advantage != "gae" and spec.samples < 2:
-        problems.append(refused("alignment.samples", f"{spec.samples} with advantage {spec.advantage}", "2 or more",
-                                "set samples=4, say: responses to one prompt are compared"))  # fmt: skip
+        problems.append(
+            refused(
+                where="alignment.samples",
+                found=f"{spec.samples} with advantage {spec.advantage}",
+                allowed="2 or more",
+                remedy="set samples=4, say: responses to one prompt are compared",
+            )
+        )
     return problems
 
 
@@ -188,9 +220,15 @@ def _equal_names(spec: PPO) -> list[Exception]:
     for field, sources in (("reward", spec.reward), ("monitor", spec.monitor)):
         labels = [source.label for source in sources]
         problems += [
-            refused(f"alignment.{field}", f"two sources of the name {label}", "names that differ", "rename or remove one of them")
-            for label in dict.fromkeys(labels) if labels.count(label) > 1
-        ]  # fmt: skip
+            refused(
+                where=f"alignment.{field}",
+                found=f"two sources of the name {label}",
+                allowed="names that differ",
+                remedy="rename or remove one of them",
+            )
+            for label in dict.fromkeys(labels)
+            if labels.count(label) > 1
+        ]
     return problems
 
 
@@ -201,12 +239,23 @@ _OF_THE_CRITIC = ("value_clip", "value_coefficient", "value_model", "gamma", "la
 def _meaningless(spec: PPO) -> list[Exception]:
     """Values that nothing would read."""
     problems: list[Exception] = [
-        refused(f"alignment.{name}", f"{getattr(spec, name)} with advantage {spec.advantage}", "advantage gae", f"remove {name}")
+        refused(
+            where=f"alignment.{name}",
+            found=f"{getattr(spec, name)} with advantage {spec.advantage}",
+            allowed="advantage gae",
+            remedy=f"remove {name}",
+        )
         for name in _OF_THE_CRITIC
         if spec.advantage != "gae" and getattr(spec, name) != PPO.model_fields[name].default
-    ]  # fmt: skip
+    ]
     if spec.early_stop is not None or spec.keep == "best":
         name = "early_stop" if spec.early_stop is not None else "keep"
-        problems.append(refused(f"alignment.{name}", "a choice by validation loss with algorithm ppo", "nothing: PPO has none",
-                                f"remove {name}; the gates of evaluation judge the result"))  # fmt: skip
+        problems.append(
+            refused(
+                where=f"alignment.{name}",
+                found="a choice by validation loss with algorithm ppo",
+                allowed="nothing: PPO has none",
+                remedy=f"remove {name}; the gates of evaluation judge the result",
+            )
+        )
     return problems

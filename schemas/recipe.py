@@ -1,7 +1,7 @@
 """The recipe: everything that a run does follows from this document and the content of its inputs.
 
-The stages' own sections live in `schemas/training.py`, `schemas/data.py` and `schemas/evaluation.py`; this file joins them and
-holds the rules that reach across sections.
+The stages' own sections live in `schemas/training.py`, `schemas/data.py` and `schemas/evaluation.py`; this file joins them,
+and `schemas/recipe_rules.py` holds the rules that reach across sections.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from schemas.addresses import refuse_secrets
 from schemas.base import Frozen, refused
 from schemas.data import Data, Filtering
-from schemas.evaluation import Evaluation, Registry, RewardModelJudge
+from schemas.evaluation import Evaluation, Registry
 from schemas.model import Model, Quantization
-from schemas.ppo import PPO, StageReward
+from schemas.ppo import PPO
 from schemas.reward import RewardModel
 from schemas.training import DPO, SFT, NoAlignment, Pretrain
 
@@ -67,11 +66,19 @@ class Compute(Frozen):
     @model_validator(mode="after")
     def _float16_has_a_place(self) -> Compute:
         if self.dtype == "float16" and self.device == "cpu":
-            raise refused("compute.dtype", "float16 with device cpu", "float32, or bfloat16 where the chip has it",
-                          "set compute.dtype=auto")  # fmt: skip
+            raise refused(
+                where="compute.dtype",
+                found="float16 with device cpu",
+                allowed="float32, or bfloat16 where the chip has it",
+                remedy="set compute.dtype=auto",
+            )
         if self.dtype == "float16" and self.strategy == "fsdp2" and self.num_processes > 1:
-            raise refused("compute.dtype", "float16 with strategy fsdp2", "bfloat16 or float32, or strategy ddp",
-                          "set compute.dtype=bfloat16: its range needs no loss scale")  # fmt: skip
+            raise refused(
+                where="compute.dtype",
+                found="float16 with strategy fsdp2",
+                allowed="bfloat16 or float32, or strategy ddp",
+                remedy="set compute.dtype=bfloat16: its range needs no loss scale",
+            )
         return self
 
 
@@ -156,137 +163,18 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _every_consumer_is_fed(self) -> Recipe:
-        for problem in (*_missing_inputs(self), *_impossible_gates(self), *_does_not_fit(self), *_quantised(self)):
+        from schemas.recipe_rules import problems_of  # which reads the table of stages here
+
+        for problem in problems_of(self):
             raise problem
         return self
 
 
-def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
-    """Stages that are asked for without what they read."""
-    reads = {stage: source for stage in recipe.stages if (source := recipe.dataset(stage))}
-    problems = [
-        refused(f"data.{source}", "null", f"a source, since the stage {stage} reads it",
-                f"set data.{source}, or remove the stage")
-        for stage, source in reads.items()
-        if getattr(recipe.data, source) is None
-    ]  # fmt: skip
-    if recipe.model.source == "scratch" and recipe.pretrain is None:
-        problems.append(
-            refused(
-                "pretrain",
-                "null with model.source scratch",
-                "a pretrain section",
-                "add pretrain, or start from model.source hub or local",
-            )
-        )
-    if not reads:
-        problems.append(refused("sft", "a recipe that trains nothing", "at least one of pretrain, sft, reward, alignment",
-                                "add the stage that you want"))  # fmt: skip
-    if recipe.data.instructions is None and recipe.data.preferences is None:
-        problems.append(
-            refused(
-                "data.instructions",
-                "null, and data.preferences null",
-                "one of the two",
-                "evaluation needs held-out prompts: give instructions or preferences",
-            )
-        )
-    return problems
-
-
-def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
-    """Gates and promotion metrics on numbers that this recipe never measures."""
-    opponents = policies(recipe)[:-1]
-    wins = {f"win_rate_vs_{name}" for name in opponents}
-    measured = wins if recipe.evaluation.judge else set()
-    measured = measured | ({"perplexity_ratio_vs_base"} if opponents else set())
-    measured |= {"kl_per_token"} if "align" in recipe.stages else set()
-    measured |= {"preference_accuracy"} if "align" in recipe.stages and recipe.data.preferences else set()
-    trains = any(map(_policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
-    measured |= {"validation_loss_falls"} if trains else set()
-    wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
-    problems = [_unmeasured(where, name, measured, wins) for where, name in wanted.items() if name not in measured]
-    promotes = measured & {*wins, "preference_accuracy"} | ({"validation_loss"} if trains and opponents else set())
-    if recipe.registry and recipe.registry.promote_on and recipe.registry.promote_on not in promotes:
-        problems.append(_unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins))
-    return problems
-
-
-def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
-    """A refusal of one of them; a win rate may lack nothing but a judge."""
-    remedy = "set evaluation.judge: a function or a reward model" if name in wins else "remove it, or add the stage that it is of"
-    return refused(where, name, f"metrics that this recipe measures: {', '.join(sorted(measured)) or 'none'}", remedy)
-
-
-def _cannot_reward(recipe: Recipe) -> list[PydanticCustomError]:
-    """Sources of rewards that this recipe does not have."""
-    if not isinstance(recipe.alignment, PPO) or recipe.reward is not None:
-        return []
-    return [
-        refused(f"alignment.{field}", "source model, and no section reward", "a section reward, or source function or registry",
-                "add reward: {}, which trains a reward model on data.preferences")
-        for field in ("reward", "monitor")
-        if any(isinstance(source, StageReward) for source in getattr(recipe.alignment, field))
-    ]  # fmt: skip
-
-
-def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
-    """Settings that are fine alone and not together."""
-    problems = [*_cannot_reward(recipe)]
-    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
-        problems.append(refused("compute.num_processes", f"{recipe.compute.num_processes} with alignment.algorithm ppo", "1",
-                                "set compute.num_processes=1: PPO trains on one device"))  # fmt: skip
-    longest = recipe.model.max_length if recipe.model.source == "scratch" else None
-    wanted = {
-        "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,
-        "sft.max_length": recipe.sft.max_length if recipe.sft else 0,
-        "reward.max_length": recipe.reward.max_length if recipe.reward and recipe.reward.model is None else 0,
-        "alignment.max_length": getattr(recipe.alignment, "max_length", 0),
-    }
-    for where, tokens in wanted.items():
-        if longest is not None and tokens > longest:
-            problems.append(refused(where, f"{tokens} with model.max_length {longest}", f"at most {longest}",
-                                    "lower it, or raise model.max_length"))  # fmt: skip
-    if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
-        problems.append(refused("model.trust_remote_code", "true with a registry section", "false, or registry null",
-                                "consumers load registered models without the model's own code"))  # fmt: skip
-    if isinstance(recipe.evaluation.judge, RewardModelJudge) and recipe.reward is None:
-        problems.append(refused("evaluation.judge.source", "reward_model, and reward null", "function, or a reward section",
-                                "add the section reward, or name a function"))  # fmt: skip
-    if recipe.registry and recipe.registry.reward_model and recipe.reward is None:
-        problems.append(refused("registry.reward_model", f"{recipe.registry.reward_model}, and reward null",
-                                "null, or a reward section", "add the section reward, or remove reward_model"))  # fmt: skip
-    if recipe.registry and recipe.registry.reward_model == recipe.registry.model:
-        problems.append(refused("registry.reward_model", f"{recipe.registry.model}, the name of the policy", "a name of its own",
-                                "choose another name"))  # fmt: skip
-    problems += [
-        refused(f"evaluation.gates.{name}.lower_bound_above", "a bound on an interval", "min or max: this metric has no interval",
-                f"use {instead}")
-        for name, instead in (("perplexity_ratio_vs_base", "max"), ("validation_loss_falls", "min"))
-        if (gate := getattr(recipe.evaluation.gates, name)) and gate.lower_bound_above is not None
-    ]  # fmt: skip
-    return problems
-
-
-def _quantised(recipe: Recipe) -> list[PydanticCustomError]:
-    """What was not built for a model whose weights are held in fewer bits."""
-    conflicts = {
-        "pretrain": (recipe.pretrain is not None, "a section", "null: pretraining trains every weight"),
-        "reward": (recipe.reward is not None, "a section", "null"),
-        "alignment.algorithm": (recipe.alignment.algorithm == "ppo", "ppo", "dpo or none"),
-        "compute.num_processes": (recipe.compute.num_processes > 1, str(recipe.compute.num_processes), "1"),
-    }
-    return [
-        refused(where, f"{found} with model.quantization {recipe.quantization}", allowed, "change it, or set quantization=null")
-        for where, (given, found, allowed) in conflicts.items()
-        if given and recipe.quantization
-    ]
-
-
 def policies(recipe: Recipe) -> tuple[str, ...]:
     """Policies that evaluation compares, the candidate last: `base` stands before SFT, after pretraining."""
-    return tuple(dict.fromkeys(("base", *filter(None, map(_policy_of, recipe.stages)))))
+    return tuple(dict.fromkeys(("base", *filter(None, map(policy_of, recipe.stages)))))
 
 
-def _policy_of(stage: str) -> str | None:
+def policy_of(stage: str) -> str | None:
+    """What evaluation calls the policy that a stage makes; None for a stage that makes none."""
     return STAGES[stage].policy

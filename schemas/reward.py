@@ -31,8 +31,12 @@ class ScratchEncoder(Frozen):
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchEncoder:
         if self.hidden_size % self.heads:
-            raise refused("reward.model.heads", f"{self.heads} with hidden_size {self.hidden_size}", "a divisor of hidden_size",
-                          f"choose heads so that it divides {self.hidden_size}")  # fmt: skip
+            raise refused(
+                where="reward.model.heads",
+                found=f"{self.heads} with hidden_size {self.hidden_size}",
+                allowed="a divisor of hidden_size",
+                remedy=f"choose heads so that it divides {self.hidden_size}",
+            )
         return self
 
 
@@ -64,9 +68,17 @@ class RewardModel(Optimization):
     @model_validator(mode="after")
     def _new_weights_are_trained(self) -> RewardModel:
         if isinstance(self.model, ScratchEncoder) and self.peft.method != "full":
-            raise refused("reward.peft.method", f"{self.peft.method} with reward.model.source scratch",
-                          "full: nothing has trained what would be frozen", "set reward.peft.method=full")  # fmt: skip
+            raise refused(
+                where="reward.peft.method",
+                found=f"{self.peft.method} with reward.model.source scratch",
+                allowed="full: nothing has trained what would be frozen",
+                remedy="set reward.peft.method=full",
+            )
         if getattr(self.peft, "head", False):
-            raise refused("reward.peft.head", "true", "false: a reward model has a score in place of the output head",
-                          "remove head: the score is always trained")  # fmt: skip
+            raise refused(
+                where="reward.peft.head",
+                found="true",
+                allowed="false: a reward model has a score in place of the output head",
+                remedy="remove head: the score is always trained",
+            )
         return self

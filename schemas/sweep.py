@@ -30,7 +30,9 @@ class Over(Frozen):
     def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         for index, value in enumerate(values):
             if value in values[:index]:
-                raise refused("over.values", f"{value!r} twice", "values that differ", "remove one of them")
+                raise refused(
+                    where="over.values", found=f"{value!r} twice", allowed="values that differ", remedy="remove one of them"
+                )
         return values
 
 
@@ -51,7 +53,12 @@ class Line(Frozen):
     def _sets_nothing_that_it_varies(cls, over: Over, info: ValidationInfo) -> Over:
         for name in info.data.get("set", {}):
             if f"{name}.".startswith(f"{over.field}."):
-                raise refused("over.field", f"{over.field}, and set gives {name}", "another field", "remove it from set")
+                raise refused(
+                    where="over.field",
+                    found=f"{over.field}, and set gives {name}",
+                    allowed="another field",
+                    remedy="remove it from set",
+                )
         return over
 
 
@@ -69,7 +76,12 @@ class Sweep(Frozen):
         labels = [line.label for line in lines]
         for label in labels:
             if labels.count(label) > 1:
-                raise refused("lines", f"the label {label!r} twice", "a label of its own for each line", "rename one of them")
+                raise refused(
+                    where="lines",
+                    found=f"the label {label!r} twice",
+                    allowed="a label of its own for each line",
+                    remedy="rename one of them",
+                )
         return lines
 
 
@@ -165,11 +177,20 @@ def _recipe(path: Path, line: Line, value: Any) -> Recipe:
             set_field(document, dotted, given, dotted, fields.keys())
         recipe = validate_recipe({**document, "registry": None}, str(source))
         if recipe.alignment.algorithm == "none":
-            raise Refusal("alignment", "none", "an algorithm", "a frontier needs a policy that moved from its reference")
+            raise Refusal(
+                where="alignment",
+                found="none",
+                allowed="an algorithm",
+                remedy="a frontier needs a policy that moved from its reference",
+            )
         if recipe.evaluation.judge is None:
-            raise Refusal("evaluation.judge", "null", "a function or a reward model",
-                          "a frontier draws rewards: name who gives them")  # fmt: skip
+            raise Refusal(
+                where="evaluation.judge",
+                found="null",
+                allowed="a function or a reward model",
+                remedy="a frontier draws rewards: name who gives them",
+            )
     except Refusal as refusal:
         where = f"line {line.label!r} with {line.over.field}={value}: {refusal.where}"
-        raise Refusal(where, refusal.found, refusal.allowed, refusal.remedy) from None
+        raise Refusal(where=where, found=refusal.found, allowed=refusal.allowed, remedy=refusal.remedy) from None
     return recipe

@@ -150,11 +150,20 @@ class DPO(Optimization):
             value, default = getattr(self, name), DPO.model_fields[name].default
             if value != default and self.loss not in losses:
                 unset = "null" if default is None else "0"
-                raise refused(f"alignment.{name}", f"{value} with loss {self.loss}", f"{unset}, or loss {', '.join(losses)}",
-                              f"remove {name}, or choose another loss")  # fmt: skip
+                raise refused(
+                    where=f"alignment.{name}",
+                    found=f"{value} with loss {self.loss}",
+                    allowed=f"{unset}, or loss {', '.join(losses)}",
+                    remedy=f"remove {name}, or choose another loss",
+                )
         for name, (loss, remedy) in NEEDED_BY.items():
             if self.loss == loss and getattr(self, name) == DPO.model_fields[name].default:
-                raise refused(f"alignment.{name}", f"nothing with loss {loss}", f"a value, which {loss} needs", remedy)
+                raise refused(
+                    where=f"alignment.{name}",
+                    found=f"nothing with loss {loss}",
+                    allowed=f"a value, which {loss} needs",
+                    remedy=remedy,
+                )
         return self
 
     @model_validator(mode="after")
@@ -162,8 +171,12 @@ class DPO(Optimization):
         """Dropout before an adapter that holds the main part of a weight changes the policy before the first step."""
         init, dropout = getattr(self.peft, "init", ""), getattr(self.peft, "dropout", 0.0)
         if init.startswith(("pissa", "olora")) and dropout:
-            raise refused("alignment.peft.dropout", f"{dropout} with init {init}", "0: it would drop a part of the policy itself",
-                          "remove dropout, or choose init default")  # fmt: skip
+            raise refused(
+                where="alignment.peft.dropout",
+                found=f"{dropout} with init {init}",
+                allowed="0: it would drop a part of the policy itself",
+                remedy="remove dropout, or choose init default",
+            )
         return self
 
 

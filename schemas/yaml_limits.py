@@ -49,7 +49,9 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _over(place: str, line: int, found: str, allowed: str) -> Refusal:
-    return Refusal(f"{place}:{line}" if place else "YAML", found, allowed, "write the document without them")
+    return Refusal(
+        where=f"{place}:{line}" if place else "YAML", found=found, allowed=allowed, remedy="write the document without them"
+    )
 
 
 def read(text: str, place: str) -> Any:
@@ -61,7 +63,9 @@ def read(text: str, place: str) -> Any:
         ValueError: for a number or a date that is none (`2024-99-99`).
     """
     if len(text) > BYTES:
-        raise Refusal(place, f"{len(text):,} characters", f"at most {BYTES:,}", "name a recipe, not a data file")
+        raise Refusal(
+            where=place, found=f"{len(text):,} characters", allowed=f"at most {BYTES:,}", remedy="name a recipe, not a data file"
+        )
     loader = _Limited(text)
     loader.place = place
     try:

@@ -49,7 +49,10 @@ def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = Fals
 def _last_of_run(root: Path, run_id: str) -> Path:
     """The folder, relative to the store, of the last stage of a run."""
     unknown = Refusal(
-        "MODEL", run_id[:200], "models:/NAME@ALIAS, models:/NAME/VERSION or a run id of this store", "check --store"
+        where="MODEL",
+        found=run_id[:200],
+        allowed="models:/NAME@ALIAS, models:/NAME/VERSION or a run id of this store",
+        remedy="check --store",
     )
     if not RUN_ID.fullmatch(run_id):
         raise unknown
@@ -58,8 +61,12 @@ def _last_of_run(root: Path, run_id: str) -> Path:
     except FileNotFoundError:
         raise unknown from None
     except (OSError, ValueError, RecursionError) as error:
-        raise Refusal(f"runs/{run_id}/result.json", f"what is no report ({error})", "the file that the run wrote",
-                      "name the model instead") from error  # fmt: skip
+        raise Refusal(
+            where=f"runs/{run_id}/result.json",
+            found=f"what is no report ({error})",
+            allowed="the file that the run wrote",
+            remedy="name the model instead",
+        ) from error
     stages = report.get("stages") if isinstance(report, dict) else None
     last = stages[-1] if isinstance(stages, list) and stages else None
     name, key = (str(last.get(part)) for part in ("name", "key")) if isinstance(last, dict) else ("", "")
@@ -69,8 +76,12 @@ def _last_of_run(root: Path, run_id: str) -> Path:
 def _place(stage: str, key: str, where: str) -> Path:
     """The folder of a result in its store."""
     if stage not in STAGES or not is_key(key):
-        raise Refusal(where, f"a stage {stage[:40]!r} with the key {key[:40]!r}", "a stage, and 32 hexadecimal digits",
-                      "somebody changed it: nothing was read there")  # fmt: skip
+        raise Refusal(
+            where=where,
+            found=f"a stage {stage[:40]!r} with the key {key[:40]!r}",
+            allowed="a stage, and 32 hexadecimal digits",
+            remedy="somebody changed it: nothing was read there",
+        )
     return Path(stage) / key
 
 
@@ -81,7 +92,12 @@ def _walk(last: Path, root: Path, tracking: str) -> list[tuple[StageResult, Path
     def visit(place: Path, root: Path) -> None:
         result = read_result(place)
         if result is None or (result.stage, result.key) != place.parts[-2:]:
-            raise Refusal("--store", f"no finished result in {place}", "the store that made this model", "give its --store")
+            raise Refusal(
+                where="--store",
+                found=f"no finished result in {place}",
+                allowed="the store that made this model",
+                remedy="give its --store",
+            )
         for origin in result.inputs:
             stage = origin.name.partition(".")[0]
             if stage in STAGES and origin.location not in found:

@@ -33,8 +33,12 @@ def prove(walked: Sequence[tuple[StageResult, Path]], tags: Mapping[str, str]) -
         noted = tags.get(f"{SEAL}{result.stage}") if root == own_root else None  # of a parent's stages its own version has tags
         wrong = damage(folder, result) or _identity(result) or _inputs(result, by_key) or _registered(result, noted)
         if wrong:
-            raise Refusal(f"{result.stage} ({folder})", wrong, "what was built",
-                          f"do not trust this model; remove {folder} and run its recipe again to build it anew")  # fmt: skip
+            raise Refusal(
+                where=f"{result.stage} ({folder})",
+                found=wrong,
+                allowed="what was built",
+                remedy=f"do not trust this model; remove {folder} and run its recipe again to build it anew",
+            )
 
 
 def _identity(result: StageResult) -> str | None:

@@ -56,8 +56,12 @@ def version_behind(uri: str, tracking: str, root: Path, where: str) -> ModelVers
 
     place = without_credentials(tracking)
     if tracking == own_tracking(root) and not (root / DATABASE).exists():  # connecting would make one
-        raise Refusal(where, f"{uri}, and no model is registered in {place}", "a registered version",
-                      "check --store; a tracking server is named in tracking.uri")  # fmt: skip
+        raise Refusal(
+            where=where,
+            found=f"{uri}, and no model is registered in {place}",
+            allowed="a registered version",
+            remedy="check --store; a tracking server is named in tracking.uri",
+        )
     name, at, alias = uri.removeprefix("models:/").partition("@")
     client = connect(tracking, root)
     try:
@@ -67,9 +71,19 @@ def version_behind(uri: str, tracking: str, root: Path, where: str) -> ModelVers
             name, _, number = name.partition("/")
             version = client.get_model_version(name, number)
     except MlflowException as error:
-        raise Refusal(where, f"{uri} ({error.message})", f"a version in {place}", "check the name, or the tracking URI") from None
+        raise Refusal(
+            where=where,
+            found=f"{uri} ({error.message})",
+            allowed=f"a version in {place}",
+            remedy="check the name, or the tracking URI",
+        ) from None
     if KEY not in version.tags:
-        raise Refusal(where, f"{uri}, which another program registered", "a version that posttrain registered", "check the name")
+        raise Refusal(
+            where=where,
+            found=f"{uri}, which another program registered",
+            allowed="a version that posttrain registered",
+            remedy="check the name",
+        )
     place_of(version.tags, where)
     return version
 
@@ -103,14 +117,23 @@ def _download(version: ModelVersion, uri: str, scratch: Path) -> Path:
     listed = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=artifacts)}
     parts = {part for part in listed if _PART.fullmatch(part)}
     if not {"checkpoint", "base"} & parts:
-        raise Refusal("model.uri", f"{uri}, which has no checkpoint", "a version as posttrain registers it", "register it again")
+        raise Refusal(
+            where="model.uri",
+            found=f"{uri}, which has no checkpoint",
+            allowed="a version as posttrain registers it",
+            remedy="register it again",
+        )
     wanted = {"checkpoint"} & parts or parts
     places = {part: Path(mlflow.artifacts.download_artifacts(f"{artifacts}/{part}", dst_path=str(scratch))) for part in wanted}
     refuse_unexpected(scratch, f"model.uri ({uri})", own_loader=False)
     for part, place in places.items():
         if version.tags.get(f"{ARTIFACT}{part}", found := folder_digest(place)) != found:
-            raise Refusal("model.uri", f"{uri}, whose {part} is not what was registered", "the bytes that its tags name",
-                          "its artifacts or its tags were changed in MLflow: register it again")  # fmt: skip
+            raise Refusal(
+                where="model.uri",
+                found=f"{uri}, whose {part} is not what was registered",
+                allowed="the bytes that its tags name",
+                remedy="its artifacts or its tags were changed in MLflow: register it again",
+            )
     return places["checkpoint"] if "checkpoint" in parts else next(iter(places.values())).parent
 
 

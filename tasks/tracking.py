@@ -122,7 +122,12 @@ def run_folder(root: Path, run_id: str, where: str) -> Path:
         Refusal: when this is no id of a run, or the folder is a link that leads elsewhere.
     """
     if not RUN_ID.fullmatch(run_id):
-        raise Refusal(where, f"a run with the id {run_id[:200]!r}", "letters, digits and dashes", "check the id, or the server")
+        raise Refusal(
+            where=where,
+            found=f"a run with the id {run_id[:200]!r}",
+            allowed="letters, digits and dashes",
+            remedy="check the id, or the server",
+        )
     return inside(root, "runs", run_id, where=where)
 
 

@@ -61,5 +61,9 @@ def cache_of(root: Path, name: str, version: str, tags: Mapping[str, str], where
 
 
 def _refused(where: str, tag: str, value: str, allowed: str) -> Refusal:
-    return Refusal(where, f"a version whose tag {tag} is {value[:200]!r}", allowed,
-                   "somebody changed it in MLflow: take another version, or register this one again")  # fmt: skip
+    return Refusal(
+        where=where,
+        found=f"a version whose tag {tag} is {value[:200]!r}",
+        allowed=allowed,
+        remedy="somebody changed it in MLflow: take another version, or register this one again",
+    )

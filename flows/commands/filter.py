@@ -24,7 +24,7 @@ def filter_(
     from schemas.data import PRESETS, Data, Filtering
 
     if preset not in PRESETS:
-        raise Refusal("--preset", repr(preset), ", ".join(sorted(PRESETS)), "choose one of these")
+        raise Refusal(where="--preset", found=repr(preset), allowed=", ".join(sorted(PRESETS)), remedy="choose one of these")
     rules = Filtering.model_validate({"preset": preset})
     files = resolve(data, "DATA", Path(HOME) / "cache")
     numbers = filter_corpus(files, rules, Data.model_fields["holdout"].default, out)

@@ -21,8 +21,12 @@ def refuse_not_finite(model: nn.Module, where: str) -> None:
         count = int((~parameter.isfinite()).sum())
         found = f"{count} value that is" if count == 1 else f"{count} values that are"
         more = f", and others in {len(wrong) - 1} more tensors" if wrong[1:] else ""
-        raise Refusal(where, f"{found} not finite in {name}{more}", "finite weights",
-                      "take a sound copy of the checkpoint: it cannot be trained or evaluated")  # fmt: skip
+        raise Refusal(
+            where=where,
+            found=f"{found} not finite in {name}{more}",
+            allowed="finite weights",
+            remedy="take a sound copy of the checkpoint: it cannot be trained or evaluated",
+        )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -132,10 +132,10 @@ def load_base(policy: Policy, **options: Any) -> Any:
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(kind)}
     if wrong:
         raise Refusal(
-            f"model ({_name(policy)})",
-            f"weights that do not fit the architecture: {wrong}",
-            "exactly its weights",
-            "mend the checkpoint",
+            where=f"model ({_name(policy)})",
+            found=f"weights that do not fit the architecture: {wrong}",
+            allowed="exactly its weights",
+            remedy="mend the checkpoint",
         )
     if getattr(model, "_hf_peft_config_loaded", False):  # transformers puts an adapter that lies beside a checkpoint into it
         raise adapter_beside(f"model ({_name(policy)})", _name(policy))
@@ -176,7 +176,12 @@ def loading(policy: Policy, load: Any) -> Any:
     except BROKEN as error:
         first_line = " ".join((str(error).strip().splitlines() or [type(error).__name__])[:2])
         allowed, remedy = _readable_gguf() if policy.gguf else READABLE
-        raise Refusal(f"model ({_name(policy)})", f"a checkpoint that cannot be loaded: {first_line}", allowed, remedy) from error
+        raise Refusal(
+            where=f"model ({_name(policy)})",
+            found=f"a checkpoint that cannot be loaded: {first_line}",
+            allowed=allowed,
+            remedy=remedy,
+        ) from error
 
 
 def _readable_gguf() -> tuple[str, str]:

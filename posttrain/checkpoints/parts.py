@@ -39,5 +39,9 @@ def refuse_unexpected(folder: Path, where: str = "register", own_loader: bool = 
 
 
 def _refusal(where: str, found: str) -> Refusal:
-    return Refusal(where, found, "weights in safetensors, configs, tokenizers and chat templates, as regular files",
-                   "nothing of it was run or handed on: find out who put it there, and remove it")  # fmt: skip
+    return Refusal(
+        where=where,
+        found=found,
+        allowed="weights in safetensors, configs, tokenizers and chat templates, as regular files",
+        remedy="nothing of it was run or handed on: find out who put it there, and remove it",
+    )

@@ -29,8 +29,12 @@ LIBRARIES = {"nf4": "bitsandbytes", "int8": "torchao"}
 def check_library(kind: Quantization) -> None:
     """Refuse a kind whose library is not installed."""
     if importlib.util.find_spec(LIBRARIES[kind]) is None:
-        raise Refusal("model.quantization", f"{kind}, and the package {LIBRARIES[kind]} is not installed",
-                      "an installation with the extra quant", "pip install 'posttrain[quant]'")  # fmt: skip
+        raise Refusal(
+            where="model.quantization",
+            found=f"{kind}, and the package {LIBRARIES[kind]} is not installed",
+            allowed="an installation with the extra quant",
+            remedy="pip install 'posttrain[quant]'",
+        )
 
 
 def load_quantized(policy: Policy, device: torch.device, kind: Quantization, compute: torch.dtype) -> nn.Module:

@@ -97,12 +97,12 @@ def _mismatch(found: Reloaded) -> Refusal:
     gap = found.difference
     place = f"first at {gap.module}, by {gap.module_difference:.2g} of its output" if gap.module else "at no single module"
     return Refusal(
-        f"register ({found.way})",
-        f"an export that, reloaded, differs from the trained model {place}; its logits by {gap.logits:.2g} of their size, "
+        where=f"register ({found.way})",
+        found=f"an export that, reloaded, differs from the trained model {place}; its logits by {gap.logits:.2g} of their size, "
         f"the next token's distribution by a KL of up to {gap.kl:.2g}, the most likely token at {1 - gap.top1:.1%} of positions",
-        f"differences of at most {found.allowed:.2g}, which rounding explains",
-        "export again from what is trained and kept. If it differs again, the installed transformers and peft do not reload this "
-        "model as it was: take the versions of constraints.txt, or another peft.method",
+        allowed=f"differences of at most {found.allowed:.2g}, which rounding explains",
+        remedy="export again from what is trained and kept. If it differs again, the installed transformers and peft do not "
+        "reload this model as it was: take the versions of constraints.txt, or another peft.method",
     )
 
 

@@ -54,10 +54,10 @@ class Expansion:
         allowed = max(FREE, EXPANSION * self.size)
         if total > allowed:
             raise Refusal(
-                self.name,
-                f"{self.size:,} bytes that decode to over {allowed:,}",
-                f"at most {EXPANSION} times the size of a file, or {FREE // MIB} MiB",
-                "write it again with less compression, or in several files",
+                where=self.name,
+                found=f"{self.size:,} bytes that decode to over {allowed:,}",
+                allowed=f"at most {EXPANSION} times the size of a file, or {FREE // MIB} MiB",
+                remedy="write it again with less compression, or in several files",
             )
 
 

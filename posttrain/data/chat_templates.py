@@ -84,13 +84,25 @@ def read_template(given: str | None, field: str) -> str | None:
     allowed = f"a Jinja file, or one of {names}"
     if not path.is_file():
         guess = closest(given, BUILT_IN)
-        raise Refusal(field, f"{given!r}, which is no file", allowed, f"did you mean {guess}?" if guess else "check the path")
+        raise Refusal(
+            where=field,
+            found=f"{given!r}, which is no file",
+            allowed=allowed,
+            remedy=f"did you mean {guess}?" if guess else "check the path",
+        )
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise Refusal(field, f"{given}, a file of {size:,} bytes", f"at most {MAX_BYTES:,} bytes", "name the template's own file")
+        raise Refusal(
+            where=field,
+            found=f"{given}, a file of {size:,} bytes",
+            allowed=f"at most {MAX_BYTES:,} bytes",
+            remedy="name the template's own file",
+        )
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError:
-        raise Refusal(field, f"{given}, which is no text in UTF-8", allowed, "check the path") from None
+        raise Refusal(
+            where=field, found=f"{given}, which is no text in UTF-8", allowed=allowed, remedy="check the path"
+        ) from None
 
 
 def template_digest(text: str) -> str:

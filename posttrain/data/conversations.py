@@ -157,7 +157,9 @@ def normalise_shapes(rows: Iterable[Row], file: str, shapes: tuple[Shape, ...], 
         except WrongType as error:
             on_bad(BadRow(file, number, f"wrong_type: {error}", _json(row)))
     if columns and not matched:
-        raise Refusal(file, f"columns {', '.join(columns)}", _layouts(shapes), _rename(columns, shapes))
+        raise Refusal(
+            where=file, found=f"columns {', '.join(columns)}", allowed=_layouts(shapes), remedy=_rename(columns, shapes)
+        )
 
 
 def _layouts(shapes: tuple[Shape, ...]) -> str:

@@ -270,14 +270,19 @@ def _common_prefix(left: list[int], right: list[int]) -> int:
 def _refuse_double_bos(tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], field_name: str) -> None:
     bos = tokenizer.bos_token_id
     if bos is not None and any(ids[:2] == [bos, bos] for ids in prompts):
-        raise Refusal(field_name, "two BOS tokens at the start of a prompt", "one", "remove bos_token from the chat template")
+        raise Refusal(
+            where=field_name,
+            found="two BOS tokens at the start of a prompt",
+            allowed="one",
+            remedy="remove bos_token from the chat template",
+        )
 
 
 def _refuse_shifted(shifted: int, rows: int, field_name: str) -> None:
     if shifted > MAX_SHIFTED_BOUNDARIES * rows:
         raise Refusal(
-            field_name,
-            f"{shifted} of {rows} rows whose prompt tokens are not the start of prompt + completion",
-            f"at most {MAX_SHIFTED_BOUNDARIES:.0%}",
-            "use a chat template whose generation prompt ends where the answer starts (a line break, say)",
+            where=field_name,
+            found=f"{shifted} of {rows} rows whose prompt tokens are not the start of prompt + completion",
+            allowed=f"at most {MAX_SHIFTED_BOUNDARIES:.0%}",
+            remedy="use a chat template whose generation prompt ends where the answer starts (a line break, say)",
         )

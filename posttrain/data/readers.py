@@ -63,7 +63,7 @@ def read_rows(file: SourceFile, on_bad: OnBad) -> Iterator[Row]:
     """
     read = READERS.get(suffix(file.url) or "")
     if read is None:
-        raise Refusal(file.name, "a file of an unknown kind", " ".join(READERS), "convert it")
+        raise Refusal(where=file.name, found="a file of an unknown kind", allowed=" ".join(READERS), remedy="convert it")
     with fsspec.open(file.url, "rb") as stream:
         yield from read(file, stream, limited(file, on_bad))
 
@@ -76,8 +76,12 @@ def limited(file: SourceFile, on_bad: OnBad) -> OnBad:
         nonlocal count
         count += 1
         if count > MOST_BAD:
-            raise Refusal(file.name, f"over {MOST_BAD:,} rows that cannot be read, the last at {bad.row}: {bad.reason}",
-                          "a file with fewer", "correct the file, or name another")  # fmt: skip
+            raise Refusal(
+                where=file.name,
+                found=f"over {MOST_BAD:,} rows that cannot be read, the last at {bad.row}: {bad.reason}",
+                allowed="a file with fewer",
+                remedy="correct the file, or name another",
+            )
         on_bad(bad)
 
     return counted
@@ -86,7 +90,12 @@ def limited(file: SourceFile, on_bad: OnBad) -> OnBad:
 def unreadable(file: SourceFile, error: Exception) -> Refusal:
     """The refusal of a file whose container is broken."""
     kind = suffix(file.url)
-    return Refusal(file.name, f"content that is not {kind}: {error}", f"a complete {kind} file", "write or download it again")
+    return Refusal(
+        where=file.name,
+        found=f"content that is not {kind}: {error}",
+        allowed=f"a complete {kind} file",
+        remedy="write or download it again",
+    )
 
 
 def _jsonl(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[Row]:
@@ -161,7 +170,7 @@ def _json(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[Row]:
     content = stream.read(bounds.LONGEST_ARRAY + 1)
     if len(content) > bounds.LONGEST_ARRAY:
         allowed = f"at most {bounds.LONGEST_ARRAY // bounds.MIB} MiB, since it is parsed whole"
-        raise Refusal(file.name, "a larger .json file", allowed, "save the rows as .jsonl, one a line")
+        raise Refusal(where=file.name, found="a larger .json file", allowed=allowed, remedy="save the rows as .jsonl, one a line")
     if not content.removeprefix(BOM).lstrip().startswith(b"["):
         yield from _jsonl(file, io.BytesIO(content), on_bad)
         return

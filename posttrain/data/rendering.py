@@ -115,6 +115,9 @@ def limited(render: Callable[[], str]) -> str:
         finally:
             why = _watch.stop(thread)
     except _Stopped:
-        raise Refusal("model.chat_template", f"a chat template that {why or 'does not end'}",
-                      f"at most {SECONDS:g} seconds and {GROWTH / 2**30:g} GiB for a chat",
-                      "mend the template, or name another one in model.chat_template") from None  # fmt: skip
+        raise Refusal(
+            where="model.chat_template",
+            found=f"a chat template that {why or 'does not end'}",
+            allowed=f"at most {SECONDS:g} seconds and {GROWTH / 2**30:g} GiB for a chat",
+            remedy="mend the template, or name another one in model.chat_template",
+        ) from None

@@ -61,9 +61,11 @@ def resolve(source: str, field: str, cache: Path) -> list[SourceFile]:
         filesystem, path = fsspec.url_to_fs(opened(source, field))
         found = _matches(filesystem, path)
     except (ValueError, ImportError, OSError) as error:
-        raise Refusal(field, f"{source!r}, which cannot be opened: {error}", PLACES, "correct the address") from error
+        raise Refusal(
+            where=field, found=f"{source!r}, which cannot be opened: {error}", allowed=PLACES, remedy="correct the address"
+        ) from error
     if not found:
-        raise Refusal(field, f"nothing at {source!r}", PLACES, _nearest(source))
+        raise Refusal(where=field, found=f"nothing at {source!r}", allowed=PLACES, remedy=_nearest(source))
     for name, entry in found.items():
         _acceptable(name, entry, field)
     return [SourceFile(_shown(name, list(found)), _address(filesystem, name)) for name in sorted(found)]
@@ -85,7 +87,9 @@ def _sample(name: str, field: str, cache: Path) -> Path:
     """The generated sample's file, written on first use, and again where it is not what was written."""
     if name not in SAMPLES:
         remedy = f"did you mean sample://{near}?" if (near := closest(name, SAMPLES)) else "choose one of these"
-        raise Refusal(field, f"sample://{name}", ", ".join(SAMPLE_SCHEME + known for known in SAMPLES), remedy)
+        raise Refusal(
+            where=field, found=f"sample://{name}", allowed=", ".join(SAMPLE_SCHEME + known for known in SAMPLES), remedy=remedy
+        )
     from posttrain.data import samples  # late: readers of real files need no generator
 
     path = cache / "samples" / f"{name}-v{samples.VERSION}.jsonl"
@@ -116,11 +120,26 @@ def _matches(filesystem: AbstractFileSystem, path: str) -> dict[str, dict[str, A
 
 def _acceptable(name: str, entry: dict[str, Any], field: str) -> None:
     if suffix(name) is None:
-        raise Refusal(field, f"{name}, a file of an unknown kind", " ".join(SUFFIXES), "convert it, or narrow the glob")
+        raise Refusal(
+            where=field,
+            found=f"{name}, a file of an unknown kind",
+            allowed=" ".join(SUFFIXES),
+            remedy="convert it, or narrow the glob",
+        )
     if entry["type"] == "other":
-        raise Refusal(field, f"{name}, which is a pipe or device", "regular files", "write the rows to a file first")
+        raise Refusal(
+            where=field,
+            found=f"{name}, which is a pipe or device",
+            allowed="regular files",
+            remedy="write the rows to a file first",
+        )
     if entry["size"] == 0:
-        raise Refusal(field, f"{name}, an empty file (0 bytes)", "files with at least one row", "remove it, or write it again")
+        raise Refusal(
+            where=field,
+            found=f"{name}, an empty file (0 bytes)",
+            allowed="files with at least one row",
+            remedy="remove it, or write it again",
+        )
 
 
 def _nearest(source: str) -> str:

@@ -51,7 +51,12 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_template: str | N
         Refusal: for a tokenizer without an EOS token, or a template that cannot be rendered.
     """
     if tokenizer.eos_token_id is None:
-        raise Refusal("model", "a tokenizer without an EOS token", "a tokenizer with eos_token", "set eos_token in its folder")
+        raise Refusal(
+            where="model",
+            found="a tokenizer without an EOS token",
+            allowed="a tokenizer with eos_token",
+            remedy="set eos_token in its folder",
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template:
@@ -115,8 +120,12 @@ def broken_template(error: Exception) -> Refusal:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename in ("<template>", "<unknown>")]
     at = f" at line {lines[-1]}" if lines else ""
-    return Refusal("model.chat_template", f"a chat template that fails{at}: {error}", "a template that renders every chat",
-                   "mend the template, or name another one in model.chat_template")  # fmt: skip
+    return Refusal(
+        where="model.chat_template",
+        found=f"a chat template that fails{at}: {error}",
+        allowed="a template that renders every chat",
+        remedy="mend the template, or name another one in model.chat_template",
+    )
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -96,10 +96,10 @@ def refuse_empty_splits(counts: Mapping[str, float]) -> None:
         for split in ("train", "holdout"):
             if not counts[f"{name}_{split}"]:
                 raise Refusal(
-                    f"data.{name}",
-                    f"no row in the split {split}",
-                    "at least one",
-                    "change data.holdout, or the splits in the data",
+                    where=f"data.{name}",
+                    found=f"no row in the split {split}",
+                    allowed="at least one",
+                    remedy="change data.holdout, or the splits in the data",
                 )
 
 
@@ -211,7 +211,7 @@ def _refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
         f"; or set data.checks.waive: [{waivable}]" if waivable and not empty else ""
     )
     where = ", ".join(dict.fromkeys(f"data.{name}" for name in [*empty, *(name for name, _ in failures)]))
-    raise Refusal(where, "; ".join(found), "; ".join(dict.fromkeys(allowed)), remedy)
+    raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy)
 
 
 def _field(finding: Finding) -> str:

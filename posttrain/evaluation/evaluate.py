@@ -175,7 +175,12 @@ def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
     """
     table = held_out.preferences if held_out.preferences is not None else held_out.instructions
     if table is None or table.is_empty():
-        raise Refusal("data.holdout", "no held-out prompt", "at least one", "raise data.holdout, or give more rows")
+        raise Refusal(
+            where="data.holdout",
+            found="no held-out prompt",
+            allowed="at least one",
+            remedy="raise data.holdout, or give more rows",
+        )
     keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in table["prompt"].to_list()])
     distinct = table.filter(keys.is_first_distinct()).select("prompt", *(name for name in ("source",) if name in table.columns))
     return representative(distinct, limit)

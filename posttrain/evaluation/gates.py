@@ -28,7 +28,10 @@ def describe(gate: GateReport) -> str:
 def _check(name: str, gate: Gate, metrics: Metrics) -> GateReport:
     if name not in metrics:
         raise Refusal(
-            f"evaluation.gates.{name}", "a metric that could not be measured", "metrics of evaluation", "give held-out text"
+            where=f"evaluation.gates.{name}",
+            found="a metric that could not be measured",
+            allowed="metrics of evaluation",
+            remedy="give held-out text",
         )
     value = metrics[name]
     interval = (metrics[f"{name}_low"], metrics[f"{name}_high"]) if f"{name}_low" in metrics else None

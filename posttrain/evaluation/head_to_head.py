@@ -116,6 +116,10 @@ def _shared(*scores: RowScores) -> list[RowScores]:
     """The rows that all of them hold."""
     rows = sorted(set.intersection(*(set(each.rows) for each in scores)))
     if not rows:
-        raise Refusal("registry.promote_on", "no held-out row that candidate and champion can read", "at least one",
-                      "shorten the rows, or set promote_on=null")  # fmt: skip
+        raise Refusal(
+            where="registry.promote_on",
+            found="no held-out row that candidate and champion can read",
+            allowed="at least one",
+            remedy="shorten the rows, or set promote_on=null",
+        )
     return [each.only(rows) for each in scores]

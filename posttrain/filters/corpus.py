@@ -104,7 +104,12 @@ def _with_text(file: SourceFile, rows: Iterator[tuple[int, dict[str, Any]]]) -> 
     head = list(islice(rows, HEAD_ROWS))
     if head and not any("text" in columns for _, columns in head):
         found = ", ".join(sorted({name for _, columns in head for name in columns})) or "none"
-        raise Refusal(file.name, f"columns {found}", "a column named text", "rename the column that holds the document to text")
+        raise Refusal(
+            where=file.name,
+            found=f"columns {found}",
+            allowed="a column named text",
+            remedy="rename the column that holds the document to text",
+        )
     return chain(head, rows)
 
 
@@ -166,7 +171,12 @@ def _finish(summary: Summary, documents_in: int, out: Path) -> dict[str, float]:
         frequent = ", ".join(f"{reason} ({count})" for reason, count in islice(document["reasons"].items(), 3))
         counts = f"{documents_in} documents, none kept, {document['quarantined']} quarantined"
         found = f"{counts}; most frequent reasons: {frequent or 'none'}"
-        raise Refusal("data.corpus", found, "at least one document that passes", "loosen filtering.rules, or give other data")
+        raise Refusal(
+            where="data.corpus",
+            found=found,
+            allowed="at least one document that passes",
+            remedy="loosen filtering.rules, or give other data",
+        )
     names = ("kept", "rejected", "quarantined", "train", "holdout")
     decisions = {f"documents_{name}": float(document[name]) for name in names}
     return {"documents_in": float(documents_in), **decisions, "kept_characters": float(document["kept_characters"])}

@@ -45,7 +45,12 @@ def readable(config: PreTrainedConfig) -> int:
 def refuse_beyond(longest: int, section: str, field: str, tokens: int) -> None:
     """Refuse rows that are longer than a model can read."""
     if tokens > longest:
-        raise Refusal(f"{section}.{field}", f"{tokens} with a model of {longest} positions", f"at most {longest}", "lower it")
+        raise Refusal(
+            where=f"{section}.{field}",
+            found=f"{tokens} with a model of {longest} positions",
+            allowed=f"at most {longest}",
+            remedy="lower it",
+        )
 
 
 def auto_class(config: PreTrainedConfig) -> Any:

@@ -77,8 +77,12 @@ def folder_policy(folder: Path) -> Policy:
 
 def adapter_beside(where: str, place: str) -> Refusal:
     """The refusal of a checkpoint with an adapter beside it: transformers would put it into the model without a word."""
-    return Refusal(where, f"{place}, a checkpoint and an adapter (adapter_config.json) in one place", "a checkpoint alone",
-                   "move the adapter's files out of the folder, or merge the adapter with peft and save the model")  # fmt: skip
+    return Refusal(
+        where=where,
+        found=f"{place}, a checkpoint and an adapter (adapter_config.json) in one place",
+        allowed="a checkpoint alone",
+        remedy="move the adapter's files out of the folder, or merge the adapter with peft and save the model",
+    )
 
 
 def model_origin(model: Model) -> tuple[Origin, ...]:

@@ -30,4 +30,9 @@ def refuse_outside_shards(folder: Path, where: str) -> None:
 
 
 def _refusal(where: str, found: str) -> Refusal:
-    return Refusal(where, found, "an index that names safetensors files of its own folder", "take the checkpoint from its source")
+    return Refusal(
+        where=where,
+        found=found,
+        allowed="an index that names safetensors files of its own folder",
+        remedy="take the checkpoint from its source",
+    )

@@ -51,12 +51,22 @@ def refuse_unsound_file(folder: Path, name: str) -> None:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise Refusal(f"model ({name})", "a config.json that is no JSON object", f"one of at most {BYTES:,} bytes", REMEDY)
+        raise Refusal(
+            where=f"model ({name})",
+            found="a config.json that is no JSON object",
+            allowed=f"one of at most {BYTES:,} bytes",
+            remedy=REMEDY,
+        )
     for part in (values, *(inner for inner in values.values() if isinstance(inner, dict))):
         _refuse_sizes(part, name)
     dtype = values.get("dtype") or values.get("torch_dtype")
     if dtype not in (None, "auto") and not isinstance(getattr(torch, str(dtype).removeprefix("torch."), None), torch.dtype):
-        raise Refusal(f"model ({name}), dtype in config.json", short(dtype), "a dtype of torch, such as bfloat16", REMEDY)
+        raise Refusal(
+            where=f"model ({name}), dtype in config.json",
+            found=short(dtype),
+            allowed="a dtype of torch, such as bfloat16",
+            remedy=REMEDY,
+        )
 
 
 def refuse_unsound(config: PreTrainedConfig, name: str) -> None:
@@ -73,8 +83,12 @@ def _refuse_sizes(values: Mapping[str, Any], name: str) -> None:
     for field, largest in LARGEST.items():
         value, least = values.get(field), int(field not in NONE_AT_ALL)
         if isinstance(value, bool | str | float) or (isinstance(value, int) and not least <= value <= largest):
-            raise Refusal(f"model ({name}), {field} in config.json", short(value), f"a whole number from {least} to {largest:,}",
-                          REMEDY)  # fmt: skip
+            raise Refusal(
+                where=f"model ({name}), {field} in config.json",
+                found=short(value),
+                allowed=f"a whole number from {least} to {largest:,}",
+                remedy=REMEDY,
+            )
 
 
 def refuse_larger_than_files(config: Any, parameters: int, folder: Path, name: str) -> None:
@@ -94,8 +108,12 @@ def refuse_larger_than_files(config: Any, parameters: int, folder: Path, name: s
         return
     stored = sum(map(_numbers, files))
     if parameters > MORE * stored:
-        raise Refusal(f"model ({name}), config.json", f"sizes of a model of {parameters:,} weights, with files of {stored:,}",
-                      "the sizes of the weights in the files", REMEDY)  # fmt: skip
+        raise Refusal(
+            where=f"model ({name}), config.json",
+            found=f"sizes of a model of {parameters:,} weights, with files of {stored:,}",
+            allowed="the sizes of the weights in the files",
+            remedy=REMEDY,
+        )
 
 
 def _numbers(file: Path) -> int:

@@ -30,7 +30,9 @@ def refuse_unknown_tokens(tokenizer: PreTrainedTokenizerBase, config: Any, field
     used = [number for token, number in sorted(beyond.items(), key=lambda each: each[1]) if token in template]
     where = f"; the chat template writes {', '.join(map(str, used[:SHOWN]))}" if used else ""
     raise Refusal(
-        field, f"a tokenizer of {max(numbers) + 1} tokens and a model of {rows} embeddings (ids {named} have none{where})",
-        f"at most {rows} tokens", "resize the embeddings with transformers (model.resize_token_embeddings) and save the model "
+        where=field,
+        found=f"a tokenizer of {max(numbers) + 1} tokens and a model of {rows} embeddings (ids {named} have none{where})",
+        allowed=f"at most {rows} tokens",
+        remedy="resize the embeddings with transformers (model.resize_token_embeddings) and save the model "
         "with its tokenizer, or take the tokenizer and the chat template that the model was trained with",
-    )  # fmt: skip
+    )

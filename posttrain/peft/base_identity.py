@@ -65,15 +65,28 @@ def verify(model: Any, folder: Path) -> None:
     """
     path = folder / FILE
     if not path.is_file():
-        raise Refusal(f"adapter ({folder})", f"no {FILE}", "an adapter that says what it was trained on", "train it again")
+        raise Refusal(
+            where=f"adapter ({folder})",
+            found=f"no {FILE}",
+            allowed="an adapter that says what it was trained on",
+            remedy="train it again",
+        )
     wanted = _recorded(path)
     found = lineage_of(model)
     if wanted.vocabulary != found.vocabulary:
-        raise Refusal(f"adapter ({folder})", f"a base with {found.vocabulary} token embeddings", f"one with {wanted.vocabulary}",
-                      "load the adapter on the base that it was trained on, before its vocabulary is resized")  # fmt: skip
+        raise Refusal(
+            where=f"adapter ({folder})",
+            found=f"a base with {found.vocabulary} token embeddings",
+            allowed=f"one with {wanted.vocabulary}",
+            remedy="load the adapter on the base that it was trained on, before its vocabulary is resized",
+        )
     if wanted != found and wanted != _by_content(blocks.core(model)):
-        raise Refusal(f"adapter ({folder})", f"a base of {_short(found)}", f"{_short(wanted)} (digests), on which it was trained",
-                      "load the adapter on the base and the adapters that it was trained on, in their order")  # fmt: skip
+        raise Refusal(
+            where=f"adapter ({folder})",
+            found=f"a base of {_short(found)}",
+            allowed=f"{_short(wanted)} (digests), on which it was trained",
+            remedy="load the adapter on the base and the adapters that it was trained on, in their order",
+        )
 
 
 def method_of(folder: Path) -> str:
@@ -104,8 +117,12 @@ def _recorded(path: Path) -> Lineage:
         base = json.loads(path.read_text())["base"]
         return Lineage(**{**base, "adapters": tuple(base["adapters"])})
     except (ValueError, KeyError, TypeError) as error:
-        raise Refusal(str(path), f"what is no lineage ({error})", "the file that was saved with the adapter",
-                      "copy the folder again, or train the adapter again") from error  # fmt: skip
+        raise Refusal(
+            where=str(path),
+            found=f"what is no lineage ({error})",
+            allowed="the file that was saved with the adapter",
+            remedy="copy the folder again, or train the adapter again",
+        ) from error
 
 
 def grow(model: Any, tensors: Path, below: Lineage) -> None:

@@ -46,7 +46,7 @@ class Plan:
 
     def refuse(self, part: str, found: str, allowed: str, remedy: str) -> Refusal:
         """A refusal of one field of the section."""
-        return Refusal(f"{self.field}.{part}", found, allowed, remedy)
+        return Refusal(where=f"{self.field}.{part}", found=found, allowed=allowed, remedy=remedy)
 
 
 def check_recipe(
@@ -62,8 +62,12 @@ def check_recipe(
         Refusal: for the first one that cannot.
     """
     if below and recipe.pretrain is not None:
-        raise Refusal("pretrain", f"a model with an adapter that cannot be merged ({', '.join(below)})", "pretrain null",
-                      "remove pretrain, which would train every weight under the adapter, or choose another model")  # fmt: skip
+        raise Refusal(
+            where="pretrain",
+            found=f"a model with an adapter that cannot be merged ({', '.join(below)})",
+            allowed="pretrain null",
+            remedy="remove pretrain, which would train every weight under the adapter, or choose another model",
+        )
     for name in (name for name, row in STAGES.items() if row.policy):
         stage, section = recipe.section(name), STAGES[name].section
         spec: Peft | None = getattr(stage, "peft", None)
@@ -100,7 +104,9 @@ def _noise(plan: Plan) -> Refusal | None:
     if plan.neftune_alpha is None or not soft:
         return None
     found = f"{plan.neftune_alpha} with {soft[0]}, whose layout has no place for noise"
-    return Refusal(f"{plan.field.partition('.')[0]}.neftune_alpha", found, "null", "remove neftune_alpha")
+    return Refusal(
+        where=f"{plan.field.partition('.')[0]}.neftune_alpha", found=found, allowed="null", remedy="remove neftune_alpha"
+    )
 
 
 def _quantization(plan: Plan) -> Refusal | None:
@@ -114,7 +120,10 @@ def _quantization(plan: Plan) -> Refusal | None:
     if stay := [method for method in plan.below if not _merges(method)]:
         found = f"{base} below an adapter that cannot be merged into it ({', '.join(stay)})"
         return Refusal(
-            "model.quantization", found, "null, or earlier stages with methods that merge", "set model.quantization=null"
+            where="model.quantization",
+            found=found,
+            allowed="null, or earlier stages with methods that merge",
+            remedy="set model.quantization=null",
         )
     if not plan.method.quantized:
         able = ", ".join(name for name, method in METHODS.items() if method.quantized)
@@ -128,7 +137,9 @@ def _quantization(plan: Plan) -> Refusal | None:
     layers = linear_layers(without_numbers(plan.config)).values()
     if plan.quantization == "int8" and any(isinstance(layer, Conv1D) for layer in layers):
         found = f"int8 with a {plan.config.model_type} model, whose linear layers are stored transposed: none would be quantised"
-        return Refusal("model.quantization", found, "null, or nf4 on CUDA", "set model.quantization=null")
+        return Refusal(
+            where="model.quantization", found=found, allowed="null, or nf4 on CUDA", remedy="set model.quantization=null"
+        )
     return None
 
 
@@ -152,7 +163,7 @@ def _context(plan: Plan) -> Refusal | None:
     if plan.virtual_below:
         found = f"{plan.max_length} after {plan.virtual_below} virtual tokens, in a model of {longest} positions"
         where = f"{plan.field.partition('.')[0]}.max_length"
-        return Refusal(where, found, f"at most {max(0, longest - plan.virtual_below)}", "lower it")
+        return Refusal(where=where, found=found, allowed=f"at most {max(0, longest - plan.virtual_below)}", remedy="lower it")
     found = f"{virtual} before sequences of up to {plan.max_length} tokens, in a model of {longest} positions"
     return plan.refuse("virtual_tokens", found, f"at most {max(0, longest - plan.max_length)}", "lower it, or lower max_length")
 

@@ -124,5 +124,9 @@ def probe(model: Any) -> Tensor:
 
 def _refusal(where: str, reason: str) -> Refusal:
     merging = ", ".join(name for name, method in METHODS.items() if method.merges)
-    return Refusal(where, f"an adapter that cannot be merged: {reason}", f"methods that merge: {merging}",
-                   "serve the base with the adapter beside it, or train with one of these")  # fmt: skip
+    return Refusal(
+        where=where,
+        found=f"an adapter that cannot be merged: {reason}",
+        allowed=f"methods that merge: {merging}",
+        remedy="serve the base with the adapter beside it, or train with one of these",
+    )

@@ -31,7 +31,7 @@ class Request:
 
     def refuse(self, part: str, found: str, allowed: str, remedy: str) -> Refusal:
         """A refusal of one field of the section."""
-        return Refusal(f"{self.field}.{part}", found, allowed, remedy)
+        return Refusal(where=f"{self.field}.{part}", found=found, allowed=allowed, remedy=remedy)
 
 
 @dataclass

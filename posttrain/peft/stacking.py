@@ -41,10 +41,15 @@ def stack_problem(spec: Peft, below: set[str], field: str) -> Refusal | None:
     problem = _method_problem(spec.method, below)
     stay = f"above {' and '.join(STAYS[family] for family in sorted(below))}, which cannot be merged and stays there"
     if problem:
-        return Refusal(f"{field}.method", f"{spec.method} {stay}", *problem)
+        return Refusal(where=f"{field}.method", found=f"{spec.method} {stay}", allowed=problem[0], remedy=problem[1])
     if "adapters" in below and isinstance(spec, LoRA) and spec.init in MUTATING:
         # It moves a part of the weight behind the adapter that stands at the layer's output: not the same function any more.
-        return Refusal(f"{field}.init", f"{spec.init} {stay}", "default, gaussian, orthogonal", "choose another init")
+        return Refusal(
+            where=f"{field}.init",
+            found=f"{spec.init} {stay}",
+            allowed="default, gaussian, orthogonal",
+            remedy="choose another init",
+        )
     return None
 
 

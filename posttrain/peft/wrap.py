@@ -45,7 +45,10 @@ def wrap(model: nn.Module, spec: Peft, seed: int, field: str, tokenizer: PreTrai
     if (kind := blocks.architecture(base.config)) not in method.architectures:
         able = ", ".join(name for name, other in METHODS.items() if kind in other.architectures)
         raise Refusal(
-            f"{field}.method", f"{spec.method} on {base.config.model_type}, a model of the kind {kind}", able, "choose one"
+            where=f"{field}.method",
+            found=f"{spec.method} on {base.config.model_type}, a model of the kind {kind}",
+            allowed=able,
+            remedy="choose one",
         )
     refuse_stack(model, spec, field)
     below = base_identity.lineage_of(base)
@@ -53,11 +56,19 @@ def wrap(model: nn.Module, spec: Peft, seed: int, field: str, tokenizer: PreTrai
     try:
         applied = method.apply(base, Request(spec, seed, field, tokenizer))
     except (ValueError, TypeError) as error:  # of peft
-        raise Refusal(f"{field}.method", str(error).splitlines()[0], "a method that fits this model", "choose another") from error
+        raise Refusal(
+            where=f"{field}.method",
+            found=str(error).splitlines()[0],
+            allowed="a method that fits this model",
+            remedy="choose another",
+        ) from error
     wrapped: nn.Module = applied.model if model is base else model  # a soft prompt below keeps its place outside
     if not any(p.requires_grad for p in wrapped.parameters()):
         raise Refusal(
-            f"{field}.method", f"{spec.method}, which selects no parameter here", "a method that trains some", "choose another"
+            where=f"{field}.method",
+            found=f"{spec.method}, which selects no parameter here",
+            allowed="a method that trains some",
+            remedy="choose another",
         )
     tuner = applied.model if method.from_peft else None
     mutated = isinstance(spec, LoRA) and spec.init in MUTATING and not blocks.on_meta(base)
@@ -171,8 +182,12 @@ def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
         if not is_peft:
             load_delta(base, folder)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise Refusal(f"adapter ({folder})", str(error).splitlines()[0], "exactly the tensors that were saved on this base",
-                      "mend the folder, or train the adapter again") from error  # fmt: skip
+        raise Refusal(
+            where=f"adapter ({folder})",
+            found=str(error).splitlines()[0],
+            allowed="exactly the tensors that were saved on this base",
+            remedy="mend the folder, or train the adapter again",
+        ) from error
     base_identity.grow(model, folder / (PEFT_TENSORS if is_peft else TENSORS), below)
     wrapped = tuner if tuner is not None and soft_prompt(model) is None else model
     return wrapped.requires_grad_(False), tuner

@@ -135,7 +135,7 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
     except Refusal as refusal:
         kept = _keep_quarantine(chain, out)
         remedy = refusal.remedy.replace(str(out), str(kept))
-        raise Refusal(refusal.where, refusal.found, refusal.allowed, remedy) from None
+        raise Refusal(where=refusal.where, found=refusal.found, allowed=refusal.allowed, remedy=remedy) from None
 
 
 def _validated(chain: Chain) -> bool:
@@ -182,8 +182,12 @@ def check_rewards(chain: Chain) -> None:
                 from posttrain.rewards.checkpoint import RECORD  # which imports torch
 
                 if not (chain.fetch(source.uri) / RECORD).exists():
-                    raise Refusal(f"alignment.{field}.uri", f"{source.uri}, which is no reward model",
-                                  "a version that registry.reward_model made", "check the name")  # fmt: skip
+                    raise Refusal(
+                        where=f"alignment.{field}.uri",
+                        found=f"{source.uri}, which is no reward model",
+                        allowed="a version that registry.reward_model made",
+                        remedy="check the name",
+                    )
 
 
 def check_vocabulary(chain: Chain) -> None:
@@ -253,7 +257,9 @@ def check_folder(folder: Path, field: str = "model.path") -> None:
     lacking = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
     if lacking:
         found = f"{folder}, which lacks {', '.join(lacking)}" if folder.is_dir() else f"{folder}, which is no folder"
-        raise Refusal(field, found, "a folder written by save_pretrained, tokenizer included", "check the path")
+        raise Refusal(
+            where=field, found=found, allowed="a folder written by save_pretrained, tokenizer included", remedy="check the path"
+        )
     if (folder / "adapter_config.json").exists():
         raise adapter_beside(field, str(folder))
     refuse_outside_shards(folder, field)
@@ -265,11 +271,19 @@ _PARTS = {"config.json": "config.json", "safetensors weights": "*.safetensors", 
 def check_gguf(path: Path) -> None:
     """Refuse a file that cannot be a GGUF model, or that cannot be read here; the rest is seen when it is converted."""
     if importlib.util.find_spec("gguf") is None:
-        raise Refusal("model.source", "gguf, and the package gguf is not installed", "an installation with the extra gguf",
-                      "pip install 'posttrain[gguf]'")  # fmt: skip
+        raise Refusal(
+            where="model.source",
+            found="gguf, and the package gguf is not installed",
+            allowed="an installation with the extra gguf",
+            remedy="pip install 'posttrain[gguf]'",
+        )
     if not path.is_file():
-        raise Refusal("model.path", f"{path}, which is no file", "a GGUF file", "check the path")
+        raise Refusal(where="model.path", found=f"{path}, which is no file", allowed="a GGUF file", remedy="check the path")
     with path.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise Refusal("model.path", f"{path}, which does not start with GGUF", "a GGUF file",
-                          "check the path; a folder of safetensors is model.source local")  # fmt: skip
+            raise Refusal(
+                where="model.path",
+                found=f"{path}, which does not start with GGUF",
+                allowed="a GGUF file",
+                remedy="check the path; a folder of safetensors is model.source local",
+            )

@@ -25,13 +25,22 @@ def check_reward(chain: Chain) -> None:
     if spec is None or isinstance(spec.model, ScratchEncoder):
         return
     if registry and registry.reward_model and not METHODS[spec.peft.method].merges:
-        raise Refusal("reward.peft.method", f"{spec.peft.method}, which cannot be merged, with registry.reward_model", _merging(),
-                      "consumers load a plain checkpoint: choose one of these, or set registry.reward_model=null")  # fmt: skip
+        raise Refusal(
+            where="reward.peft.method",
+            found=f"{spec.peft.method}, which cannot be merged, with registry.reward_model",
+            allowed=_merging(),
+            remedy="consumers load a plain checkpoint: choose one of these, or set registry.reward_model=null",
+        )
     if spec.model is None:
         _check_below(chain.recipe)
     given = _start(chain)
     if not isinstance(given, ScratchModel) and source_policy(given).adapters:
-        raise Refusal(FIELD, "a model with an adapter that cannot be merged", "a plain checkpoint", "name another model")
+        raise Refusal(
+            where=FIELD,
+            found="a model with an adapter that cannot be merged",
+            allowed="a plain checkpoint",
+            remedy="name another model",
+        )
     check_start(spec, reward_config(chain))
 
 
@@ -63,15 +72,27 @@ def check_start(spec: RewardModel, config: Any) -> None:
 
     kind, remedy = architecture(config), "name another model: reward.model hub, local, or scratch (a small BERT)"
     if kind == ENCODER_DECODER:
-        raise Refusal(FIELD, f"{config.model_type}, an encoder-decoder, which reads no prompt with its response as one text",
-                      "a decoder or an encoder", remedy)  # fmt: skip
+        raise Refusal(
+            where=FIELD,
+            found=f"{config.model_type}, an encoder-decoder, which reads no prompt with its response as one text",
+            allowed="a decoder or an encoder",
+            remedy=remedy,
+        )
     if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-        raise Refusal(FIELD, f"{config.model_type}, which transformers cannot load with a score head",
-                      "an architecture of AutoModelForSequenceClassification", remedy)  # fmt: skip
+        raise Refusal(
+            where=FIELD,
+            found=f"{config.model_type}, which transformers cannot load with a score head",
+            allowed="an architecture of AutoModelForSequenceClassification",
+            remedy=remedy,
+        )
     longest = longest_sequence(config) - (kind != ENCODER)  # a decoder's layouts put a token after the last one
     if spec.max_length > longest:
-        raise Refusal("reward.max_length", f"{spec.max_length} with this {config.model_type} model", f"at most {longest}",
-                      "lower it")  # fmt: skip
+        raise Refusal(
+            where="reward.max_length",
+            found=f"{spec.max_length} with this {config.model_type} model",
+            allowed=f"at most {longest}",
+            remedy="lower it",
+        )
     plan = Plan(spec.peft, "reward.peft", config, (), spec.max_length, spec.gradient_checkpointing)
     if refusal := check_method(plan):
         raise refusal
@@ -81,8 +102,12 @@ def _check_below(recipe: Recipe) -> None:
     """A reward model is saved as one checkpoint, or one adapter on a plain one: none can stay in the policy that it starts as."""
     method = recipe.sft.peft.method if recipe.sft else "full"
     if not METHODS[method].merges:
-        raise Refusal("sft.peft.method", f"{method}, which cannot be merged, below a reward model that starts as that policy",
-                      f"{_merging()}; or a reward.model of its own", "choose one of these, or name reward.model")  # fmt: skip
+        raise Refusal(
+            where="sft.peft.method",
+            found=f"{method}, which cannot be merged, below a reward model that starts as that policy",
+            allowed=f"{_merging()}; or a reward.model of its own",
+            remedy="choose one of these, or name reward.model",
+        )
 
 
 def _merging() -> str:

@@ -159,9 +159,13 @@ def _leads(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], field: st
         at = whole.find(answer[0]["content"].strip(), len(asked))
         lead = whole[len(asked) : at].strip() if at > 0 else ""
         if lead and bare == asked:
-            raise Refusal("model.chat_template", f"a template without a generation prompt: {lead!r} stands before the answers of "
-                          f"{field}, and the model would be trained to write it", "a template that ends a prompt with it",
-                          "write it at the end where add_generation_prompt is true, or name another template")  # fmt: skip
+            raise Refusal(
+                where="model.chat_template",
+                found=f"a template without a generation prompt: {lead!r} stands before the answers of "
+                f"{field}, and the model would be trained to write it",
+                allowed="a template that ends a prompt with it",
+                remedy="write it at the end where add_generation_prompt is true, or name another template",
+            )
         leads |= {lead} - {""}
     return leads
 
@@ -173,8 +177,12 @@ def _refused_rows(refused: list[tuple[int, str]], rows: int, field: str, checks:
     count, reasons = sum(n for n, _ in refused), "; ".join(sorted({reason for _, reason in refused}))
     found = f"{count:,} of {rows:,} rows ({count / rows:.0%}) that the chat template refuses ({reasons})"
     if count == rows or (count > checks.max_drop_rate * rows and "max_drop_rate" not in checks.waive):
-        raise Refusal(field, found, f"at most {checks.max_drop_rate:.0%} (data.checks.max_drop_rate)",
-                      "set model.chat_template to a template that takes them, or change the rows")  # fmt: skip
+        raise Refusal(
+            where=field,
+            found=found,
+            allowed=f"at most {checks.max_drop_rate:.0%} (data.checks.max_drop_rate)",
+            remedy="set model.chat_template to a template that takes them, or change the rows",
+        )
     return [f"{field}: {found}: training and evaluation leave them out"]
 
 
@@ -185,11 +193,11 @@ def _refuse_shifted(tokenizer: PreTrainedTokenizerBase, sample: pl.DataFrame, fi
         return
     bare, asked = _prompts(tokenizer, next(prompt for prompt in sample["prompt"].to_list() if accepts(tokenizer, prompt)))
     raise Refusal(
-        "model.chat_template",
-        f"a template whose prompts end with {asked.removeprefix(bare)!r}, on which the answers of {shifted} of {rendered} "
+        where="model.chat_template",
+        found=f"a template whose prompts end with {asked.removeprefix(bare)!r}, on which the answers of {shifted} of {rendered} "
         f"sampled rows of {field} do not follow",
-        "prompts that are the start of prompt + answer",
-        "name a template that ends prompts where answers start: without an opened <think>, say",
+        allowed="prompts that are the start of prompt + answer",
+        remedy="name a template that ends prompts where answers start: without an opened <think>, say",
     )
 
 

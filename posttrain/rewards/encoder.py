@@ -80,7 +80,12 @@ def load_encoder(policy: Policy, device: torch.device, seed: int) -> Encoder:
     body = f"{model.base_model_prefix}."
     pooler = f"{body}pooler"
     if beyond := sorted(name for name in lacking if name.startswith(body) and not name.startswith(f"{pooler}.")):
-        raise Refusal(f"model ({policy.base})", f"a checkpoint without {beyond[0]}", "all weights of its body", "mend it")
+        raise Refusal(
+            where=f"model ({policy.base})",
+            found=f"a checkpoint without {beyond[0]}",
+            allowed="all weights of its body",
+            remedy="mend it",
+        )
     if any(not name.startswith(body) for name in lacking):
         _init_head(model)
     refuse_not_finite(model, f"model ({policy.base})")

@@ -74,7 +74,9 @@ def _imported(name: str, field: str) -> Reward:
         if not callable(function):
             raise TypeError("not a function")
     except Exception as error:  # the module is the user's and may raise anything
-        raise Refusal(field, f"{name} ({error})", "an importable module:function", "check the spelling") from error
+        raise Refusal(
+            where=field, found=f"{name} ({error})", allowed="an importable module:function", remedy="check the spelling"
+        ) from error
     return function
 
 
@@ -122,4 +124,4 @@ def _said(error: Exception) -> str:
 
 
 def _bad(name: str, field: str, found: str, allowed: str) -> Refusal:
-    return Refusal(f"{field} ({name})", found, allowed, REMEDY)
+    return Refusal(where=f"{field} ({name})", found=found, allowed=allowed, remedy=REMEDY)

@@ -60,8 +60,12 @@ def _finite(judge: Judge) -> Judge:
         for row, reward in enumerate(rewards):
             if not math.isfinite(reward):
                 found = f"a reward of {reward} from the reward model for answer {row}: {responses[row][:SHOWN]!r}"
-                raise Refusal("evaluation.judge", found, "finite numbers",
-                              "lower reward.learning_rate, or set compute.dtype=float32")  # fmt: skip
+                raise Refusal(
+                    where="evaluation.judge",
+                    found=found,
+                    allowed="finite numbers",
+                    remedy="lower reward.learning_rate, or set compute.dtype=float32",
+                )
         return rewards
 
     return checked

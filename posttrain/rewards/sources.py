@@ -48,8 +48,12 @@ class Rewards:
         if not total.isfinite().all():
             index = int((~total.isfinite()).nonzero()[0])
             found = ", ".join(f"{name} {float(rewards[index])}" for name, rewards in said.items())
-            raise Refusal("alignment.reward", f"a weighted sum that is not finite in fp32, for prompt {index}: {found}",
-                          "finite numbers of at most 3.4e38", "lower the weights, or scale the rewards")  # fmt: skip
+            raise Refusal(
+                where="alignment.reward",
+                found=f"a weighted sum that is not finite in fp32, for prompt {index}: {found}",
+                allowed="finite numbers of at most 3.4e38",
+                remedy="lower the weights, or scale the rewards",
+            )
         return total, said
 
 

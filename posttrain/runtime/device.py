@@ -26,11 +26,20 @@ def resolve_device(compute: Compute) -> torch.device:
     import torch
 
     if compute.device == "cuda" and not torch.cuda.is_available():
-        raise Refusal("compute.device", "cuda, and no CUDA device is visible", "auto or cpu", "set compute.device=auto")
+        raise Refusal(
+            where="compute.device",
+            found="cuda, and no CUDA device is visible",
+            allowed="auto or cpu",
+            remedy="set compute.device=auto",
+        )
     device = torch.device("cuda" if _wants_cuda(compute) else "cpu")
     if device.type == "cuda" and compute.num_processes > torch.cuda.device_count():
-        raise Refusal("compute.num_processes", f"{compute.num_processes}, and {torch.cuda.device_count()} CUDA devices",
-                      "at most one process per device", "lower compute.num_processes")  # fmt: skip
+        raise Refusal(
+            where="compute.num_processes",
+            found=f"{compute.num_processes}, and {torch.cuda.device_count()} CUDA devices",
+            allowed="at most one process per device",
+            remedy="lower compute.num_processes",
+        )
     return device
 
 
@@ -44,12 +53,19 @@ def resolve_dtype(compute: Compute) -> torch.dtype:
 
     name = dtype_name(compute)
     if name == "float16" and not _wants_cuda(compute):
-        raise Refusal("compute.dtype", "float16, and no CUDA device is visible", "float32, or bfloat16 where the chip has it",
-                      "set compute.dtype=auto")  # fmt: skip
+        raise Refusal(
+            where="compute.dtype",
+            found="float16, and no CUDA device is visible",
+            allowed="float32, or bfloat16 where the chip has it",
+            remedy="set compute.dtype=auto",
+        )
     if name == "bfloat16" and not (_wants_cuda(compute) or _cpu_has_bfloat16()):
-        raise Refusal("compute.dtype", "bfloat16 on a CPU without instructions for it, where it is slower than float32",
-                      f"float32 here; bfloat16 on CUDA and on chips with one of {', '.join(CPU_BFLOAT16)}",
-                      "set compute.dtype=auto")  # fmt: skip
+        raise Refusal(
+            where="compute.dtype",
+            found="bfloat16 on a CPU without instructions for it, where it is slower than float32",
+            allowed=f"float32 here; bfloat16 on CUDA and on chips with one of {', '.join(CPU_BFLOAT16)}",
+            remedy="set compute.dtype=auto",
+        )
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 

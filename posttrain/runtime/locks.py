@@ -75,8 +75,9 @@ def _now() -> str:
 def not_writable(folder: Path, error: OSError) -> Refusal:
     """The refusal of a folder of a store in which this user may not write."""
     return Refusal(
-        "--store", f"{folder}, in which user {os.getuid()} may not write ({error.strerror or error})",
-        "a store of your own, or one that is shared with your group",
-        "give another --store, or have the owner share this one: chgrp -R GROUP STORE; chmod -R g+rwX STORE; "
+        where="--store",
+        found=f"{folder}, in which user {os.getuid()} may not write ({error.strerror or error})",
+        allowed="a store of your own, or one that is shared with your group",
+        remedy="give another --store, or have the owner share this one: chgrp -R GROUP STORE; chmod -R g+rwX STORE; "
         "find STORE -type d -exec chmod g+s {} +",
-    )  # fmt: skip
+    )

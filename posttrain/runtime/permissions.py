@@ -34,8 +34,12 @@ def refuse_function(name: str, field: str) -> None:
     allowed = [each.strip() for each in given.split(",") if each.strip()]
     module = name.partition(":")[0]
     if not any(name == each or module == each or module.startswith(f"{each}.") for each in allowed):
-        raise Refusal(field, f"{name}, which this machine may not import", f"functions of {', '.join(allowed) or 'no module'}",
-                      f"have the owner of this worker add its module to {FUNCTIONS}")  # fmt: skip
+        raise Refusal(
+            where=field,
+            found=f"{name}, which this machine may not import",
+            allowed=f"functions of {', '.join(allowed) or 'no module'}",
+            remedy=f"have the owner of this worker add its module to {FUNCTIONS}",
+        )
 
 
 def refuse_remote_code(field: str) -> None:
@@ -45,5 +49,9 @@ def refuse_remote_code(field: str) -> None:
         Refusal: naming the recipe's field.
     """
     if is_worker() and os.environ.get(REMOTE_CODE, "") != "1":
-        raise Refusal(field, "true, on a worker that runs the recipes of others", "false",
-                      f"take a model that transformers knows, or have the owner of this worker set {REMOTE_CODE}=1")  # fmt: skip
+        raise Refusal(
+            where=field,
+            found="true, on a worker that runs the recipes of others",
+            allowed="false",
+            remedy=f"take a model that transformers knows, or have the owner of this worker set {REMOTE_CODE}=1",
+        )

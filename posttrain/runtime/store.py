@@ -95,14 +95,20 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         if "://" in str(root):
-            raise Refusal("--store", str(root), "a local folder", "mount the bucket, or give a folder")
+            raise Refusal(where="--store", found=str(root), allowed="a local folder", remedy="mount the bucket, or give a folder")
         self.root = Path(root).expanduser().resolve()
         if self.root.exists() and not self.root.is_dir():
-            raise Refusal("--store", f"{root}, a file", "a local folder", "give a folder; it is made when absent")
+            raise Refusal(
+                where="--store", found=f"{root}, a file", allowed="a local folder", remedy="give a folder; it is made when absent"
+            )
         for name in (*STAGES, *ROOMS):
             if (self.root / name).is_symlink():
-                raise Refusal("--store", f"{self.root / name}, a link", "real folders: a link may lead out of the store",
-                              "mount the other disk there, or move the whole store")  # fmt: skip
+                raise Refusal(
+                    where="--store",
+                    found=f"{self.root / name}, a link",
+                    allowed="real folders: a link may lead out of the store",
+                    remedy="mount the other disk there, or move the whole store",
+                )
         self._verified: dict[Path, Stored] = {}  # this process checks each result once
 
     def require_writable(self) -> None:
@@ -192,8 +198,12 @@ def take_up(partial: Path) -> None:
         if linked := next((path for path in files if path.stat().st_nlink > 1), None):
             raise Irregular(f"{linked} is a hard link")
     except Irregular as found:
-        raise Refusal("--store", str(found), "regular files in real folders, as an interrupted attempt leaves them",
-                      f"find out who put it there, and remove {partial}") from found  # fmt: skip
+        raise Refusal(
+            where="--store",
+            found=str(found),
+            allowed="regular files in real folders, as an interrupted attempt leaves them",
+            remedy=f"find out who put it there, and remove {partial}",
+        ) from found
     for entry in partial.iterdir():
         if entry.name not in RESUMED:
             remove(entry)

@@ -39,8 +39,12 @@ def inside(root: Path, *names: str, where: str) -> Path:
     """
     path = root.joinpath(*names)
     if not all(map(is_name, names)) or not path.resolve().is_relative_to(root.resolve()):
-        raise Refusal(where, f"{os.sep.join(names)!r}, which leads out of {root}", "plain names, and folders that are no links",
-                      "nothing was read or written there: find out who set it, and remove it")  # fmt: skip
+        raise Refusal(
+            where=where,
+            found=f"{os.sep.join(names)!r}, which leads out of {root}",
+            allowed="plain names, and folders that are no links",
+            remedy="nothing was read or written there: find out who set it, and remove it",
+        )
     return path
 
 

@@ -71,7 +71,7 @@ class Scorer(nn.Module):
         """Score every completion token of `examples`, branches in their order; `statistics` adds entropy and top-1."""
         if self._embed and self.layout in (PLAIN, SOFT_PROMPT):
             found = f"{self.neftune} in the layout {self.layout}, which has no place for noise"
-            raise Refusal("sft.neftune_alpha", found, "null", "remove neftune_alpha")
+            raise Refusal(where="sft.neftune_alpha", found=found, allowed="null", remedy="remove neftune_alpha")
         alone = self.layout == PLAIN or self.scaled(examples)
         with self.arithmetic():
             if not alone:

@@ -101,7 +101,12 @@ def kept_examples(request: StageRequest, rows: pl.DataFrame, encoded: Encoded) -
     record_training(request.out, field, encoded)
     if not encoded.examples:
         reasons = "; ".join(sorted({reason for _, reason in encoded.left_out})) or "no training rows at all"
-        raise Refusal(field, f"no row to train on ({reasons})", "at least one", "raise max_length, or shorten the data")
+        raise Refusal(
+            where=field,
+            found=f"no row to train on ({reasons})",
+            allowed="at least one",
+            remedy="raise max_length, or shorten the data",
+        )
     refuse_left_out(reasons_of(encoded.left_out), len(rows), field, request.field, request.recipe.data.checks)
     return encoded.examples
 
@@ -170,7 +175,9 @@ def checkpoint_activations(model: nn.Module, field: str) -> None:
     try:
         inner_model(model).gradient_checkpointing_enable({"use_reentrant": False})
     except ValueError as error:
-        raise Refusal(field, f"true, and {error}", "false for this model", f"remove {field}") from error
+        raise Refusal(
+            where=field, found=f"true, and {error}", allowed="false for this model", remedy=f"remove {field}"
+        ) from error
 
 
 def places(request: StageRequest, table: pl.DataFrame, examples: Sequence[int]) -> Sequence[str]:

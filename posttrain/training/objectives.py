@@ -74,7 +74,12 @@ class LanguageModelling:
         if not self.z_loss:
             return loss, balance
         if scores.normaliser is None:
-            raise Refusal("z_loss", f"{self.z_loss} with a model whose logits' normaliser is not computed", "0", "remove z_loss")
+            raise Refusal(
+                where="z_loss",
+                found=f"{self.z_loss} with a model whose logits' normaliser is not computed",
+                allowed="0",
+                remedy="remove z_loss",
+            )
         penalty = self.z_loss * z_loss_sum(scores.normaliser)
         return loss + penalty, {"z_loss": penalty.detach(), **balance}
 

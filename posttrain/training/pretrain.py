@@ -53,7 +53,12 @@ def pretrain(request: StageRequest, spec: Pretrain, documents: pl.DataFrame) -> 
     held_out, chosen = held_out_pieces(rest, VALIDATION_EXAMPLES, encode)
     record_validation(request.out, request.progress, chosen, rest, held_out)
     if not examples:
-        raise Refusal("data.holdout", "no kept document to train on", "at least one", "lower data.holdout, or give more")
+        raise Refusal(
+            where="data.holdout",
+            found="no kept document to train on",
+            allowed="at least one",
+            remedy="lower data.holdout, or give more",
+        )
     scorer = new_scorer(request, wrap(model, everything, seed, "pretrain.peft", tokenizer))
     layout = ready(scorer, everything, examples)
     objective = LanguageModelling(examples, z_loss=spec.z_loss)

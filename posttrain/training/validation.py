@@ -85,5 +85,9 @@ def refuse_unmeasured(section: str, spec: Optimization, validation: Objective | 
     """Without held-out examples there is no validation loss to stop for or to choose by."""
     wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
     for field in (field for field, asked in wanted.items() if asked and validation is None):
-        raise Refusal(f"{section}.{field}", "a choice by the validation loss, and no held-out rows", "held-out rows",
-                      f"raise data.holdout, or remove {field}")  # fmt: skip
+        raise Refusal(
+            where=f"{section}.{field}",
+            found="a choice by the validation loss, and no held-out rows",
+            allowed="held-out rows",
+            remedy=f"raise data.holdout, or remove {field}",
+        )

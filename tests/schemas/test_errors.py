@@ -8,18 +8,18 @@ import pytest
 
 from schemas.errors import Refusal, closest
 
-PARTS = ("sft.epochs", "0", "at least 1", "raise it")
+PARTS = {"where": "sft.epochs", "found": "0", "allowed": "at least 1", "remedy": "raise it"}
 
 
 def test_a_refusal_prints_place_cause_and_way_out():
-    assert str(Refusal(*PARTS)) == "sft.epochs: found 0\n  allowed: at least 1\n  remedy:  raise it"
+    assert str(Refusal(**PARTS)) == "sft.epochs: found 0\n  allowed: at least 1\n  remedy:  raise it"
 
 
 def test_a_refusal_keeps_its_parts_through_pickle():
     """Prefect and multiprocessing pickle exceptions; one that took a single message would fail to load."""
-    again = pickle.loads(pickle.dumps(Refusal(*PARTS)))
-    assert (again.where, again.found, again.allowed, again.remedy) == PARTS
-    assert str(again) == str(Refusal(*PARTS))
+    again = pickle.loads(pickle.dumps(Refusal(**PARTS)))
+    assert again.parts == PARTS
+    assert str(again) == str(Refusal(**PARTS))
 
 
 @pytest.mark.parametrize(

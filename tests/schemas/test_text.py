@@ -31,7 +31,7 @@ def test_json_means_what_it_meant():
 
 
 def test_a_refusal_holds_no_secret_steers_no_terminal_and_is_short():
-    refusal = Refusal("a\x1b", "https://u:hunter2@h\u202e", "x" * 100_000, "b")
+    refusal = Refusal(where="a\x1b", found="https://u:hunter2@h\u202e", allowed="x" * 100_000, remedy="b")
     assert refusal.where == r"a\x1b"
     assert refusal.found == r"https://***@h\u202e"
     assert len(str(refusal)) < 21_000

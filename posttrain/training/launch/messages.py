@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import Refusal
+
 REQUEST, PROGRESS, BUILT, FAILURE = "request.json", "progress.jsonl", "built.json", "failure.json"
 
 
@@ -65,6 +67,7 @@ def describe(error: Exception) -> str:
         {
             "module": type(error).__module__,
             "name": type(error).__qualname__,
+            "parts": error.parts if isinstance(error, Refusal) else {},
             "arguments": [each if isinstance(each, str | int | float | None) else str(each) for each in arguments],
             "text": str(error),
             "traceback": "".join(traceback.format_exception(error)),
@@ -86,6 +89,6 @@ def exception_of(description: str) -> Exception:
 def _made_again(found: dict[str, Any]) -> Exception | None:
     try:
         kind = getattr(importlib.import_module(found["module"]), found["name"])
-        return kind(*found["arguments"]) if issubclass(kind, Exception) else None
+        return kind(*found["arguments"], **found["parts"]) if issubclass(kind, Exception) else None
     except (ImportError, AttributeError, TypeError, ValueError):
         return None

@@ -130,7 +130,12 @@ def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: Pr
     record_prompts(request.out, f"data.{request.recipe.prompts_table}", len(train), len(prompts), request.recipe.data.checks)
     distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}
     if not distinct:
-        raise Refusal("data.preferences", "no prompt to train on", "at least one", "lower data.holdout, or give more rows")
+        raise Refusal(
+            where="data.preferences",
+            found="no prompt to train on",
+            allowed="at least one",
+            remedy="lower data.holdout, or give more rows",
+        )
     conversations = list(distinct.values())
     return Prompts(conversations, encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room))
 
@@ -140,8 +145,12 @@ def _layout(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
     examples = [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in sorted(prompts, key=len)[-CHECKED:]]
     layout = choose_layout(scorer, examples)
     if scorer.layout == PLAIN:
-        raise Refusal("alignment.algorithm", f"ppo with a model that has no exact layout ({layout})", "dpo",
-                      "choose alignment.algorithm=dpo for this model")  # fmt: skip
+        raise Refusal(
+            where="alignment.algorithm",
+            found=f"ppo with a model that has no exact layout ({layout})",
+            allowed="dpo",
+            remedy="choose alignment.algorithm=dpo for this model",
+        )
     return layout
 
 

@@ -66,7 +66,7 @@ def test_a_secret_in_the_cause_alone_counts_too():
         raise error
 
 
-@pytest.mark.parametrize("error", [ValueError("plain"), Refusal("a", URI, "b", "c"), KeyError(1)])
+@pytest.mark.parametrize("error", [ValueError("plain"), Refusal(where="a", found=URI, allowed="b", remedy="c"), KeyError(1)])
 def test_other_errors_and_refusals_are_as_they_were(error):
     with pytest.raises(type(error)) as raised, redaction.cleaned_errors():
         raise error

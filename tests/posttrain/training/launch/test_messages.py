@@ -27,7 +27,7 @@ def raised(error: Exception) -> Exception:
 @pytest.mark.parametrize(
     "error",
     [
-        Refusal("sft.peft", "this", "that", "do so"),
+        Refusal(where="sft.peft", found="this", allowed="that", remedy="do so"),
         TrainingDiverged("3 steps"),
         KeyError("name"),
         FileNotFoundError(2, "No such file", "a.txt"),

@@ -1,0 +1,197 @@
+"""The rules of a recipe that reach across its sections: every consumer is fed, and what is combined goes together."""
+
+from __future__ import annotations
+
+from pydantic_core import PydanticCustomError
+
+from schemas.base import refused
+from schemas.evaluation import RewardModelJudge
+from schemas.ppo import PPO, StageReward
+from schemas.recipe import Recipe, policies, policy_of
+
+
+def problems_of(recipe: Recipe) -> list[PydanticCustomError]:
+    """What is wrong with a recipe whose sections are each right."""
+    return [*_missing_inputs(recipe), *_impossible_gates(recipe), *_does_not_fit(recipe), *_quantised(recipe)]
+
+
+def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
+    """Stages that are asked for without what they read."""
+    reads = {stage: source for stage in recipe.stages if (source := recipe.dataset(stage))}
+    problems = [
+        refused(where=f"data.{source}", found="null", allowed=f"a source, since the stage {stage} reads it",
+                remedy=f"set data.{source}, or remove the stage")
+        for stage, source in reads.items()
+        if getattr(recipe.data, source) is None
+    ]  # fmt: skip
+    if recipe.model.source == "scratch" and recipe.pretrain is None:
+        problems.append(
+            refused(
+                where="pretrain",
+                found="null with model.source scratch",
+                allowed="a pretrain section",
+                remedy="add pretrain, or start from model.source hub or local",
+            )
+        )
+    if not reads:
+        problems.append(
+            refused(
+                where="sft",
+                found="a recipe that trains nothing",
+                allowed="at least one of pretrain, sft, reward, alignment",
+                remedy="add the stage that you want",
+            )
+        )
+    if recipe.data.instructions is None and recipe.data.preferences is None:
+        problems.append(
+            refused(
+                where="data.instructions",
+                found="null, and data.preferences null",
+                allowed="one of the two",
+                remedy="evaluation needs held-out prompts: give instructions or preferences",
+            )
+        )
+    return problems
+
+
+def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
+    """Gates and promotion metrics on numbers that this recipe never measures."""
+    opponents = policies(recipe)[:-1]
+    wins = {f"win_rate_vs_{name}" for name in opponents}
+    measured = wins if recipe.evaluation.judge else set()
+    measured = measured | ({"perplexity_ratio_vs_base"} if opponents else set())
+    measured |= {"kl_per_token"} if "align" in recipe.stages else set()
+    measured |= {"preference_accuracy"} if "align" in recipe.stages and recipe.data.preferences else set()
+    trains = any(map(policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
+    measured |= {"validation_loss_falls"} if trains else set()
+    wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
+    problems = [_unmeasured(where, name, measured, wins) for where, name in wanted.items() if name not in measured]
+    promotes = measured & {*wins, "preference_accuracy"} | ({"validation_loss"} if trains and opponents else set())
+    if recipe.registry and recipe.registry.promote_on and recipe.registry.promote_on not in promotes:
+        problems.append(_unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins))
+    return problems
+
+
+def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
+    """A refusal of one of them; a win rate may lack nothing but a judge."""
+    remedy = "set evaluation.judge: a function or a reward model" if name in wins else "remove it, or add the stage that it is of"
+    return refused(
+        where=where,
+        found=name,
+        allowed=f"metrics that this recipe measures: {', '.join(sorted(measured)) or 'none'}",
+        remedy=remedy,
+    )
+
+
+def _cannot_reward(recipe: Recipe) -> list[PydanticCustomError]:
+    """Sources of rewards that this recipe does not have."""
+    if not isinstance(recipe.alignment, PPO) or recipe.reward is not None:
+        return []
+    return [
+        refused(
+            where=f"alignment.{field}",
+            found="source model, and no section reward",
+            allowed="a section reward, or source function or registry",
+            remedy="add reward: {}, which trains a reward model on data.preferences",
+        )
+        for field in ("reward", "monitor")
+        if any(isinstance(source, StageReward) for source in getattr(recipe.alignment, field))
+    ]
+
+
+def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
+    """Settings that are fine alone and not together."""
+    problems = [*_cannot_reward(recipe)]
+    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
+        problems.append(
+            refused(
+                where="compute.num_processes",
+                found=f"{recipe.compute.num_processes} with alignment.algorithm ppo",
+                allowed="1",
+                remedy="set compute.num_processes=1: PPO trains on one device",
+            )
+        )
+    longest = recipe.model.max_length if recipe.model.source == "scratch" else None
+    wanted = {
+        "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,
+        "sft.max_length": recipe.sft.max_length if recipe.sft else 0,
+        "reward.max_length": recipe.reward.max_length if recipe.reward and recipe.reward.model is None else 0,
+        "alignment.max_length": getattr(recipe.alignment, "max_length", 0),
+    }
+    for where, tokens in wanted.items():
+        if longest is not None and tokens > longest:
+            problems.append(
+                refused(
+                    where=where,
+                    found=f"{tokens} with model.max_length {longest}",
+                    allowed=f"at most {longest}",
+                    remedy="lower it, or raise model.max_length",
+                )
+            )
+    if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
+        problems.append(
+            refused(
+                where="model.trust_remote_code",
+                found="true with a registry section",
+                allowed="false, or registry null",
+                remedy="consumers load registered models without the model's own code",
+            )
+        )
+    if isinstance(recipe.evaluation.judge, RewardModelJudge) and recipe.reward is None:
+        problems.append(
+            refused(
+                where="evaluation.judge.source",
+                found="reward_model, and reward null",
+                allowed="function, or a reward section",
+                remedy="add the section reward, or name a function",
+            )
+        )
+    if recipe.registry and recipe.registry.reward_model and recipe.reward is None:
+        problems.append(
+            refused(
+                where="registry.reward_model",
+                found=f"{recipe.registry.reward_model}, and reward null",
+                allowed="null, or a reward section",
+                remedy="add the section reward, or remove reward_model",
+            )
+        )
+    if recipe.registry and recipe.registry.reward_model == recipe.registry.model:
+        problems.append(
+            refused(
+                where="registry.reward_model",
+                found=f"{recipe.registry.model}, the name of the policy",
+                allowed="a name of its own",
+                remedy="choose another name",
+            )
+        )
+    problems += [
+        refused(
+            where=f"evaluation.gates.{name}.lower_bound_above",
+            found="a bound on an interval",
+            allowed="min or max: this metric has no interval",
+            remedy=f"use {instead}",
+        )
+        for name, instead in (("perplexity_ratio_vs_base", "max"), ("validation_loss_falls", "min"))
+        if (gate := getattr(recipe.evaluation.gates, name)) and gate.lower_bound_above is not None
+    ]
+    return problems
+
+
+def _quantised(recipe: Recipe) -> list[PydanticCustomError]:
+    """What was not built for a model whose weights are held in fewer bits."""
+    conflicts = {
+        "pretrain": (recipe.pretrain is not None, "a section", "null: pretraining trains every weight"),
+        "reward": (recipe.reward is not None, "a section", "null"),
+        "alignment.algorithm": (recipe.alignment.algorithm == "ppo", "ppo", "dpo or none"),
+        "compute.num_processes": (recipe.compute.num_processes > 1, str(recipe.compute.num_processes), "1"),
+    }
+    return [
+        refused(
+            where=where,
+            found=f"{found} with model.quantization {recipe.quantization}",
+            allowed=allowed,
+            remedy="change it, or set quantization=null",
+        )
+        for where, (given, found, allowed) in conflicts.items()
+        if given and recipe.quantization
+    ]
