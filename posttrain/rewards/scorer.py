@@ -109,8 +109,9 @@ class RewardScorer(Scorer):
 
 
 def _last_layer(encoder: Any) -> nn.Linear:
-    """The layer whose output is the score."""
-    return [m for name in score_names(encoder) for m in encoder.get_submodule(name).modules() if isinstance(m, nn.Linear)][-1]
+    """The layer whose output is the score: the last one outside the encoder's body, whatever its architecture calls it."""
+    body = f"{encoder.base_model_prefix}."
+    return [m for name, m in encoder.named_modules() if isinstance(m, nn.Linear) and not name.startswith(body)][-1]
 
 
 def _ended(examples: Sequence[Example]) -> list[Example]:

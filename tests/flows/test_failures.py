@@ -39,6 +39,12 @@ def failing(tiny, warm):
     return run
 
 
+def obstruct(folder: Path) -> None:
+    """Put a file where a folder should be, executable as folders are: a look at permissions finds nothing amiss."""
+    folder.write_text("")
+    folder.chmod(0o755)
+
+
 def assert_reported(document: dict, client) -> None:
     """The page says at its top what failed and what to do; the MLflow run has page and numbers, and is closed as failed."""
     page = Path(document["report"]).read_text("utf-8")
@@ -78,7 +84,7 @@ def test_an_export_that_differs_is_refused_and_the_next_run_registers(copy, fail
 def test_a_crash_keeps_its_traceback_and_what_was_finished_is_reported(copy, failing, again, client_of, stage):
     """A file where the stage's folder should be: nothing can be built there."""
     (copy / stage).rename(copy / "aside")
-    (copy / stage).write_text("")
+    obstruct(copy / stage)
     document, said = failing(copy, 1, stage)
     assert [each["name"] for each in document["stages"]] == STAGES[: STAGES.index(stage)]
     assert document["error"]["message"].startswith("FileExistsError: ")
@@ -95,7 +101,7 @@ def test_a_crash_keeps_its_traceback_and_what_was_finished_is_reported(copy, fai
 def test_a_report_that_cannot_be_written_takes_no_result_with_it(copy, failing, again):
     """Its file is made a folder between two runs; the second has the id of the first, and registers."""
     (copy / "register").rename(copy / "aside")
-    (copy / "register").write_text("")
+    obstruct(copy / "register")
     document, _ = failing(copy, 1, "register")
     (copy / "register").unlink()
     written = Path(document["report"]).with_name("result.json")

@@ -191,7 +191,7 @@ def test_a_file_is_converted_once_into_a_folder_that_computes_and_encodes_the_sa
 
 def test_a_conversion_that_was_killed_leaves_no_folder_that_is_taken_for_whole(path, tmp_path):
     cache, digest = tmp_path / "cache", file_digest(path)
-    partial = cache / f"{digest}.partial"
+    partial = cache / f".{digest}.0123456789abcdef.partial"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
     assert load_model(Policy(str(converted(path, digest, cache))), CPU)

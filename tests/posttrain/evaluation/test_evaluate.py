@@ -109,7 +109,7 @@ class Recorder(Quiet):
 
 def test_each_policy_is_loaded_once_the_candidate_first_and_tells_of_all_its_work(setting, tmp_path, monkeypatch):
     """The reference scores the candidate's answers while it is in memory; the base is not asked."""
-    loaded, load = [], evaluate.load_model
+    loaded, load = [], evaluation.load_model
     monkeypatch.setattr(evaluation, "load_model", lambda policy, device: loaded.append(policy) or load(policy, device))
     policies, held_out = setting
     evaluate(recipe(), policies, held_out, tmp_path, progress := Recorder())

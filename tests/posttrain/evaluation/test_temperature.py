@@ -61,7 +61,7 @@ def divergence(models, examples: list[Example], temperature: float) -> tuple[flo
 def test_kl_of_samples_at_another_temperature_is_that_of_the_policies_at_it(policies, tmp_path, monkeypatch):
     """At temperature 0.3 the policies lie further apart than at 1, where samples of 0.3 would even say that KL is negative."""
 
-    kept, score = [], evaluate.score_branches
+    kept, score = [], evaluation.score_branches
     monkeypatch.setattr(
         evaluation, "score_branches", lambda s, examples, *rest: kept.append(examples) or score(s, examples, *rest)
     )

@@ -22,6 +22,7 @@ from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import wrap
 from posttrain.runtime.fake_tensors import LiveBytes
 from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.training.dropout import set_dropout
 from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, Preference
 from posttrain.training.optimizer import Updates
 from schemas.peft import Peft
@@ -145,7 +146,9 @@ def taken(shape, spec, objective: Objective) -> int:
     """What `activations` forecasts, counted over a step on real numbers in the layout that training would choose."""
     rows = range(4)
     with LiveBytes() as live:
-        model = wrap(auto_class(shape).from_config(shape), spec.peft, 0, "alignment.peft")
+        start = auto_class(shape).from_config(shape)
+        set_dropout(start, getattr(spec, "dropout", 0.0))
+        model = wrap(start, spec.peft, 0, "alignment.peft")
         scorer = Scorer(model, CPU.device).eval()
         choose_layout(scorer, objective.examples)
         updates = Updates(scorer.train(), spec)

@@ -31,13 +31,16 @@ def test_a_request_survives_its_journey_as_a_document(request_of, tmp_path):
 
 
 def test_rows_are_named_by_file_and_row_when_training_diverges(request_of, checkpoint, tmp_path):
-    """Every score of this policy is NaN. The first row is too long and left out, so that example i is row i + 2 of the file."""
+    """The weights are finite, and every score overflows.
+
+    The first row is too long and left out, so that example i is row i + 2 of the file.
+    """
     broken = tmp_path / "model"
     broken.mkdir()
     for path in checkpoint.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
     weights = load_file(broken / "model.safetensors")
-    save_file({name: tensor * torch.nan for name, tensor in weights.items()}, broken / "model.safetensors", {"format": "pt"})
+    save_file({name: tensor * 1e30 for name, tensor in weights.items()}, broken / "model.safetensors", {"format": "pt"})
 
     def first_too_long(table: pl.DataFrame) -> pl.DataFrame:
         long = [{"role": "assistant", "content": "the staff was kind " * 40}]
