@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain.rewards.model import open_reward_model
 
-REWARD = "reward={epochs: 2, batch_size: 8, max_length: 256, learning_rate: 0.003, peft: {method: lora, r: 4}}"
+REWARD = "reward={epochs: 4, batch_size: 8, max_length: 256, learning_rate: 0.003, peft: {method: lora, r: 4}}"
 
 
 def stage_of(report, name: str):
