@@ -75,7 +75,7 @@ def test_a_batch_of_them_would_change_the_scores(model, random_examples):
 def test_responses_do_not_depend_on_the_other_prompts_of_a_batch(model, random_examples):
     """Almost greedy, so that random numbers do not matter."""
     prompts = [example.prompt for example in random_examples(SIZES)]
-    plan = Sampling(max_new_tokens=6, temperature=1e-4, seed=0, samples=1, eos=0, pad=1)
+    plan = Sampling(max_new_tokens=6, temperature=1e-4, seed=0, samples=1, ends=(0,), pad=1)
     together = sample(copy.deepcopy(model), prompts, plan)
     for prompt, (response,) in zip(prompts, together, strict=True):
         ((expected,),) = sample(copy.deepcopy(model), [prompt], plan)
