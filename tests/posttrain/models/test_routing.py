@@ -69,7 +69,7 @@ def test_it_can_be_sampled_from_and_keeps_what_its_config_asks_for(model, random
     """Against greedy decoding from the whole sequence; by our own loop and by transformers'."""
     model.eval()
     prompts = [example.prompt for example in random_examples([(9, 1), (4, 1)])]
-    plan = Sampling(max_new_tokens=5, temperature=1e-4, seed=0, samples=1, eos=0, pad=1)
+    plan = Sampling(max_new_tokens=5, temperature=1e-4, seed=0, samples=1, ends=(0,), pad=1)
     for prompt, (response,) in zip(prompts, sample(model, prompts, plan), strict=True):
         ids = prompt.astype(np.int64).tolist()
         with torch.no_grad():

@@ -112,7 +112,7 @@ def test_samples_are_drawn_from_logits_that_were_not_rounded(tiny_llama, random_
     model = tiny_llama() if kind == "decoder" else t5()
     seen = output_types(model.lm_head)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        sample(model, [random_examples([(6, 1)])[0].prompt], Sampling(max_new_tokens=3, temperature=1.0, seed=0, eos=-1, pad=0))
+        sample(model, [random_examples([(6, 1)])[0].prompt], Sampling(max_new_tokens=3, temperature=1.0, seed=0, ends=(), pad=0))
     assert set(seen) == {torch.float32}
 
 
