@@ -19,13 +19,19 @@ CHARACTERS = 2000  # of each of its texts
 
 @contextmanager
 def table_to_log(path: Path, tracking: Tracking) -> Iterator[Path | None]:
-    """The file that stands for a table of rows in MLflow, with its name: itself, its first rows with their texts cut, or none."""
+    """The file that stands for a table of rows in MLflow, with its name: itself, some rows with their texts cut, or none."""
     if tracking.rows == "none":
         yield None
     elif tracking.rows == "all":
         yield path
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            few = pl.scan_parquet(path).head(ROWS).with_columns(cs.string().str.slice(0, CHARACTERS)).collect()
-            few.write_parquet(Path(scratch) / path.name)
+            _some(pl.scan_parquet(path)).write_parquet(Path(scratch) / path.name)
             yield Path(scratch) / path.name
+
+
+def _some(table: pl.LazyFrame) -> pl.DataFrame:
+    """At most `ROWS` rows at even distances, since the first ones would all be of one data set or file."""
+    rows = table.select(pl.len()).collect().item()
+    few = table.gather_every(-(-rows // ROWS) or 1)
+    return few.with_columns(cs.string().str.slice(0, CHARACTERS)).collect()

@@ -13,6 +13,7 @@ from posttrain.data.packing import Example
 from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks, wrapped
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.peft.wrap import trainable_state
+from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import by_rows
 from posttrain.training.objectives import LanguageModelling
 from schemas.ppo import PPO, StageReward
@@ -29,14 +30,21 @@ def ppo_peaks(
     Scores of tokens are what a step holds; values, ratios and advantages are numbers per token beside them.
     """
     response = np.zeros(spec.max_new_tokens, np.int32)
-    answers = [Example(each.prompt, (response,) * spec.samples) for each in prompts[: spec.rollouts // spec.samples]]
+    answers = [Example(each.prompt, (response,) * spec.samples) for each in _spread(prompts, spec.rollouts // spec.samples)]
     plan = by_rows(len(answers), max(1, len(answers) // spec.minibatches), 1, seed)
     stage = Training(config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True)
     steps = training_peaks(stage, on, model)
-    lengths = [len(answer.prompt) for answer in answers for _ in answer.branches]
+    lengths = [len(answer.prompt) for answer in answers for _ in answer.branches][:BATCH]
     sampling = evaluation_peaks(config, lengths, spec.max_new_tokens, answers, on)
     beside, critic = copies(config, spec), 2 if _own_critic(spec) else 1
     return [replace(peak, weights=peak.weights + beside, activations=critic * peak.activations) for peak in (*steps, *sampling)]
+
+
+def _spread(prompts: Sequence[Example], count: int) -> list[Example]:
+    """At most `count` prompts, the longest first and spread over all lengths: a file may be sorted, and rollouts are shuffled."""
+    by_length = sorted(prompts, key=lambda each: len(each.prompt), reverse=True)
+    few = min(count, len(by_length))
+    return [by_length[i * len(by_length) // few] for i in range(few)]
 
 
 def copies(config: PreTrainedConfig, spec: PPO) -> int:

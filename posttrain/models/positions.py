@@ -56,13 +56,19 @@ def _by_name(model: nn.Module) -> list[int]:
     return [table.num_embeddings for name, table in tables.items() if "position" in name and "relative" not in name]
 
 
+_REAL = (torch.arange, torch.tensor)
+
+
 class _Counting(TorchFunctionMode):
-    """Makes consecutive numbers for real, on a host: a buffer of positions that a model slices."""
+    """Makes consecutive numbers for real, on a host: a buffer of positions that a model slices.
+
+    So it does numbers of the config: LongRoPE divides its factors by frequencies that come of consecutive numbers.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        host = {"device": "cpu"} if func is torch.arange else {}
+        host = {"device": "cpu"} if func in _REAL else {}
         return func(*args, **(kwargs or {}) | host)
 
 

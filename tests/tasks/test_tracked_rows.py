@@ -31,12 +31,20 @@ def test_all_is_the_file_itself(table):
         assert logged == table
 
 
-def test_a_sample_is_the_first_rows_with_short_texts_under_the_same_name(table):
+def test_a_sample_is_rows_of_the_whole_table_with_short_texts_under_the_same_name(table):
+    """Of 150 rows every second one: the first 100 could all be of one file."""
     with table_to_log(table, Tracking()) as logged:
         few = pl.read_parquet(logged)
         assert logged.name == table.name
-    assert few["row"].to_list() == list(range(ROWS))
-    assert few["prompt"].to_list() == [PRIVATE[:CHARACTERS]] * ROWS
+    assert few["row"].to_list() == list(range(0, ROWS + 50, 2))
+    assert few["prompt"].to_list() == [PRIVATE[:CHARACTERS]] * 75
+
+
+@pytest.mark.parametrize("rows", [0, 1, ROWS, 10 * ROWS])
+def test_a_sample_has_at_most_its_rows(tmp_path, rows):
+    pl.DataFrame({"row": range(rows)}, {"row": pl.Int64}).write_parquet(tmp_path / "samples.parquet")
+    with table_to_log(tmp_path / "samples.parquet", Tracking()) as logged:
+        assert pl.read_parquet(logged)["row"].to_list() == list(range(0, rows, max(1, rows // ROWS)))
 
 
 @pytest.mark.parametrize(("rows", "there"), [("none", False), ("sample", True), ("all", True)])

@@ -196,6 +196,24 @@ def test_ppo_is_forecast_with_methods_that_draw_or_are_soft_prompts(ppo_section,
     assert found["training"].activations == pytest.approx(taken(config(), spec, LanguageModelling(answered)), rel=0.01)
 
 
+def test_ppo_is_forecast_for_prompts_of_all_lengths_whatever_their_order(ppo_section):
+    """8 rollouts of 24 prompts: of a sorted file the first 8 would be the shortest, and of another the longest."""
+    prompts = [Example(np.zeros(length, np.int32), ()) for length in range(10, 82, 3)]
+    spec = ppo_section(rollouts=8, minibatches=2)
+    up, down = (ppo_peaks(config(), spec, order, 0, CPU) for order in (prompts, prompts[::-1]))
+    assert up == down
+    spread = ppo_peaks(config(), spec, prompts[2::3], 0, CPU)  # the longest, and every third
+    assert up == spread
+
+
+def test_ppo_is_forecast_to_sample_one_batch_at_a_time(ppo_section):
+    """Of 512 rollouts 128 stand in the cache together."""
+    prompts = [Example(np.zeros(20, np.int32), ())] * 512
+    all_peaks = (ppo_peaks(config(), ppo_section(rollouts=rollouts), prompts, 0, CPU) for rollouts in (128, 512))
+    one, four = ({peak.phase: peak for peak in peaks}["sampling"] for peaks in all_peaks)
+    assert one.activations == four.activations
+
+
 SHAPE = {"source": "scratch", "hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 4, "intermediate_size": 1376,
          "vocab_size": 32_000, "tie_embeddings": False}  # fmt: skip
 

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
 
 from posttrain.data.packing import Example
+from posttrain.models.architectures import longest_sequence
+from posttrain.models.positions import UNLIMITED
 from posttrain.models.rope import unscaled_up_to
 from posttrain.sampling.sampler import Sampling, sample
 from posttrain.scoring.reference import score_branches
@@ -82,3 +84,9 @@ def test_responses_do_not_depend_on_the_other_prompts_of_a_batch(model, random_e
 
 def test_plain_rotary_positions_have_no_such_limit(tiny_llama):
     assert unscaled_up_to(tiny_llama().config) is None
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_scaled_positions_are_computed_and_have_no_end(name):
+    """The factors of LongRoPE meet frequencies that come of consecutive numbers while the model is looked at."""
+    assert longest_sequence(CONFIGS[name]) == UNLIMITED

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import grouped_mm, linear, scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from posttrain.runtime.fake_tensors import give_tensors, pretending
 from posttrain.runtime.hollow import Hollow
 
+ENDS = torch.tensor([1, 4, 8], dtype=torch.int32)  # of the rows of three experts
 OPERATIONS = {
     "product": lambda: torch.zeros(2, 5, 8) @ torch.zeros(8, 3),
     "transposed": lambda: torch.zeros(4, 6).t().contiguous()[1:, ::2],
@@ -21,6 +22,9 @@ OPERATIONS = {
     "parts": lambda: torch.cat(torch.zeros(6, 4).split([1, 2, 3])[1:], 0),
     "halves": lambda: torch.zeros(6, dtype=torch.bfloat16) + torch.zeros(6, dtype=torch.float16),
     "most likely": lambda: torch.zeros(3, 7).log_softmax(-1).max(-1).values,
+    "experts": lambda: grouped_mm(torch.zeros(8, 8), torch.zeros(3, 8, 4), offs=ENDS),
+    "gradient of experts": lambda: grouped_mm(torch.zeros(8, 8), torch.zeros(8, 4), offs=ENDS),
+    "halves of experts": lambda: grouped_mm(torch.zeros(8, 8).half(), torch.zeros(3, 8, 8).half(), offs=ENDS),
     "attention": lambda: scaled_dot_product_attention(*torch.zeros(3, 1, 4, 6, 8), is_causal=True).transpose(1, 2),
 }
 
