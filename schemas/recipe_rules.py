@@ -101,7 +101,7 @@ def _cannot_reward(recipe: Recipe) -> list[PydanticCustomError]:
 
 def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
     """Settings that are fine alone and not together."""
-    problems = [*_cannot_reward(recipe)]
+    problems = [*_cannot_reward(recipe), *_too_long(recipe), *_cannot_register(recipe), *_bounds_without_interval(recipe)]
     if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
         problems.append(
             refused(
@@ -111,32 +111,6 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
                 remedy="set compute.num_processes=1: PPO trains on one device",
             )
         )
-    longest = recipe.model.max_length if recipe.model.source == "scratch" else None
-    wanted = {
-        "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,
-        "sft.max_length": recipe.sft.max_length if recipe.sft else 0,
-        "reward.max_length": recipe.reward.max_length if recipe.reward and recipe.reward.model is None else 0,
-        "alignment.max_length": getattr(recipe.alignment, "max_length", 0),
-    }
-    for where, tokens in wanted.items():
-        if longest is not None and tokens > longest:
-            problems.append(
-                refused(
-                    where=where,
-                    found=f"{tokens} with model.max_length {longest}",
-                    allowed=f"at most {longest}",
-                    remedy="lower it, or raise model.max_length",
-                )
-            )
-    if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
-        problems.append(
-            refused(
-                where="model.trust_remote_code",
-                found="true with a registry section",
-                allowed="false, or registry null",
-                remedy="consumers load registered models without the model's own code",
-            )
-        )
     if isinstance(recipe.evaluation.judge, RewardModelJudge) and recipe.reward is None:
         problems.append(
             refused(
@@ -144,6 +118,44 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
                 found="reward_model, and reward null",
                 allowed="function, or a reward section",
                 remedy="add the section reward, or name a function",
+            )
+        )
+    return problems
+
+
+def _too_long(recipe: Recipe) -> list[PydanticCustomError]:
+    """Rows longer than a model from scratch can read; of another model its config says how long they may be."""
+    if recipe.model.source != "scratch":
+        return []
+    longest = recipe.model.max_length
+    wanted = {
+        "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,
+        "sft.max_length": recipe.sft.max_length if recipe.sft else 0,
+        "reward.max_length": recipe.reward.max_length if recipe.reward and recipe.reward.model is None else 0,
+        "alignment.max_length": getattr(recipe.alignment, "max_length", 0),
+    }
+    return [
+        refused(
+            where=where,
+            found=f"{tokens} with model.max_length {longest}",
+            allowed=f"at most {longest}",
+            remedy="lower it, or raise model.max_length",
+        )
+        for where, tokens in wanted.items()
+        if tokens > longest
+    ]
+
+
+def _cannot_register(recipe: Recipe) -> list[PydanticCustomError]:
+    """What the registry cannot take, or would not have."""
+    problems: list[PydanticCustomError] = []
+    if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
+        problems.append(
+            refused(
+                where="model.trust_remote_code",
+                found="true with a registry section",
+                allowed="false, or registry null",
+                remedy="consumers load registered models without the model's own code",
             )
         )
     if recipe.registry and recipe.registry.reward_model and recipe.reward is None:
@@ -164,7 +176,12 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
                 remedy="choose another name",
             )
         )
-    problems += [
+    return problems
+
+
+def _bounds_without_interval(recipe: Recipe) -> list[PydanticCustomError]:
+    """Gates on the interval of a metric that has none."""
+    return [
         refused(
             where=f"evaluation.gates.{name}.lower_bound_above",
             found="a bound on an interval",
@@ -174,7 +191,6 @@ def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
         for name, instead in (("perplexity_ratio_vs_base", "max"), ("validation_loss_falls", "min"))
         if (gate := getattr(recipe.evaluation.gates, name)) and gate.lower_bound_above is not None
     ]
-    return problems
 
 
 def _quantised(recipe: Recipe) -> list[PydanticCustomError]:
