@@ -19,6 +19,7 @@ from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
 from tasks import promotion
+from tasks.chat_signature import EXAMPLE, chat_signature
 from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri
 from tasks.version_tags import ARTIFACT, KEY, SEAL, STORE, UNSEALED, cache_of, place_of
 
@@ -164,19 +165,12 @@ def log_version(
 
 def consumer_of(folder: Path, folders: dict[str, str]) -> dict[str, Any]:
     """What `mlflow.pyfunc` needs to save an exported folder as a model."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import DataType, ParamSchema, ParamSpec
-
-    params = [
-        ParamSpec("max_new_tokens", DataType.long, 128),
-        ParamSpec("temperature", DataType.double, 0.0),
-        ParamSpec("seed", DataType.long, 0),
-    ]
     return {
         "python_model": str(CONSUMER),
         "artifacts": {part: str(folder / path) for part, path in folders.items()},
         "pip_requirements": pinned_requirements(),
-        "signature": ModelSignature(params=ParamSchema(params)),
+        "signature": chat_signature(),
+        "input_example": EXAMPLE,
     }
 
 

@@ -145,6 +145,6 @@ WORK: dict[str, StageWork] = {
         version=6, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate",
         tokens=f"{_TOKENS}:evaluate",
     ),
-    "register": StageWork(version=2, fields=_registered, inputs=_candidate, task="tasks.register:register"),
+    "register": StageWork(version=3, fields=_registered, inputs=_candidate, task="tasks.register:register"),
 }  # fmt: skip
 """By name of the stage."""
