@@ -31,8 +31,9 @@ from posttrain.runtime.peak_memory import give_back, measured
 from posttrain.runtime.progress import Progress, counted
 from posttrain.runtime.store import Built
 from posttrain.sampling.sampler import Sampling, sample
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
-from posttrain.scoring.scorer import Scorer, choose_layout, inner_model
+from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.objectives import LanguageModelling
 from posttrain.training.validation import mean_loss
@@ -139,7 +140,9 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn:
     """
     scorer, tokenizer = open_policy(work.recipe, policy)
     responses = respond(work.recipe, name, scorer, tokenizer, work.prompts, work.progress, work.judge, work.limit)
-    work.progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
+    layout = choose_layout(scorer, responses.examples)
+    layout.apply(scorer)
+    work.progress.note(f"evaluate {name}: {layout}")
     perplexity = _perplexity(work, name, scorer, tokenizer)
     pairs = None
     if work.held_out.preferences is not None and work.recipe.alignment.algorithm != "none":
