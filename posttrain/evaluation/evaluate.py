@@ -38,6 +38,7 @@ from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.objectives import LanguageModelling
 from posttrain.training.validation import mean_loss
 from schemas.errors import Refusal
+from schemas.estimates import Estimate, flattened
 from schemas.evaluation import Evaluation
 from schemas.recipe import Recipe
 
@@ -111,10 +112,10 @@ def evaluate(
     numbers = compare(recipe, ordered) | _counts(work, ordered[candidate])
     outputs = write(out, recipe.evaluation.temperature, work.prompts, ordered, numbers)
     _record(work, out)
-    return Built(numbers, outputs)
+    return Built(flattened(numbers), outputs)
 
 
-def _counts(work: _Work, candidate: Measured) -> dict[str, float]:
+def _counts(work: _Work, candidate: Measured) -> dict[str, Estimate]:
     """How many held-out rows the numbers are of, and what was cut or left out of them."""
     held_out, samples = work.held_out, work.recipe.evaluation.samples
     counts = {"prompts": len(work.prompts) // samples, "prompts_cut": candidate.responses.cut // samples}
@@ -122,7 +123,7 @@ def _counts(work: _Work, candidate: Measured) -> dict[str, float]:
         read = candidate.pairs.rows if candidate.pairs else []
         counts |= {"pairs": len(read), "pairs_left_out": held_out.preferences.height - len(read)}
         counts |= {"pairs_cut": candidate.pairs.cut if candidate.pairs else 0}
-    return {f"held_out_{name}": float(count) for name, count in (counts | {"refused": held_out.refused}).items()}
+    return {f"held_out_{name}": Estimate(float(count)) for name, count in (counts | {"refused": held_out.refused}).items()}
 
 
 def _record(work: _Work, out: Path) -> None:

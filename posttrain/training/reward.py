@@ -33,7 +33,7 @@ from posttrain.runtime.store import Built
 from posttrain.scoring.reference import score_branches
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.statistics.calibration import correlation, expected_calibration_error, reliability
-from posttrain.statistics.intervals import share_interval
+from posttrain.statistics.intervals import share_interval, wins
 from posttrain.training.batches import by_rows
 from posttrain.training.dropout import without_dropout
 from posttrain.training.fit import VALIDATION_EXAMPLES, fit, kept_examples, new_job, places
@@ -153,12 +153,10 @@ def _judge(request: StageRequest, rewards: Tensor, pairs: list[Example], rows: p
     """Metrics of rewards [pairs, 2] on held-out pairs and their rows, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
     margins = values[:, 0] - values[:, 1]
-    accuracy, (low, high) = share_interval(list((margins > 0) + 0.5 * (margins == 0)))
+    accuracy = share_interval(wins(margins).tolist())
     points = reliability(margins)
     numbers = {
-        "held_out_accuracy": accuracy,
-        "held_out_accuracy_low": low,
-        "held_out_accuracy_high": high,
+        **accuracy.flat("held_out_accuracy"),
         "held_out_margin": float(margins.mean()),
         "held_out_calibration_error": expected_calibration_error(points),
         "held_out_reward_mean": float(values.mean()),
