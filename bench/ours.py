@@ -17,8 +17,9 @@ from posttrain.data.packing import Example, Tokens
 from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
 from posttrain.runtime.progress import Quiet
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
-from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.scorer import Scorer
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.loop import CURVE, Job, train
 from posttrain.training.objectives import LanguageModelling, Preference
@@ -68,6 +69,7 @@ def measure(workload: Workload, folder: Path, out: Path) -> Measured:
     """Train all steps; `out` is an empty folder for the curve."""
     scorer, examples = scorer_of(workload, folder), examples_of(workload, folder)
     layout = choose_layout(scorer, examples)
+    layout.apply(scorer)
     began = clocks()
     objective = objective_of(workload, scorer, examples)
     ended, before_training = clocks(), peak_gb()
@@ -94,7 +96,7 @@ def measure(workload: Workload, folder: Path, out: Path) -> Measured:
         peak_gb=peak_gb(),
         before_training_gb=before_training,
         gpu_gb=torch.cuda.max_memory_allocated() / 1e9 if workload.device == "cuda" else None,
-        note=layout,
+        note=str(layout),
     )
 
 

@@ -26,8 +26,9 @@ from posttrain.rewards.model import RewardModel
 from posttrain.rewards.scorer import SCORE, RewardScorer, with_score
 from posttrain.rewards.sources import load_rewards
 from posttrain.sampling.sampler import sample
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import Reference
-from posttrain.scoring.scorer import choose_layout, inner_model
+from posttrain.scoring.scorer import inner_model
 from posttrain.training.dropout import without_dropout
 from posttrain.training.loop import CURVE, Job, train
 from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head
@@ -98,6 +99,7 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     prompts = prompts_of(workload)
     longest = sorted(prompts.tokens, key=len)[-3:]
     layout = choose_layout(scorer, [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in longest])
+    layout.apply(scorer)
     collect = Collector(
         spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=tokenizer, prompts=prompts,
         rewards=load_rewards(spec, {"model": reward_model}), log=SampleLog(out / SAMPLES),
@@ -106,7 +108,7 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     objective = PolicyOptimization(spec, collect, torch.float32)
     compute = Compute(device="cpu", checkpoint_seconds=1e9)
     progress = ProcessorTime(objective.steps)
-    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, progress, rounds=objective), layout
+    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, progress, rounds=objective), str(layout)
 
 
 def measure(workload: Workload, folder: Path, value_model: str, out: Path) -> Measured:

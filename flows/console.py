@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.report.text import number
+from schemas.estimates import Estimate
 from schemas.results import RunReport
-from schemas.sweep import Estimate, SweepReport
+from schemas.sweep import SweepReport
 
 
 def show_report(report: RunReport, console: Console) -> None:
@@ -56,8 +57,7 @@ def show_sweep(report: SweepReport, console: Console) -> None:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    low, high = estimate.interval
-    return f"{estimate.value:.3f} ({low:.2f} to {high:.2f})"
+    return f"{estimate.value:.3f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
 # The numbers that say most about a stage, by name; the first ones that it has are shown.

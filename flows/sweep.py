@@ -10,9 +10,10 @@ from posttrain.report.frontier import write_sweep
 from posttrain.runtime.progress import current
 from posttrain.runtime.trees import inside
 from posttrain.runtime.writing import write_atomically
+from schemas.estimates import Estimate
 from schemas.recipe import policies
 from schemas.results import Metrics, RunReport
-from schemas.sweep import Ancestor, Estimate, Planned, Sweep, SweepPoint, SweepReport
+from schemas.sweep import Ancestor, Planned, Sweep, SweepPoint, SweepReport
 
 
 def run_sweep(sweep: Sweep, planned: list[Planned], store: Path) -> SweepReport:
@@ -74,9 +75,8 @@ def _ancestors(planned: list[Planned], runs: list[RunReport]) -> tuple[Ancestor,
 
 
 def _estimate(run: RunReport, metric: str) -> Estimate:
-    numbers = _numbers(run, "evaluate")
-    low, high = (numbers.get(f"{metric}_{end}", numbers[metric]) for end in ("low", "high"))
-    return Estimate(value=numbers[metric], interval=(low, high))
+    measured = Estimate.of(_numbers(run, "evaluate"), metric)
+    return Estimate(measured.value, (measured.low, measured.high))  # of a single prompt the value itself, twice
 
 
 def _numbers(run: RunReport, stage: str) -> Metrics:

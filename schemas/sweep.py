@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from schemas.base import Frozen, refused
 from schemas.errors import Refusal
+from schemas.estimates import Estimate
 from schemas.load import read_yaml, set_field, validate_recipe, validated
 from schemas.recipe import Recipe
 from schemas.results import RunReport
@@ -83,15 +84,6 @@ class Sweep(Frozen):
                     remedy="rename one of them",
                 )
         return lines
-
-
-class Estimate(Frozen):
-    """A number that was measured on held-out prompts."""
-
-    value: float
-    """Measured value."""
-    interval: tuple[float, float]
-    """95% interval; of a single prompt the value itself, twice."""
 
 
 class SweepPoint(Frozen):

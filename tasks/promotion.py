@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from posttrain.statistics.intervals import Interval
+from schemas.estimates import Estimate
 from schemas.results import Metrics
 
 Show = Callable[[float], str]
@@ -63,21 +63,19 @@ RULES = {
 def why_not_first(metric: str, version: str, numbers: Metrics) -> str | None:
     """Why a version may not become the first champion by the numbers of its run, or None."""
     bar = RULES[metric].first
-    interval = (numbers[f"{bar.metric}_low"], numbers[f"{bar.metric}_high"]) if f"{bar.metric}_low" in numbers else None
-    return _why_not(bar, version, bar.metric.removeprefix("win_rate_vs_"), numbers[bar.metric], interval)
+    return _why_not(bar, version, bar.metric.removeprefix("win_rate_vs_"), Estimate.of(numbers, bar.metric))
 
 
-def why_not_champion(metric: str, version: str, opponent: str, value: float, interval: Interval) -> str | None:
+def why_not_champion(metric: str, version: str, opponent: str, measured: Estimate) -> str | None:
     """Why a version may not take the champion's place, given the comparison with it, or None."""
-    return _why_not(RULES[metric].champion, version, opponent, value, interval)
+    return _why_not(RULES[metric].champion, version, opponent, measured)
 
 
-def _why_not(bar: Bar, version: str, opponent: str, value: float, interval: Interval | None) -> str | None:
-    low, high = interval or (value, value)
-    if low > bar.threshold:
+def _why_not(bar: Bar, version: str, opponent: str, measured: Estimate) -> str | None:
+    if measured.low > bar.threshold:
         return None
-    show, said = bar.show, bar.said.format(value=bar.show(value), opponent=opponent)
-    between = f" (95% interval {show(low)} to {show(high)}); the lower end" if interval else "; it"
+    show, said = bar.show, bar.said.format(value=bar.show(measured.value), opponent=opponent)
+    between = f" (95% interval {show(measured.low)} to {show(measured.high)}); the lower end" if measured.interval else "; it"
     threshold = f"{bar.threshold:.0%}" if show is _percent else f"{bar.threshold:g}"
-    short = show(bar.threshold - low)
+    short = show(bar.threshold - measured.low)
     return f"promotion refused: version {version} {said}{between} must be above {threshold}, it is {short} short"

@@ -14,6 +14,7 @@ from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress, redaction
 from posttrain.runtime.store import Built
 from schemas.errors import GateRefused
+from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
 from tasks import registry
@@ -78,7 +79,7 @@ def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) 
     return Built(numbers(out), {**folders, "version": str(version.version)})
 
 
-def _head_to_head(chain: Chain, champion: ModelVersion) -> tuple[float, tuple[float, float]]:
+def _head_to_head(chain: Chain, champion: ModelVersion) -> Estimate:
     """The candidate against the champion by what `promote_on` names."""
     import mlflow
 

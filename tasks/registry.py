@@ -15,6 +15,7 @@ from posttrain.runtime.cached_folder import cached_folder
 from posttrain.runtime.locks import locked
 from posttrain.runtime.provenance import environment
 from schemas.errors import Refusal
+from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-Compare = Callable[["ModelVersion"], tuple[float, tuple[float, float]]]
+Compare = Callable[["ModelVersion"], Estimate]
 CONSUMER = Path(__file__).with_name("consumer.py")
 _PART = re.compile(r"checkpoint|base|adapter(-\d+)?")  # folders of a version that are loaded
 REQUIREMENTS = ["mlflow", "torch", "transformers", "peft", "safetensors"]
@@ -232,7 +233,7 @@ def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
 def promote(chain: Chain, version: ModelVersion, compare: Compare) -> Promotion:
     """Make the version champion where it beats the current one, else challenger.
 
-    `compare(champion version)` returns how the candidate does against it by `promote_on`, and the interval. Runs on one store
+    `compare(champion version)` returns how the candidate does against it by `promote_on`. Runs on one store
     take turns; against runs elsewhere the alias moves only if the champion is still the one compared with, else all is repeated.
     """
     client, name = client_of(chain), version.name
@@ -260,7 +261,7 @@ def _refusal(chain: Chain, version: ModelVersion, champion: ModelVersion | None,
         return None
     if champion is None:
         return promotion.why_not_first(metric, number, chain.measured())
-    return promotion.why_not_champion(metric, number, f"champion version {champion.version}", *compare(champion))
+    return promotion.why_not_champion(metric, number, f"champion version {champion.version}", compare(champion))
 
 
 def model_report(chain: Chain, version: str) -> ModelReport:

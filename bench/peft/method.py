@@ -30,7 +30,8 @@ from posttrain.peft.soft_prompts import generate
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.runtime.peak_memory import peak_memory_gb, reset_peak, resident_bytes
 from posttrain.runtime.progress import Quiet
-from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.layout_choice import choose_layout
+from posttrain.scoring.scorer import Scorer
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.batches import by_rows
 from posttrain.training.loop import CURVE, Job, train
@@ -89,7 +90,7 @@ def measure(folder: Path, method: str, steps: int, out: Path) -> Measured:
     before = resident_bytes()
     spec: Peft = TypeAdapter(Peft).validate_python({"method": method, **CHANGES.get(method, {})})
     scorer = Scorer(wrap(base, spec, 0, "bench", tokenizer), CPU).eval()
-    choose_layout(scorer, train_rows.examples)
+    choose_layout(scorer, train_rows.examples).apply(scorer)
     start_loss = mean_loss(scorer, held_out, scoring_tokens(CPU))
     rate = LEARNING_RATE * METHODS[method].rate
     seconds = _train(scorer, train_rows, rate, out)

@@ -31,12 +31,14 @@ from posttrain.runtime.peak_memory import give_back, measured
 from posttrain.runtime.progress import Progress, counted
 from posttrain.runtime.store import Built
 from posttrain.sampling.sampler import Sampling, sample
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
-from posttrain.scoring.scorer import Scorer, choose_layout, inner_model
+from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.objectives import LanguageModelling
 from posttrain.training.validation import mean_loss
 from schemas.errors import Refusal
+from schemas.estimates import Estimate, flattened
 from schemas.evaluation import Evaluation
 from schemas.recipe import Recipe
 
@@ -110,10 +112,10 @@ def evaluate(
     numbers = compare(recipe, ordered) | _counts(work, ordered[candidate])
     outputs = write(out, recipe.evaluation.temperature, work.prompts, ordered, numbers)
     _record(work, out)
-    return Built(numbers, outputs)
+    return Built(flattened(numbers), outputs)
 
 
-def _counts(work: _Work, candidate: Measured) -> dict[str, float]:
+def _counts(work: _Work, candidate: Measured) -> dict[str, Estimate]:
     """How many held-out rows the numbers are of, and what was cut or left out of them."""
     held_out, samples = work.held_out, work.recipe.evaluation.samples
     counts = {"prompts": len(work.prompts) // samples, "prompts_cut": candidate.responses.cut // samples}
@@ -121,7 +123,7 @@ def _counts(work: _Work, candidate: Measured) -> dict[str, float]:
         read = candidate.pairs.rows if candidate.pairs else []
         counts |= {"pairs": len(read), "pairs_left_out": held_out.preferences.height - len(read)}
         counts |= {"pairs_cut": candidate.pairs.cut if candidate.pairs else 0}
-    return {f"held_out_{name}": float(count) for name, count in (counts | {"refused": held_out.refused}).items()}
+    return {f"held_out_{name}": Estimate(float(count)) for name, count in (counts | {"refused": held_out.refused}).items()}
 
 
 def _record(work: _Work, out: Path) -> None:
@@ -139,7 +141,9 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn:
     """
     scorer, tokenizer = open_policy(work.recipe, policy)
     responses = respond(work.recipe, name, scorer, tokenizer, work.prompts, work.progress, work.judge, work.limit)
-    work.progress.note(f"evaluate {name}: {choose_layout(scorer, responses.examples)}")
+    layout = choose_layout(scorer, responses.examples)
+    layout.apply(scorer)
+    work.progress.note(f"evaluate {name}: {layout}")
     perplexity = _perplexity(work, name, scorer, tokenizer)
     pairs = None
     if work.held_out.preferences is not None and work.recipe.alignment.algorithm != "none":

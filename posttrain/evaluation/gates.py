@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from schemas.errors import Refusal
+from schemas.estimates import Estimate
 from schemas.evaluation import Gate, Gates
 from schemas.results import GateReport, Metrics
 
 
 def check_gates(gates: Gates, metrics: Metrics) -> tuple[GateReport, ...]:
-    """Every gate of the recipe with its measured value; intervals are the metrics `<name>_low` and `<name>_high`.
+    """Every gate of the recipe with its measured value.
 
     A metric without an interval, as of a single prompt, has no lower bound that could pass.
 
@@ -33,11 +34,11 @@ def _check(name: str, gate: Gate, metrics: Metrics) -> GateReport:
             allowed="metrics of evaluation",
             remedy="give held-out text",
         )
-    value = metrics[name]
-    interval = (metrics[f"{name}_low"], metrics[f"{name}_high"]) if f"{name}_low" in metrics else None
+    measured = Estimate.of(metrics, name)
     held = (
-        gate.min is None or value >= gate.min,
-        gate.max is None or value <= gate.max,
-        gate.lower_bound_above is None or (interval is not None and interval[0] > gate.lower_bound_above),
+        gate.min is None or measured.value >= gate.min,
+        gate.max is None or measured.value <= gate.max,
+        gate.lower_bound_above is None or (measured.interval is not None and measured.low > gate.lower_bound_above),
     )
-    return GateReport(name=name, value=value, interval=interval, limit=gate.model_dump(exclude_none=True), passed=all(held))
+    limit = gate.model_dump(exclude_none=True)
+    return GateReport(name=name, value=measured.value, interval=measured.interval, limit=limit, passed=all(held))

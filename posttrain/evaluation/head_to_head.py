@@ -11,17 +11,16 @@ import torch
 
 from posttrain.evaluation.evaluate import HeldOut, asked, longest_row, open_policy, respond, row_scores
 from posttrain.evaluation.held_out import held_out
-from posttrain.evaluation.numbers import RowScores, pair_losses, pair_margins, read_pairs, wins
+from posttrain.evaluation.numbers import RowScores, pair_losses, pair_margins, read_pairs
 from posttrain.models.policy import Policy
 from posttrain.pipeline.chain import Chain
 from posttrain.rewards.judge import open_judge
 from posttrain.runtime.progress import Progress
-from posttrain.statistics.intervals import Interval, ratio_interval, share_interval, win_rate
+from posttrain.statistics.intervals import ratio_interval, share_interval, win_rate, wins
 from schemas.errors import Refusal
+from schemas.estimates import Estimate
 from schemas.recipe import Recipe, policies
 from schemas.training import DPO
-
-Estimate = tuple[float, Interval]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _win_rate(match: Match) -> Estimate:
 def _accuracy(match: Match) -> Estimate:
     """Difference of the preference accuracies, both against this run's reference, paired by pair."""
     ours, theirs, reference = _pairs(match)
-    won = (wins(pair_margins(match.recipe, each, reference)) for each in (ours, theirs))
+    won = (wins(pair_margins(match.recipe, each, reference)).tolist() for each in (ours, theirs))
     return share_interval([mine - other for mine, other in zip(*won, strict=True)], -1, 1)
 
 

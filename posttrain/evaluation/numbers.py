@@ -15,7 +15,8 @@ from torch import Tensor
 
 from posttrain.data.packing import Example
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
-from posttrain.statistics.intervals import Interval, ratio_interval, share_interval, win_rate
+from posttrain.statistics.intervals import ratio_interval, share_interval, win_rate, wins
+from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.training import DPO
 
@@ -60,46 +61,52 @@ class Measured:
     answers: Tensor | None  # [answers] log-probabilities of the candidate's answers, where the divergence is measured
 
 
-def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, float]:
-    """Flat numbers: rewards, win rates, preference accuracy, perplexities, KL; intervals as `_low` and `_high`.
+def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, Estimate]:
+    """By name: rewards, win rates, preference accuracy, perplexities, KL.
 
     The last of `measured` is the candidate, the one before it the reference.
     """
     *opponents, candidate = measured
     ours, samples = measured[candidate], recipe.evaluation.samples
-    numbers: dict[str, float] = {}
+    found: dict[str, Estimate] = {}
     for name, m in measured.items():
-        numbers |= _of_policy(name, m, samples)
+        found |= _of_policy(name, m, samples)
     for name in opponents:
         theirs = measured[name].responses.rewards
         if ours.responses.rewards is not None and theirs is not None:
-            numbers |= _with_interval(f"win_rate_vs_{name}", *win_rate(ours.responses.rewards, theirs, samples))
-    if opponents and "perplexity_base" in numbers:
-        numbers["perplexity_ratio_vs_base"] = numbers[f"perplexity_{candidate}"] / numbers["perplexity_base"]
-    if not opponents:
-        return numbers
-    reference = measured[opponents[-1]]
+            found[f"win_rate_vs_{name}"] = win_rate(ours.responses.rewards, theirs, samples)
+    if opponents and "perplexity_base" in found:
+        ratio = found[f"perplexity_{candidate}"].value / found["perplexity_base"].value
+        found["perplexity_ratio_vs_base"] = Estimate(ratio)
+    if opponents:
+        found |= _against_reference(recipe, ours, measured[opponents[-1]])
+    return {name: _with_ends(estimate) for name, estimate in found.items()}
+
+
+def _against_reference(recipe: Recipe, ours: Measured, reference: Measured) -> dict[str, Estimate]:
+    found: dict[str, Estimate] = {}
     if ours.answers is not None and reference.answers is not None:
         # KL(candidate || reference) per token in nats at `evaluation.temperature`, on the candidate's own answers (k1 estimator).
         tokens = [example.targets for example in ours.responses.examples]
-        numbers |= _with_interval("kl_per_token", *ratio_interval((ours.answers - reference.answers).tolist(), tokens, samples))
+        log_ratios = (ours.answers - reference.answers).tolist()
+        found["kl_per_token"] = ratio_interval(log_ratios, tokens, recipe.evaluation.samples)
     if ours.pairs is not None and reference.pairs is not None:
         # To the policy before alignment, also for a loss that trains without a reference.
         margins = pair_margins(recipe, ours.pairs, reference.pairs)
-        numbers |= _with_interval("preference_accuracy", *share_interval(wins(margins)))
-        numbers |= _with_interval("preference_margin", *ratio_interval(margins.tolist()))
-    return numbers
+        found["preference_accuracy"] = share_interval(wins(margins).tolist())
+        found["preference_margin"] = ratio_interval(margins.tolist())
+    return found
 
 
-def _of_policy(name: str, m: Measured, samples: int) -> dict[str, float]:
-    numbers: dict[str, float] = {}
+def _of_policy(name: str, m: Measured, samples: int) -> dict[str, Estimate]:
+    found: dict[str, Estimate] = {}
     if m.responses.rewards is not None:
-        numbers |= _with_interval(f"reward_{name}", *ratio_interval(m.responses.rewards, samples=samples))
+        found[f"reward_{name}"] = ratio_interval(m.responses.rewards, samples=samples)
     if m.perplexity is not None:
-        numbers[f"perplexity_{name}"] = m.perplexity
-    numbers[f"eos_share_{name}"] = float(np.mean(m.responses.ended))
-    numbers[f"response_tokens_{name}"] = float(np.mean([example.targets for example in m.responses.examples]))
-    return numbers
+        found[f"perplexity_{name}"] = Estimate(m.perplexity)
+    found[f"eos_share_{name}"] = Estimate(float(np.mean(m.responses.ended)))
+    found[f"response_tokens_{name}"] = Estimate(float(np.mean([example.targets for example in m.responses.examples])))
+    return found
 
 
 def pair_margins(recipe: Recipe, policy: RowScores, reference: RowScores) -> Tensor:
@@ -122,20 +129,14 @@ def pair_losses(spec: DPO, policy: RowScores, reference: RowScores) -> Tensor:
     return losses.double()
 
 
-def wins(margins: Tensor) -> list[float]:
-    """Whether chosen is preferred, by pair; ties count half."""
-    return list(((margins > 0) + 0.5 * (margins == 0)).tolist())
-
-
-def _with_interval(name: str, value: float, interval: Interval) -> dict[str, float]:
-    if not np.isfinite(interval).all():  # of a single prompt: there is none
-        return {name: value}
-    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+def _with_ends(estimate: Estimate) -> Estimate:
+    """The estimate; without its interval where that has no ends, as that of a single prompt."""
+    return estimate if np.isfinite([estimate.low, estimate.high]).all() else Estimate(estimate.value)
 
 
 def write(
     out: Path, temperature: float, prompts: Sequence[Sequence[Mapping[str, Any]]], measured: Mapping[str, Measured],
-    numbers: Mapping[str, float],
+    numbers: Mapping[str, Estimate],
 ) -> dict[str, str]:  # fmt: skip
     """Write `evaluation.json`, `samples.parquet` and, where pairs were scored, `pairs.parquet`; returns the stage's outputs."""
     (out / "evaluation.json").write_text(json.dumps(_document(temperature, measured, numbers), indent=1))
@@ -182,30 +183,34 @@ def _unit(name: str, temperature: float) -> str:
     return f"{'nats, ' if name == 'kl_per_token' else ''}answers at temperature {temperature:g}"
 
 
-def _document(temperature: float, measured: Mapping[str, Measured], numbers: Mapping[str, float]) -> dict[str, Any]:
+def _document(temperature: float, measured: Mapping[str, Measured], numbers: Mapping[str, Estimate]) -> dict[str, Any]:
     """What the report reads."""
 
-    def entry(name: str) -> dict[str, Any]:
-        interval = [numbers[f"{name}_low"], numbers[f"{name}_high"]] if f"{name}_low" in numbers else None
-        return {"value": numbers.get(name), "interval": interval}
+    def value(name: str) -> float | None:
+        return numbers[name].value if name in numbers else None
 
-    plain = [name for name in numbers if not name.endswith(("_low", "_high"))]
-    divergence = {-1: numbers.get("kl_per_token"), -2: 0.0}
+    def interval(name: str) -> tuple[float, float] | None:
+        return numbers[name].interval if name in numbers else None
+
+    def entry(name: str) -> dict[str, Any]:
+        return {"value": value(name), "interval": interval(name)}
+
+    divergence = {-1: value("kl_per_token"), -2: 0.0}
     policies = [
         {
             "policy": name,
-            "reward": numbers.get(f"reward_{name}"),
-            "reward_interval": entry(f"reward_{name}")["interval"],
+            "reward": value(f"reward_{name}"),
+            "reward_interval": interval(f"reward_{name}"),
             "kl_per_token": divergence.get(index - len(measured)),
-            "length": numbers[f"response_tokens_{name}"],
-            "eos_share": numbers[f"eos_share_{name}"],
-            "perplexity": numbers.get(f"perplexity_{name}"),
+            "length": value(f"response_tokens_{name}"),
+            "eos_share": value(f"eos_share_{name}"),
+            "perplexity": value(f"perplexity_{name}"),
         }
         for index, name in enumerate(measured)
     ]
     return {
-        "win_rates": [{"opponent": n.removeprefix("win_rate_vs_"), **entry(n)} for n in plain if n.startswith("win_rate_vs_")],
+        "win_rates": [{"opponent": n.removeprefix("win_rate_vs_"), **entry(n)} for n in numbers if n.startswith("win_rate_vs_")],
         "temperature": temperature,
-        "metrics": [{"name": n, "unit": _unit(n, temperature), **entry(n)} for n in plain if not n.startswith("win_rate_vs_")],
+        "metrics": [{"name": n, "unit": _unit(n, temperature), **entry(n)} for n in numbers if not n.startswith("win_rate_vs_")],
         "policies": policies,
     }

@@ -30,10 +30,11 @@ from posttrain.rewards.scorer import RewardScorer, with_score
 from posttrain.runtime.fake_tensors import LiveBytes, give_tensors, pretending, without_draws
 from posttrain.sampling.decoding import PROMPT_TOKENS, can_decode, encode
 from posttrain.sampling.multinomial import draw
+from posttrain.scoring.layout_choice import with_few_targets
 from posttrain.scoring.output_head import BLOCK_ELEMENTS, has_matrix
 from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.reference import Reference
-from posttrain.scoring.scorer import PLAIN, Scorer, inner_model, with_few_targets
+from posttrain.scoring.scorer import PLAIN, Scorer, inner_model
 from posttrain.scoring.segment_attention import SEGMENTS
 from posttrain.scoring.token_budget import rollout_tokens, scoring_tokens, training_tokens
 from posttrain.training.batches import Plan

@@ -32,7 +32,12 @@ def bitfit(model: Any, request: Request) -> Applied:
         why = "and its architecture provides for none" if spec.graft else "and graft is false"
         allowed = "a model with biases, or one whose config has " + " or ".join(FLAGS[:2])
         remedy = "choose ln_tuning, ia3 or lora" if spec.graft else f"set {request.field}.graft=true"
-        raise request.refuse("method", f"bitfit, and this {model.config.model_type} model has no bias, {why}", allowed, remedy)
+        raise request.refused(
+            part="method",
+            found=f"bitfit, and this {model.config.model_type} model has no bias, {why}",
+            allowed=allowed,
+            remedy=remedy,
+        )
     model.requires_grad_(False)
     for parameter in found.values():
         parameter.requires_grad_(True)

@@ -20,11 +20,12 @@ def bottleneck(model: Any, request: Request) -> Applied:
     spec: Any = request.spec
     places = _places(model, spec.variant)
     if not places:
-        raise request.refuse(
-            "method",
-            f"bottleneck with variant {spec.variant} on a {model.config.model_type} model: layers of unknown names in some block",
-            "models like Llama, Mistral, Qwen, Gemma, Phi, GPT-2 and T5; like OPT and BERT, but not parallel",
-            "choose lora, or another variant",
+        kind = f"bottleneck with variant {spec.variant} on a {model.config.model_type} model"
+        raise request.refused(
+            part="method",
+            found=f"{kind}: layers of unknown names in some block",
+            allowed="models like Llama, Mistral, Qwen, Gemma, Phi, GPT-2 and T5; like OPT and BERT, but not parallel",
+            remedy="choose lora, or another variant",
         )
     model.requires_grad_(False)
     widths = {blocks.width_out(layer) for layer in blocks.feed_forward_outputs(model).values()}

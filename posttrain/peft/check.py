@@ -44,7 +44,7 @@ class Plan:
         """The method's row of the table."""
         return METHODS[self.spec.method]
 
-    def refuse(self, part: str, found: str, allowed: str, remedy: str) -> Refusal:
+    def refused(self, *, part: str, found: str, allowed: str, remedy: str) -> Refusal:
         """A refusal of one field of the section."""
         return Refusal(where=f"{self.field}.{part}", found=found, allowed=allowed, remedy=remedy)
 
@@ -94,8 +94,12 @@ def _checkpointing(plan: Plan) -> Refusal | None:
     if not plan.gradient_checkpointing or plan.method.gradient_checkpointing:
         return None
     found = f"{plan.spec.method} with gradient checkpointing, which drops the cache that holds the prefix"
-    return plan.refuse("method", found, "prompt_tuning, p_tuning or a method inside the layers, or no gradient checkpointing",
-                       "turn gradient checkpointing off, or choose another method")  # fmt: skip
+    return plan.refused(
+        part="method",
+        found=found,
+        allowed="prompt_tuning, p_tuning or a method inside the layers, or no gradient checkpointing",
+        remedy="turn gradient checkpointing off, or choose another method",
+    )
 
 
 def _noise(plan: Plan) -> Refusal | None:
@@ -127,13 +131,20 @@ def _quantization(plan: Plan) -> Refusal | None:
         )
     if not plan.method.quantized:
         able = ", ".join(name for name, method in METHODS.items() if method.quantized)
-        return plan.refuse("method", f"{plan.spec.method} on {base}", able, "choose lora, or model.quantization null")
+        return plan.refused(
+            part="method", found=f"{plan.spec.method} on {base}", allowed=able, remedy="choose lora, or model.quantization null"
+        )
     if isinstance(plan.spec, LoRA) and plan.spec.init not in ("default", "gaussian", "orthogonal"):
         found = f"{plan.spec.init} on {base}: the init decomposes weights that are not there in full precision"
-        return plan.refuse("init", found, "default, gaussian, orthogonal", "choose another init")
+        return plan.refused(part="init", found=found, allowed="default, gaussian, orthogonal", remedy="choose another init")
     if plan.quantization == "nf4" and plan.device == "cpu":
         found = "nf4 on a CPU: evaluation packs the weights for a kernel without a backward pass, and gradients go wrong after it"
-        return plan.refuse("method", found, "int8 or no quantisation on a CPU, nf4 on CUDA", "set model.quantization=int8")
+        return plan.refused(
+            part="method",
+            found=found,
+            allowed="int8 or no quantisation on a CPU, nf4 on CUDA",
+            remedy="set model.quantization=int8",
+        )
     layers = linear_layers(without_numbers(plan.config)).values()
     if plan.quantization == "int8" and any(isinstance(layer, Conv1D) for layer in layers):
         found = f"int8 with a {plan.config.model_type} model, whose linear layers are stored transposed: none would be quantised"
@@ -165,7 +176,12 @@ def _context(plan: Plan) -> Refusal | None:
         where = f"{plan.field.partition('.')[0]}.max_length"
         return Refusal(where=where, found=found, allowed=f"at most {max(0, longest - plan.virtual_below)}", remedy="lower it")
     found = f"{virtual} before sequences of up to {plan.max_length} tokens, in a model of {longest} positions"
-    return plan.refuse("virtual_tokens", found, f"at most {max(0, longest - plan.max_length)}", "lower it, or lower max_length")
+    return plan.refused(
+        part="virtual_tokens",
+        found=found,
+        allowed=f"at most {max(0, longest - plan.max_length)}",
+        remedy="lower it, or lower max_length",
+    )
 
 
 def _layers(plan: Plan) -> Refusal | None:

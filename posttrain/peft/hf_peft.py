@@ -66,11 +66,11 @@ def tuner(model: Any, request: Request) -> Applied:
     targets = _targets(model, spec.target_modules, request)
     transposed = any(isinstance(layer, Conv1D) for layer in targets.values())
     if transposed and not METHODS[spec.method].conv1d:
-        raise request.refuse(
-            "method",
-            f"{spec.method} on a {model.config.model_type} model, whose linear layers are stored transposed",
-            ", ".join(name for name, method in METHODS.items() if method.conv1d),
-            "choose one of these",
+        raise request.refused(
+            part="method",
+            found=f"{spec.method} on a {model.config.model_type} model, whose linear layers are stored transposed",
+            allowed=", ".join(name for name, method in METHODS.items() if method.conv1d),
+            remedy="choose one of these",
         )
     more = {"fan_in_fan_out": transposed} if METHODS[spec.method].conv1d else {}
     names = blocks.short_names(targets, blocks.linear_layers(model))
@@ -88,11 +88,16 @@ def lora(model: Any, request: Request) -> Applied:
         targets = _targets(model, spec.target_modules, request)
         if spec.init == "olora" and any(isinstance(layer, Conv1D) for layer in targets.values()):
             found = f"olora on a {model.config.model_type} model, whose linear layers are stored transposed"
-            raise request.refuse("init", found, "default, gaussian, orthogonal, pissa, pissa_niter_16", "choose another init")
+            raise request.refused(
+                part="init",
+                found=found,
+                allowed="default, gaussian, orthogonal, pissa, pissa_niter_16",
+                remedy="choose another init",
+            )
         least = min(min(blocks.width_in(layer), blocks.width_out(layer)) for layer in targets.values())
         if spec.r > least:
             found, allowed = f"{spec.r} with init {spec.init}", f"at most {least}, the rank of the narrowest target layer"
-            raise request.refuse("r", found, allowed, "lower r, or choose init default")
+            raise request.refused(part="r", found=found, allowed=allowed, remedy="lower r, or choose init default")
     from posttrain.peft.lora_product import add_in_place  # which imports peft
 
     applied = tuner(model, request)
@@ -112,11 +117,11 @@ def oft(model: Any, request: Request) -> Applied:
     if odd:
         name, width = next(iter(odd.items()))
         fits = [n for n in range(2, 257) if not any(blocks.width_in(layer) % n for layer in targets.values())]
-        raise request.refuse(
-            "block_size",
-            f"{spec.block_size}, and {name} has {width} inputs",
-            f"a divisor of every target layer's inputs: {', '.join(map(str, fits)) or 'none up to 256'}",
-            "choose one of these",
+        raise request.refused(
+            part="block_size",
+            found=f"{spec.block_size}, and {name} has {width} inputs",
+            allowed=f"a divisor of every target layer's inputs: {', '.join(map(str, fits)) or 'none up to 256'}",
+            remedy="choose one of these",
         )
     return tuner(model, request)
 
@@ -135,7 +140,12 @@ def ia3(model: Any, request: Request) -> Applied:
         scaled = blocks.in_blocks(model, blocks.KEYS_AND_VALUES)
         if not forward or not scaled:
             found = f"auto, and the layers of a {model.config.model_type} model have names that are not known"
-            raise request.refuse("target_modules", found, "names of linear layers", "name target_modules and feedforward_modules")
+            raise request.refused(
+                part="target_modules",
+                found=found,
+                allowed="names of linear layers",
+                remedy="name target_modules and feedforward_modules",
+            )
         targets = forward | scaled
         inner = blocks.short_names(forward, targets)
     names = blocks.short_names(targets, blocks.linear_layers(model))
@@ -150,7 +160,12 @@ def ln_tuning(model: Any, request: Request) -> Applied:
     """Every normalisation layer. peft warns about each, because it does not know their widths, which it does not use."""
     found = blocks.norms(model)
     if not found:
-        raise request.refuse("method", "ln_tuning, and this model's normalisation has no parameters", "another", "choose another")
+        raise request.refused(
+            part="method",
+            found="ln_tuning, and this model's normalisation has no parameters",
+            allowed="another",
+            remedy="choose another",
+        )
     names = blocks.short_names(found, dict(model.named_modules()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unsupported layer type")
@@ -178,10 +193,12 @@ def _targets(model: Any, names: Any, request: Request) -> dict[str, Any]:
     if unknown:
         known = sorted({name.rpartition(".")[2] for name in blocks.all_linear(model)})
         found, allowed = f"{', '.join(unknown)}: no linear layer of this name", f"all-linear, or names among {', '.join(known)}"
-        raise request.refuse("target_modules", found, allowed, "use all-linear")
+        raise request.refused(part="target_modules", found=found, allowed=allowed, remedy="use all-linear")
     chosen = {name: layer for name, layer in layers.items() if blocks.ends_with(name, tuple(names))}
     embedding = model.get_input_embeddings().weight
     if tied := [name for name, layer in chosen.items() if layer.weight is embedding]:
         found = f"{tied[0]}, which shares its matrix with the input embedding: merged, the adapter would change both"
-        raise request.refuse("target_modules", found, "other linear layers", "leave it out, or use all-linear")
+        raise request.refused(
+            part="target_modules", found=found, allowed="other linear layers", remedy="leave it out, or use all-linear"
+        )
     return chosen

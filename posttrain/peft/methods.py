@@ -29,7 +29,7 @@ class Request:
     tokenizer: Any = None
     """Only read by prompt tuning from a text."""
 
-    def refuse(self, part: str, found: str, allowed: str, remedy: str) -> Refusal:
+    def refused(self, *, part: str, found: str, allowed: str, remedy: str) -> Refusal:
         """A refusal of one field of the section."""
         return Refusal(where=f"{self.field}.{part}", found=found, allowed=allowed, remedy=remedy)
 

@@ -26,7 +26,9 @@ def last_layers(model: Any, request: Request) -> Applied:
     spec: Any = request.spec
     name, layers = _last_stack(model, request)
     if spec.layers > len(layers):
-        raise request.refuse("layers", str(spec.layers), f"at most {len(layers)}, the blocks of {name}", "lower layers")
+        raise request.refused(
+            part="layers", found=str(spec.layers), allowed=f"at most {len(layers)}, the blocks of {name}", remedy="lower layers"
+        )
     chosen = [*layers[-spec.layers :]]
     if spec.norm:
         chosen += _final_norm(model, name)
@@ -62,7 +64,12 @@ def untie(model: Any, head: Any) -> dict[str, Any]:
 def _last_stack(model: Any, request: Request) -> tuple[str, nn.ModuleList]:
     found = blocks.stacks(model)
     if not found:
-        raise request.refuse("method", "last_layers, and this model has no list of blocks", "a transformer", "choose another")
+        raise request.refused(
+            part="method",
+            found="last_layers, and this model has no list of blocks",
+            allowed="a transformer",
+            remedy="choose another",
+        )
     return found[-1]
 
 
@@ -77,5 +84,10 @@ def _final_norm(model: Any, stack: str) -> list[nn.Module]:
 def _head(model: Any, request: Request) -> Any:
     head = model.get_output_embeddings()
     if head is None:
-        raise request.refuse("head", "true, and this model has no output head", "false", f"set {request.field}.head=false")
+        raise request.refused(
+            part="head",
+            found="true, and this model has no output head",
+            allowed="false",
+            remedy=f"set {request.field}.head=false",
+        )
     return head

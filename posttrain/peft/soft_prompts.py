@@ -51,7 +51,12 @@ def prefix_tuning(model: Any, request: Request) -> Applied:
     config = model.config.get_text_config()
     if getattr(config, "num_attention_heads", None) is None or getattr(config, "kv_lora_rank", None) is not None:
         found = f"prefix_tuning on a {model.config.model_type} model, which keeps no keys and values by heads"
-        raise request.refuse("method", found, "prompt_tuning, p_tuning or a method inside the layers", "choose one of these")
+        raise request.refused(
+            part="method",
+            found=found,
+            allowed="prompt_tuning, p_tuning or a method inside the layers",
+            remedy="choose one of these",
+        )
     shared = getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False)  # Falcon's two
     all_heads = 1 if shared else config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or all_heads
@@ -72,7 +77,9 @@ def _refuse_other_widths(model: Any, request: Request) -> None:
     width, hidden = model.get_input_embeddings().weight.shape[1], model.config.get_text_config().hidden_size
     if width != hidden:
         found = f"{request.spec.method} on embeddings of width {width} in a model of width {hidden}"
-        raise request.refuse("method", found, "prefix_tuning or a method inside the layers", "choose one of these")
+        raise request.refused(
+            part="method", found=found, allowed="prefix_tuning or a method inside the layers", remedy="choose one of these"
+        )
 
 
 def _first_embeddings(model: Any, request: Request) -> Tensor:
@@ -86,7 +93,9 @@ def _first_embeddings(model: Any, request: Request) -> Tensor:
     if spec.init == "text":
         words = request.tokenizer(spec.text, add_special_tokens=False)["input_ids"]
         if not words:
-            raise request.refuse("text", f"{spec.text!r}, in which the tokenizer finds no token", "words", "write some")
+            raise request.refused(
+                part="text", found=f"{spec.text!r}, in which the tokenizer finds no token", allowed="words", remedy="write some"
+            )
         ids = torch.tensor((words * math.ceil(spec.virtual_tokens / len(words)))[: spec.virtual_tokens])
     embeddings: Tensor = embed(ids.to(embed.weight.device))
     return embeddings

@@ -86,7 +86,7 @@ def _left_out(
     if not reasons:
         return 0
     exact = len(few) == len(rows) and not rough
-    least = share_interval([1.0] * len(encoded.left_out) + [0.0] * len(encoded.examples))[1][0]
+    least = share_interval([1.0] * len(encoded.left_out) + [0.0] * len(encoded.examples)).low
     if exact or least > checks.max_drop_rate * (NEW_TOKENIZER if rough else 1):
         refuse_left_out(reasons, len(few), field, reading.section, checks, "" if exact else ", by a sample of them")
     count = round(len(encoded.left_out) / len(few) * len(rows))

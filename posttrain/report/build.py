@@ -13,6 +13,7 @@ from posttrain.report import read, samples
 from posttrain.report.page import write_page
 from posttrain.report.read import Folders, Json
 from posttrain.runtime.store import read_result
+from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport, StageResult
 from schemas.secrets import without_credentials
@@ -74,7 +75,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "chosen_longer": (validation.get("preferences") or {}).get("chosen_longer"),
         "filtering": filtering,
         "reward": reward,
-        "reward_interval": [reward[f"held_out_accuracy_{end}"] for end in ("low", "high")] if reward else None,
+        "reward_interval": Estimate.of(reward, "held_out_accuracy").interval if reward else None,
         "skipped": [stage for stage in recipe.stages if stage not in {ran.name for ran in run.stages}],
         "course": samples.course(read.lines(folders, "align", "rollouts.jsonl")),
         "groups": samples.groups(frame, names, recipe.seed),

@@ -15,7 +15,8 @@ from matplotlib.ticker import EngFormatter
 
 from posttrain.report.page import write_page
 from posttrain.report.svg import ACCENT, ANCESTORS, BAD, GOOD, INK, MUTED, Chart, chart
-from schemas.sweep import Ancestor, Estimate, SweepPoint, SweepReport
+from schemas.estimates import Estimate
+from schemas.sweep import Ancestor, SweepPoint, SweepReport
 
 TEMPLATE = "sweep.html.j2"
 SIZE = (5.4, 3.7)  # inches
@@ -143,5 +144,5 @@ def _draw_ancestor(axes: Axes, ancestor: Ancestor) -> None:
 
 def _errors(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
     """Distances from the values down and up to the ends of their intervals; an end on the wrong side of a value is at it."""
-    down = [max(0.0, estimate.value - estimate.interval[0]) for estimate in estimates]
-    return down, [max(0.0, estimate.interval[1] - estimate.value) for estimate in estimates]
+    down = [max(0.0, estimate.value - estimate.low) for estimate in estimates]
+    return down, [max(0.0, estimate.high - estimate.value) for estimate in estimates]

@@ -17,8 +17,7 @@ from posttrain.peft.methods import ENCODER
 from posttrain.peft.soft_prompts import room
 from posttrain.rewards.checkpoint import load_reward, read_record
 from posttrain.rewards.encoder import marks_responses
-from posttrain.rewards.scorer import RewardScorer, reward_error, until_padding
-from posttrain.scoring.scorer import choose_layout
+from posttrain.rewards.scorer import RewardScorer, until_padding, use_fastest_layout
 from posttrain.scoring.token_budget import scoring_tokens
 
 
@@ -84,7 +83,7 @@ class RewardModel:
     def _scores(self, examples: Sequence[Example], on_rows: Callable[[int], None]) -> Tensor:
         """[responses] of all branches in their order, in batches of examples of about one length."""
         if self.layout is None and examples:
-            self.layout = ENCODER if self.is_encoder else choose_layout(self.scorer, examples, reward_error)
+            self.layout = use_fastest_layout(self.scorer, examples)
         lengths = np.array([example.length for example in examples], np.int64)
         found: list[Tensor] = [torch.zeros(0)] * len(examples)
         for group in micro_batches(range(len(examples)), lengths, scoring_tokens(self.scorer.device)):

@@ -19,6 +19,7 @@ from posttrain.models.rope import forget_lengths
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.soft_prompts import prompted
 from posttrain.peft.wrap import wrap
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.layouts import LAYOUTS, Located, packed, pad_rows
 from posttrain.scoring.products import fp32_output
 from posttrain.scoring.scorer import PLAIN, SOFT_PROMPT, Scorer, inner_model
@@ -133,6 +134,15 @@ def reward_error(scorer: RewardScorer, layout: str, examples: Sequence[Example])
     exact, plain = (RewardScorer(scorer.model, scorer.device, torch.float32, name) for name in (layout, PLAIN))
     together = exact.score_in_one_row(examples) if layout == "packed" else exact(examples)
     return float((together.values - plain(examples).values).abs().nan_to_num(nan=math.inf).max())
+
+
+def use_fastest_layout(scorer: RewardScorer, examples: Sequence[Example]) -> str:
+    """Have a scorer use the fastest layout that is exact on these examples; returns a sentence for the report."""
+    if scorer.layout == ENCODER:
+        return "encoder: one row per response"
+    choice = choose_layout(scorer, examples, reward_error)
+    choice.apply(scorer)
+    return str(choice)
 
 
 def with_score(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,13 +18,10 @@ from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
 from posttrain.scoring.layouts import LAYOUTS, Embed, Located, Rows, packed, shifted
 from posttrain.scoring.output_head import head_of, token_logprobs, token_statistics
 from posttrain.scoring.products import fp32_logits
-from posttrain.scoring.segment_attention import SEGMENTS
 from schemas.errors import Refusal
 
 SOFT_PROMPT = "soft_prompt"
 PLAIN = "plain"  # the model's own forward pass and logits: slow, and right for any language model
-TOLERANCE = 1e-4  # of the start-up check, in fp32
-CHECKED = 32  # tokens of a completion that it scores
 
 
 @dataclass(frozen=True)
@@ -179,82 +174,3 @@ def _declared_layout(model: nn.Module) -> str:
     if virtual_tokens(model):
         return SOFT_PROMPT
     return "encoder_decoder" if inner_model(model).config.is_encoder_decoder else "packed"
-
-
-@torch.no_grad()
-def layout_error(scorer: Scorer, layout: str, examples: Sequence[Example]) -> float:
-    """Largest difference of log-probabilities in fp32 between a layout and the model's own logits, one sequence at a time."""
-    exact = Scorer(scorer.model, scorer.device, torch.float32, layout, temperature=scorer.temperature)
-    plain = Scorer(scorer.model, scorer.device, torch.float32, PLAIN, temperature=scorer.temperature)
-    together = exact.score_in_one_row(examples) if layout == "packed" else exact(examples)
-    alone = torch.cat([plain([Example(e.prompt, (b,))]).logprobs for e in examples for b in e.branches])
-    return float((together.logprobs - alone).abs().nan_to_num(nan=math.inf).max())
-
-
-LayoutError = Callable[[Any, str, Sequence[Example]], float]
-
-
-def choose_layout(scorer: Scorer, examples: Sequence[Example], error_of: LayoutError = layout_error) -> str:
-    """Start-up check on three examples: take the fastest layout that is exact. Returns a sentence for the report.
-
-    `error_of(scorer, layout, examples)` is the largest difference of what the scorer computes from the model's own forward pass.
-    """
-    by_length = sorted(examples, key=lambda example: example.length)
-    together = [example for example in by_length if not scorer.scaled([example])] or by_length
-    few, doubts = [with_few_targets(example) for example in (together[-1], *together[:2])], list[str]()
-    if together[-1] is not by_length[-1]:
-        doubts.append(f"{len(by_length) - len(together)} examples whose length scales the positions: one sequence at a time")
-    model = inner_model(scorer.model)
-    own = model.config._attn_implementation
-    for layout, attention in _candidates(scorer, own):
-        name = layout if attention == own else f"{layout} with {attention}"
-        try:
-            _set_attention(model, attention)
-            if attention != own:
-                _train_once(scorer, few)
-            error = error_of(scorer, layout, few)
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, ImportError) as failure:
-            doubts.append(f"the model refuses the {name} layout ({type(failure).__name__}: {failure})")
-            continue
-        if error <= TOLERANCE:
-            scorer.layout = layout
-            return "; ".join([f"{name}: differs from the model's own scores by at most {error:.1e}", *doubts])
-        doubts.append(f"{name} would change scores by {error:.1e}, above {TOLERANCE:.0e}")
-    scorer.layout = PLAIN
-    _set_attention(model, own)
-    return "; ".join([f"{PLAIN}: the model's own forward pass, slow", *doubts])
-
-
-def with_few_targets(example: Example) -> Example:
-    """As long, with fewer scored tokens: the model's own logits of all would be the largest tensor of the whole run."""
-    if len(example.branches) > 1:
-        return Example(example.prompt, tuple(branch[:CHECKED] for branch in example.branches))
-    tokens = np.concatenate([example.prompt, example.branches[0]])
-    start = max(1, len(tokens) - CHECKED)
-    return Example(tokens[:start], (tokens[start:],))
-
-
-def _candidates(scorer: Scorer, own: str) -> Iterable[tuple[str, str]]:
-    """Layouts and attentions to try, the fastest first.
-
-    Both ways around a mask skip what it hides. FlexAttention trains on CUDA only; segments are a kernel call each, which a GPU
-    would notice. They replace SDPA alone: a model with another attention (soft caps) needs its own.
-    """
-    if scorer.layout != "packed":
-        return [(scorer.layout, own)] if scorer.layout in LAYOUTS else []
-    fast = {"cuda": "flex_attention", "cpu": SEGMENTS}.get(scorer.device.type, own) if own == "sdpa" else own
-    return list(dict.fromkeys([("packed", fast), ("packed", own), ("padded", own)]))
-
-
-def _train_once(scorer: Scorer, examples: Sequence[Example]) -> None:
-    """An attention that is not the model's own must also get through a backward pass."""
-    if any(p.requires_grad for p in scorer.model.parameters()):
-        scorer(examples).per_branch().sum().backward()
-        scorer.model.zero_grad(set_to_none=True)
-
-
-def _set_attention(model: Any, attention: str) -> None:
-    if model.config._attn_implementation != attention:
-        model.set_attn_implementation(attention)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.statistics.intervals import wins
+
 BINS = 10
 
 
@@ -28,7 +30,7 @@ def reliability(margins: NDArray[np.float64], bins: int = BINS) -> list[Reliabil
         margins: [N] rewards of chosen less those of rejected.
     """
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
-    right = (margins > 0) + 0.5 * (margins == 0)
+    right = wins(margins)
     of_bin = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     inside = [of_bin == index for index in range(bins)]
     return [Reliability(float(confidence[b].mean()), float(right[b].mean()), int(b.sum())) for b in inside if b.any()]

@@ -8,9 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from schemas.estimates import Estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESAMPLES = 2000
 TAIL = 0.025  # on either side of a 95% interval
@@ -19,11 +25,11 @@ PSEUDO = 2  # units at either end of a share's range that are added to the measu
 EXTRA = 24.0  # the tail is taken at TAIL n / (n + EXTRA)
 SPREAD = 0.25  # units of the sample's own variance in that of a resample, which might have drawn equal units alone
 BLOCK = 2**22  # resampled units held at once
-Interval = tuple[float, float]
 Array = NDArray[np.float64]
+Margins = TypeVar("Margins", Array, "Tensor")
 
 
-def share_interval(units: Sequence[float], low: float = 0.0, high: float = 1.0) -> tuple[float, Interval]:
+def share_interval(units: Sequence[float], low: float = 0.0, high: float = 1.0) -> Estimate:
     """Mean of units that lie between `low` and `high`, such as wins with ties as one half, and its 95% interval.
 
     Raises:
@@ -31,7 +37,7 @@ def share_interval(units: Sequence[float], low: float = 0.0, high: float = 1.0) 
     """
     numbers = _finite(units)
     lower, upper = share_bounds((numbers - low) / (high - low))
-    return float(numbers.mean()), (low + (high - low) * float(lower), low + (high - low) * float(upper))
+    return Estimate(float(numbers.mean()), (low + (high - low) * float(lower), low + (high - low) * float(upper)))
 
 
 def share_bounds(units: Array) -> tuple[Array, Array]:
@@ -47,9 +53,7 @@ def share_bounds(units: Array) -> tuple[Array, Array]:
     return np.maximum(mean - reach, 0), np.minimum(mean + reach, 1)
 
 
-def ratio_interval(
-    numerators: Sequence[float], denominators: Sequence[float] | None = None, samples: int = 1
-) -> tuple[float, Interval]:
+def ratio_interval(numerators: Sequence[float], denominators: Sequence[float] | None = None, samples: int = 1) -> Estimate:
     """sum(numerators) / sum(denominators) and its 95% interval over the n units (prompts, pairs); without denominators, the mean.
 
     Units that compare two policies on one prompt make the interval paired. A unit has `samples` consecutive numbers: answers to
@@ -63,7 +67,7 @@ def ratio_interval(
     parts = np.ones_like(numbers) if denominators is None else _finite(denominators)
     top, bottom = (each.reshape(-1, samples).sum(1) for each in (numbers, parts))
     low, high = ratio_bounds(top, bottom)
-    return float(top.sum() / bottom.sum()), (float(low), float(high))
+    return Estimate(float(top.sum() / bottom.sum()), (float(low), float(high)))
 
 
 def ratio_bounds(top: Array, bottom: Array) -> tuple[Array, Array]:
@@ -123,7 +127,7 @@ def student_t(freedom: int) -> float:
     return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
-def win_rate(candidate: Sequence[float], opponent: Sequence[float], samples: int = 1) -> tuple[float, Interval]:
+def win_rate(candidate: Sequence[float], opponent: Sequence[float], samples: int = 1) -> Estimate:
     """Share of prompts on which the candidate's reward is higher, ties counting half, with its interval over prompts.
 
     Of `samples` consecutive answers to a prompt, each of the candidate's meets each of the opponent's.
@@ -132,8 +136,13 @@ def win_rate(candidate: Sequence[float], opponent: Sequence[float], samples: int
         ValueError: when a reward is not finite.
     """
     ours, theirs = (_finite(rewards).reshape(-1, samples) for rewards in (candidate, opponent))
-    difference = ours[:, :, None] - theirs[:, None, :]
-    return share_interval(((difference > 0) + 0.5 * (difference == 0)).mean((1, 2)).tolist())
+    return share_interval(wins(ours[:, :, None] - theirs[:, None, :]).mean((1, 2)).tolist())
+
+
+def wins(margins: Margins) -> Margins:
+    """1 where a margin is positive, 1/2 where it is 0, a tie, and 0 where it is negative; of the same shape."""
+    shares: Margins = (margins > 0) + 0.5 * (margins == 0)
+    return shares
 
 
 def _finite(numbers: Sequence[float]) -> Array:

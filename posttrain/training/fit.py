@@ -21,7 +21,8 @@ from posttrain.peft.wrap import save_trained
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.distributed import is_main
 from posttrain.runtime.store import Built
-from posttrain.scoring.scorer import Scorer, choose_layout, inner_model
+from posttrain.scoring.layout_choice import choose_layout
+from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.training import caution
 from posttrain.training.batches import Plan
 from posttrain.training.dropout import set_dropout
@@ -120,8 +121,9 @@ def new_scorer(request: StageRequest, model: nn.Module, neftune: float | None = 
 def ready(scorer: Scorer, peft: Peft, examples: Sequence[Example]) -> str:
     """Choose the layout and hold frozen weights as the arithmetic wants them; returns a sentence about the layout."""
     layout = choose_layout(scorer, examples)
+    layout.apply(scorer)
     hold_frozen(scorer.model, peft, scorer.dtype)
-    return layout
+    return str(layout)
 
 
 def new_job(request: StageRequest, spec: Optimization, scorer: Scorer, objective: Objective, plan: Plan, **more: Any) -> Job:

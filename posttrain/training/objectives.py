@@ -18,6 +18,7 @@ from posttrain.losses.preference import Hyperparameters, preference_loss
 from posttrain.losses.reward import bradley_terry
 from posttrain.rewards.scorer import Rewards
 from posttrain.scoring.scorer import TokenScores
+from posttrain.statistics.intervals import wins
 from schemas.errors import Refusal
 from schemas.training import DPO
 
@@ -161,4 +162,4 @@ def _with_balance(loss: Tensor, scores: TokenScores, units: int) -> tuple[Tensor
 
 def _ranking(margins: Tensor) -> Sums:
     """Sums over pairs of the margins [B] by which chosen wins, and of the wins, ties counting half."""
-    return {"margin": margins.sum(), "accuracy": ((margins > 0) + 0.5 * (margins == 0)).sum()}
+    return {"margin": margins.sum(), "accuracy": wins(margins).sum()}

@@ -24,17 +24,16 @@ from posttrain.models.blocks import architecture
 from posttrain.peft.methods import ENCODER
 from posttrain.rewards.checkpoint import save_reward
 from posttrain.rewards.encoder import joining_pairs, load_encoder, marks_responses, pair_tokenizer, scratch_encoder
-from posttrain.rewards.scorer import RewardScorer, reward_error, until_padding, with_score
+from posttrain.rewards.scorer import RewardScorer, until_padding, use_fastest_layout, with_score
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.distributed import is_main
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.progress import counted
 from posttrain.runtime.store import Built
 from posttrain.scoring.reference import score_branches
-from posttrain.scoring.scorer import choose_layout
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.statistics.calibration import correlation, expected_calibration_error, reliability
-from posttrain.statistics.intervals import share_interval
+from posttrain.statistics.intervals import share_interval, wins
 from posttrain.training.batches import by_rows
 from posttrain.training.dropout import without_dropout
 from posttrain.training.fit import VALIDATION_EXAMPLES, fit, kept_examples, new_job, places
@@ -80,7 +79,7 @@ def reward(request: StageRequest, spec: RewardModel, pairs: pl.DataFrame) -> Bui
     model = with_score(start.model, spec.peft, request.recipe.seed, "reward.peft", start.tokenizer, start.new)
     device, types = resolve_device(request.recipe.compute), marks_responses(start.tokenizer)
     scorer = RewardScorer(model, device, resolve_dtype(request.recipe.compute), token_types=types).eval()
-    layout = "encoder: one row per response" if scorer.layout == ENCODER else choose_layout(scorer, examples, reward_error)
+    layout = use_fastest_layout(scorer, examples)
     objective = BradleyTerry(examples, spec.margin)
     validation = _validation(request, spec, held_out, unseen) if held_out else None
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, request.recipe.seed)
@@ -154,12 +153,10 @@ def _judge(request: StageRequest, rewards: Tensor, pairs: list[Example], rows: p
     """Metrics of rewards [pairs, 2] on held-out pairs and their rows, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
     margins = values[:, 0] - values[:, 1]
-    accuracy, (low, high) = share_interval(list((margins > 0) + 0.5 * (margins == 0)))
+    accuracy = share_interval(wins(margins).tolist())
     points = reliability(margins)
     numbers = {
-        "held_out_accuracy": accuracy,
-        "held_out_accuracy_low": low,
-        "held_out_accuracy_high": high,
+        **accuracy.flat("held_out_accuracy"),
         "held_out_margin": float(margins.mean()),
         "held_out_calibration_error": expected_calibration_error(points),
         "held_out_reward_mean": float(values.mean()),

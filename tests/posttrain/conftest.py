@@ -19,8 +19,9 @@ from posttrain.peft.wrap import wrap
 from posttrain.rewards.sources import Rewards
 from posttrain.runtime.progress import Progress, Quiet, reporting
 from posttrain.sampling.sampler import sample
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import Reference
-from posttrain.scoring.scorer import choose_layout, inner_model
+from posttrain.scoring.scorer import inner_model
 from posttrain.training.dropout import without_dropout
 from posttrain.training.loop import Job
 from posttrain.training.ppo.actor_critic import ActorCritic, add_value_head
@@ -182,7 +183,7 @@ def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
         rng = np.random.default_rng(3)
         vocabulary = inner_model(policy).config.vocab_size
         tokens = [rng.integers(2, vocabulary, 3 + i % 4).astype(np.int32) for i in range(prompts)]
-        choose_layout(scorer, [Example(prompt, (prompt,)) for prompt in tokens])
+        choose_layout(scorer, [Example(prompt, (prompt,)) for prompt in tokens]).apply(scorer)
         (tmp_path / name).mkdir(exist_ok=True)
         collect = Collector(
             spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=Words(), ends=(0,),

@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from schemas.estimates import Estimate
 from schemas.evaluation import Registry
 from tasks.promotion import RULES, why_not_champion, why_not_first
 
@@ -40,17 +41,25 @@ def test_the_first_version_must_be_better_than_what_it_came_from(metric, numbers
 
 
 AGAINST = [
-    ("win_rate_vs_sft", (0.6, (0.51, 0.7)), None),
-    ("win_rate_vs_sft", (0.6, (0.45, 0.75)), "wins 60.0% of held-out prompts against champion version 1"),
-    ("preference_accuracy", (0.03, (0.01, 0.05)), None),
-    ("preference_accuracy", (0.03, (-0.01, 0.07)), "a preference accuracy 3.0% above that of champion version 1 on the same"),
-    ("validation_loss", (0.02, (0.001, 0.04)), None),
-    ("validation_loss", (0.02, (0.0, 0.04)), "a held-out loss 0.0200 below that of champion version 1 on the same held-out rows"),
+    ("win_rate_vs_sft", Estimate(0.6, (0.51, 0.7)), None),
+    ("win_rate_vs_sft", Estimate(0.6, (0.45, 0.75)), "wins 60.0% of held-out prompts against champion version 1"),
+    ("preference_accuracy", Estimate(0.03, (0.01, 0.05)), None),
+    (
+        "preference_accuracy",
+        Estimate(0.03, (-0.01, 0.07)),
+        "a preference accuracy 3.0% above that of champion version 1 on the same",
+    ),
+    ("validation_loss", Estimate(0.02, (0.001, 0.04)), None),
+    (
+        "validation_loss",
+        Estimate(0.02, (0.0, 0.04)),
+        "a held-out loss 0.0200 below that of champion version 1 on the same held-out rows",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("metric", "found", "said"), AGAINST)
 def test_a_champion_is_beaten_where_the_whole_interval_is_beyond_chance(metric, found, said):
     """Chance is half of the prompts for a win rate, and no difference for the others."""
-    refusal = why_not_champion(metric, "2", "champion version 1", *found)
+    refusal = why_not_champion(metric, "2", "champion version 1", found)
     assert refusal is None if said is None else said in refusal

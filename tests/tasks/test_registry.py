@@ -8,10 +8,11 @@ import pytest
 
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import Built, Store
+from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from tasks import registry
 
-WON, EVEN = (0.8, (0.6, 0.9)), (0.6, (0.45, 0.75))
+WON, EVEN = Estimate(0.8, (0.6, 0.9)), Estimate(0.6, (0.45, 0.75))
 BEATS_BASE = {"win_rate_vs_base": 0.9, "win_rate_vs_base_low": 0.8, "win_rate_vs_base_high": 1.0}
 LIKE_BASE = {"win_rate_vs_base": 0.55, "win_rate_vs_base_low": 0.48, "win_rate_vs_base_high": 0.62}
 
@@ -132,7 +133,7 @@ def test_a_candidate_that_does_not_beat_the_champion_stays_challenger(chain):
 
 def test_an_interval_that_starts_at_one_half_does_not_win(chain):
     registry.promote(chain, new_version(chain, "aa"), never)
-    assert registry.promote(chain, new_version(chain, "bb"), lambda version: (0.7, (0.5, 0.9))).alias == "challenger"
+    assert registry.promote(chain, new_version(chain, "bb"), lambda version: Estimate(0.7, (0.5, 0.9))).alias == "challenger"
     assert champion(chain) == "1"
 
 

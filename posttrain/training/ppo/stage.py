@@ -27,8 +27,9 @@ from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.store import Built
 from posttrain.sampling.sampler import sample
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import Reference
-from posttrain.scoring.scorer import PLAIN, choose_layout, inner_model
+from posttrain.scoring.scorer import PLAIN, inner_model
 from posttrain.training.dropout import without_dropout
 from posttrain.training.fit import checkpoint_activations, new_job, start_parameters
 from posttrain.training.learning_rates import settled
@@ -144,14 +145,15 @@ def _layout(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
     """Check the layout on prompts that stand for responses; returns a sentence for the report."""
     examples = [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in sorted(prompts, key=len)[-CHECKED:]]
     layout = choose_layout(scorer, examples)
-    if scorer.layout == PLAIN:
+    if layout.layout == PLAIN:
         raise Refusal(
             where="alignment.algorithm",
             found=f"ppo with a model that has no exact layout ({layout})",
             allowed="dpo",
             remedy="choose alignment.algorithm=dpo for this model",
         )
-    return layout
+    layout.apply(scorer)
+    return str(layout)
 
 
 def _saved(

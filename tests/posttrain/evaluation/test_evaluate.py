@@ -73,8 +73,8 @@ def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, 
     samples = pl.read_parquet(tmp_path / "samples.parquet")
     written = json.loads((tmp_path / "evaluation.json").read_text())
     for entry in written["win_rates"]:
-        value, interval = win_rate(samples["reward_aligned"].to_list(), samples[f"reward_{entry['opponent']}"].to_list())
-        assert (entry["value"], tuple(entry["interval"])) == (value, interval)
+        rate = win_rate(samples["reward_aligned"].to_list(), samples[f"reward_{entry['opponent']}"].to_list())
+        assert (entry["value"], tuple(entry["interval"])) == (rate.value, rate.interval)
     assert {entry["opponent"] for entry in written["win_rates"]} == {"base", "sft"}
     assert [entry["policy"] for entry in written["policies"]] == ["base", "sft", "aligned"]
     assert samples.height == 8
@@ -149,8 +149,9 @@ def test_several_answers_to_a_prompt_stand_together_and_count_as_one_prompt(sett
     assert len(set(prompts)) == 8
     assert samples["response_aligned"][:3].n_unique() == 3
     rewards = {name: samples[f"reward_{name}"].to_list() for name in policies}
-    value, interval = win_rate(rewards["aligned"], rewards["sft"], samples=3)
-    assert (numbers["win_rate_vs_sft"], numbers["win_rate_vs_sft_low"], numbers["win_rate_vs_sft_high"]) == (value, *interval)
+    rate = win_rate(rewards["aligned"], rewards["sft"], samples=3)
+    found = [numbers[f"win_rate_vs_sft{end}"] for end in ("", "_low", "_high")]
+    assert found == [rate.value, rate.low, rate.high]
 
 
 def test_a_candidate_equal_to_its_parent_ties_everything(setting, tmp_path):

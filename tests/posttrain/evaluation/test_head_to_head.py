@@ -18,6 +18,7 @@ from posttrain.runtime.progress import Quiet
 from posttrain.scoring.reference import score_branches
 from posttrain.statistics.intervals import ratio_interval, share_interval
 from schemas.errors import Refusal
+from schemas.estimates import Estimate
 from schemas.load import validate_recipe
 from schemas.model import ScratchModel
 
@@ -111,10 +112,9 @@ def test_the_loss_of_a_champion_is_that_of_this_runs_alignment(match, held_out):
     asked, reference = match()
     ours, theirs = (margins(each, reference, held_out.preferences) for each in (asked.candidate, asked.champion))
     differences = [math.log1p(math.exp(-other)) - math.log1p(math.exp(-mine)) for mine, other in zip(ours, theirs, strict=True)]
-    value, interval = ratio_interval(differences)
-    found, between = against_champion(asked, "validation_loss")
-    assert found == pytest.approx(value, rel=1e-3)
-    assert between == pytest.approx(interval, rel=1e-3)
+    expected, found = ratio_interval(differences), against_champion(asked, "validation_loss")
+    assert found.value == pytest.approx(expected.value, rel=1e-3)
+    assert found.interval == pytest.approx(expected.interval, rel=1e-3)
 
 
 def test_after_sft_it_is_the_cross_entropy_of_the_answers_per_token(match, held_out):
@@ -125,9 +125,9 @@ def test_after_sft_it_is_the_cross_entropy_of_the_answers_per_token(match, held_
         answers = encode_conversations(held_out.instructions, tokenizer, 256, "data").examples
         tokens = sum(len(answer.branches[0]) for answer in answers)
         sums.append(float(score_branches(scorer, answers, 10**6).sum()))
-    value, (low, high) = against_champion(asked, "validation_loss")
-    assert value == pytest.approx((sums[0] - sums[1]) / tokens, rel=1e-4)
-    assert low < value < high
+    found = against_champion(asked, "validation_loss")
+    assert found.value == pytest.approx((sums[0] - sums[1]) / tokens, rel=1e-4)
+    assert found.low < found.value < found.high
 
 
 def test_only_rows_that_both_can_read_are_compared(match, held_out):
@@ -152,8 +152,8 @@ def test_no_common_row_is_refused(match):
 def test_a_candidate_is_as_good_as_itself(match):
     asked, _ = match()
     same = Match(asked.recipe, asked.candidate, asked.candidate, asked.held_out, asked.evaluation, Quiet())
-    value, interval = against_champion(same, "preference_accuracy")
-    assert value == 0
+    found = against_champion(same, "preference_accuracy")
+    assert found.value == 0
     spread = math.sqrt((10 / 4 + 2) / 14 - 1 / 4)  # of ten ties, two wins and two losses; 2.1604 is the t of 13
-    assert interval == pytest.approx((-2 * 2.1604 * spread / math.sqrt(13), 2 * 2.1604 * spread / math.sqrt(13)), rel=1e-4)
-    assert against_champion(same, "validation_loss") == (0.0, (0.0, 0.0))
+    assert found.interval == pytest.approx((-2 * 2.1604 * spread / math.sqrt(13), 2 * 2.1604 * spread / math.sqrt(13)), rel=1e-4)
+    assert against_champion(same, "validation_loss") == Estimate(0.0, (0.0, 0.0))

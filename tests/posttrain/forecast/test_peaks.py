@@ -21,7 +21,8 @@ from posttrain.models.architectures import auto_class
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import wrap
 from posttrain.runtime.fake_tensors import LiveBytes
-from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.layout_choice import choose_layout
+from posttrain.scoring.scorer import Scorer
 from posttrain.training.dropout import set_dropout
 from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, Preference
 from posttrain.training.optimizer import Updates
@@ -150,7 +151,7 @@ def taken(shape, spec, objective: Objective) -> int:
         set_dropout(start, getattr(spec, "dropout", 0.0))
         model = wrap(start, spec.peft, 0, "alignment.peft")
         scorer = Scorer(model, CPU.device).eval()
-        choose_layout(scorer, objective.examples)
+        choose_layout(scorer, objective.examples).apply(scorer)
         updates = Updates(scorer.train(), spec)
         for parameter in updates.parameters:
             parameter.grad = torch.zeros_like(parameter)

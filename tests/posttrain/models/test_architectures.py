@@ -24,7 +24,8 @@ from transformers import (
 from posttrain.data.packing import Example
 from posttrain.models.architectures import longest_sequence
 from posttrain.models.positions import UNLIMITED
-from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.layout_choice import choose_layout
+from posttrain.scoring.scorer import Scorer
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -78,10 +79,11 @@ def separately(model, examples: list[Example]) -> torch.Tensor:
 def test_the_layout_that_is_taken_scores_as_the_model_does(name, build, pairs):
     model = build(name)
     scorer = Scorer(model, CPU)
-    verdict = choose_layout(scorer, pairs)
+    choice = choose_layout(scorer, pairs)
+    choice.apply(scorer)
     with torch.no_grad():
         torch.testing.assert_close(scorer(pairs).logprobs, separately(model, pairs), atol=1e-4, rtol=1e-4)
-    assert verdict.startswith("packed"), verdict
+    assert choice.layout == "packed", choice
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if getattr(CONFIGS[name], "sliding_window", None)])

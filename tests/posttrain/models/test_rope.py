@@ -14,8 +14,9 @@ from posttrain.models.architectures import longest_sequence
 from posttrain.models.positions import UNLIMITED
 from posttrain.models.rope import unscaled_up_to
 from posttrain.sampling.sampler import Sampling, sample
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
-from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.scorer import Scorer
 
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -54,12 +55,13 @@ def test_scores_are_those_of_each_sequence_alone_whatever_is_beside_it(model, ra
     assert unscaled_up_to(model.config) == 16
     scorer = Scorer(model, CPU).eval()
     expected = alone(copy.deepcopy(model), examples)
-    verdict = choose_layout(scorer, examples)
+    choice = choose_layout(scorer, examples)
+    choice.apply(scorer)
     with torch.no_grad():
         torch.testing.assert_close(score_branches(scorer, examples, 10**6), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(score_branches(scorer, examples[::-1], 1), expected.flip(0), atol=1e-4, rtol=1e-4)
-    assert verdict.startswith("packed")  # what is within the length of pretraining
-    assert "1 examples" in verdict
+    assert choice.layout == "packed"  # what is within the length of pretraining
+    assert "1 examples" in str(choice)
 
 
 def test_a_batch_of_them_would_change_the_scores(model, random_examples):

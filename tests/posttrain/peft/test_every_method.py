@@ -17,8 +17,9 @@ from posttrain.peft.merge import is_plain, merge
 from posttrain.peft.methods import METHODS
 from posttrain.peft.soft_prompts import generate, padded_logits
 from posttrain.peft.wrap import load_adapter, load_trainable, save_trained, trainable_state, wrap
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import Reference
-from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.scorer import Scorer
 from schemas.errors import Refusal
 
 NAMES = [
@@ -103,7 +104,7 @@ def test_packing_is_exact_where_the_table_says_so(run, random_examples):
     if run.model.config.is_encoder_decoder or not run.method.packing:
         return
     examples = random_examples([(5, 4, 7), (9, 3, 2), (2, 6, 6)])
-    assert choose_layout(Scorer(run.model, torch.device("cpu")), examples).startswith("packed")
+    assert choose_layout(Scorer(run.model, torch.device("cpu")), examples).layout == "packed"
 
 
 def test_its_trainable_tensors_restore_it(run, logits):

@@ -12,7 +12,8 @@ from posttrain.data.packing import Example
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.sampling.sampler import Sampling, sample
-from posttrain.scoring.scorer import PLAIN, Scorer, choose_layout
+from posttrain.scoring.layout_choice import choose_layout
+from posttrain.scoring.scorer import PLAIN, Scorer
 from schemas.peft import Peft
 
 CPU = torch.device("cpu")
@@ -66,7 +67,8 @@ def pairs() -> list[Example]:
 def test_scores_and_gradients_equal_those_of_the_models_own_logits(method, model):
     made = wrapped(method, model)
     scorer = Scorer(made, CPU)
-    verdict = choose_layout(scorer, pairs())
+    choice = choose_layout(scorer, pairs())
+    choice.apply(scorer)
     expected = (
         "packed"
         if METHODS[method].packing and model == "llama"
@@ -74,7 +76,7 @@ def test_scores_and_gradients_equal_those_of_the_models_own_logits(method, model
         if METHODS[method].packing
         else "soft_prompt"
     )
-    assert verdict.startswith(expected), verdict
+    assert choice.layout == expected, choice
 
     def run(layout: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
         made.zero_grad(set_to_none=True)

@@ -11,7 +11,8 @@ import torch
 from posttrain.peft.wrap import wrap
 from posttrain.runtime.progress import Quiet
 from posttrain.runtime.store import CHECKPOINT
-from posttrain.scoring.scorer import Scorer, choose_layout
+from posttrain.scoring.layout_choice import choose_layout
+from posttrain.scoring.scorer import Scorer
 from posttrain.training.batches import by_rows
 from posttrain.training.curve import CURVE
 from posttrain.training.loop import Job, train
@@ -40,7 +41,7 @@ def job(spec, tiny, random_examples, tmp_path):
         folder.mkdir(exist_ok=True)
         model = wrap(tiny(kind, **DROPOUT[kind]), spec(name), 0, "sft.peft")
         scorer, examples = Scorer(model, CPU).eval(), random_examples(SIZES)
-        choose_layout(scorer, examples)
+        choose_layout(scorer, examples).apply(scorer)
         compute = Compute(log_every=1, checkpoint_seconds=checkpoint_seconds)
         rates = Optimization(learning_rate=0.01, weight_decay=0.1)
         return Job("sft", scorer, LanguageModelling(examples), by_rows(6, 2, 2, seed=0), rates, compute, folder, progress)

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from posttrain.report.frontier import write_sweep
+from schemas.estimates import Estimate
 from schemas.results import GateReport, RunReport, StageReport
-from schemas.sweep import Ancestor, Estimate, SweepPoint, SweepReport
+from schemas.sweep import Ancestor, SweepPoint, SweepReport
 
 WRITTEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
 def around(value: float) -> Estimate:
     """An interval of 0.02 on each side."""
-    return Estimate(value=value, interval=(round(value - 0.02, 3), round(value + 0.02, 3)))
+    return Estimate(value, (round(value - 0.02, 3), round(value + 0.02, 3)))
 
 
 def point(

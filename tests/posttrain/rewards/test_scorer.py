@@ -21,8 +21,9 @@ from posttrain.data.packing import Example
 from posttrain.losses.reward import init_score
 from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.rewards.scorer import RewardScorer, reward_error, until_padding, with_score
+from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.layouts import LAYOUTS
-from posttrain.scoring.scorer import PLAIN, choose_layout, inner_model
+from posttrain.scoring.scorer import PLAIN, inner_model
 from posttrain.training.objectives import BradleyTerry
 from schemas.peft import Full
 
@@ -76,8 +77,8 @@ def test_every_layout_gives_the_rewards_of_separate_passes(tiny_llama, random_ex
 
 def test_the_start_up_check_takes_the_packed_layout_where_it_is_exact(tiny_llama, random_examples):
     scorer, pairs = scored(tiny_llama()), random_examples(SIZES)
-    assert choose_layout(scorer, pairs, reward_error).startswith("packed with segments")
-    assert scorer.layout == "packed"
+    choice = choose_layout(scorer, pairs, reward_error)
+    assert (choice.layout, choice.attention) == ("packed", "segments")
 
 
 def test_a_packed_layout_that_is_not_exact_is_not_taken(tiny_llama, random_examples, monkeypatch):
@@ -93,8 +94,9 @@ def test_a_packed_layout_that_is_not_exact_is_not_taken(tiny_llama, random_examp
         "posttrain.rewards.scorer.packed", lambda model, examples, device, embed, width: early(model, examples, device, embed)
     )
     scorer = scored(tiny_llama(initializer_range=0.2))
-    assert "packed would change scores by" in choose_layout(scorer, random_examples(SIZES), reward_error)
-    assert scorer.layout == "padded"
+    choice = choose_layout(scorer, random_examples(SIZES), reward_error)
+    assert choice.layout == "padded"
+    assert "packed would change scores by" in str(choice)
 
 
 def test_an_encoders_reward_is_its_own_logit_with_the_response_as_second_text(random_examples):

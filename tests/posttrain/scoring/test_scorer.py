@@ -8,23 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 import posttrain.scoring.scorer as scoring
 from posttrain.data.packing import Example, pack
-from posttrain.scoring.scorer import Scorer, choose_layout, layout_error
+from posttrain.scoring.scorer import Scorer
 from posttrain.scoring.segment_attention import SEGMENTS
 
 CPU = torch.device("cpu")
@@ -85,71 +77,6 @@ def test_prefix_shared_pairs_equal_separate_sequences_in_value_and_gradient(leng
     assert_gradients_equal(grads, plain_grads)
 
 
-def gpt2() -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=64))
-
-
-SHAPE = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8,
-}  # fmt: skip
-
-
-def gemma2() -> Gemma2ForCausalLM:
-    """Soft caps on attention and logits; every second layer sees a window of 4 tokens, shorter than the examples."""
-    torch.manual_seed(0)
-    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, final_logit_softcapping=5.0, sliding_window=4, attn_implementation="eager"))
-
-
-def qwen3() -> Qwen3ForCausalLM:
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(**SHAPE, sliding_window=4, use_sliding_window=True, max_window_layers=1))
-
-
-def mistral() -> MistralForCausalLM:
-    torch.manual_seed(0)
-    return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=4))
-
-
-@pytest.mark.parametrize("build", [llama, gpt2, gemma2, qwen3, mistral])
-def test_start_up_check_accepts_models_whose_packing_is_exact(build):
-    """With the model's own attention and an explicit mask, and on the CPU with segments in the place of SDPA."""
-    rng = np.random.default_rng(0)
-    model = build().eval()
-    scorer = Scorer(model, CPU)
-    pairs = [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)]
-    assert layout_error(scorer, "packed", pairs) < 1e-5
-    own = model.config._attn_implementation
-    assert choose_layout(scorer, pairs).startswith("packed with segments" if own == "sdpa" else "packed: differs")
-    assert layout_error(scorer, "packed", pairs) < 1e-5
-    assert scorer.layout == "packed"
-
-
-def test_start_up_check_falls_back_where_the_model_ignores_the_mask():
-    """An attention that drops the block mask lets packed sequences see each other: scores move, so rows are padded instead."""
-    model = llama().eval()
-    attention = model.model.forward
-    model.model.forward = lambda *a, attention_mask=None, segments=None, **k: attention(*a, **k)
-    rng = np.random.default_rng(0)
-    scorer = Scorer(model, CPU)
-    verdict = choose_layout(scorer, [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)])
-    assert verdict.startswith("padded: differs")
-    assert "packed would change" in verdict
-    assert scorer.layout == "padded"
-
-
-def test_start_up_check_falls_back_to_the_models_own_logits():
-    """A model that does something between its last hidden state and its head: only its own logits are right."""
-    model = llama().eval()
-    head = model.lm_head.forward
-    model.lm_head.forward = lambda hidden: 2 * head(hidden)
-    rng = np.random.default_rng(0)
-    scorer = Scorer(model, CPU)
-    assert choose_layout(scorer, [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)]).startswith("plain")
-    assert scorer.layout == "plain"
-
-
 def t5(**changes) -> T5ForConditionalGeneration:
     torch.manual_seed(0)
     shape = {
@@ -173,7 +100,7 @@ def test_encoder_decoder_pairs_equal_the_models_own_loss(changes):
     model = t5(**changes)
     pairs = [example(rng, 97, 7, 5, 9), example(rng, 97, 3, 4, 2)]
     scorer = Scorer(model.eval(), CPU)
-    assert choose_layout(scorer, pairs).startswith("encoder_decoder: differs")
+    assert scorer.layout == "encoder_decoder"
 
     def run(layout: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
         model.zero_grad()

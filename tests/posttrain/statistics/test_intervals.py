@@ -7,27 +7,28 @@ import math
 import numpy as np
 import pytest
 
-from posttrain.statistics.intervals import ratio_interval, share_interval, student_t, win_rate
+from posttrain.statistics.intervals import ratio_interval, share_interval, student_t, win_rate, wins
+from schemas.estimates import Estimate
 
 
 def test_a_mean_without_denominators():
-    value, (low, high) = ratio_interval([1.0, 2.0, 6.0])
-    assert value == 3.0
-    assert low < 3.0 < high
+    found = ratio_interval([1.0, 2.0, 6.0])
+    assert found.value == 3.0
+    assert found.low < 3.0 < found.high
 
 
 def test_a_skewed_sample_reaches_further_on_its_long_side():
-    value, (low, high) = ratio_interval([1, 1, 2, 3, 5, 8, 13, 21, 34, 55])
-    assert high - value > 1.2 * (value - low)
+    found = ratio_interval([1, 1, 2, 3, 5, 8, 13, 21, 34, 55])
+    assert found.high - found.value > 1.2 * (found.value - found.low)
 
 
 def test_a_ratio_divides_sums_and_is_not_a_mean_of_ratios():
     """(1 + 9) / (1 + 3) = 2.5; the mean of 1 and 3 would be 2."""
-    assert ratio_interval([1.0, 9.0], [1.0, 3.0])[0] == 2.5
+    assert ratio_interval([1.0, 9.0], [1.0, 3.0]).value == 2.5
 
 
 def test_equal_units_have_an_interval_of_no_width():
-    assert ratio_interval([0.5] * 20) == (0.5, (0.5, 0.5))
+    assert ratio_interval([0.5] * 20) == Estimate(0.5, (0.5, 0.5))
 
 
 def test_the_same_numbers_give_the_same_interval():
@@ -38,37 +39,40 @@ def test_the_same_numbers_give_the_same_interval():
 def test_the_interval_of_a_mean_is_close_to_the_normal_one():
     """n = 400, standard deviation s: the 95% interval of the mean is ± 1.96 s / 20; resampling moves its ends by a few %."""
     numbers = np.random.default_rng(2).normal(5, 2, 400)
-    value, (low, high) = ratio_interval(numbers.tolist())
+    found = ratio_interval(numbers.tolist())
     half = 1.96 * numbers.std() / math.sqrt(400)
-    assert [value - low, high - value] == pytest.approx([half, half], rel=0.1)
+    assert [found.value - found.low, found.high - found.value] == pytest.approx([half, half], rel=0.1)
 
 
 def test_the_interval_pairs_numerator_and_denominator():
     """Units of ratio exactly 2, whatever their size: resampling both together gives no spread at all."""
     bottom = [1.0, 5.0, 20.0, 100.0]
-    assert ratio_interval([2 * b for b in bottom], bottom) == (2.0, (2.0, 2.0))
+    assert ratio_interval([2 * b for b in bottom], bottom) == Estimate(2.0, (2.0, 2.0))
 
 
 def test_win_rate_counts_ties_half():
     """Win, loss, tie, win: (1 + 0 + 0.5 + 1) / 4 = 0.625."""
-    value, (low, high) = win_rate([3, 1, 2, 9], [1, 3, 2, 8])
-    assert value == 0.625
-    assert 0 <= low <= value <= high <= 1
+    found = win_rate([3, 1, 2, 9], [1, 3, 2, 8])
+    assert found.value == 0.625
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_a_tie_is_half_a_win():
+    assert wins(np.array([-0.1, 0.0, 3.0])).tolist() == [0.0, 0.5, 1.0]
 
 
 def test_eight_wins_of_eight_leave_room_for_a_loss():
     """With two more won and two lost: mean 10/12, standard error sqrt(10/12 * 2/12 / 11) = .11237, t of 11 is 2.2010."""
-    value, (low, high) = win_rate([1] * 8, [0] * 8)
-    assert (value, high) == (1.0, 1.0)
-    assert low == pytest.approx(10 / 12 - 2.2010 * 0.11237, abs=1e-4)
+    found = win_rate([1] * 8, [0] * 8)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(10 / 12 - 2.2010 * 0.11237, abs=1e-4)
 
 
 def test_a_difference_of_shares_lies_between_its_own_bounds():
     """(0, 1, 0, -1) is four units (.5, 1, .5, 0) of a share twice as wide: (2 x - 1) of the ends."""
-    value, (low, high) = share_interval([0, 1, 0, -1], -1, 1)
-    plain = share_interval([0.5, 1, 0.5, 0])[1]
-    assert value == 0
-    assert (low, high) == pytest.approx([2 * end - 1 for end in plain])
+    found, plain = share_interval([0, 1, 0, -1], -1, 1), share_interval([0.5, 1, 0.5, 0])
+    assert found.value == 0
+    assert found.interval == pytest.approx([2 * plain.low - 1, 2 * plain.high - 1])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -80,7 +84,7 @@ def test_a_number_that_is_not_finite_has_no_place_in_a_mean(bad):
 
 
 def test_one_unit_has_an_interval_without_ends():
-    assert ratio_interval([3.0]) == (3.0, (-math.inf, math.inf))
+    assert ratio_interval([3.0]) == Estimate(3.0, (-math.inf, math.inf))
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (7, 2.3646), (30, 2.0423)])
@@ -91,26 +95,26 @@ def test_quantiles_of_students_t_are_those_of_the_tables(freedom, quantile):
 def test_many_units_are_resampled_in_blocks_with_one_result():
     """5,000 units take three blocks. 1.96 s / sqrt(n) again, whatever the blocks."""
     numbers = np.random.default_rng(4).normal(size=5000)
-    value, (low, high) = ratio_interval(numbers.tolist())
+    found = ratio_interval(numbers.tolist())
     half = 1.96 * numbers.std() / math.sqrt(5000)
-    assert [value - low, high - value] == pytest.approx([half, half], rel=0.1)
+    assert [found.value - found.low, found.high - found.value] == pytest.approx([half, half], rel=0.1)
 
 
 def test_several_answers_to_a_prompt_all_meet():
     """Prompt one: 1 and 4 against 2 and 4: loss, loss, win, tie: 1.5 of 4. Prompt two: both beat both."""
-    assert win_rate([1, 4, 5, 6], [2, 4, 0, 0], samples=2)[0] == (1.5 / 4 + 1) / 2
+    assert win_rate([1, 4, 5, 6], [2, 4, 0, 0], samples=2).value == (1.5 / 4 + 1) / 2
 
 
 def test_answers_to_one_prompt_are_resampled_together():
     """Four prompts, whose answers are equal: 50 of each say no more than one."""
     few, many = [0.0, 1.0, 3.0, 9.0], [value for value in (0.0, 1.0, 3.0, 9.0) for _ in range(50)]
-    (mean, interval), (expected, wide) = ratio_interval(many, samples=50), ratio_interval(few)
-    assert (mean, *interval) == pytest.approx((expected, *wide))
-    assert np.ptp(ratio_interval(many)[1]) < np.ptp(wide) / 5
+    found, expected = ratio_interval(many, samples=50), ratio_interval(few)
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+    assert np.ptp(ratio_interval(many).interval) < np.ptp(expected.interval) / 5
 
 
 def test_a_win_rate_against_itself_is_one_half_and_narrows_with_more_ties():
     few, many = win_rate(range(8), range(8)), win_rate(range(512), range(512))
-    assert few[0] == many[0] == 0.5
-    assert few[1][0] < many[1][0] < 0.5 < many[1][1] < few[1][1]
-    assert np.ptp(many[1]) < 0.02
+    assert few.value == many.value == 0.5
+    assert few.low < many.low < 0.5 < many.high < few.high
+    assert np.ptp(many.interval) < 0.02
