@@ -17,7 +17,7 @@ from schemas.errors import GateRefused
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
-from tasks import registry
+from tasks import champion, registry
 from tasks.chains import chain_of
 from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
@@ -52,9 +52,9 @@ def _with_promotion(chain: Chain, report: StageReport) -> StageReport:
     client = registry.client_of(chain)
     version = client.get_model_version(chain.recipe.registry.model, report.outputs["version"])
     registry.note_results(chain, version)
-    promotion = registry.promote(chain, version, lambda champion: _head_to_head(chain, champion))
+    promotion = champion.promote(chain, version, lambda opponent: _head_to_head(chain, opponent))
     outputs = report.outputs | {"alias": promotion.alias, "promotion": promotion.sentence}
-    metrics = report.metrics | {"promoted": float(promotion.alias == registry.CHAMPION)}
+    metrics = report.metrics | {"promoted": float(promotion.alias == champion.CHAMPION)}
     return report.model_copy(update={"outputs": outputs, "metrics": metrics})
 
 
@@ -79,7 +79,7 @@ def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) 
     return Built(numbers(out), {**folders, "version": str(version.version)})
 
 
-def _head_to_head(chain: Chain, champion: ModelVersion) -> Estimate:
+def _head_to_head(chain: Chain, opponent: ModelVersion) -> Estimate:
     """The candidate against the champion by what `promote_on` names."""
     import mlflow
 
@@ -89,7 +89,7 @@ def _head_to_head(chain: Chain, champion: ModelVersion) -> Estimate:
     assert chain.recipe.registry
     assert chain.recipe.registry.promote_on
     reporter = progress.current()
-    reporter.note(f"register: comparing with champion version {champion.version}")
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}"))
+    reporter.note(f"register: comparing with champion version {opponent.version}")
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{opponent.name}/{opponent.version}"))
     match = match_of(chain, folder_policy(folder / "artifacts"), reporter)
     return against_champion(match, chain.recipe.registry.promote_on)

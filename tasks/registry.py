@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.models.policy import folder_digest
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.cached_folder import cached_folder
-from posttrain.runtime.locks import locked
 from posttrain.runtime.provenance import environment
 from schemas.errors import Refusal
-from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
-from tasks import promotion
+from tasks.champion import CHALLENGER, CHAMPION
 from tasks.chat_signature import EXAMPLE, chat_signature
 from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri
 from tasks.version_tags import ARTIFACT, KEY, SEAL, STORE, UNSEALED, cache_of, place_of
@@ -28,19 +24,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-Compare = Callable[["ModelVersion"], Estimate]
 CONSUMER = Path(__file__).with_name("consumer.py")
 _PART = re.compile(r"checkpoint|base|adapter(-\d+)?")  # folders of a version that are loaded
 REQUIREMENTS = ["mlflow", "torch", "transformers", "peft", "safetensors"]
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """Whether a version became champion, and why."""
-
-    alias: str
-    sentence: str
 
 
 def client_of(chain: Chain) -> MlflowClient:
@@ -222,46 +208,6 @@ def find_version(client: MlflowClient, name: str, key: str) -> ModelVersion | No
     """The version that a register stage with this key made, or None."""
     found = client.search_model_versions(f"name = '{name}' and tags.`posttrain.key` = '{key}'", max_results=1)
     return client.get_model_version(name, found[0].version) if found else None
-
-
-def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
-    """The version behind the alias `champion`, or None. An unreachable registry raises."""
-    version = client.get_registered_model(name).aliases.get(CHAMPION)
-    return client.get_model_version(name, str(version)) if version else None
-
-
-def promote(chain: Chain, version: ModelVersion, compare: Compare) -> Promotion:
-    """Make the version champion where it beats the current one, else challenger.
-
-    `compare(champion version)` returns how the candidate does against it by `promote_on`. Runs on one store
-    take turns; against runs elsewhere the alias moves only if the champion is still the one compared with, else all is repeated.
-    """
-    client, name = client_of(chain), version.name
-    with locked(chain.store.root / "tracking" / f"{name}.promotion.lock"):
-        while True:
-            champion = champion_of(client, name)
-            if champion is not None and champion.version == version.version:
-                return Promotion(CHAMPION, f"{name} version {version.version} is champion")
-            refusal = _refusal(chain, version, champion, compare)
-            after = champion_of(client, name)
-            if (after and after.version) == (champion and champion.version):
-                break
-        client.set_registered_model_alias(name, CHALLENGER if refusal else CHAMPION, version.version)
-    if refusal:
-        return Promotion(CHALLENGER, refusal)
-    before = f" in place of version {champion.version}" if champion else ": the first version that passed the gates"
-    return Promotion(CHAMPION, f"promoted: {name} version {version.version} is champion{before}")
-
-
-def _refusal(chain: Chain, version: ModelVersion, champion: ModelVersion | None, compare: Compare) -> str | None:
-    """Why the version may not become champion, or None."""
-    assert chain.recipe.registry
-    metric, number = chain.recipe.registry.promote_on, str(version.version)
-    if metric is None:
-        return None
-    if champion is None:
-        return promotion.why_not_first(metric, number, chain.measured())
-    return promotion.why_not_champion(metric, number, f"champion version {champion.version}", compare(champion))
 
 
 def model_report(chain: Chain, version: str) -> ModelReport:

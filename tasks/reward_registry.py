@@ -13,7 +13,8 @@ from posttrain.pipeline.chain import Chain
 from posttrain.runtime.locks import locked
 from posttrain.runtime.provenance import environment
 from posttrain.runtime.store import Stored
-from tasks.registry import CHALLENGER, CHAMPION, champion_of, client_of, find_version, pinned_requirements
+from tasks.champion import CHALLENGER, CHAMPION, champion_of
+from tasks.registry import client_of, find_version, pinned_requirements
 from tasks.version_tags import ARTIFACT, KEY, SEAL, STAGE, STORE, UNSEALED
 
 if TYPE_CHECKING:

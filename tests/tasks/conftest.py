@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.store import Built, Store
+from schemas.recipe import Recipe
+
+BEATS_BASE = {"win_rate_vs_base": 0.9, "win_rate_vs_base_low": 0.8, "win_rate_vs_base_high": 1.0}
+
 
 @pytest.fixture(scope="session")
 def _empty_tracking(tmp_path_factory) -> Path:
@@ -23,3 +29,54 @@ def root(tmp_path, _empty_tracking) -> Path:
     """The root of a store in which no stage has run."""
     shutil.copytree(_empty_tracking, tmp_path / "store" / "tracking")
     return tmp_path / "store"
+
+
+@pytest.fixture
+def a_chain(root):
+    """Makes a chain whose recipe registers `house`, with finished stages of which the last has measured the given numbers."""
+
+    def made(promote_on: str | None = "win_rate_vs_base", measured: dict[str, float] = BEATS_BASE) -> Chain:
+        (root.parent / "model").mkdir(exist_ok=True)
+        (root.parent / "pairs.jsonl").write_text('{"prompt": "How was the soup?", "chosen": "Warm.", "rejected": "Cold."}\n')
+        recipe = {
+            "name": "house",
+            "model": {"source": "local", "path": str(root.parent / "model")},
+            "data": {"preferences": str(root.parent / "pairs.jsonl")},
+            "alignment": {"algorithm": "dpo"},
+            "evaluation": {"judge": {"name": "posttrain.data.samples:sentiment"}},
+            "registry": {"model": "house", "promote_on": promote_on},
+        }
+        chain = Chain(Recipe.model_validate(recipe), Store(root))
+        for stage, output, numbers in (
+            ("validate", "preferences", {}),
+            ("align", "adapter", {}),
+            ("evaluate", "samples", measured),
+        ):
+            chain.store.build(chain.identity(stage), lambda out, name=output, found=numbers: _built(out, name, found))
+        return chain
+
+    return made
+
+
+@pytest.fixture
+def chain(a_chain) -> Chain:
+    return a_chain()
+
+
+@pytest.fixture
+def new_version():
+    """Makes a version as `log_version` does, without the artifacts."""
+    from tasks import registry
+
+    def made(chain: Chain, key: str):
+        client, name = registry.client_of(chain), chain.recipe.registry.model
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        return client.create_model_version(name, chain.store.root.as_uri(), tags={"posttrain.key": key})
+
+    return made
+
+
+def _built(out, output: str, metrics: dict[str, float]) -> Built:
+    (out / output).write_text(output)
+    return Built(metrics, {output: output})

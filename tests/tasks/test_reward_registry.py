@@ -8,7 +8,8 @@ import pytest
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import Store
 from schemas.recipe import Recipe
-from tasks.registry import champion_of, client_of
+from tasks.champion import champion_of
+from tasks.registry import client_of
 from tasks.reward_consumer import answered
 from tasks.reward_registry import promote_reward, register_reward
 
