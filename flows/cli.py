@@ -11,8 +11,11 @@ import traceback
 import typer
 
 from flows.commands.check import check
+from flows.commands.compare import compare
 from flows.commands.filter import filter_
 from flows.commands.lineage import lineage
+from flows.commands.models import models
+from flows.commands.promote import promote, rollback
 from flows.commands.run import run
 from flows.commands.shared import console
 from flows.commands.sweep import sweep
@@ -34,6 +37,10 @@ app.command("check")(check)
 app.command("validate")(validate)
 app.command("filter")(filter_)
 app.command("lineage")(lineage)
+app.command("models")(models)
+app.command("compare")(compare)
+app.command("promote")(promote)
+app.command("rollback")(rollback)
 
 
 def main() -> None:

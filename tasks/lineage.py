@@ -31,35 +31,38 @@ def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = Fals
     Raises:
         Refusal: when the model or run is unknown, its store is not here, or something is not what it was.
     """
-    uri = tracking or own_tracking(root)
-    if model.startswith(REGISTERED):
-        tags = dict(version_behind(model, uri, root, "MODEL").tags)
-        last, head = root / place_of(tags, "MODEL"), {"model": model, "tags": tags}
-    else:
-        tags = {}
-        last, head = root / _last_of_run(root, model), {"run": model}
-    walked = _walk(last, root, uri)
-    proof: dict[str, Any] = {}
+    walked, tags = results_behind(model, root, tracking)
+    head: dict[str, Any] = {"model": model, "tags": tags} if model.startswith(REGISTERED) else {"run": model}
     if verify:
         prove(walked, tags)
-        proof = {"verified": True, "unsealed": unproven(walked)}
-    return {**head, **proof, "stages": [_described(*each) for each in walked]}
+        head |= {"verified": True, "unsealed": unproven(walked)}
+    return {**head, "stages": [_described(*each) for each in walked]}
 
 
-def _last_of_run(root: Path, run_id: str) -> Path:
-    """The folder, relative to the store, of the last stage of a run."""
-    unknown = Refusal(
-        where="MODEL",
-        found=run_id[:200],
-        allowed="models:/NAME@ALIAS, models:/NAME/VERSION or a run id of this store",
-        remedy="check --store",
-    )
+def results_behind(model: str, root: Path, tracking: str | None) -> tuple[list[tuple[StageResult, Path]], dict[str, str]]:
+    """The results of every stage behind a model, each with the root of its store, and the tags of a registered version.
+
+    Takes and raises what `lineage_of` does.
+    """
+    uri = tracking or own_tracking(root)
+    if not model.startswith(REGISTERED):
+        return _walk(root / stages_of_run(root, model)[-1], root, uri), {}
+    tags = dict(version_behind(model, uri, root, "MODEL").tags)
+    return _walk(root / place_of(tags, "MODEL"), root, uri), tags
+
+
+def stages_of_run(root: Path, run_id: str, where: str = "MODEL") -> list[Path]:
+    """The folders, relative to the store, of the stages that a run finished.
+
+    Raises:
+        Refusal: when the store has no such run, or its report was changed.
+    """
     if not RUN_ID.fullmatch(run_id):
-        raise unknown
+        raise _unknown(run_id, where)
     try:
-        report = json.loads(read_regular(run_folder(root, run_id, "MODEL") / "result.json"))
+        report = json.loads(read_regular(run_folder(root, run_id, where) / "result.json"))
     except FileNotFoundError:
-        raise unknown from None
+        raise _unknown(run_id, where) from None
     except (OSError, ValueError, RecursionError) as error:
         raise Refusal(
             where=f"runs/{run_id}/result.json",
@@ -68,9 +71,17 @@ def _last_of_run(root: Path, run_id: str) -> Path:
             remedy="name the model instead",
         ) from error
     stages = report.get("stages") if isinstance(report, dict) else None
-    last = stages[-1] if isinstance(stages, list) and stages else None
-    name, key = (str(last.get(part)) for part in ("name", "key")) if isinstance(last, dict) else ("", "")
-    return _place(name, key, f"runs/{run_id}/result.json")
+    named = [each if isinstance(each, dict) else {} for each in stages] if isinstance(stages, list) and stages else [{}]
+    return [_place(str(each.get("name")), str(each.get("key")), f"runs/{run_id}/result.json") for each in named]
+
+
+def _unknown(run_id: str, where: str) -> Refusal:
+    return Refusal(
+        where=where,
+        found=run_id[:200],
+        allowed="models:/NAME@ALIAS, models:/NAME/VERSION or a run id of this store",
+        remedy="check --store",
+    )
 
 
 def _place(stage: str, key: str, where: str) -> Path:

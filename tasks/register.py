@@ -21,6 +21,7 @@ from tasks import champion, registry
 from tasks.chains import chain_of
 from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
+from tasks.turns import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -54,7 +55,7 @@ def _with_promotion(chain: Chain, report: StageReport) -> StageReport:
     registry.note_results(chain, version)
     promotion = champion.promote(chain, version, lambda opponent: _head_to_head(chain, opponent))
     outputs = report.outputs | {"alias": promotion.alias, "promotion": promotion.sentence}
-    metrics = report.metrics | {"promoted": float(promotion.alias == champion.CHAMPION)}
+    metrics = report.metrics | {"promoted": float(promotion.alias == CHAMPION)}
     return report.model_copy(update={"outputs": outputs, "metrics": metrics})
 
 

@@ -13,8 +13,9 @@ from posttrain.pipeline.chain import Chain
 from posttrain.runtime.locks import locked
 from posttrain.runtime.provenance import environment
 from posttrain.runtime.store import Stored
-from tasks.champion import CHALLENGER, CHAMPION, champion_of
+from tasks.champion import CHALLENGER, champion_of
 from tasks.registry import client_of, find_version, pinned_requirements
+from tasks.turns import CHAMPION
 from tasks.version_tags import ARTIFACT, KEY, SEAL, STAGE, STORE, UNSEALED
 
 if TYPE_CHECKING:

@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import HOME, Json, StoreOption, prepare, show
+from flows.commands.shared import HOME, Json, StoreOption, Tracking, prepare, show
 from schemas.addresses import opened
 
 
 def lineage(
     model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a run id.", show_default=False)],
     store: StoreOption = HOME,
-    tracking: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow; default is the SQLite file of the store.")
-    ] = None,
+    tracking: Tracking = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare all files and numbers with what was built.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -26,6 +26,7 @@ Override = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe; may be repeated.")
 ]
 StoreOption = Annotated[str, typer.Option("--store", help="Folder that keeps results, runs and MLflow's SQLite file.")]
+Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow; default is the SQLite file of the store.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")]
 
 
