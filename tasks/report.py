@@ -24,7 +24,7 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
     `ended` is the error of the first stage that is not in `stages`, a `GateRefused` where a gate stopped the candidate; or None.
     """
     numbers = _measured(chain, stages)
-    notices: list[str] = []
+    notices = unsealed(chain, [stage.name for stage in stages])
     used = note_template(chain, notices.append)
     registered = next((stage.outputs for stage in stages if stage.name == "register"), None)
     rose = (caution.of_stage(stage.name, stage.metrics) for stage in stages)
@@ -53,6 +53,17 @@ def failure(stage: str, error: Exception) -> Failure:
     error = redaction.without_secrets(error)
     first_line = next(iter(str(error).strip().splitlines()), "")
     return Failure(stage=stage, message=f"{type(error).__name__}: {first_line}", remedy=f"mend the cause; then {again}")
+
+
+def unsealed(chain: Chain, stages: Sequence[str]) -> list[str]:
+    """What to say of results that an older version of posttrain wrote; nothing where all have a seal."""
+    found = [stage for stage in stages if chain.stored(stage).result.seal is None]
+    if not found:
+        return []
+    return [
+        f"results without a seal, since an older version wrote them: {', '.join(found)}. Their files are those of the manifest, "
+        "and nothing vouches for their numbers; to have new ones, move the stage's folder out of the store and run again"
+    ]
 
 
 def note_template(chain: Chain, note: Callable[[str], None]) -> TemplateReport | None:

@@ -13,6 +13,7 @@ from prefect.states import Completed
 from prefect.tasks import Task, task
 
 from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.stages import WORK
 from posttrain.runtime import progress, redaction
 from posttrain.runtime.store import Built, Stored
 from schemas.recipe import Recipe
@@ -54,7 +55,7 @@ def find_or_build(chain: Chain, run_id: str, stage: str, make: Callable[[Path], 
         with progress.working(stage):
             return tracking.tracked(chain, run_id, stage, lambda: make(out))
 
-    stored = chain.store.build(identity, build)
+    stored = chain.store.build(identity, build, WORK[stage].writes)
     if not stored.reused or tracking.left_open(chain, run_id, stored):
         tracking.log_stage(chain, run_id, stored)
     return stored

@@ -57,6 +57,7 @@ def test_a_stage_runs_is_tracked_and_is_reused_until_what_its_row_reads_changes(
         fields=lambda recipe, stage: {"prompts": recipe.section(stage).prompts},
         inputs=lambda chain, stage: (),
         task=f"{module('toy_stage', toy=toy)}:toy",
+        writes=("count.txt",),
         encodes=False,
     )
     monkeypatch.setitem(STAGES, "toy", Stage("evaluation"))

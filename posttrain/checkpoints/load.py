@@ -74,21 +74,31 @@ def load_config(policy: Policy) -> PreTrainedConfig:
     return config
 
 
-def check_size(policy: Policy, config: PreTrainedConfig) -> None:
+def check_size(policy: Policy, config: PreTrainedConfig, kind: Any = None) -> None:
     """Refuse a config that no model can be made from, or a far larger one than the files hold, before memory is taken.
+
+    Args:
+        policy: the checkpoint; its adapters do not count.
+        config: its config.
+        kind: class that loads it; None: the one that generates.
 
     Raises:
         Refusal: naming the checkpoint.
     """
     if policy.gguf is None and not policy.trust_remote_code:
-        parameters = loading(policy, lambda: parameters_of(config))
-        loading(policy, lambda: refuse_larger_than_files(config, parameters, Path(policy.base), _name(policy)))
+        model = loading(policy, lambda: _without_numbers(config, kind or auto_class(config)))
+        loading(policy, lambda: refuse_larger_than_files(model, Path(policy.base), _name(policy)))
 
 
 def parameters_of(config: PreTrainedConfig) -> int:
     """Parameters of a model of this architecture, without making one."""
+    return sum(p.numel() for p in _without_numbers(config, auto_class(config)).parameters())
+
+
+def _without_numbers(config: PreTrainedConfig, kind: Any) -> nn.Module:
     with torch.device("meta"):
-        return sum(p.numel() for p in auto_class(config).from_config(copy.deepcopy(config)).parameters())
+        model: nn.Module = kind.from_config(copy.deepcopy(config))
+        return model
 
 
 def load_model(policy: Policy, device: torch.device) -> nn.Module:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from posttrain.models.shards import refuse_outside_shards
 from posttrain.peft import delta
+from posttrain.runtime.partial import KINDS
 from posttrain.runtime.trees import Irregular, contents
 from schemas.errors import Refusal
 
 LOADER = "delta.py"
-SUFFIXES = {".bpe", ".jinja", ".json", ".md", ".model", ".safetensors", ".tiktoken", ".txt", ".vocab"}
-REPORTS = {".jsonl", ".log", ".parquet"}  # of a stage, beside the folders that it puts out
 
 
 def refuse_unexpected(folder: Path, where: str = "register", own_loader: bool = True) -> None:
@@ -32,7 +31,7 @@ def refuse_unexpected(folder: Path, where: str = "register", own_loader: bool = 
         if path.name == LOADER:
             if own_loader and path.read_bytes() != Path(delta.__file__).read_bytes():
                 raise _refusal(where, f"{path}, which is not the loader that posttrain writes")
-        elif path.suffix not in SUFFIXES | REPORTS:
+        elif path.suffix not in KINDS:
             raise _refusal(where, f"{path}, a file of another kind")
     for index in sorted({path.parent for path in files if path.name.endswith(".index.json")}):
         refuse_outside_shards(index, where)

@@ -19,13 +19,14 @@ from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoConfig
 from transformers.utils import logging
 
 from posttrain.checkpoints.fingerprint import Difference, Fingerprint, difference, fingerprint, is_same
+from posttrain.checkpoints.load import check_size, load_config
 from posttrain.checkpoints.parts import LOADER, refuse_unexpected
 from posttrain.models import blocks
 from posttrain.models.architectures import auto_class
+from posttrain.models.policy import Policy
 from posttrain.peft.delta import load_delta
 from posttrain.peft.rounding import allowed_difference
 from posttrain.peft.wrap import PEFT_CONFIG
@@ -165,7 +166,9 @@ def _with_parts(folder: Path) -> Any:
 
 
 def _load(place: Path | str, revision: str = "main") -> Any:
-    config = AutoConfig.from_pretrained(place, revision=revision)
+    source = Policy(str(place), revision)
+    config = load_config(source)
+    check_size(source, config)
     return auto_class(config).from_pretrained(place, revision=revision, dtype=torch.float32)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 from transformers import PreTrainedConfig
 
 from schemas.errors import Refusal
@@ -30,7 +31,9 @@ LARGEST = {
     "n_routed_experts": 100_000,
 }
 MORE = 2  # times the weights in the files that a config may ask for: tied ones are stored once or twice
-
+PACKED = 32  # times, in a quantised checkpoint: weights of one bit in numbers of 32
+TABLES = 1 << 29  # bytes; GPT-Neo's 24 masks of 2,048 positions take a fifth of it
+FP32 = 4  # bytes of a weight
 
 NONE_AT_ALL = ("num_experts", "num_local_experts", "n_routed_experts")  # may be 0
 BYTES = 4_000_000  # of config.json
@@ -91,29 +94,33 @@ def _refuse_sizes(values: Mapping[str, Any], name: str) -> None:
             )
 
 
-def refuse_larger_than_files(config: Any, parameters: int, folder: Path, name: str) -> None:
-    """Refuse a config of a model with far more weights than its files hold, before they are allocated.
+def refuse_larger_than_files(model: nn.Module, folder: Path, name: str) -> None:
+    """Refuse a config of a model with far more weights than its files hold, or with huge tables, before they are allocated.
 
     Args:
-        config: of the checkpoint.
-        parameters: weights of a model of this config.
+        model: of the checkpoint's config, without numbers.
         folder: the checkpoint's; one without safetensors is left to whoever loads it.
         name: for the refusal.
 
     Raises:
-        Refusal: when there are more than twice as many.
+        Refusal: when there are more than twice as many, or `PACKED` times as many in a quantised checkpoint; or when what no file
+            holds, such as the masks of GPT-Neo, is larger than the weights and `TABLES`.
     """
     files = sorted(folder.glob("*.safetensors"))
-    if not files or getattr(config, "quantization_config", None):  # several weights in one number
+    if not files:
         return
-    stored = sum(map(_numbers, files))
-    if parameters > MORE * stored:
-        raise Refusal(
-            where=f"model ({name}), config.json",
-            found=f"sizes of a model of {parameters:,} weights, with files of {stored:,}",
-            allowed="the sizes of the weights in the files",
-            remedy=REMEDY,
-        )
+    stored, parameters = sum(map(_numbers, files)), sum(parameter.numel() for parameter in model.parameters())
+    if parameters > stored * (PACKED if getattr(model.config, "quantization_config", None) else MORE):
+        raise _too_large(name, f"sizes of a model of {parameters:,} weights, with files of {stored:,}")
+    tables = sum(buffer.nbytes for buffer in model.buffers())
+    if tables > max(TABLES, FP32 * stored):
+        raise _too_large(name, f"sizes by which masks and tables of positions take {tables:,} bytes, with {stored:,} weights")
+
+
+def _too_large(name: str, found: str) -> Refusal:
+    return Refusal(
+        where=f"model ({name}), config.json", found=found, allowed="the sizes of the weights in the files", remedy=REMEDY
+    )
 
 
 def _numbers(file: Path) -> int:

@@ -34,6 +34,8 @@ class StageWork:
     """What it reads, by content. The stages before it must be finished."""
     task: str
     """Its Prefect task."""
+    writes: tuple[str, ...]
+    """Names in its folder, with `*` for any characters; a file under another name is not the stage's, and stops a resume."""
     encodes: bool = True
     """Whether it renders text by the chat template, which is then part of its key."""
     train: Callable[[Recipe], str] | None = None
@@ -118,33 +120,48 @@ def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
     return chain.start_origins(stage)
 
 
+_TRAINED = ("model", "adapter", "layout.txt", "rows.json", "quarantine.parquet")
+_EXPORTED = ("checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json", "round_trip.json")
 _TRAINERS = "posttrain.training"
 _TOKENS = "posttrain.forecast.stage_times"
 _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
 
 WORK: dict[str, StageWork] = {
-    "validate": StageWork(version=1, fields=_checks, inputs=_tables, task="tasks.data:validate", encodes=False),
-    "filter": StageWork(version=1, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False),
+    "validate": StageWork(
+        version=1, fields=_checks, inputs=_tables, task="tasks.data:validate", encodes=False,
+        writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
+    ),
+    "filter": StageWork(
+        version=1, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False,
+        writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
+    ),
     "pretrain": StageWork(
         version=5, fields=_pretraining, inputs=_start_and_rows, task="tasks.training:pretrain",
+        writes=_TRAINED,
         train=lambda recipe: f"{_TRAINERS}.pretrain:pretrain", tokens=f"{_TOKENS}:pretrain",
     ),
     "sft": StageWork(
         version=6, fields=_training, inputs=_start_and_rows, task="tasks.training:sft",
+        writes=_TRAINED,
         train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
     ),
     "reward": StageWork(
         version=3, fields=_training, inputs=_start_and_rows, task="tasks.training:reward",
+        writes=(*_TRAINED, "reward", "reward.json"),
         train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
     ),
     "align": StageWork(
         version=6, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align",
+        writes=(*_TRAINED, "reference.safetensors"),
         train=lambda recipe: _ALGORITHMS[recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
         version=6, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate",
+        writes=("evaluation.json", "samples.parquet", "pairs.parquet", "rows.json"),
         tokens=f"{_TOKENS}:evaluate",
     ),
-    "register": StageWork(version=3, fields=_registered, inputs=_candidate, task="tasks.register:register"),
+    "register": StageWork(
+        version=3, fields=_registered, inputs=_candidate, task="tasks.register:register", writes=_EXPORTED,
+    ),
 }  # fmt: skip
 """By name of the stage."""

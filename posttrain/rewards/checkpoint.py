@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from posttrain.checkpoints.load import check_size, load_config
 from posttrain.models.blocks import architecture, attached
 from posttrain.models.policy import Policy
 from posttrain.models.shards import refuse_outside_shards
@@ -120,7 +121,8 @@ def load_reward(folder: Path, base: nn.Module | None = None) -> nn.Module:
             an adapter on it uses its parameters, where they are; one that is not does not look at it.
 
     Raises:
-        Refusal: when `base` has other weights than those on which the adapter was trained.
+        Refusal: when `base` has other weights than those on which the adapter was trained, or a config in the folder has sizes of
+            no model, or of a far larger one than its files hold.
     """
     for place in (folder, folder / BASE):
         refuse_outside_shards(place, f"reward model ({folder})")
@@ -128,16 +130,25 @@ def load_reward(folder: Path, base: nn.Module | None = None) -> nn.Module:
     if base is not None and record.shares:
         return _completed(twin(base), {SCORE: new_score(base)}, folder)
     if record.whole:
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+        model = _read(folder, AutoModelForSequenceClassification, options)
         return model.requires_grad_(False)
-    if architecture(AutoConfig.from_pretrained(folder / BASE)) == ENCODER:
-        below = AutoModelForSequenceClassification.from_pretrained(folder / BASE, num_labels=1, **options)
+    if architecture(load_config(Policy(str(folder / BASE)))) == ENCODER:
+        below = _read(folder / BASE, AutoModelForSequenceClassification, options | {"num_labels": 1})
         heads = take_off(below, record.heads)
     else:
-        below = AutoModelForCausalLM.from_pretrained(folder / BASE, **options)
+        below = _read(folder / BASE, AutoModelForCausalLM, options)
         heads = {SCORE: new_score(below)}
     base_identity.adopt(below, folder / ADAPTER)
     return _completed(below, heads, folder)
+
+
+def _read(place: Path, kind: Any, options: dict[str, Any]) -> nn.Module:
+    """What `kind` makes of a checkpoint whose config is sound: a registered one may be anybody's."""
+    source = Policy(str(place))
+    config = load_config(source)
+    check_size(source, config, kind)
+    model: nn.Module = kind.from_pretrained(place, **options)
+    return model
 
 
 def _completed(below: nn.Module, heads: dict[str, nn.Module], folder: Path) -> nn.Module:

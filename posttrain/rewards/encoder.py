@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from posttrain.checkpoints.finite import refuse_not_finite
-from posttrain.checkpoints.load import loading, place_of
+from posttrain.checkpoints.load import check_size, load_config, loading, place_of
 from posttrain.losses.reward import init_score
 from posttrain.models.policy import Policy
 from schemas.errors import Refusal
@@ -66,8 +66,10 @@ def load_encoder(policy: Policy, device: torch.device, seed: int) -> Encoder:
     """An encoder in fp32 from a checkpoint, with its own head where that has one output, else with a new one.
 
     Raises:
-        Refusal: when the checkpoint cannot be read, is not finite, or lacks more than the head and what pools for it.
+        Refusal: when the checkpoint cannot be read, has sizes that its files do not hold, is not finite, or lacks more than the
+            head and what pools for it.
     """
+    check_size(policy, load_config(policy), AutoModelForSequenceClassification)
     torch.manual_seed(seed)
     model, info = loading(
         policy,

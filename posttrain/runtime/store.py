@@ -18,12 +18,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from posttrain.runtime.locks import locked, not_writable
+from posttrain.runtime.partial import CHECKPOINT, RESULT, take_up
 from posttrain.runtime.provenance import environment
 from posttrain.runtime.trees import Irregular, contents, read_regular, remove
 from posttrain.runtime.writing import write_atomically
@@ -31,9 +32,6 @@ from schemas.errors import Refusal
 from schemas.recipe import STAGES
 from schemas.results import FileEntry, Metrics, Origin, StageResult
 
-RESULT = "result.json"
-CHECKPOINT = ".checkpoint"  # inside a partial; removed before the rename, never part of a result
-RESUMED = (CHECKPOINT, "curve.jsonl", "rollouts.jsonl", "workers.log")  # what a stage goes on from; all else it writes anew
 ROOMS = ("cache", "prefect", "quarantine", "runs", "sweeps", "tracking")  # folders of a store beside those of the stages
 
 
@@ -145,13 +143,19 @@ class Store:
         self._verified.pop(folder, None)
         remove(folder)
 
-    def build(self, identity: StageKey, make: Callable[[Path], Built]) -> Stored:
+    def build(self, identity: StageKey, make: Callable[[Path], Built], writes: Iterable[str] = ()) -> Stored:
         """Return the finished result of `identity`, calling `make(partial folder)` when there is none.
 
         Concurrent builders of one key wait for the first and then reuse its result. Who may only read reuses all the same.
 
+        Args:
+            identity: of the stage.
+            make: writes the result into the folder it is given.
+            writes: names that it writes there; what an interrupted attempt left under others is not ours to delete.
+
         Raises:
-            Refusal: when this user may not write into the store, or what an interrupted attempt left holds a link.
+            Refusal: when this user may not write into the store, or what an interrupted attempt left holds a link or a file that
+                the stage does not write.
         """
         if hit := self.finished(identity):
             return hit
@@ -164,7 +168,7 @@ class Store:
             partial = Path(f"{folder}.partial")
             with _owned(folder.parent):
                 self.discard(identity)  # damaged: rebuilt, not trusted
-                take_up(partial)
+                take_up(partial, writes)
             started = time.monotonic()
             built = make(partial)
             result = _seal(identity, built, partial, time.monotonic() - started)
@@ -181,32 +185,6 @@ def _owned(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         raise not_writable(folder, error) from error
-
-
-def take_up(partial: Path) -> None:
-    """Make the folder in which a stage is built, or leave in it what the stage resumes from and nothing else.
-
-    A file that a stage has not written itself would become part of its result, and code among it be run by whoever loads that.
-
-    Raises:
-        Refusal: when it holds links, pipes, or files with another name outside: no attempt of ours leaves them.
-    """
-    with contextlib.suppress(FileExistsError):
-        partial.mkdir()
-    try:
-        files, _ = contents(partial)
-        if linked := next((path for path in files if path.stat().st_nlink > 1), None):
-            raise Irregular(f"{linked} is a hard link")
-    except Irregular as found:
-        raise Refusal(
-            where="--store",
-            found=str(found),
-            allowed="regular files in real folders, as an interrupted attempt leaves them",
-            remedy=f"find out who put it there, and remove {partial}",
-        ) from found
-    for entry in partial.iterdir():
-        if entry.name not in RESUMED:
-            remove(entry)
 
 
 def _seal(identity: StageKey, built: Built, partial: Path, seconds: float) -> StageResult:

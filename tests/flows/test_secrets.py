@@ -19,6 +19,7 @@ SECRETS = {  # as the recipe names them
 }
 BY_NAME = {"MLFLOW_TRACKING_PASSWORD": "hunter2-mlflow", "AWS_SECRET_ACCESS_KEY": "hunter2-aws", "HF_TOKEN": "hunter2-hub"}
 PLANTED = b"hunter2"
+SHORT = {"pretrain": {"tokens": 2000}, "sft": {"epochs": 1}, "alignment": {"epochs": 1}, "evaluation": {"prompts": 2}}
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -43,7 +44,8 @@ def planted(tiny, served: str, folder, database: str) -> SimpleNamespace:
         "preferences": f"{served}/preferences.jsonl?sig=${{PLANTED_ROWS}}",
         "holdout": 0.2,
     }
-    document = {**tiny.document, "data": data, "tracking": {"uri": database}}
+    short = {name: {**tiny.document[name], **SHORT[name]} for name in SHORT}
+    document = {**tiny.document, **short, "data": data, "tracking": {"uri": database}}
     (folder / "planted.yaml").write_text(yaml.safe_dump(document))
     return folder / "planted.yaml"
 

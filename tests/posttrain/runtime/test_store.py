@@ -19,6 +19,7 @@ from schemas.results import Origin
 
 CORPUS = Origin(name="data.corpus", digest="d1", location="corpus.jsonl")
 IDENTITY = StageKey("sft", 1, {"seed": 0, "sft": {"epochs": 2}}, (CORPUS,))
+WRITES = ("model", "weights", "config")
 
 
 def make(folder: Path) -> Built:
@@ -134,7 +135,7 @@ def test_a_crash_before_the_rename_leaves_no_result_and_the_next_build_heals(tmp
             Store(tmp_path).build(IDENTITY, make)
     assert Store(tmp_path).finished(IDENTITY) is None
     assert not Store(tmp_path).folder("sft", IDENTITY.key).exists()
-    assert not Store(tmp_path).build(IDENTITY, make).reused
+    assert not Store(tmp_path).build(IDENTITY, make, WRITES).reused
     assert Store(tmp_path).build(IDENTITY, never).reused, "what was built after a crash is not trusted"
 
 
@@ -154,7 +155,7 @@ def test_a_killed_process_leaves_a_partial_and_frees_the_lock(tmp_path):
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "sft" / f"{IDENTITY.key}.partial" / "model" / "weights").exists()
     assert Store(tmp_path).finished(IDENTITY) is None
-    assert not Store(tmp_path).build(IDENTITY, make).reused
+    assert not Store(tmp_path).build(IDENTITY, make, WRITES).reused
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.runtime.store import CHECKPOINT, RESULT, Built, StageKey, Store
+from posttrain.runtime.store import RESULT, Built, StageKey, Store
 from schemas.errors import Refusal
 from schemas.results import Origin
 
@@ -119,56 +119,6 @@ def test_a_room_of_the_store_that_is_a_link_is_refused(tmp_path, victim, name):
     (tmp_path / "store" / name).symlink_to(victim)
     with pytest.raises(Refusal, match=f"{name}, a link"):
         Store(tmp_path / "store").build(IDENTITY, make)
-
-
-@pytest.fixture
-def partial(tmp_path) -> Path:
-    """What an attempt left that was killed while it wrote an adapter."""
-    partial = Path(f"{Store(tmp_path / 'store').folder('evaluate', IDENTITY.key)}.partial")
-    (partial / CHECKPOINT / "000000007").mkdir(parents=True)
-    (partial / CHECKPOINT / "000000007" / "trainable.safetensors").write_text("7")
-    (partial / "curve.jsonl").write_text("{}\n")
-    (partial / "adapter").mkdir()
-    (partial / "adapter" / "adapter_model.safetensors").write_text("hal")
-    return partial
-
-
-def test_what_was_planted_in_a_partial_does_not_become_part_of_the_result(tmp_path, partial):
-    """`delta.py` would be run by whoever loads the adapter."""
-    (partial / "adapter" / "delta.py").write_text("import os")
-    (partial / ".summary.json.tmp").write_text("half")
-    seen = []
-
-    def resume(out: Path) -> Built:
-        seen.extend(str(path.relative_to(out)) for path in sorted(out.rglob("*")) if path.is_file())
-        return make(out)
-
-    stored = Store(tmp_path / "store").build(IDENTITY, resume)
-    assert seen == [f"{CHECKPOINT}/000000007/trainable.safetensors", "curve.jsonl"]
-    assert set(stored.result.files) == {"curve.jsonl", "model/weights"}
-
-
-def test_a_link_in_a_partial_is_refused_before_anything_is_written(tmp_path, partial, victim):
-    """Training appends to the curve: through a link it would write into a file of the one who runs it."""
-    (partial / "curve.jsonl").unlink()
-    (partial / "curve.jsonl").symlink_to(victim / "weights")
-    with pytest.raises(Refusal, match=r"curve\.jsonl is a link"):
-        Store(tmp_path / "store").build(IDENTITY, lambda out: pytest.fail("built"))
-
-
-def test_a_second_name_of_a_file_elsewhere_is_refused_in_a_partial(tmp_path, partial, victim):
-    (partial / "curve.jsonl").unlink()
-    os.link(victim / "weights", partial / "curve.jsonl")
-    with pytest.raises(Refusal, match=r"curve\.jsonl is a hard link"):
-        Store(tmp_path / "store").build(IDENTITY, lambda out: pytest.fail("built"))
-
-
-def test_a_partial_that_is_a_link_is_refused(tmp_path, partial, victim):
-    partial.rename(tmp_path / "moved")
-    partial.symlink_to(victim)
-    with pytest.raises(Refusal, match="no real folder"):
-        Store(tmp_path / "store").build(IDENTITY, lambda out: pytest.fail("built"))
-    assert [path.name for path in victim.iterdir()] == ["weights"]
 
 
 def test_another_identity_is_not_served_by_a_copied_folder(folder):
