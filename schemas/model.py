@@ -100,6 +100,21 @@ class HubModel(Frozen):
     quantization: Quantization | None = None
     """Hold the frozen weights under a LoRA in 4 bits (`nf4`, on CUDA) or 8 (`int8`) while it trains; evaluation and the registry
     use the weights as they are. Needs the extra `quant`."""
+    resize_embeddings: bool = False
+    """Give a model that has fewer embeddings than its tokenizer has tokens one for each, the mean of the old ones, of input and
+    output. `full` trains the new rows, and so does `lora` in every stage until one has trained in full: they are saved with its
+    adapter. The other methods train none, and may only come after a stage that does."""
+
+    @model_validator(mode="after")
+    def _resizes_what_it_can_save(self) -> HubModel:
+        if self.resize_embeddings and self.trust_remote_code:
+            raise refused(
+                where="model.resize_embeddings",
+                found="true with trust_remote_code",
+                allowed="false: the resized model is saved, and the code of its repository is not",
+                remedy="resize it with transformers, or take a model that transformers knows",
+            )
+        return self
 
 
 class LocalModel(Frozen):
@@ -113,6 +128,8 @@ class LocalModel(Frozen):
     """As of model.source hub."""
     quantization: Quantization | None = None
     """As of model.source hub."""
+    resize_embeddings: bool = False
+    """As of model.source hub."""
 
 
 class GgufModel(Frozen):
@@ -123,6 +140,8 @@ class GgufModel(Frozen):
     path: Annotated[str, Field(min_length=1)]
     """Path of the file."""
     chat_template: ChatTemplate | None = None
+    """As of model.source hub."""
+    resize_embeddings: bool = False
     """As of model.source hub."""
 
 
@@ -136,6 +155,8 @@ class RegistryModel(Frozen):
     chat_template: ChatTemplate | None = None
     """As of model.source hub."""
     quantization: Quantization | None = None
+    """As of model.source hub."""
+    resize_embeddings: bool = False
     """As of model.source hub."""
 
 

@@ -66,6 +66,18 @@ class RewardModel(Optimization):
     """What is trained beside the score head."""
 
     @model_validator(mode="after")
+    def _its_base_is_read_as_it_is(self) -> RewardModel:
+        for name in ("quantization", "resize_embeddings"):
+            if given := getattr(self.model, name, None):
+                raise refused(
+                    where=f"reward.model.{name}",
+                    found=str(given).lower(),
+                    allowed="nothing: it is a field of the policy's model",
+                    remedy=f"remove {name}",
+                )
+        return self
+
+    @model_validator(mode="after")
     def _new_weights_are_trained(self) -> RewardModel:
         if isinstance(self.model, ScratchEncoder) and self.peft.method != "full":
             raise refused(

@@ -115,7 +115,7 @@ def load_model(policy: Policy, device: torch.device) -> nn.Module:
 
 
 def load_base(policy: Policy, **options: Any) -> Any:
-    """The policy's checkpoint in fp32 without its adapters; `options` go to transformers.
+    """The policy's checkpoint in fp32, or another `dtype`, without its adapters; `options` go to transformers.
 
     Raises:
         Refusal: when the checkpoint cannot be read, lacks or has weights that the architecture does not expect, has an adapter
@@ -123,15 +123,15 @@ def load_base(policy: Policy, **options: Any) -> Any:
     """
     if Path(policy.base).is_dir():
         refuse_outside_shards(Path(policy.base), f"model ({_name(policy)})")
-    config, exact = load_config(policy), not options
+    config, exact = load_config(policy), "quantization_config" not in options
     check_size(policy, config)
+    options = {"dtype": torch.float32} | options
     options |= {"quantization_config": GgufConfig(dequantize=True)} if policy.gguf else {}
     with working(f"loading {Path(_name(policy)).name}"):
         model, info = loading(
             policy,
             lambda: auto_class(config).from_pretrained(
                 policy.base,
-                dtype=torch.float32,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, like missing ones

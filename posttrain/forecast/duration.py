@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ class Rates:
 def measured_rates(
     load: Callable[[], Any],
     config: PreTrainedConfig,
-    pefts: Sequence[Peft],
+    pefts: Mapping[Peft, tuple[int, ...]],
     examples: Sequence[Example],
     rows: int,
     on: Arithmetic,
@@ -86,7 +86,7 @@ def measured_rates(
     Args:
         load: returns the model in fp32 on the device.
         config: its config.
-        pefts: what the stages train.
+        pefts: what the stages train, with the new tokens whose embeddings are to be trained as well.
         examples: rows of the data, of which some of the usual length are taken.
         rows: responses that are sampled together.
         on: where and in what arithmetic.
@@ -100,10 +100,10 @@ def measured_rates(
         score = _timed(on, lambda: scorer(few)) / tokens / share
         step = _decoding(scorer, min(rows, DECODED), on) / share
     train = {}
-    for number, peft in enumerate(pefts):
+    for number, (peft, new_tokens) in enumerate(pefts.items()):
         if number:  # the method before is in the model
             model, _ = _as_much_as_fits(load, config, on.device)
-        trained = _scorer(wrap(model, peft, 0, "peft", tokenizer), few, on)
+        trained = _scorer(wrap(model, peft, 0, "peft", tokenizer, new_tokens), few, on)
         train[peft] = _timed(on, functools.partial(_train, trained, few)) / tokens / share
     return Rates(score, step, train)
 

@@ -69,11 +69,13 @@ class Training:
     """How the frozen weights are held."""
     rollouts: bool = False
     """Whether the examples are responses that the policy sampled."""
+    new_tokens: tuple[int, ...] = ()
+    """Tokens whose embeddings it may have to train."""
 
     def model(self) -> nn.Module:
         """The model that it trains, without numbers."""
         dropout = getattr(self.spec, "dropout", 0.0)  # only SFT and pretraining keep it
-        return rewarding(self.config, self.peft) if self.rewards else wrapped(self.config, self.peft, dropout)
+        return rewarding(self.config, self.peft) if self.rewards else wrapped(self.config, self.peft, dropout, self.new_tokens)
 
     def largest(self, on: Arithmetic, budget: int) -> tuple[list[int], bool]:
         """The largest micro-batch of all steps, and whether others of its step follow, while which its gradients live."""
@@ -84,12 +86,12 @@ class Training:
         return first, bool(others)
 
 
-def wrapped(config: PreTrainedConfig, peft: Peft, dropout: float | None = None) -> nn.Module:
+def wrapped(config: PreTrainedConfig, peft: Peft, dropout: float | None = None, new_tokens: tuple[int, ...] = ()) -> nn.Module:
     """The model of a stage on the meta device, which holds no numbers."""
     with torch.device("meta"):
         model = auto_class(config).from_config(copy.deepcopy(config))  # a method may set flags in it
         set_dropout(model, dropout)
-        return wrap(model, peft, 0, "peft")
+        return wrap(model, peft, 0, "peft", new_tokens=new_tokens)
 
 
 def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:

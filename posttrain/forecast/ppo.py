@@ -23,7 +23,13 @@ FP32 = 4
 
 
 def ppo_peaks(
-    config: PreTrainedConfig, spec: PPO, prompts: Sequence[Example], seed: int, on: Arithmetic, model: nn.Module | None = None
+    config: PreTrainedConfig,
+    spec: PPO,
+    prompts: Sequence[Example],
+    seed: int,
+    on: Arithmetic,
+    model: nn.Module | None = None,
+    new_tokens: tuple[int, ...] = (),
 ) -> list[Peak]:
     """The phases of PPO on prompts like these, each answered at full length; `model` is the policy, where the caller has it.
 
@@ -32,7 +38,9 @@ def ppo_peaks(
     response = np.zeros(spec.max_new_tokens, np.int32)
     answers = [Example(each.prompt, (response,) * spec.samples) for each in _spread(prompts, spec.rollouts // spec.samples)]
     plan = by_rows(len(answers), max(1, len(answers) // spec.minibatches), 1, seed)
-    stage = Training(config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True)
+    stage = Training(
+        config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True, new_tokens=new_tokens
+    )
     steps = training_peaks(stage, on, model)
     lengths = [len(answer.prompt) for answer in answers for _ in answer.branches][:BATCH]
     sampling = evaluation_peaks(config, lengths, spec.max_new_tokens, answers, on)

@@ -83,7 +83,7 @@ def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
     found = {}
     for stage in (stage for stage in recipe.stages if WORK[stage].tokens):
         of = _reward_config(chain, config) if stage == "reward" else config
-        model, lengths, peaks = _stage(stage, recipe, of, rows, on)
+        model, lengths, peaks = _stage(stage, recipe, of, rows, on, chain.new_tokens(stage))
         found[stage] = {
             "device": str(on.device),
             **counts(model, trained=stage != "evaluate"),
@@ -117,15 +117,17 @@ def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
     return int(PER_BYTE * sum(share * rows.sizes[name] for name, share in shares.items()))
 
 
-def _stage(stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic) -> tuple[nn.Module, str, list[Peak]]:
-    """Model of a stage, its rows in words, and its phases."""
+def _stage(
+    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic, new_tokens: tuple[int, ...]
+) -> tuple[nn.Module, str, list[Peak]]:
+    """Model of a stage, its rows in words, and its phases; it trains the embeddings of `new_tokens` where its method can."""
     spec: Any = prompts_section(recipe) if stage == "evaluate" else recipe.section(stage)
     encoded_as = prompts_section(recipe) if isinstance(spec, PPO) else spec
     examples, lengths = rows.examples(encoded_as, config.is_encoder_decoder)
     peft = getattr(spec, "peft", None) or Full(method="full")
-    model = (rewarding if stage == "reward" else wrapped)(config, peft)
+    model = rewarding(config, peft) if stage == "reward" else wrapped(config, peft, new_tokens=new_tokens)
     if isinstance(spec, PPO):
-        return model, lengths, ppo_peaks(config, spec, examples, recipe.seed, on, model)
+        return model, lengths, ppo_peaks(config, spec, examples, recipe.seed, on, model, new_tokens)
     if stage == "evaluate":
         told = recipe.evaluation
         limit = held_out_limit(recipe, config)
@@ -136,7 +138,7 @@ def _stage(stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on:
         return model, lengths, evaluation_peaks(config, prompts, told.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
     training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared,
-                        stage == "reward", recipe.quantization)  # fmt: skip
+                        stage == "reward", recipe.quantization, new_tokens=new_tokens)  # fmt: skip
     return model, lengths, training_peaks(training, on, model)
 
 

@@ -74,7 +74,7 @@ def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str,
     data = Data(recipe, rows, counts, bool(config.is_encoder_decoder), held_out_limit(recipe, config))
     examples, _ = rows.examples(prompts_section(recipe), data.two_parts)
     drawn = recipe.evaluation.prompts * recipe.evaluation.samples
-    trained = list(dict.fromkeys(peft for peft in pefts.values() if peft is not None))
+    trained = {peft: chain.new_tokens(stage) for stage, peft in pefts.items() if peft is not None}
     rates = measured_rates(_loader(chain, on.device), config, trained, examples, min(BATCH, drawn), on, rows.tokenizer)
     found = {stage: work(data).seconds(rates, pefts[stage]) for stage, work in stages.items()}
     if "register" in recipe.stages:

@@ -71,8 +71,13 @@ def attached(name: str) -> bool:
 
 def all_linear(model: Any) -> dict[str, Any]:
     """Every linear layer but the output head."""
-    head = model.get_output_embeddings()
+    head = bare(model.get_output_embeddings())
     return {name: layer for name, layer in linear_layers(model).items() if layer is not head}
+
+
+def bare(layer: Any) -> Any:
+    """An embedding or output head itself, where peft trains some of its rows around it."""
+    return getattr(layer, "original_module", layer)
 
 
 def in_blocks(model: nn.Module, endings: tuple[str, ...]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Policy:
     """File in the folder `base` that holds weights, config and tokenizer; None: they are files of save_pretrained."""
     chat_template: str | None = None
     """Text of the template that the tokenizer in `base` is given; None: it keeps what it has."""
+    new_tokens: tuple[int, ...] = ()
+    """Tokens whose embeddings in `base` are a mean that nothing has trained; none once a stage has trained every weight."""
 
 
 def policy_after(policy: Policy, stages: Iterable[Stored]) -> Policy:

@@ -18,8 +18,24 @@ MUTATING = ("pissa", "pissa_niter_16", "olora")  # move the main part of each we
 
 def _lora(s: LoRA, request: Request, model: Any) -> dict[str, Any]:
     init: Any = s.init if not (s.init == "default" or blocks.on_meta(model)) else True
+    rows = {"trainable_token_indices": _rows(model, request)} if request.new_tokens else {}
     return {"r": s.r, "lora_alpha": s.alpha, "lora_dropout": s.dropout, "use_rslora": s.use_rslora, "use_dora": s.use_dora,
-            "init_lora_weights": init}  # fmt: skip
+            "init_lora_weights": init, **rows}  # fmt: skip
+
+
+def _rows(model: Any, request: Request) -> dict[str, list[int]]:
+    """Rows to be trained of the input embedding and of the head, by module; peft finds a head that shares the matrix itself.
+
+    Raises:
+        Refusal: for a head with a bias, which peft would leave out of the logits.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        found = f"{request.spec.method} with model.resize_embeddings on a {model.config.model_type} model, whose head has a bias"
+        raise request.refuse("method", found, "full", "train in full first, or resize and train the embeddings elsewhere")
+    apart = [head] if head is not None and head.weight is not embedding.weight else []
+    rows = list(request.new_tokens)
+    return {name: rows for name, module in model.named_modules() if any(module is each for each in (embedding, *apart))}
 
 
 def _adalora(s: AdaLoRA, request: Request, model: Any) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Request:
     """The recipe's section, for refusals: `sft.peft`."""
     tokenizer: Any = None
     """Only read by prompt tuning from a text."""
+    new_tokens: tuple[int, ...] = ()
+    """Tokens whose embeddings nothing has trained yet; only read by methods with `embeds`."""
 
     def refused(self, *, part: str, found: str, allowed: str, remedy: str) -> Refusal:
         """A refusal of one field of the section."""
@@ -72,6 +74,8 @@ class Method:
     """Trains on a base in 4 or 8 bits."""
     vllm: bool = False
     """vLLM serves the adapter without a merge; not with `use_dora`."""
+    embeds: frozenset[str] = frozenset()
+    """Kinds of models whose embeddings of new tokens it trains."""
 
     def apply(self, model: Any, request: Request) -> Applied:
         """Put new parameters on a transformers model."""
@@ -83,8 +87,8 @@ class Method:
 _REPARAMETRIZATION, _SOFT = "reparametrization", "soft prompts"
 
 METHODS: dict[str, Method] = {
-    "full": Method("none", "selective:full", from_peft=False),
-    "lora": Method(_REPARAMETRIZATION, "hf_peft:lora", quantized=True, vllm=True),
+    "full": Method("none", "selective:full", from_peft=False, embeds=ANY),
+    "lora": Method(_REPARAMETRIZATION, "hf_peft:lora", quantized=True, vllm=True, embeds=frozenset({DECODER})),
     "adalora": Method(_REPARAMETRIZATION, "hf_peft:tuner", 10),
     "vera": Method(_REPARAMETRIZATION, "hf_peft:tuner", 30),
     "oft": Method(_REPARAMETRIZATION, "hf_peft:oft", conv1d=False),

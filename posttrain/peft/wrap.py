@@ -29,7 +29,14 @@ from schemas.peft import LoRA, Peft
 PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def wrap(model: nn.Module, spec: Peft, seed: int, field: str, tokenizer: PreTrainedTokenizerBase | None = None) -> nn.Module:
+def wrap(
+    model: nn.Module,
+    spec: Peft,
+    seed: int,
+    field: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    new_tokens: tuple[int, ...] = (),
+) -> nn.Module:
     """The model with the method's parameters trainable and all others frozen; the seed fixes new weights.
 
     An adapter that was loaded and could not be merged stays below the new one, frozen.
@@ -37,6 +44,7 @@ def wrap(model: nn.Module, spec: Peft, seed: int, field: str, tokenizer: PreTrai
     Args:
         field: name of the recipe's section, for refusals.
         tokenizer: of the model; only prompt tuning from a text reads it.
+        new_tokens: whose embeddings nothing has trained yet: LoRA trains them too.
 
     Raises:
         Refusal: when the method cannot work on this model.
@@ -54,7 +62,7 @@ def wrap(model: nn.Module, spec: Peft, seed: int, field: str, tokenizer: PreTrai
     below = base_identity.lineage_of(base)
     torch.manual_seed(seed)
     try:
-        applied = method.apply(base, Request(spec, seed, field, tokenizer))
+        applied = method.apply(base, Request(spec, seed, field, tokenizer, new_tokens))
     except (ValueError, TypeError) as error:  # of peft
         raise Refusal(
             where=f"{field}.method",
@@ -155,13 +163,14 @@ def _save_peft(known: Trained, start: Policy, folder: Path) -> None:
 
 
 def _plain_lora(config: Any, state: dict[str, Tensor], initial: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter that started as B₀A₀, taken out of the weight W, is BA - B₀A₀ on W: a LoRA of twice the rank, equally scaled."""
+    """An adapter that started as B₀A₀, taken out of the weight W, is BA - B₀A₀ on W: a LoRA of twice the rank, equally scaled.
+
+    Rows of embeddings are what they are."""
     config.init_lora_weights, config.r = True, 2 * config.r
     config.lora_alpha = config.lora_alpha * (2**0.5 if config.use_rslora else 2)
-    return {
-        name: torch.cat([tensor, initial[name]], 0) if "lora_A" in name else torch.cat([tensor, -initial[name]], 1)
-        for name, tensor in state.items()
-    }
+    down = {name: torch.cat([tensor, initial[name]], 0) for name, tensor in state.items() if "lora_A" in name}
+    up = {name: torch.cat([tensor, -initial[name]], 1) for name, tensor in state.items() if "lora_B" in name}
+    return state | down | up
 
 
 def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:

@@ -19,6 +19,7 @@ from posttrain.rewards.judge import function_origin, judge_origin
 from posttrain.runtime.store import StageKey, Store, Stored
 from schemas.evaluation import RewardModelJudge
 from schemas.model import GgufModel, LocalModel, Model, RegistryModel
+from schemas.peft import Full
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
 from schemas.recipe import STAGES, Recipe, policies
 from schemas.results import Metrics, Origin
@@ -46,6 +47,13 @@ class Chain:
 
     @functools.cached_property
     def model(self) -> Model:
+        """`recipe.model`, or the folder with what it names: fetched from a registry, converted from GGUF, resized."""
+        if not self.source.new_tokens:
+            return self._found
+        return LocalModel(source="local", path=self.source.base, chat_template=getattr(self._found, "chat_template", None))
+
+    @functools.cached_property
+    def _found(self) -> Model:
         """`recipe.model`; a registered version is the folder that it was fetched to, a GGUF file the one it was converted to."""
         match given := self.recipe.model:
             case RegistryModel():
@@ -61,8 +69,14 @@ class Chain:
 
     @functools.cached_property
     def source(self) -> Policy:
-        """The policy that `model` names, with its chat template as it was when first looked at."""
-        return source_policy(self.model)
+        """The policy that `model` names, resized where the recipe asks, its chat template as it was when first looked at."""
+        policy = source_policy(self._found)
+        if not getattr(self.recipe.model, "resize_embeddings", False):
+            return policy
+        from posttrain.checkpoints.resized import resized  # which imports torch
+
+        (origin,) = self._model_origin
+        return resized(policy, origin.digest, self.store.root / "cache" / "resized")
 
     def files(self, source: str) -> list[SourceFile]:
         """The files of `data.<source>`."""
@@ -85,13 +99,14 @@ class Chain:
     def identity(self, stage: str) -> StageKey:
         """Everything that decides the bytes of a stage. The stages before it must be finished."""
         work = WORK[stage]
-        fields = work.fields(self.recipe, stage) | (self._chat_template(stage) if work.encodes else {})
+        fields = work.fields(self.recipe, stage) | (self._vocabulary(stage) if work.encodes else {})
         return StageKey(stage, work.version, fields, work.inputs(self, stage))
 
-    def _chat_template(self, stage: str) -> dict[str, str]:
-        """The template that a recipe gives, by content; nothing where it gives none."""
-        template = self.reward_start().chat_template if stage == "reward" else self.source.chat_template
-        return {"chat_template": template_digest(template)} if template is not None else {}
+    def _vocabulary(self, stage: str) -> dict[str, str | int]:
+        """The template that a recipe gives, by content, and how many embeddings were added; nothing where it changes neither."""
+        start = self.reward_start() if stage == "reward" else self.source
+        template = {"chat_template": template_digest(start.chat_template)} if start.chat_template is not None else {}
+        return template | ({"new_embeddings": len(start.new_tokens)} if start.new_tokens else {})
 
     def stored(self, stage: str) -> Stored:
         """The finished result of a stage of this recipe.
@@ -109,7 +124,7 @@ class Chain:
         """By content, of a GGUF its own; a registered version is located by its URI, from which lineage walks on."""
         given = self.recipe.model
         if isinstance(given, RegistryModel):
-            return tuple(origin.model_copy(update={"location": given.uri}) for origin in model_origin(self.model))
+            return tuple(origin.model_copy(update={"location": given.uri}) for origin in model_origin(self._found))
         return model_origin(given)
 
     def trained_before(self, stage: str) -> list[Stored]:
@@ -120,6 +135,13 @@ class Chain:
     def policy_before(self, stage: str) -> Policy:
         """The policy from which `stage` starts."""
         return policy_after(self.source, self.trained_before(stage))
+
+    def new_tokens(self, stage: str) -> tuple[int, ...]:
+        """Tokens whose embeddings are untrained before `stage`, known before any stage has run: as of `policy_before`."""
+        before = itertools.takewhile(lambda name: name != stage, self.recipe.stages)
+        sections = (self.recipe.section(name) for name in before if STAGES[name].policy)
+        trained = any(getattr(section, "peft", Full(method="full")).method == "full" for section in sections)
+        return () if trained else self.source.new_tokens
 
     def policy_origins(self, stage: str) -> tuple[Origin, ...]:
         """The weights from which `stage` starts, by content."""

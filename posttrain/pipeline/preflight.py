@@ -17,6 +17,7 @@ from posttrain.models.policy import adapter_beside, folder_policy, source_policy
 from posttrain.models.shards import refuse_outside_shards
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.reward_check import check_reward
+from posttrain.pipeline.vocabulary_check import check_vocabulary
 from posttrain.rewards.functions import load_function
 from posttrain.rewards.judge import load_judge
 from posttrain.runtime.trees import inside
@@ -42,17 +43,22 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
     _check_names(recipe)
     own = {name: files for name, files in _own_sources(chain).items() if files}
     with tempfile.TemporaryDirectory() as scratch:
-        if not isinstance(recipe.model, GgufModel):
+        if not _is_made(recipe.model):
             _check_models(chain)
         if "corpus" in own:
             from posttrain.filters.corpus import check_text
 
             check_text(own["corpus"])
         counts = _contract(chain, own, Path(scratch))
-        if isinstance(recipe.model, GgufModel):  # to look at it converts it, which takes longer than reading the data
+        if _is_made(recipe.model):
             _check_models(chain)
         check_chat_template(chain, Path(scratch), note)
         return counts | _forecast_rows(chain, Path(scratch), note)
+
+
+def _is_made(model: Model) -> bool:
+    """Whether to look at a model makes it, by conversion or with new embeddings: that takes longer than reading the data."""
+    return isinstance(model, GgufModel) or getattr(model, "resize_embeddings", False)
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -188,18 +194,6 @@ def check_rewards(chain: Chain) -> None:
                         allowed="a version that registry.reward_model made",
                         remedy="check the name",
                     )
-
-
-def check_vocabulary(chain: Chain) -> None:
-    """Refuse a checkpoint whose tokenizer has tokens that the model has no embedding for, of the policy and of a reward model."""
-    from posttrain.checkpoints.load import load_config, tokenizer_as_found
-    from posttrain.models.vocabulary import refuse_unknown_tokens
-
-    reward = chain.recipe.reward.model if chain.recipe.reward else None
-    for model, field in ((chain.model, "model"), (reward, "reward.model")):
-        if model is not None and model.source != "scratch":
-            policy = source_policy(model, field)
-            refuse_unknown_tokens(tokenizer_as_found(policy), load_config(policy), field)
 
 
 def check_lengths(chain: Chain) -> None:

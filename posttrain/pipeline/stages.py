@@ -59,8 +59,8 @@ def _rules(recipe: Recipe, stage: str) -> Fields:
 
 def _training(recipe: Recipe, stage: str) -> Fields:
     """The section, and what decides how the numbers are computed."""
-    # The template of a reward model's own base counts by content, not by name.
-    read = recipe.section(stage).model_dump(mode="json", exclude={"model": {"chat_template"}})
+    # The template of a reward model's own base counts by content, not by name; its embeddings stay as they are.
+    read = recipe.section(stage).model_dump(mode="json", exclude={"model": {"chat_template", "resize_embeddings"}})
     compute = recipe.compute
     # Several processes add gradients in another order than one does, and one strategy in another than the other.
     several = {"num_processes": compute.num_processes, "strategy": compute.strategy} if compute.num_processes > 1 else {}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from posttrain.models.blocks import bare
 from posttrain.scoring.products import HALVES, operand, operand_type, product
 
 # Logits held at once. On a CPU they should fit its cache; on a GPU they should fill it.
@@ -43,8 +44,10 @@ class Head:
 
 
 def has_matrix(model: nn.Module) -> bool:
-    """Whether the output layer is a plain matrix, from which a `Head` can be made."""
-    return type(model.get_output_embeddings()) is nn.Linear  # type: ignore[operator]
+    """Whether the output layer is a plain matrix, some rows of which peft may train, from which a `Head` can be made."""
+    layer = model.get_output_embeddings()  # type: ignore[operator]
+    plain = bare(layer)
+    return type(plain) is nn.Linear and (layer is plain or plain.bias is None)  # peft leaves the bias out
 
 
 def head_of(model: nn.Module, temperature: float = 1.0) -> Head:
@@ -60,7 +63,7 @@ def head_of(model: nn.Module, temperature: float = 1.0) -> Head:
     scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
     if getattr(config, "scale_decoder_outputs", False):  # T5 with tied embeddings
         scale *= config.d_model**-0.5
-    return Head(layer.weight, layer.bias, float(scale), getattr(config, "final_logit_softcapping", None), temperature)
+    return Head(layer.weight, bare(layer).bias, float(scale), getattr(config, "final_logit_softcapping", None), temperature)
 
 
 def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:

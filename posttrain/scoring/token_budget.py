@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from posttrain.models.blocks import bare
+
 TRAINING = {"cpu": 4096, "cuda": 16384}  # at most
 LEAST = 512
 ROLLOUTS = {"cpu": 1024, "cuda": 16384}  # of sampled responses: on a CPU as fast, and a fifth less memory (bench/NOTES.md)
@@ -26,8 +28,8 @@ def training_tokens(model: Any, device: torch.device) -> int:
     most = TRAINING[device.type]
     if device.type != "cpu":
         return most
-    embedding = model.get_input_embeddings().weight
-    tables: set[Any] = {embedding, *([head.weight] if (head := model.get_output_embeddings()) is not None else [])}
+    embedding, head = bare(model.get_input_embeddings()).weight, bare(model.get_output_embeddings())
+    tables: set[Any] = {embedding, *([head.weight] if head is not None else [])}
     body: int = sum(p.numel() for p in model.parameters()) - sum(table.numel() for table in tables)
     per_token = 4 * KEPT_PER_OUTPUT * body // embedding.shape[1]
     fitting = ACTIVATIONS // max(1, int(per_token)) // 128 * 128

@@ -50,9 +50,8 @@ def dpo(request: StageRequest, spec: DPO, pairs: pl.DataFrame) -> Built:
     tokenizer = load_tokenizer(request.policy)
     examples = encode_train(request, spec, pairs, tokenizer)
     held_out = encode_held_out(request, spec, pairs, tokenizer)
-    scorer = new_scorer(
-        request, wrap(load_start(request, dropout=0.0), spec.peft, request.recipe.seed, "alignment.peft", tokenizer)
-    )
+    start, new = load_start(request, dropout=0.0), request.policy.new_tokens
+    scorer = new_scorer(request, wrap(start, spec.peft, request.recipe.seed, "alignment.peft", tokenizer, new))
     layout = ready(scorer, spec.peft, examples)
     compared = VARIANTS[spec.loss].reference
     reference = _reference_scores(request, scorer, [*examples, *held_out]) if compared else None

@@ -35,7 +35,8 @@ def sft(request: StageRequest, spec: SFT, conversations: pl.DataFrame) -> Built:
     tokenizer = load_tokenizer(request.policy)
     examples = encode_train(request, spec, conversations, tokenizer)
     held_out = encode_held_out(request, spec, conversations, tokenizer)
-    model = wrap(load_start(request, spec.dropout), spec.peft, request.recipe.seed, "sft.peft", tokenizer)
+    start, new = load_start(request, spec.dropout), request.policy.new_tokens
+    model = wrap(start, spec.peft, request.recipe.seed, "sft.peft", tokenizer, new)
     scorer = new_scorer(request, model, spec.neftune_alpha)
     layout = ready(scorer, spec.peft, examples)
     objective = LanguageModelling(examples, z_loss=spec.z_loss)

@@ -99,7 +99,7 @@ def _backbone(request: StageRequest, spec: PPO, tokenizer: PreTrainedTokenizerBa
     base = load_model(request.policy, device)
     models = _reward_models(request, spec, base, device)
     critic = twin(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
-    policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer)
+    policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer, request.policy.new_tokens)
     for other in (*([critic] if critic is not None else []), *(model.scorer.model for model in models.values())):
         keep_apart(other, policy)
     without_dropout(policy)

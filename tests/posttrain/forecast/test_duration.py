@@ -26,7 +26,9 @@ def pairs(lengths: list[int]) -> list[Example]:
 
 
 def test_every_rate_of_every_method_is_measured():
-    rates = measured_rates(lambda: auto_class(CONFIG).from_config(CONFIG), CONFIG, [LORA, FULL], pairs([20, 30, 90]), 8, CPU)
+    rates = measured_rates(
+        lambda: auto_class(CONFIG).from_config(CONFIG), CONFIG, {LORA: (), FULL: ()}, pairs([20, 30, 90]), 8, CPU
+    )
     assert rates.train.keys() == {LORA, FULL}
     assert all(0 < rate < 1 for rate in (rates.score, rates.step, *rates.train.values()))
 
@@ -42,7 +44,7 @@ def test_a_model_that_is_too_large_is_measured_by_its_first_blocks_alone(monkeyp
     model, share = duration._as_much_as_fits(load, CONFIG, CPU.device)
     assert model.config.num_hidden_layers == 2
     assert 0.25 < share < 0.3  # the embeddings are whole
-    assert measured_rates(load, CONFIG, [LORA], pairs([20] * 4), 8, CPU).score > 0
+    assert measured_rates(load, CONFIG, {LORA: ()}, pairs([20] * 4), 8, CPU).score > 0
 
 
 def test_measured_examples_are_as_long_as_most_and_fill_a_pass():

@@ -68,6 +68,17 @@ def test_full_fine_tuning_holds_gradients_and_two_moments_of_every_weight():
     assert peak.total == sum(peak.parts().values())
 
 
+def test_new_tokens_under_a_shared_matrix_cost_a_gradient_of_the_whole():
+    """The two rows that LoRA trains lie in the matrix [97, 32] that the head reads: its gradient is dense."""
+    spec = SFT(peft=LoRA(method="lora", r=4))
+    plain, more = (
+        phases(Training(config(), spec, spec.peft, LanguageModelling(examples(1)), [[0, 1]], False, new_tokens=new))["training"]
+        for new in ((), (95, 96))
+    )
+    assert more.gradients - plain.gradients == 4 * 2 * 32
+    assert more.activations - plain.activations >= 4 * 97 * 32
+
+
 def test_an_adapter_holds_those_of_its_own_tensors_alone():
     """LoRA of rank 4 on q (32 → 32) and v (32 → 16) of two layers: 2 · (4·32 + 32·4 + 4·32 + 16·4) numbers."""
     peft = LoRA(method="lora", r=4, target_modules=("q_proj", "v_proj"))
