@@ -20,7 +20,7 @@ from posttrain.filters.dedup import duplicates
 from posttrain.filters.metrics import METRICS, annotate
 from posttrain.filters.rules import reasons
 from posttrain.filters.summary import Summary
-from schemas.data import Filtering
+from schemas.filtering import Filtering
 from schemas.documents import broken_rows
 from schemas.errors import Refusal
 

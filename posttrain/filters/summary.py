@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from posttrain.filters.metrics import METRICS
-from schemas.data import FilterRules
+from schemas.filter_rules import FilterRules
 
 _SHARE = np.linspace(0, 1, 21)
 # Fixed before the first document is read, so that one pass is enough. Values outside fall into the outermost bins.
