@@ -1,7 +1,7 @@
 """What is measured of a document: one column per field of `schemas.filter_rules.FilterRules`, of the same name.
 
-Definitions follow Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A1.1), C4 (arXiv 1910.10683) and FineWeb (arXiv 2406.17557).
-Where a paper leaves a choice:
+Definitions follow Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A1.1), C4 (arXiv 1910.10683) and FineWeb (arXiv
+2406.17557). Where a paper leaves a choice:
 
 - a word is a maximal run of characters that are not Unicode white space, punctuation included;
 - a letter is any Unicode letter;
@@ -10,11 +10,11 @@ Where a paper leaves a choice:
 - a bullet is one of `• ‣ ◦ ▪ ● ·`, or `-` or `*` before white space;
 - a stop word counts in any case, where no letter, digit or `_` is next to it: `that's` has `that`;
 - every occurrence of a line, paragraph or run of words after its first repeats it;
-- characters are shares of all characters of the document; a run of words covers those from its first word to its last, white space
-  between them included, and where runs overlap no character counts twice;
+- characters are shares of all characters of the document; a run of words covers those from its first word to its last, white
+  space between them included, and where runs overlap no character counts twice;
 - of equally frequent runs the first counts as the most frequent one; a run that occurs once repeats nothing and covers nothing;
-- a sentence ends at `. ? ! …` (or the like in other scripts), closing quotes and brackets included, before white space or the end of
-  the document, and at `。！？` in any place; without a letter, digit or `_` it is none.
+- a sentence ends at `. ? ! …` or the like in other scripts, before white space or the end of the document, closing quotes and
+  brackets between them left aside; at the full-width marks of Chinese in any place. Without a letter, digit or `_` it is none.
 
 A share of nothing is 0.
 """
@@ -53,7 +53,7 @@ class Buffers(NamedTuple):
         return self.data[self.offsets[at] : self.offsets[at + 1]].tobytes().decode()
 
     @property
-    def count(self) -> int:
+    def documents(self) -> int:
         """How many documents."""
         return len(self.offsets) - 1
 
@@ -67,7 +67,7 @@ def buffers(texts: pa.Array) -> Buffers:
 
 def arrow(texts: Buffers) -> pa.Array:
     """The same as an Arrow array of `large_string`."""
-    return pa.LargeStringArray.from_buffers(texts.count, pa.py_buffer(texts.offsets), pa.py_buffer(texts.data))
+    return pa.LargeStringArray.from_buffers(texts.documents, pa.py_buffer(texts.offsets), pa.py_buffer(texts.data))
 
 
 def annotate(text: pl.Series) -> pl.DataFrame:
@@ -84,12 +84,12 @@ def annotate(text: pl.Series) -> pl.DataFrame:
 
 def measured(texts: Buffers) -> NDArray[np.float64]:
     """Metrics of each document, shape (documents, metrics), in the order of METRICS."""
-    out = np.zeros((texts.count, len(COLUMNS)))
+    out = np.zeros((texts.documents, len(COLUMNS)))
     if COMPILED:
         measure(texts.data, texts.offsets, flags(), out)
         return out[:, [COLUMNS.index(name) for name in METRICS]]
-    rows = [plain.measure(texts.text(at)) for at in range(texts.count)]
-    return np.array([[row[name] for name in METRICS] for row in rows]).reshape(texts.count, len(METRICS))
+    rows = [plain.measure(texts.text(at)) for at in range(texts.documents)]
+    return np.array([[row[name] for name in METRICS] for row in rows]).reshape(texts.documents, len(METRICS))
 
 
 def table(found: NDArray[np.float64]) -> pl.DataFrame:
@@ -103,13 +103,13 @@ def without_lines(texts: Buffers, rules: LineRules) -> tuple[Buffers, NDArray[np
     Returns:
         The documents, and lines by document and rule, shape (documents, len(REASONS)).
     """
-    dropped = np.zeros((texts.count, len(REASONS)), np.int64)
+    dropped = np.zeros((texts.documents, len(REASONS)), np.int64)
     if rules == LineRules():
         return texts, dropped
     limits = np.array(_limits(rules), np.int64)
     if not COMPILED:
         return _without_lines_plain(texts, limits.tolist(), dropped), dropped
-    out, offsets = np.empty(len(texts.data), np.uint8), np.zeros(texts.count + 1, np.int64)
+    out, offsets = np.empty(len(texts.data), np.uint8), np.zeros(texts.documents + 1, np.int64)
     used = drop_lines(texts.data, texts.offsets, flags(), limits, out, offsets[1:], dropped)
     return Buffers(out[:used], offsets), dropped
 
@@ -121,7 +121,7 @@ def _limits(rules: LineRules) -> list[int]:
 
 def _without_lines_plain(texts: Buffers, limits: Sequence[int], dropped: NDArray[np.int64]) -> Buffers:
     kept = []
-    for at in range(texts.count):
+    for at in range(texts.documents):
         text, dropped[at] = plain.drop_lines(texts.text(at), limits)
         kept.append(text)
     return buffers(pa.array(kept, pa.large_string()))

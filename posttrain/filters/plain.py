@@ -122,7 +122,7 @@ def drop_lines(text: str, limits: Sequence[int]) -> tuple[str, list[int]]:
             dropped[why] += 1
     while kept and not kept[0]:  # no line break before the first character
         del kept[0]
-    return "\n".join(kept), dropped
+    return "\n".join(kept) if any(dropped) else text, dropped
 
 
 def _why_dropped(line: str, limits: Sequence[int]) -> int | None:

@@ -50,6 +50,7 @@ def _rules(recipe: Recipe, stage: str) -> Fields:
     filtering = recipe.filtering
     return {
         "rules": filtering.resolved().model_dump(mode="json"),
+        "lines": filtering.resolved_lines().model_dump(mode="json"),
         "dedup": filtering.dedup.model_dump(mode="json"),
         "holdout": recipe.data.holdout,
     }
@@ -124,7 +125,7 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(version=1, fields=_checks, inputs=_tables, task="tasks.data:validate", encodes=False),
-    "filter": StageWork(version=1, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False),
+    "filter": StageWork(version=2, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False),
     "pretrain": StageWork(
         version=5, fields=_pretraining, inputs=_start_and_rows, task="tasks.training:pretrain",
         train=lambda recipe: f"{_TRAINERS}.pretrain:pretrain", tokens=f"{_TOKENS}:pretrain",

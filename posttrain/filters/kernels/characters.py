@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPACE, LETTER, WORD, TERMINAL, STOP, CLOSER, BULLET, WIDE = (1 << bit for bit in range(8))
-"""White space; letter; letter, digit or `_`; ends a line; ends a sentence; may follow that end; bullet; needs no space after it."""
+"""White space; letter; letter, digit or `_`; ends a line; ends a sentence; may follow that; bullet; ends one without a space."""
 
 SPACES: Final = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 """Unicode's White_Space. `str.isspace` has the four separators of ASCII (U+001C to U+001F) besides."""

@@ -11,7 +11,17 @@ from posttrain.filters.kernels.characters import BULLET, CLOSER, LETTER, SPACE, 
 from posttrain.filters.kernels.compiling import kernel
 from posttrain.filters.kernels.repeats import repeated_runs, repeated_spans
 from posttrain.filters.kernels.text import (
-    NEWLINE, Bytes, Codes, Hashes, Places, decode, hashed, lines, paragraphs, powers_of_base, spans,
+    NEWLINE,
+    Bytes,
+    Codes,
+    Hashes,
+    Places,
+    decode,
+    hashed,
+    lines,
+    paragraphs,
+    powers_of_base,
+    spans,
 )  # fmt: skip
 
 COLUMNS: Final = (
@@ -174,7 +184,7 @@ def says(codes: Codes, at: int, count: int, phrase: Codes) -> bool:
     """Whether a phrase of small Latin letters and blanks stands at a place, in any case."""
     if at + len(phrase) > count:
         return False
-    for place in range(len(phrase)):
+    for place in range(len(phrase)):  # noqa: SIM110 - numba has no `all` of a generator
         if _lower(codes[at + place]) != phrase[place]:
             return False
     return True

@@ -34,7 +34,8 @@ def fold(data: Bytes, offsets: Places) -> tuple[Bytes, Places, Places]:
         data, offsets: as in `document.measure`.
     """
     count = len(offsets) - 1
-    out, starts, ends = np.empty(2 * int(offsets[-1] - offsets[0]), np.uint8), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    out = np.empty(2 * int(offsets[-1] - offsets[0]), np.uint8)
+    starts, ends = np.zeros(count, np.int64), np.zeros(count, np.int64)
     used = _fold_all(data, offsets, table(), flags(), out, starts, ends) if COMPILED else 0
     rest = np.flatnonzero(ends == OTHERWISE) if COMPILED else np.arange(count)
     texts = [folded(data[offsets[at] : offsets[at + 1]].tobytes().decode()) for at in rest]
@@ -70,7 +71,9 @@ def _stands_alone(code: int, joins: set[int]) -> bool:
     """Whether NFC neither changes a character, nor moves it, nor joins it to the one before."""
     syllable_part = 0x1160 <= code < 0x1200  # vowels and final consonants of Korean, joined by rule
     character = chr(code)
-    return not (syllable_part or code in joins or unicodedata.combining(character)) and unicodedata.is_normalized("NFC", character)
+    return not (syllable_part or code in joins or unicodedata.combining(character)) and unicodedata.is_normalized(
+        "NFC", character
+    )
 
 
 @kernel

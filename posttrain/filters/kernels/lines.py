@@ -49,24 +49,25 @@ def drop_lines(data: Bytes, offsets: Places, flags: Bytes, limits: Places, out: 
             while stop < end and data[stop] != NEWLINE:
                 stop += 1
             why = _why(codes, kinds, decode(data, at, stop, flags, codes, kinds, prefix), limits)
-            if why != _KEPT:
-                dropped[each, why] += 1
+            if why == _KEPT:
+                used = _append(data[at:stop], out, used, begin)
             else:
-                used = _append_break(out, used, begin)
-                out[used : used + stop - at] = data[at:stop]
-                used += stop - at
+                dropped[each, why] += 1
             at = stop + 1
+        if dropped[each].sum() == 0:
+            used = _append(data[offsets[each] : end], out, begin, begin)
         ends[each] = used
     return used
 
 
 @kernel
-def _append_break(out: Bytes, used: int, begin: int) -> int:
-    """A line break between lines, none before the first that is kept."""
+def _append(line: Bytes, out: Bytes, used: int, begin: int) -> int:
+    """A line, after a break if it is not the first that is kept."""
     if used > begin:
         out[used] = NEWLINE
-        return used + 1
-    return used
+        used += 1
+    out[used : used + len(line)] = line
+    return used + len(line)
 
 
 @kernel
