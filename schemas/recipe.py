@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 
 from schemas.addresses import refuse_secrets
 from schemas.base import Frozen, refused
-from schemas.data import Data, Filtering
+from schemas.data import Data
 from schemas.evaluation import Evaluation, Registry
+from schemas.filtering import Filtering
 from schemas.model import Model, Quantization
 from schemas.ppo import PPO
 from schemas.reward import RewardModel

@@ -26,16 +26,22 @@ def validate(chain: Chain, out: Path) -> Built:
 @stage_task
 def filter(chain: Chain, out: Path) -> Built:
     """Decide about every document of the corpus; rejected documents keep their reasons."""
-    from posttrain.filters.corpus import filter_corpus
+    from posttrain.filters.engines import cores
+    from posttrain.filters.kernels.compiling import keep_compiled
+
+    keep_compiled(compiled := chain.store.root / "cache")
+    from posttrain.filters.corpus import filter_here  # whose kernels look for what was kept when they are imported
 
     reporter = progress.current()
     reporter.start("filter documents", 0)
-    metrics = filter_corpus(
+    metrics = filter_here(
         chain.sources["corpus"],
         chain.recipe.filtering,
         chain.recipe.data.holdout,
         out,
-        on_progress=lambda documents: reporter.advance(documents, {}),
+        lambda documents: reporter.advance(documents, {}),
+        compiled,
+        cores(),
     )
     reporter.end("filter documents")
     return Built(metrics, {name: f"{name}.parquet" for name in ("kept", "rejected", "quarantine")} | {"summary": "summary.json"})

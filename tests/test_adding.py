@@ -22,7 +22,7 @@ from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.pipeline.stages import WORK, StageWork
 from posttrain.rewards.functions import load_function
 from posttrain.runtime.store import Built
-from schemas.data import Bounds, FilterRules
+from schemas.filter_rules import Bounds, FilterRules
 from schemas.load import validate_recipe
 from schemas.peft import Method as MethodSection
 from schemas.recipe import STAGES, Stage

@@ -21,7 +21,9 @@ def filter_(
     """Filter a corpus alone."""
     from posttrain.data.sources import resolve
     from posttrain.filters.corpus import filter_corpus
-    from schemas.data import PRESETS, Data, Filtering
+    from schemas.data import Data
+    from schemas.filter_presets import PRESETS
+    from schemas.filtering import Filtering
 
     if preset not in PRESETS:
         raise Refusal(where="--preset", found=repr(preset), allowed=", ".join(sorted(PRESETS)), remedy="choose one of these")

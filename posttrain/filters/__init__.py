@@ -1,4 +1,5 @@
-"""Corpus filtering: metrics of documents, rules on them, and exact duplicates.
+"""Corpus filtering: metrics of documents, rules on them, copies and near-duplicates, as tasks over files.
 
-Reading order: `corpus`, `metrics`, `rules`, `dedup`, `summary`.
+Reading order: `corpus`, `plan`, `documents`, `shard`, `metrics`, `rules`, `dedup`, `near`, `steps`, `engines`, `pieces`,
+`outputs`, `summary`; `kernels/` is what is compiled.
 """

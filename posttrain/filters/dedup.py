@@ -1,12 +1,22 @@
-"""Exact deduplication across batches: documents that are equal after Unicode, case and white-space folding."""
+"""Exact deduplication: documents that are equal after Unicode, case and white-space folding."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable
+from typing import Any
 
-import polars as pl
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
+
+from posttrain.filters.kernels.folding import folded
+from posttrain.filters.kernels.text import Bytes, Places
+
+KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<i8"), ("passes", "?")])
+"""Fingerprint in two halves, number of the document, and whether no rule rejects it."""
+COPY = np.dtype([("number", "<i8"), ("of", "<i8"), ("jaccard", "<f8")])
+"""A document, the earlier one that is kept in its place, and the Jaccard index of the two."""
+
+Records = NDArray[Any]
 
 
 def fingerprint(text: str) -> bytes:
@@ -14,23 +24,44 @@ def fingerprint(text: str) -> bytes:
 
     Folded is NFC, case folding, NFC again (case folding can undo the first), and each run of white space as one space.
     """
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    return xxhash.xxh3_128_digest(" ".join(folded.split()).encode())
+    return xxhash.xxh3_128_digest(folded(text))
 
 
-def duplicates(ids: Iterable[str], texts: Iterable[str], eligible: Iterable[bool], seen: dict[bytes, str]) -> pl.Series:
-    """The id of the document that each document repeats, or null.
+def fingerprints(data: Bytes, starts: Places, ends: Places) -> list[bytes]:
+    """XXH3 (128 bits) of texts that are folded already (`kernels.folding.fold`)."""
+    view = data.data  # a memoryview
+    return [xxhash.xxh3_128_digest(view[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
-    Only eligible documents (those that no rule rejects) are remembered, so that a document is never dropped in favour of a first
-    copy which is dropped itself.
+
+def keys(prints: list[bytes], numbers: Places, passes: NDArray[np.bool_]) -> Records:
+    """Records of documents, sorted by fingerprint."""
+    halves = np.frombuffer(b"".join(prints), ">u8").reshape(-1, 2)
+    found = np.empty(len(prints), KEY)
+    found["high"], found["low"], found["number"], found["passes"] = halves[:, 0], halves[:, 1], numbers, passes
+    found.sort(order=["high", "low", "number"])
+    return found
+
+
+def copies(found: Records) -> Records:
+    """Documents that repeat an earlier one which passes the rules, sorted by number.
+
+    The first that passes stands for all: a document is never dropped in favour of one that is dropped itself.
 
     Args:
-        seen: fingerprint → id of the documents kept so far; grows by about 200 bytes per distinct document.
+        found: all keys of some fingerprints, shape (documents,), in any order.
     """
-    repeated: list[str | None] = []
-    for name, text, remember in zip(ids, texts, eligible, strict=True):
-        key = fingerprint(text)
-        repeated.append(seen.get(key))
-        if remember:
-            seen.setdefault(key, name)
-    return pl.Series("duplicate_of", repeated, dtype=pl.String)
+    order = np.lexsort((found["number"], found["low"], found["high"]))
+    found = found[order]
+    new = np.ones(len(found), bool)
+    new[1:] = (found["high"][1:] != found["high"][:-1]) | (found["low"][1:] != found["low"][:-1])
+    group = np.cumsum(new) - 1
+    passing = np.flatnonzero(found["passes"])
+    groups, first = np.unique(group[passing], return_index=True)
+    kept = np.full(int(group[-1]) + 1 if len(group) else 0, len(found))  # of each group; behind all where none passes
+    kept[groups] = passing[first]
+    repeats = np.flatnonzero(np.arange(len(found)) > kept[group])
+    result = np.empty(len(repeats), COPY)
+    result["number"], result["of"] = found["number"][repeats], found["number"][kept[group[repeats]]]
+    result["jaccard"] = 1.0
+    result.sort(order="number")
+    return result

@@ -1,30 +1,73 @@
-"""What is measured of a document: one column per field of `schemas.data.FilterRules`, of the same name.
+"""What is measured of a document: one column per field of `schemas.filter_rules.FilterRules`, of the same name.
 
-Definitions follow Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A1.1, tables A1 and A2). Where the paper leaves a choice:
+Definitions follow Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A1.1), C4 (arXiv 1910.10683) and FineWeb (arXiv
+2406.17557). Where a paper leaves a choice:
 
 - a word is a maximal run of characters that are not Unicode white space, punctuation included;
 - a letter is any Unicode letter;
 - an ellipsis is `…` or three or more full stops;
 - a line is what stands between line breaks, a paragraph what stands between empty lines; both stripped, empty ones left out;
 - a bullet is one of `• ‣ ◦ ▪ ● ·`, or `-` or `*` before white space;
-- a stop word counts in any case, between word boundaries: `that's` has `that`;
-- every occurrence of a line after its first repeats it; characters are shares of all characters of the document.
+- a stop word counts in any case, where no letter, digit or `_` is next to it: `that's` has `that`;
+- every occurrence of a line, paragraph or run of words after its first repeats it;
+- characters are shares of all characters of the document; a run of words covers those from its first word to its last, white
+  space between them included, and where runs overlap no character counts twice;
+- of equally frequent runs the first counts as the most frequent one; a run that occurs once repeats nothing and covers nothing;
+- a sentence ends at `. ? ! …` or the like in other scripts, before white space or the end of the document, closing quotes and
+  brackets between them left aside; at the full-width marks of Chinese in any place. Without a letter, digit or `_` it is none.
 
 A share of nothing is 0.
 """
 
 from __future__ import annotations
 
-import polars as pl
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from schemas.data import FilterRules
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from posttrain.filters import plain
+from posttrain.filters.kernels.characters import flags
+from posttrain.filters.kernels.compiling import COMPILED
+from posttrain.filters.kernels.document import COLUMNS, measure
+from posttrain.filters.kernels.lines import REASONS, drop_lines
+from schemas.filter_rules import FilterRules, LineRules
 
 METRICS = tuple(FilterRules.model_fields)
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-BULLET = r"^(?:[•‣◦▪●·]|[-*]\s)"
-ELLIPSIS = r"\.{3,}|…"
-# Unicode White_Space without the plain space. Folding them first lets a plain split, much faster than `\S+`, find the words.
-SPACES = list("\t\n\v\f\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") + [chr(code) for code in range(0x2000, 0x200B)]
+ANY_LENGTH = 2**62
+
+
+class Buffers(NamedTuple):
+    """UTF-8 of some documents, one after the other."""
+
+    data: NDArray[np.uint8]
+    """All bytes."""
+    offsets: NDArray[np.int64]
+    """Where each document starts, and where the last one ends, shape (documents + 1,)."""
+
+    def text(self, at: int) -> str:
+        """One document."""
+        return self.data[self.offsets[at] : self.offsets[at + 1]].tobytes().decode()
+
+    @property
+    def documents(self) -> int:
+        """How many documents."""
+        return len(self.offsets) - 1
+
+
+def buffers(texts: pa.Array) -> Buffers:
+    """The buffers of an Arrow array of `large_string` without nulls; nothing is copied."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    held = texts.buffers()[2]
+    return Buffers(np.frombuffer(held, np.uint8) if held else np.empty(0, np.uint8), offsets)
+
+
+def arrow(texts: Buffers) -> pa.Array:
+    """The same as an Arrow array of `large_string`."""
+    return pa.LargeStringArray.from_buffers(texts.documents, pa.py_buffer(texts.offsets), pa.py_buffer(texts.data))
 
 
 def annotate(text: pl.Series) -> pl.DataFrame:
@@ -36,47 +79,49 @@ def annotate(text: pl.Series) -> pl.DataFrame:
     Returns:
         Shape (documents, metrics): the columns METRICS in that order, all Float64.
     """
-    documents = pl.DataFrame({"text": text}).with_row_index("document")
-    parts = [
-        _word_metrics(documents),
-        _unit_metrics(documents, "line", pl.col("text").str.split("\n")),
-        _unit_metrics(documents, "paragraph", pl.col("text").str.replace_all(r"\n\s*\n", "\n\n").str.split("\n\n")),
-    ]
-    return pl.concat(parts, how="horizontal").select(pl.col(METRICS).cast(pl.Float64))
+    return table(measured(buffers(pa.array(text.to_list(), pa.large_string()))))
 
 
-def _word_metrics(documents: pl.DataFrame) -> pl.DataFrame:
-    """Metrics that count words or symbols."""
-    text, words, count = pl.col("text"), pl.col("split"), pl.col("words").clip(lower_bound=1)
-    # Split once, in a step of its own: polars would split again for every expression. Runs of spaces leave empty strings.
-    split = documents.select("text", split=text.str.replace_many(SPACES, [" "] * len(SPACES)).str.split(" "))
-    counted = split.with_columns(words=words.list.eval(pl.element() != "").list.sum())
-    return counted.select(
-        "words",
-        mean_word_length=words.list.eval(pl.element().str.len_chars()).list.sum() / count,
-        hash_per_word=text.str.count_matches("#", literal=True) / count,
-        ellipsis_per_word=text.str.count_matches(ELLIPSIS) / count,
-        alphabetic_word_share=words.list.eval(pl.element().str.contains(r"\p{L}")).list.sum() / count,
-        stop_words=pl.sum_horizontal(text.str.contains(rf"(?i)\b{word}\b") for word in STOP_WORDS),
-    )
+def measured(texts: Buffers) -> NDArray[np.float64]:
+    """Metrics of each document, shape (documents, metrics), in the order of METRICS."""
+    out = np.zeros((texts.documents, len(COLUMNS)))
+    if COMPILED:
+        measure(texts.data, texts.offsets, flags(), out)
+        return out[:, [COLUMNS.index(name) for name in METRICS]]
+    rows = [plain.measure(texts.text(at)) for at in range(texts.documents)]
+    return np.array([[row[name] for name in METRICS] for row in rows]).reshape(texts.documents, len(METRICS))
 
 
-def _unit_metrics(documents: pl.DataFrame, unit: str, split: pl.Expr) -> pl.DataFrame:
-    """Metrics of the lines or paragraphs, in the order of the documents."""
-    units = documents.select("document", unit=split).explode("unit", empty_as_null=True)
-    units = units.with_columns(pl.col("unit").str.strip_chars()).filter(pl.col("unit") != "")
-    repeated = ~pl.struct("document", "unit").is_first_distinct()
-    measured = (
-        units.with_columns(repeated=repeated, size=pl.col("unit").str.len_chars())
-        .group_by("document")
-        .agg(
-            pl.col("repeated").mean().alias(f"duplicate_{unit}_share"),
-            (pl.col("repeated") * pl.col("size")).sum().alias("repeated_characters"),
-            pl.col("unit").str.contains(BULLET).mean().alias(f"bullet_{unit}_share"),
-            pl.col("unit").str.contains(rf"(?:{ELLIPSIS})$").mean().alias(f"ellipsis_{unit}_share"),
-        )
-    )
-    characters = pl.col("text").str.len_chars().clip(lower_bound=1)
-    joined = documents.join(measured, on="document", how="left", maintain_order="left")
-    wanted = joined.with_columns((pl.col("repeated_characters") / characters).alias(f"duplicate_{unit}_characters"))
-    return wanted.select(pl.col([name for name in METRICS if name in wanted.columns]).fill_null(0))
+def table(found: NDArray[np.float64]) -> pl.DataFrame:
+    """The metrics as named columns."""
+    return pl.DataFrame({name: found[:, at] for at, name in enumerate(METRICS)}, schema=dict.fromkeys(METRICS, pl.Float64))
+
+
+def without_lines(texts: Buffers, rules: LineRules) -> tuple[Buffers, NDArray[np.int64]]:
+    """The documents without the lines that a rule takes out, and how many each rule did.
+
+    Returns:
+        The documents, and lines by document and rule, shape (documents, len(REASONS)).
+    """
+    dropped = np.zeros((texts.documents, len(REASONS)), np.int64)
+    if rules == LineRules():
+        return texts, dropped
+    limits = np.array(_limits(rules), np.int64)
+    if not COMPILED:
+        return _without_lines_plain(texts, limits.tolist(), dropped), dropped
+    out, offsets = np.empty(len(texts.data), np.uint8), np.zeros(texts.documents + 1, np.int64)
+    used = drop_lines(texts.data, texts.offsets, flags(), limits, out, offsets[1:], dropped)
+    return Buffers(out[:used], offsets), dropped
+
+
+def _limits(rules: LineRules) -> list[int]:
+    longest = ANY_LENGTH if rules.max_word_length is None else rules.max_word_length
+    return [rules.min_words or 0, longest, *(int(getattr(rules, name)) for name in REASONS[2:])]
+
+
+def _without_lines_plain(texts: Buffers, limits: Sequence[int], dropped: NDArray[np.int64]) -> Buffers:
+    kept = []
+    for at in range(texts.documents):
+        text, dropped[at] = plain.drop_lines(texts.text(at), limits)
+        kept.append(text)
+    return buffers(pa.array(kept, pa.large_string()))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from schemas.data import Bounds, FilterRules
+from schemas.filter_rules import Bounds, FilterRules
 
 
 def reasons(metrics: pl.DataFrame, rules: FilterRules) -> pl.Series:

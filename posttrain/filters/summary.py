@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from posttrain.filters.metrics import METRICS
-from schemas.data import FilterRules
+from posttrain.runtime.writing import write_atomically
+from schemas.errors import Refusal
+from schemas.filter_rules import FilterRules, LineRules
 
+LINE_RULES = tuple(LineRules.model_fields)
 _SHARE = np.linspace(0, 1, 21)
 # Fixed before the first document is read, so that one pass is enough. Values outside fall into the outermost bins.
 EDGES: dict[str, np.ndarray] = dict.fromkeys(METRICS, _SHARE) | {
     "words": np.array([0, *(m * 10.0**e for e in range(6) for m in (1, 2, 5)), 1e6]),
     "mean_word_length": np.linspace(0, 20, 41),
     "stop_words": np.arange(10) - 0.5,
+    "sentences": np.array([0, *(m * 10.0**e for e in range(5) for m in (1, 2, 5)), 1e5]),
+    "curly_brackets": np.array([0, *(m * 10.0**e for e in range(5) for m in (1, 2, 5)), 1e5]),
+    "lorem_ipsum": np.arange(11) - 0.5,
 }
 
 
@@ -29,13 +39,12 @@ class Summary:
         self.reasons: Counter[str] = Counter()
         self.counts = {name: np.zeros(len(EDGES[name]) - 1, dtype=np.int64) for name in METRICS}
 
-    def add(self, kept: pl.DataFrame, rejected: pl.DataFrame, quarantined: int) -> None:
+    def add(self, kept: pl.DataFrame, rejected: pl.DataFrame) -> None:
         """Count one decided batch."""
         train = int((kept["split"] == "train").sum())
         self.totals.update(
             kept=kept.height,
             rejected=rejected.height,
-            quarantined=quarantined,
             train=train,
             holdout=kept.height - train,
             kept_characters=int(kept["text"].str.len_chars().sum()),
@@ -45,14 +54,37 @@ class Summary:
             for part in (kept, rejected):
                 self.counts[name] += np.histogram(part[name].to_numpy().clip(edges[0], edges[-1]), edges)[0]
 
-    def document(self, documents_in: int) -> dict[str, Any]:
-        """The content of summary.json; the most frequent reasons come first."""
+    def document(self, read: Mapping[str, int]) -> dict[str, Any]:
+        """The content of summary.json; the most frequent reasons come first.
+
+        Args:
+            read: `documents`, `quarantined`, and the lines that each rule for lines took out.
+        """
+        counts = {"kept": self.totals["kept"], "rejected": self.totals["rejected"], "quarantined": read["quarantined"]}
+        dropped = {name: count for name, count in read.items() if name in LINE_RULES and count}
         return {
-            "documents_in": documents_in,
-            **{name: self.totals[name] for name in ("kept", "rejected", "quarantined", "train", "holdout", "kept_characters")},
+            "documents_in": read["documents"] + read["quarantined"],
+            **counts,
+            **{name: self.totals[name] for name in ("train", "holdout", "kept_characters")},
             "reasons": dict(self.reasons.most_common()),
+            "lines_dropped": dropped,
             "metrics": {name: self._histogram(name) for name in METRICS},
         }
+
+    def finish(self, read: Mapping[str, int], path: Path) -> dict[str, float]:
+        """Assert that the rows balance, write summary.json, refuse an empty result; returns the flat metrics of the stage."""
+        document = self.document(read)
+        decided = document["kept"] + document["rejected"]
+        if decided != read["documents"]:
+            raise AssertionError(f"{read['documents']} documents in, {decided} out")
+        if document["kept"] == 0:
+            raise _nothing_kept(document)
+        write_atomically(path, json.dumps(document, indent=1))
+        names = ("kept", "rejected", "quarantined", "train", "holdout")
+        decisions = {f"documents_{name}": float(document[name]) for name in names}
+        return {
+            "documents_in": float(document["documents_in"]), **decisions, "kept_characters": float(document["kept_characters"])
+        }  # fmt: skip
 
     def _histogram(self, name: str) -> dict[str, Any]:
         bounds = getattr(self.rules, name)
@@ -62,3 +94,14 @@ class Summary:
             "min": bounds.min if bounds else None,
             "max": bounds.max if bounds else None,
         }
+
+
+def _nothing_kept(document: dict[str, Any]) -> Refusal:
+    frequent = ", ".join(f"{reason} ({count})" for reason, count in islice(document["reasons"].items(), 3))
+    counts = f"{document['documents_in']} documents, none kept, {document['quarantined']} quarantined"
+    return Refusal(
+        where="data.corpus",
+        found=f"{counts}; most frequent reasons: {frequent or 'none'}",
+        allowed="at least one document that passes",
+        remedy="loosen filtering.rules, or give other data",
+    )

@@ -46,7 +46,7 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
         if not _is_made(recipe.model):
             _check_models(chain)
         if "corpus" in own:
-            from posttrain.filters.corpus import check_text
+            from posttrain.filters.documents import check_text
 
             check_text(own["corpus"])
         counts = _contract(chain, own, Path(scratch))

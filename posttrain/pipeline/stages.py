@@ -52,6 +52,7 @@ def _rules(recipe: Recipe, stage: str) -> Fields:
     filtering = recipe.filtering
     return {
         "rules": filtering.resolved().model_dump(mode="json"),
+        "lines": filtering.resolved_lines().model_dump(mode="json"),
         "dedup": filtering.dedup.model_dump(mode="json"),
         "holdout": recipe.data.holdout,
     }
@@ -132,7 +133,7 @@ WORK: dict[str, StageWork] = {
         writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=1, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False,
+        version=2, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(

@@ -31,7 +31,8 @@ from posttrain.data.sources import resolve
 from posttrain.data.validate import validate
 from posttrain.filters.corpus import filter_corpus
 from posttrain.runtime.peak_memory import peak_memory_gb, reset_peak
-from schemas.data import Checks, Filtering
+from schemas.data import Checks
+from schemas.filtering import Filtering
 from schemas.errors import Refusal
 out = Path(sys.argv[1])
 for source in sys.argv[2:]:

@@ -16,7 +16,8 @@ from posttrain.data.sources import SourceFile
 from posttrain.filters import corpus
 from posttrain.filters.corpus import filter_corpus
 from posttrain.filters.metrics import METRICS
-from schemas.data import Bounds, Dedup, Filtering, FilterRules
+from schemas.filter_rules import Bounds, FilterRules
+from schemas.filtering import Dedup, Filtering
 from schemas.errors import Refusal
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/data"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.filters.metrics import METRICS, STOP_WORDS, annotate
-from schemas.data import FilterRules
+from schemas.filter_rules import FilterRules
 
 
 def one(text: str) -> dict[str, float]:

@@ -6,7 +6,9 @@ import polars as pl
 
 from posttrain.filters.metrics import annotate
 from posttrain.filters.rules import reasons
-from schemas.data import PRESETS, Bounds, Filtering, FilterRules
+from schemas.filter_presets import PRESETS
+from schemas.filter_rules import Bounds, FilterRules
+from schemas.filtering import Filtering
 
 METRICS = annotate(pl.Series(["one # two", "- the and", ""]))
 

@@ -1,0 +1,157 @@
+"""Who runs the tasks of a filter run: this process, a pool of processes, or a Ray cluster. The tasks are the same functions."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from posttrain.filters.kernels.compiling import keep_compiled
+from posttrain.runtime.child_processes import die_with_parent
+from schemas.errors import Refusal
+
+R = TypeVar("R")
+Arguments = tuple[Any, ...]
+
+
+def _ignore(result: object) -> None:
+    pass
+
+
+class Engine(Protocol):
+    """Runs a task for each tuple of arguments."""
+
+    here: bool
+    """Whether tasks run in this process, so that they may be given functions to call."""
+
+    def map(self, task: Callable[..., R], calls: Sequence[Arguments], on_result: Callable[[R], None] = _ignore) -> list[R]:
+        """Results in the order of `calls`; `on_result` is told each as it is there.
+
+        Raises:
+            Refusal: that of the first call, in their order, that is refused, after all have ended.
+        """
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _attempt(task: Callable[..., R], arguments: Arguments) -> R | Refusal:
+    """A refusal is a result: engines wrap exceptions each in its own way."""
+    try:
+        return task(*arguments)
+    except Refusal as refusal:
+        return refusal
+
+
+def _unwrapped(results: Sequence[R | Refusal]) -> list[R]:
+    for result in results:
+        if isinstance(result, Refusal):
+            raise result
+    return [result for result in results if not isinstance(result, Refusal)]
+
+
+class Here:
+    """This process alone."""
+
+    here = True
+
+    def map(self, task: Callable[..., R], calls: Sequence[Arguments], on_result: Callable[[R], None] = _ignore) -> list[R]:
+        """See `Engine`; stops at the first refusal."""
+        results = []
+        for call in calls:
+            results.append(task(*call))
+            on_result(results[-1])
+        return results
+
+
+class Processes:
+    """A pool of processes on this machine, which end with this one."""
+
+    here = False
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._pool = pool
+
+    def map(self, task: Callable[..., R], calls: Sequence[Arguments], on_result: Callable[[R], None] = _ignore) -> list[R]:
+        """See `Engine`."""
+        futures = [self._pool.submit(_attempt, task, call) for call in calls]
+        for future in as_completed(futures):
+            result = future.result()
+            if not isinstance(result, Refusal):
+                on_result(result)
+        return _unwrapped([future.result() for future in futures])
+
+
+class RayTasks:
+    """Plain tasks of a Ray cluster, which must see the files and the folder of the pieces under the same paths."""
+
+    here = False
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+
+    def map(self, task: Callable[..., R], calls: Sequence[Arguments], on_result: Callable[[R], None] = _ignore) -> list[R]:
+        """See `Engine`."""
+        remote = self._ray.remote(_attempt)
+        pending = {remote.remote(task, call): place for place, call in enumerate(calls)}
+        results: dict[int, R | Refusal] = {}
+        while pending:
+            (ready,), _ = self._ray.wait(list(pending), num_returns=1)
+            result = results[pending.pop(ready)] = self._ray.get(ready)
+            if not isinstance(result, Refusal):
+                on_result(result)
+        return _unwrapped([results[place] for place in range(len(calls))])
+
+
+def _start_worker(compiled: Path) -> None:
+    """Before the first task, whose module imports the kernels."""
+    die_with_parent()
+    keep_compiled(compiled)
+
+
+@contextmanager
+def local(workers: int, compiled: Path) -> Iterator[Engine]:
+    """This process, or so many of their own. They are started afresh: a fork would copy the locks of threads that it has not.
+
+    Args:
+        compiled: folder that keeps compiled kernels.
+    """
+    if workers == 1:
+        yield Here()
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (compiled,)) as pool:
+        try:
+            yield Processes(pool)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def ray(address: str | None) -> Iterator[Engine]:
+    """A Ray cluster, or one that is started on this machine where no address is given.
+
+    Raises:
+        Refusal: when Ray is not installed, or nothing answers at the address.
+    """
+    try:
+        import ray as library
+    except ImportError as error:
+        remedy = "install the extra: pip install 'posttrain[ray]'"
+        raise Refusal(where="--engine", found="ray, which is not installed", allowed="local here", remedy=remedy) from error
+    try:
+        library.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        remedy = "start the cluster, or correct the address"
+        raise Refusal(where="--address", found=f"{address}: {error}", allowed="a Ray cluster", remedy=remedy) from error
+    try:
+        yield RayTasks(library)
+    finally:
+        library.shutdown()

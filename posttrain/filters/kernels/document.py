@@ -1,0 +1,216 @@
+"""The metrics of documents, in one pass over each: the columns of `COLUMNS`, as `posttrain.filters.metrics` defines them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.filters.kernels.characters import BULLET, CLOSER, LETTER, SPACE, STOP, TERMINAL, WIDE, WORD
+from posttrain.filters.kernels.compiling import kernel
+from posttrain.filters.kernels.repeats import repeated_runs, repeated_spans
+from posttrain.filters.kernels.text import (
+    NEWLINE,
+    Bytes,
+    Codes,
+    Hashes,
+    Places,
+    decode,
+    hashed,
+    lines,
+    paragraphs,
+    powers_of_base,
+    spans,
+)  # fmt: skip
+
+COLUMNS: Final = (
+    "words", "mean_word_length", "alphabetic_word_share", "hash_per_word", "ellipsis_per_word", "newlines_per_word",
+    "curly_brackets", "lorem_ipsum", "stop_words", "sentences", "bullet_line_share", "ellipsis_line_share",
+    "punctuated_line_share", "short_line_share", "duplicate_line_share", "duplicate_line_characters",
+    "duplicate_paragraph_share", "duplicate_paragraph_characters", *(f"top_{n}gram_characters" for n in (2, 3, 4)),
+    *(f"duplicate_{n}gram_characters" for n in range(5, 11)),
+)  # fmt: skip
+STOP_WORDS: Final = ("the", "be", "to", "of", "and", "that", "have", "with")
+SHORT = 30  # characters of a short line
+
+HASH, DOT, ELLIPSIS, CURLY, STAR, DASH = (ord(character) for character in "#.…{*-")
+_LATIN_A, _LATIN_Z, _TO_LOWER = ord("A"), ord("Z"), 32
+_LOREM, _LOREM_LENGTH = np.array([ord(character) for character in "lorem ipsum"], np.int32), 5
+_STOP_WORDS = np.array([int.from_bytes(word.encode(), "big") for word in STOP_WORDS], np.int64)
+_LONGEST_STOP_WORD = max(map(len, STOP_WORDS))
+
+
+@kernel
+def measure(data: Bytes, offsets: Places, flags: Bytes, out: NDArray[np.float64]) -> None:
+    """Fill one row per document.
+
+    Args:
+        data: UTF-8 of all documents.
+        offsets: where each starts in `data`, and where the last ends, shape (documents + 1,).
+        flags: of `characters.flags`.
+        out: shape (documents, len(COLUMNS)).
+    """
+    longest = np.int64(0)
+    for each in range(len(offsets) - 1):
+        longest = max(longest, offsets[each + 1] - offsets[each])
+    codes, kinds = np.empty(longest, np.int32), np.empty(longest, np.uint8)
+    prefix, powers = np.empty(longest + 1, np.uint64), powers_of_base(longest + 1)
+    for each in range(len(offsets) - 1):
+        count = decode(data, offsets[each], offsets[each + 1], flags, codes, kinds, prefix)
+        _symbols(codes, kinds, count, out[each])
+        _words(kinds, count, prefix, powers, out[each])
+        _units(codes, kinds, count, prefix, powers, out[each])
+
+
+@kernel
+def _words(kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArray[np.float64]) -> None:
+    """Columns of words; divides by them what `_symbols` counted."""
+    room = count // 2 + 2
+    starts, ends = np.empty(room, np.int64), np.empty(room, np.int64)
+    found = spans(kinds, count, SPACE, 0, starts, ends)
+    of, length, lettered = max(found, 1), 0, 0
+    for at in range(found):
+        length += ends[at] - starts[at]
+        lettered += _has(kinds, LETTER, starts[at], ends[at])
+    out[0], out[1], out[2] = found, length / of, lettered / of
+    out[3] /= of
+    out[4] /= of
+    out[5] /= of
+    keys, covered = np.empty(found, np.uint64), np.empty(9, np.int64)
+    for at in range(found):
+        keys[at] = hashed(prefix, powers, starts[at], ends[at])
+    repeated_runs(keys, starts, ends, found, covered)
+    for at in range(9):
+        out[18 + at] = covered[at] / max(count, 1)
+
+
+@kernel
+def _units(codes: Codes, kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArray[np.float64]) -> None:
+    """Columns of lines and of paragraphs."""
+    room = count // 2 + 1
+    starts, ends, after_blank = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.uint8)
+    found = lines(codes, kinds, count, starts, ends, after_blank)
+    bullets, trailing, punctuated, short = 0, 0, 0, 0
+    for at in range(found):
+        start, end = starts[at], ends[at]
+        bullets += starts_with_bullet(codes, kinds, start, end)
+        trailing += ends_with_ellipsis(codes, start, end)
+        punctuated += (kinds[end - 1] & TERMINAL) > 0
+        short += end - start <= SHORT
+    of = max(found, 1)
+    out[10], out[11], out[12], out[13] = bullets / of, trailing / of, punctuated / of, short / of
+    _repeats(starts, ends, found, count, prefix, powers, out[14:16])
+    from_, to = np.empty(found, np.int64), np.empty(found, np.int64)
+    blocks = paragraphs(starts, ends, after_blank, found, from_, to)
+    _repeats(from_, to, blocks, count, prefix, powers, out[16:18])
+
+
+@kernel
+def _repeats(
+    starts: Places, ends: Places, found: int, count: int, prefix: Hashes, powers: Hashes, out: NDArray[np.float64]
+) -> None:
+    keys = np.empty(found, np.uint64)
+    for at in range(found):
+        keys[at] = hashed(prefix, powers, starts[at], ends[at])
+    repeats, characters = repeated_spans(keys, starts, ends, found)
+    out[0], out[1] = repeats / max(found, 1), characters / max(count, 1)
+
+
+@kernel
+def starts_with_bullet(codes: Codes, kinds: Bytes, start: int, end: int) -> bool:
+    """Whether a line has a bullet character, or a dash or star before white space, at its start."""
+    if kinds[start] & BULLET:
+        return True
+    return (codes[start] == DASH or codes[start] == STAR) and end > start + 1 and (kinds[start + 1] & SPACE) > 0
+
+
+@kernel
+def ends_with_ellipsis(codes: Codes, start: int, end: int) -> bool:
+    """Whether a line ends in `…` or three full stops."""
+    if codes[end - 1] == ELLIPSIS:
+        return True
+    return end - start >= 3 and codes[end - 1] == DOT and codes[end - 2] == DOT and codes[end - 3] == DOT
+
+
+@kernel
+def _symbols(codes: Codes, kinds: Bytes, count: int, out: NDArray[np.float64]) -> None:
+    """Columns that count characters, and those that look at a few in a row."""
+    hashes, newlines, curly, ellipses = 0, 0, 0, 0
+    for at in range(count):
+        code = codes[at]
+        hashes += code == HASH
+        newlines += code == NEWLINE
+        curly += code == CURLY
+        ellipses += code == ELLIPSIS
+    if count > 2:
+        ellipses += (codes[0] == DOT) & (codes[1] == DOT) & (codes[2] == DOT)
+    for at in range(3, count):
+        ellipses += (codes[at] == DOT) & (codes[at - 1] == DOT) & (codes[at - 2] == DOT) & (codes[at - 3] != DOT)
+    out[3], out[4], out[5], out[6] = hashes, ellipses, newlines, curly
+    out[7], out[8] = _known_words(codes, kinds, count)
+    out[9] = _sentences(kinds, count)
+
+
+@kernel
+def _known_words(codes: Codes, kinds: Bytes, count: int) -> tuple[int, int]:
+    """How often `lorem ipsum` occurs, and how many different stop words, between what are no letters, digits or `_`."""
+    starts, ends = np.empty(count // 2 + 2, np.int64), np.empty(count // 2 + 2, np.int64)
+    lorem, found = 0, 0
+    for each in range(spans(kinds, count, WORD, WORD, starts, ends)):
+        start, end = starts[each], ends[each]
+        if end - start <= _LONGEST_STOP_WORD:
+            packed = np.int64(0)
+            for at in range(start, end):
+                packed = packed << 8 | _lower(codes[at])
+            for which in range(len(_STOP_WORDS)):
+                found |= (packed == _STOP_WORDS[which]) << which
+        elif end - start == _LOREM_LENGTH and _lower(codes[start]) == _LOREM[0]:
+            lorem += says(codes, start, count, _LOREM)
+    total = 0
+    for which in range(len(_STOP_WORDS)):
+        total += found >> which & 1
+    return lorem, total
+
+
+@kernel
+def _lower(code: int) -> int:
+    """A small Latin letter for a capital; 255 for what is no ASCII."""
+    return np.int64(code + _TO_LOWER if _LATIN_A <= code <= _LATIN_Z else min(code, 255))
+
+
+@kernel
+def says(codes: Codes, at: int, count: int, phrase: Codes) -> bool:
+    """Whether a phrase of small Latin letters and blanks stands at a place, in any case."""
+    if at + len(phrase) > count:
+        return False
+    for place in range(len(phrase)):  # noqa: SIM110 - numba has no `all` of a generator
+        if _lower(codes[at + place]) != phrase[place]:
+            return False
+    return True
+
+
+@kernel
+def _sentences(kinds: Bytes, count: int) -> int:
+    """How many pieces with a letter, digit or `_` the ends of sentences leave."""
+    found, since, at = 0, 0, 0
+    while at < count:
+        if not kinds[at] & STOP:
+            at += 1
+            continue
+        first, at = at, at + 1
+        if not kinds[first] & WIDE:
+            while at < count and kinds[at] & (STOP | CLOSER) and not kinds[at] & WIDE:
+                at += 1
+        if kinds[first] & WIDE or at == count or kinds[at] & SPACE:
+            found += _has(kinds, WORD, since, first)
+            since = at
+    return found + _has(kinds, WORD, since, count)
+
+
+@kernel
+def _has(kinds: Bytes, flag: int, start: int, end: int) -> bool:
+    for at in range(start, end):  # noqa: SIM110 - numba has no `any` of a generator
+        if kinds[at] & flag:
+            return True
+    return False

@@ -1,0 +1,68 @@
+"""The documents of finished pieces: found by number, one after the other, or by their texts alone; mapped, not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from posttrain.filters.kernels.text import Places
+from posttrain.filters.metrics import Buffers, buffers
+from posttrain.filters.plan import FILE_BITS, Plan
+
+
+class Pieces:
+    """Reads what `shard.annotate_file` wrote."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._files: dict[int, _File] = {}
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All documents in their order, a batch at a time."""
+        for file in range(len(self._plan.files)):
+            reader = _File(self._plan, file)
+            for batch in range(reader.batches):
+                yield reader.table(batch)
+
+    def texts(self, numbers: Places) -> Buffers:
+        """The texts of some documents, in the order of their numbers, which are sorted."""
+        return buffers(self._take(numbers, "text").cast(pa.large_string()).combine_chunks())
+
+    def ids(self, numbers: Places) -> list[str]:
+        """The identifiers of some documents, likewise."""
+        found: list[str] = self._take(numbers, "id").to_pylist()
+        return found
+
+    def _take(self, numbers: Places, column: str) -> pa.ChunkedArray:
+        chunks = []
+        for file in np.unique(numbers >> FILE_BITS).tolist():
+            reader = self._files.setdefault(file, _File(self._plan, file))
+            chunks += reader.take(numbers[numbers >> FILE_BITS == file], column)
+        return pa.chunked_array(chunks, type=pa.large_string() if column == "text" else pa.string())
+
+
+class _File:
+    def __init__(self, plan: Plan, file: int) -> None:
+        self._reader = pa.ipc.open_file(pa.memory_map(str(plan.piece("documents", file, "arrow"))))
+        self.batches: int = self._reader.num_record_batches
+
+    def table(self, batch: int) -> pa.Table:
+        return pa.Table.from_batches([self._reader.get_batch(batch)])
+
+    @cached_property
+    def _numbers(self) -> list[Places]:
+        return [self._reader.get_batch(at).column("number").to_numpy() for at in range(self.batches)]
+
+    def take(self, numbers: Places, column: str) -> list[pa.Array]:
+        """One array for each batch that has some of them."""
+        ends = np.searchsorted(numbers, [own[-1] if len(own) else -1 for own in self._numbers], side="right")
+        found, start = [], 0
+        for at, end in enumerate(ends.tolist()):
+            if end > start:
+                places = np.searchsorted(self._numbers[at], numbers[start:end])
+                found.append(self._reader.get_batch(at).column(column).take(pa.array(places)))
+                start = end
+        return found
