@@ -11,11 +11,14 @@ import traceback
 import typer
 
 from flows.commands.check import check
+from flows.commands.deploy import deploy, undeploy
 from flows.commands.filter import filter_
 from flows.commands.lineage import lineage
 from flows.commands.run import run
+from flows.commands.serve import serve
 from flows.commands.shared import console
 from flows.commands.sweep import sweep
+from flows.commands.trigger import trigger
 from flows.commands.validate import validate
 from posttrain.runtime.redaction import clean
 from schemas.errors import GateRefused, Refusal
@@ -34,6 +37,10 @@ app.command("check")(check)
 app.command("validate")(validate)
 app.command("filter")(filter_)
 app.command("lineage")(lineage)
+app.command("deploy")(deploy)
+app.command("undeploy")(undeploy)
+app.command("trigger")(trigger)
+app.command("serve")(serve)
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from schemas.errors import Refusal
 from schemas.recipe import STAGES
 from schemas.results import StageResult
 from tasks.lineage_proof import prove, unproven
+from tasks.open_runs import RUN_ID, run_folder
 from tasks.registry import version_behind
-from tasks.tracking import RUN_ID, own_tracking, run_folder
+from tasks.tracking import environment_uri, own_tracking
 from tasks.version_tags import home_of, place_of
 
 REGISTERED = "models:/"
@@ -31,7 +32,7 @@ def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = Fals
     Raises:
         Refusal: when the model or run is unknown, its store is not here, or something is not what it was.
     """
-    uri = tracking or own_tracking(root)
+    uri = tracking or environment_uri() or own_tracking(root)
     if model.startswith(REGISTERED):
         tags = dict(version_behind(model, uri, root, "MODEL").tags)
         last, head = root / place_of(tags, "MODEL"), {"model": model, "tags": tags}
