@@ -51,7 +51,6 @@ def deploy(
         raise Refusal(where="--schedule", found="no recipe", allowed="a time and the recipes that run then", remedy="name them")
     root = (prepare if dry_run else prepare_remote)(str(_root(store)))
     from flows.deployed import registration
-    from flows.deployed.api import ask
 
     templates = {"cpu": cpu_template, "gpu": gpu_template}
     site = registration.Site(
@@ -62,7 +61,7 @@ def deploy(
     if dry_run:
         done = [f"deployment {each.full_name} on pool {each.pool}" for each in planned]
     else:
-        done = ask(lambda client: registration.register(site, planned, client))
+        done = registration.register(site, planned)
     show({"store": str(root), "done": done}, as_json)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run as this_flow_run
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
 from flows.deployed.artifacts import show_run
 from flows.deployed.reconcile import reconcile
@@ -55,7 +55,8 @@ def post_training(
             root = Store(store).root
             with at_work(CHAIN, chain_note(root, this_flow_run.get_id())):
                 reconcile(root, current().note)
-                return _run(_placed(recipe, overrides, placement, dtype), root)
+                said = _run(_placed(recipe, overrides, placement, dtype), root)
+                return Completed(message=said)
         except Refusal as refusal:
             return Failed(name=REFUSED, message=str(refusal))
         except GateRefused as refusal:

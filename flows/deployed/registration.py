@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from prefect.utilities.callables import parameter_schema
 
 from flows import defaults
 from flows.deployed import chain, stage
+from flows.deployed.api import insist
 from flows.deployed.names import DEPLOYMENT, POOLS, TAG, deployment_of
 from posttrain.pipeline.stages import WORK
 from schemas.errors import Refusal
@@ -116,8 +118,10 @@ def _checked(cron: str | None) -> str | None:
     return cron
 
 
-def register(site: Site, planned: list[Planned], client: SyncPrefectClient) -> list[str]:
+def register(site: Site, planned: list[Planned]) -> list[str]:
     """Make pools that are missing, and deployments as they are planned; calling it again changes nothing.
+
+    Each call is repeated while the server is too busy, as one on SQLite is at times.
 
     Returns:
         what was done, a sentence each.
@@ -125,9 +129,9 @@ def register(site: Site, planned: list[Planned], client: SyncPrefectClient) -> l
     Raises:
         Refusal: when a pool of that name has another type.
     """
-    done = [_ensure_pool(site, machine, client) for machine in site.pools]
+    done = [insist(partial(_ensure_pool, site, machine), "to make work pools") for machine in site.pools]
     for each in planned:
-        _register(site, each, client)
+        insist(partial(_register, site, each), "to register deployments")
         done.append(f"deployment {each.full_name} on pool {each.pool}" + (f", at {each.cron} UTC" if each.cron else ""))
     return done
 

@@ -16,7 +16,6 @@ from posttrain.pipeline.machine_check import check_machine
 from posttrain.pipeline.stages import WORK
 from posttrain.runtime import redaction
 from posttrain.runtime.gpus import own_gpus
-from posttrain.runtime.progress import working
 from schemas.deployed import StageOutcome
 from schemas.recipe import Recipe
 from schemas.results import StageReport
@@ -65,7 +64,7 @@ def _run(stage: str, task: StageTask, recipe: Recipe, store: str, run_id: str, a
 def _carry_out(stage: str, task: StageTask, recipe: Recipe, store: str, run_id: str) -> StageReport:
     if WORK[stage].pool == "cpu":
         return _report(task(recipe, store, run_id))
-    with own_gpus(recipe.compute), working(stage):
+    with own_gpus(recipe.compute):
         check_machine(chain_of(recipe, store, run_id))
         return _report(task(recipe, store, run_id))
 

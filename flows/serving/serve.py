@@ -71,10 +71,9 @@ def _run(
 
 def _register(root: Path, recipes: dict[str, Recipe], limit: int) -> None:
     from flows.deployed import registration
-    from flows.deployed.api import ask
 
     site = registration.Site(store=root, dtype=dtype_name(Compute()), gpu_limit=limit)
-    ask(lambda client: registration.register(site, registration.plan(site, recipes, {}), client))
+    registration.register(site, registration.plan(site, recipes, {}))
 
 
 def _stop(services: list) -> None:
