@@ -12,13 +12,16 @@ import typer
 
 from flows.commands.check import check
 from flows.commands.compare import compare
+from flows.commands.deploy import deploy, undeploy
 from flows.commands.filter import filter_
 from flows.commands.lineage import lineage
 from flows.commands.models import models
 from flows.commands.promote import promote, rollback
 from flows.commands.run import run
+from flows.commands.serve import serve
 from flows.commands.shared import console
 from flows.commands.sweep import sweep
+from flows.commands.trigger import trigger
 from flows.commands.validate import validate
 from posttrain.runtime.redaction import clean
 from schemas.errors import GateRefused, Refusal
@@ -41,6 +44,10 @@ app.command("models")(models)
 app.command("compare")(compare)
 app.command("promote")(promote)
 app.command("rollback")(rollback)
+app.command("deploy")(deploy)
+app.command("undeploy")(undeploy)
+app.command("trigger")(trigger)
+app.command("serve")(serve)
 
 
 def main() -> None:

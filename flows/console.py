@@ -10,7 +10,7 @@ from rich.text import Text
 
 from posttrain.report.text import number
 from schemas.estimates import Estimate
-from schemas.results import RunReport
+from schemas.results import GateReport, RunReport
 from schemas.sweep import SweepReport
 
 
@@ -19,16 +19,13 @@ def show_report(report: RunReport, console: Console) -> None:
     stages = Table("stage", "seconds", "", "what came out", title=f"run {report.run_id[:8]}", title_justify="left")
     for stage in report.stages:
         stages.add_row(
-            stage.name, f"{stage.seconds:.1f}", "reused" if stage.reused else "built", _headline(stage.metrics, stage.outputs)
+            stage.name, f"{stage.seconds:.1f}", "reused" if stage.reused else "built", headline(stage.metrics, stage.outputs)
         )
     console.print(stages)
     if report.gates:
         gates = Table("gate", "measured", "95% interval", "asked", "", title="gates", title_justify="left")
         for gate in report.gates:
-            interval = f"{gate.interval[0]:.3f} to {gate.interval[1]:.3f}" if gate.interval else "-"
-            asked = ", ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in gate.limit.items())
-            passed = Text("passed", "green") if gate.passed else Text("failed", "red")
-            gates.add_row(gate.name, f"{gate.value:.3f}", interval, asked, passed)
+            gates.add_row(*gate_cells(gate), Text("passed", "green") if gate.passed else Text("failed", "red"))
         console.print(gates)
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -40,6 +37,13 @@ def show_report(report: RunReport, console: Console) -> None:
         console.print(
             f"model:  {report.model.uri}   (MLFLOW_TRACKING_URI={report.model.tracking_uri})", highlight=False, soft_wrap=True
         )
+
+
+def gate_cells(gate: GateReport) -> tuple[str, str, str, str]:
+    """Name, measured value, interval and limits of a gate."""
+    interval = f"{gate.interval[0]:.3f} to {gate.interval[1]:.3f}" if gate.interval else "-"
+    asked = ", ".join(f"{name.replace('_', ' ')} {limit:g}" for name, limit in gate.limit.items())
+    return gate.name, f"{gate.value:.3f}", interval, asked
 
 
 def show_sweep(report: SweepReport, console: Console) -> None:
@@ -68,7 +72,8 @@ HEADLINES = (
 )  # fmt: skip
 
 
-def _headline(metrics: Mapping[str, float], outputs: Mapping[str, str]) -> str:
+def headline(metrics: Mapping[str, float], outputs: Mapping[str, str]) -> str:
+    """The first numbers of a stage that say most about it."""
     shown = (name for name in HEADLINES if name in metrics and (name != "left_out" or metrics[name]))  # none is no news
     numbers = [f"{name.replace('_', ' ')} {number(metrics[name])}" for name in shown]
     if "version" in outputs:

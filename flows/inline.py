@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.server import ensure_server, private_folder
-from posttrain.pipeline.preflight import preflight
 from posttrain.runtime.progress import current, working
 from posttrain.runtime.store import Store
 from posttrain.training.caution import of_recipe
 from schemas.recipe import Recipe
 from schemas.results import RunReport
-from tasks.chains import new_chain, pinned
+from tasks.chains import check_once, pinned
 
 
 def run_inline(recipe: Recipe, store: Path) -> tuple[RunReport, Exception | None]:
@@ -39,7 +38,7 @@ def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport
     recipes = [pinned(recipe, store) for recipe in recipes]
     with working("checking recipe and data"):
         for recipe in recipes:
-            preflight(new_chain(recipe, Store(store)), lambda notice: current().note(f"note: {notice}"))
+            check_once(recipe, store)
     for warning in dict.fromkeys(each for recipe in recipes for each in of_recipe(recipe)):
         current().note(f"warning: {warning}")
     _make_prefect_home(store)

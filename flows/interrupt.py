@@ -13,8 +13,8 @@ from rich.console import Console
 
 from flows.live import TerminalProgress
 from posttrain.runtime.interruption import Terminated, owned_signals
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.progress import reporting
-from posttrain.runtime.store import CHECKPOINT
 
 STUCK_SECONDS = 15.0  # that threads have to end, as Prefect's do in one or two
 INTERRUPTED, TERMINATED = 130, 143  # 128 and the number of the signal, as shells count

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.stages import run_stage
+from flows.dispatch import Dispatcher, dispatcher_of
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime import redaction
 from posttrain.runtime.store import Store
@@ -16,8 +16,8 @@ from schemas.errors import GateRefused
 from schemas.load import load_recipe
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport
-from tasks import tracking
-from tasks.chains import chain_of, pinned
+from tasks import open_runs, tracking
+from tasks.chains import chain_of, check_once, pinned
 from tasks.report import build_report, failure, is_promoted, publish
 
 log = logging.getLogger(__name__)
@@ -58,33 +58,38 @@ def post_training(recipe: Recipe | Path, store: str = ".posttrain") -> RunReport
         Refusal: when recipe or data cannot be worked with, before a stage was finished.
     """
     with redaction.cleaned_errors(RunFailed):
-        return _post_training(recipe, store)
+        return run_recipe(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), store)
 
 
-def _post_training(recipe: Recipe | Path, store: str) -> RunReport:
+def run_recipe(recipe: Recipe, store: str) -> RunReport:
+    """The same inside a flow, of this process or of a worker."""
     started = time.monotonic()
+    run_stage = dispatcher_of(recipe, store)
     root = Store(store).root
-    recipe = pinned(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), root)
-    run_id = tracking.start_run(recipe, root)
-    chain = chain_of(recipe, str(root), run_id)
-    try:
-        stages, ended = run_stages(recipe, str(root), run_id)
-        report = build_report(chain, run_id, stages, ended, time.monotonic() - started)
-        _publish(chain, report, ended)
-    except BaseException:
-        tracking.close_run(chain, run_id, "FAILED")
-        raise
+    recipe = pinned(recipe, root)
+    check_once(recipe, root)
+    with open_runs.claimed(recipe, root) as marker:
+        run_id = tracking.start_run(recipe, root, marker)
+        chain = chain_of(recipe, str(root), run_id)
+        try:
+            stages, ended = run_stages(recipe, str(root), run_id, run_stage)
+            report = build_report(chain, run_id, stages, ended, time.monotonic() - started)
+            _publish(chain, report, ended)
+        except BaseException:
+            tracking.close_run(chain, run_id, "FAILED")
+            raise
     if ended or not is_promoted(report):
         raise PromotionRefused(report)
     return report
 
 
-def run_stages(recipe: Recipe, store: str, run_id: str) -> tuple[list[StageReport], Exception | None]:
+def run_stages(recipe: Recipe, store: str, run_id: str, run_stage: Dispatcher) -> tuple[list[StageReport], Exception | None]:
     """Run the stages that the recipe asks for, of these, each on what the ones before it left in the store:
 
     validate, filter, pretrain, sft, reward, align, evaluate, register
 
     Nothing else is passed from one to the next. `posttrain/pipeline/stages.py` says of each what it reads, and names its task.
+    `run_stage` runs one of them: here, or on the work pool that the table of stages names.
 
     Returns:
         the stages that finished, and what the next one raised; an error before the first has finished is raised on.

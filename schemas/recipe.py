@@ -123,8 +123,8 @@ class Recipe(Frozen):
     """Registered model; null = metrics are logged and nothing is registered."""
     compute: Compute = Compute()
     """Device, arithmetic and cadence."""
-    placement: Literal["inline"] = "inline"
-    """Where stages run: `inline` is this process."""
+    placement: Literal["inline", "deployed"] = "inline"
+    """Where stages run: `inline` is this process, `deployed` the work pools that `posttrain deploy` has registered them on."""
     tracking: Tracking = Tracking()
     """MLflow."""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from posttrain.models.hub_revision import commit_of
 from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.preflight import preflight
+from posttrain.runtime import progress
 from posttrain.runtime.store import Store
 from schemas.model import HubModel, RegistryModel
 from schemas.ppo import PPO, RegistryReward, RewardSource
@@ -58,6 +60,16 @@ def _with_exact_rewards(recipe: Recipe, root: Path) -> Recipe:
 def new_chain(recipe: Recipe, store: Store) -> Chain:
     """The chain of a pinned recipe."""
     return Chain(recipe, store, lambda uri: fetch_version(uri, recipe, store.root))
+
+
+@functools.lru_cache(maxsize=256)
+def check_once(recipe: Recipe, root: Path) -> None:
+    """Preflight of a pinned recipe, once per process: the command line asks for it before it starts a server, and the flow again.
+
+    Raises:
+        Refusal: for the first thing that cannot work.
+    """
+    preflight(new_chain(recipe, Store(root)), lambda notice: progress.current().note(f"note: {notice}"))
 
 
 @functools.lru_cache(maxsize=1)

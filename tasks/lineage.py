@@ -12,8 +12,9 @@ from schemas.errors import Refusal
 from schemas.recipe import STAGES
 from schemas.results import StageResult
 from tasks.lineage_proof import prove, unproven
+from tasks.open_runs import RUN_ID, run_folder
 from tasks.registry import version_behind
-from tasks.tracking import RUN_ID, own_tracking, run_folder
+from tasks.tracking import environment_uri, own_tracking
 from tasks.version_tags import home_of, place_of
 
 REGISTERED = "models:/"
@@ -44,7 +45,7 @@ def results_behind(model: str, root: Path, tracking: str | None) -> tuple[list[t
 
     Takes and raises what `lineage_of` does.
     """
-    uri = tracking or own_tracking(root)
+    uri = tracking or environment_uri() or own_tracking(root)
     if not model.startswith(REGISTERED):
         return _walk(root / stages_of_run(root, model)[-1], root, uri), {}
     tags = dict(version_behind(model, uri, root, "MODEL").tags)

@@ -13,7 +13,7 @@ from tasks import champion, turns
 from tasks.champion import Promotion
 from tasks.lineage import REGISTERED, results_behind, stages_of_run
 from tasks.registry import version_behind
-from tasks.tracking import DATABASE, connect, own_tracking
+from tasks.tracking import DATABASE, connect, environment_uri, own_tracking
 from tasks.version_tags import KEY
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def promote(uri: str, why: str, root: Path, tracking: str | None) -> Promotion:
     Raises:
         Refusal: when there is no such version, or another run moved the alias at the same moment.
     """
-    version = version_behind(uri, tracking or own_tracking(root), root, "MODEL")
+    version = version_behind(uri, _address(root, tracking), root, "MODEL")
     return champion.promote_by_hand(_client(root, tracking), version, why)
 
 
@@ -72,7 +72,7 @@ def _side(model: str, root: Path, tracking: str | None, where: str) -> Side:
     walked, _ = results_behind(model, root, tracking)
     home, run_id = walked[-1][1], model
     if model.startswith(REGISTERED):
-        run_id = str(version_behind(model, tracking or own_tracking(root), root, where).run_id)
+        run_id = str(version_behind(model, _address(root, tracking), root, where).run_id)
     place = next((each for each in stages_of_run(home, run_id, where) if each.parts[0] == "evaluate"), None)
     evaluated = read_result(home / place) if place else None
     if place is None or evaluated is None:
@@ -85,15 +85,20 @@ def _side(model: str, root: Path, tracking: str | None, where: str) -> Side:
     return Side(model, home / place, (*(each for each, _ in walked if each.key != evaluated.key), evaluated))
 
 
+def _address(root: Path, tracking: str | None) -> str:
+    """What was named, else the environment's server, else the SQLite file of the store."""
+    return tracking or environment_uri() or own_tracking(root)
+
+
 def _client(root: Path, tracking: str | None) -> MlflowClient:
-    if tracking is None and not (root / DATABASE).exists():  # connecting would make one
+    if _address(root, tracking) == own_tracking(root) and not (root / DATABASE).exists():  # connecting would make one
         raise Refusal(
             where="--store",
             found=f"{root}, in which nothing was registered",
             allowed="the store of a finished run",
             remedy="check --store, or name a tracking server by --tracking-uri",
         )
-    return connect(tracking or own_tracking(root), root)
+    return connect(_address(root, tracking), root)
 
 
 def _versions(client: MlflowClient, name: str | None) -> list[ModelVersion]:

@@ -17,7 +17,7 @@ from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
 from tasks.champion import CHALLENGER
 from tasks.chat_signature import EXAMPLE, chat_signature
-from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri
+from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri, written_uri
 from tasks.turns import CHAMPION
 from tasks.version_tags import ARTIFACT, KEY, SEAL, STORE, UNSEALED, cache_of, place_of
 
@@ -218,7 +218,7 @@ def model_report(chain: Chain, version: str) -> ModelReport:
     aliases = client.get_model_version(name, version).aliases
     alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
     uri = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}"
-    written = chain.recipe.tracking.uri or own_tracking(chain.store.root)  # whose secrets the environment has
+    written = written_uri(chain.recipe, chain.store.root)  # whose secrets the environment has
     return ModelReport(
         name=name,
         version=str(version),

@@ -16,6 +16,7 @@ from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
 from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
 from tasks import registry, tracking
+from tasks.open_runs import run_folder
 
 
 def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Exception | None, seconds: float) -> RunReport:
@@ -37,7 +38,7 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
         stages=tuple(stages),
         gates=_gates(chain, numbers),
         model=registry.model_report(chain, registered["version"]) if registered else None,
-        report=tracking.run_folder(chain.store.root, run_id, "tracking.uri") / "report.html",
+        report=run_folder(chain.store.root, run_id, "tracking.uri") / "report.html",
         promotion=_promotion(ended, error, registered),
         chat_template=used,
         notices=tuple(notices),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable
@@ -18,14 +16,14 @@ from posttrain.pipeline.chain import Chain
 from posttrain.runtime.locks import locked
 from posttrain.runtime.provenance import environment
 from posttrain.runtime.store import Built, Stored
-from posttrain.runtime.trees import Irregular, inside, is_shared, read_regular
+from posttrain.runtime.trees import is_shared
 from posttrain.runtime.writing import write_atomically
 from schemas.addresses import opened
-from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from schemas.secrets import without_credentials
 from tasks import tracked_rows
+from tasks.open_runs import forget, marked, marker_of, run_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,8 +33,9 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DATABASE = Path("tracking") / "mlflow.db"  # in a store
-RUN_ID = re.compile("[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+VARIABLE = "MLFLOW_TRACKING_URI"
+_set_here: set[str] = set()  # values of the variable that are not the user's
+DATABASE, ARTIFACTS = Path("tracking") / "mlflow.db", Path("tracking") / "artifacts"  # in a store
 PARAM_LENGTH = 6000  # MLflow's limit of a parameter's value
 BATCH = 1000  # MLflow's limit of metrics in one call
 SMALL_FILES = (
@@ -59,9 +58,20 @@ def never_fatal(function: Callable[P, T]) -> Callable[P, T | None]:
 
 
 def tracking_uri(recipe: Recipe, root: Path) -> str:
-    """The address of the recipe's tracking server, with what the environment gives, or an SQLite file in the store."""
-    given = recipe.tracking.uri
-    return opened(given, "tracking.uri") if given else own_tracking(root)
+    """The address of the recipe's tracking server, with what the environment gives; see `written_uri`."""
+    written = written_uri(recipe, root)
+    return opened(written, "tracking.uri") if recipe.tracking.uri else written
+
+
+def written_uri(recipe: Recipe, root: Path) -> str:
+    """The tracking server as the recipe writes it, else that of MLFLOW_TRACKING_URI, else an SQLite file in the store."""
+    return recipe.tracking.uri or environment_uri() or own_tracking(root)
+
+
+def environment_uri() -> str | None:
+    """What the user has set MLFLOW_TRACKING_URI to; MLflow itself sets it as well, to what it is told to use."""
+    given = os.environ.get(VARIABLE)
+    return given if given and given not in _set_here else None
 
 
 def own_tracking(root: Path) -> str:
@@ -75,6 +85,8 @@ def connect(uri: str, root: Path) -> MlflowClient:
     import mlflow
     from mlflow import MlflowClient
 
+    if os.environ.get(VARIABLE) != uri:
+        _set_here.add(uri)
     mlflow.set_tracking_uri(uri)  # what takes no client (log_model, downloads from the registry) reads it
     for noisy in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -88,47 +100,18 @@ def connect(uri: str, root: Path) -> MlflowClient:
     return client
 
 
-def start_run(recipe: Recipe, root: Path) -> str:
+def start_run(recipe: Recipe, root: Path, marker: Path | None = None) -> str:
     """The parent run of this recipe run: a new one, or the one that an interrupted run of the same recipe left open.
 
-    Where MLflow is away the run has an id of its own, under which its report lies in the store.
+    Where MLflow is away the run has an id of its own, under which its report lies in the store. `marker` is where the open run
+    is named, of several at once.
     """
-    marker = _marker(recipe, root)
+    marker = marker or marker_of(recipe, root)
     run_id = open_run(recipe, root, marker) or marked(marker) or uuid.uuid4().hex
     run_folder(root, run_id, "tracking.uri")
     marker.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(marker, run_id)
     return run_id
-
-
-def marked(marker: Path) -> str | None:
-    """The run that a marker names; None where there is none, or what lies there is not what `start_run` wrote."""
-    try:
-        run_id = read_regular(marker, limit=256).decode("ascii")
-    except FileNotFoundError:
-        return None
-    except (OSError, Irregular, UnicodeDecodeError):
-        run_id = ""
-    if RUN_ID.fullmatch(run_id):
-        return run_id
-    log.warning("%s names no run, and is left aside: a new run is started", marker)
-    return None
-
-
-def run_folder(root: Path, run_id: str, where: str) -> Path:
-    """The folder of a run in a store.
-
-    Raises:
-        Refusal: when this is no id of a run, or the folder is a link that leads elsewhere.
-    """
-    if not RUN_ID.fullmatch(run_id):
-        raise Refusal(
-            where=where,
-            found=f"a run with the id {run_id[:200]!r}",
-            allowed="letters, digits and dashes",
-            remedy="check the id, or the server",
-        )
-    return inside(root, "runs", run_id, where=where)
 
 
 @never_fatal
@@ -164,7 +147,7 @@ def finish_run(recipe: Recipe, root: Path, report: RunReport, numbers: dict[str,
     finally:
         client.set_terminated(report.run_id, "FAILED" if failed else "FINISHED")
     if not failed:
-        _marker(recipe, root).unlink(missing_ok=True)
+        forget(recipe, root, report.run_id)
 
 
 def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[], Built]) -> Built:
@@ -290,10 +273,6 @@ def _experiment(client: MlflowClient, recipe: Recipe, root: Path) -> str:
     with locked(root / "tracking" / "initialise.lock"):
         if found := client.get_experiment_by_name(name):
             return str(found.experiment_id)
-        location = None if recipe.tracking.uri else (root / "tracking" / "artifacts").as_uri()
+        own = tracking_uri(recipe, root) == own_tracking(root)
+        location = (root / ARTIFACTS).as_uri() if own else None
         return str(client.create_experiment(name, artifact_location=location))
-
-
-def _marker(recipe: Recipe, root: Path) -> Path:
-    """Names the open parent run of this recipe until it is finished."""
-    return root / "runs" / f"{hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:16]}.open"

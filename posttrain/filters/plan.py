@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.data.sources import SourceFile
-from posttrain.runtime.store import CHECKPOINT
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.trees import remove
 from posttrain.runtime.writing import replacing, write_atomically
 from schemas.filtering import Filtering

@@ -32,7 +32,8 @@ def _rows(model: Any, request: Request) -> dict[str, list[int]]:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         found = f"{request.spec.method} with model.resize_embeddings on a {model.config.model_type} model, whose head has a bias"
-        raise request.refuse("method", found, "full", "train in full first, or resize and train the embeddings elsewhere")
+        remedy = "train in full first, or resize and train the embeddings elsewhere"
+        raise request.refused(part="method", found=found, allowed="full", remedy=remedy)
     apart = [head] if head is not None and head.weight is not embedding.weight else []
     rows = list(request.new_tokens)
     return {name: rows for name, module in model.named_modules() if any(module is each for each in (embedding, *apart))}

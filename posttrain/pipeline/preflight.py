@@ -69,7 +69,8 @@ def _check_names(recipe: Recipe) -> None:
         check_model(recipe.model)
     if recipe.reward and recipe.reward.model:
         check_model(recipe.reward.model, "reward.model")
-    check_device(recipe)
+    if recipe.placement == "inline":  # else the device is that of another machine, which checks it: see `machine_check.py`
+        check_device(recipe)
     if isinstance(recipe.evaluation.judge, FunctionJudge):
         load_judge(recipe.evaluation.judge)
 
@@ -80,7 +81,8 @@ def _check_models(chain: Chain) -> None:
     check_rewards(chain)
     check_vocabulary(chain)
     check_lengths(chain)
-    check_methods(chain)
+    if chain.recipe.placement == "inline" or chain.recipe.quantization is None:
+        check_methods(chain)
     check_reward(chain)
 
 

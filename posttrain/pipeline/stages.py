@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.runtime.device import dtype_name
 from schemas.model import ScratchModel
@@ -36,6 +36,8 @@ class StageWork:
     """Its Prefect task."""
     writes: tuple[str, ...]
     """Names in its folder, with `*` for any characters; a file under another name is not the stage's, and stops a resume."""
+    pool: Literal["cpu", "gpu"]
+    """The kind of machine that it runs on where stages are deployed."""
     encodes: bool = True
     """Whether it renders text by the chat template, which is then part of its key."""
     train: Callable[[Recipe], str] | None = None
@@ -129,40 +131,40 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=1, fields=_checks, inputs=_tables, task="tasks.data:validate", encodes=False,
+        version=1, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=2, fields=_rules, inputs=_corpus, task="tasks.data:filter", encodes=False,
+        version=2, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(
-        version=5, fields=_pretraining, inputs=_start_and_rows, task="tasks.training:pretrain",
+        version=5, fields=_pretraining, inputs=_start_and_rows, task="tasks.training:pretrain", pool="gpu",
         writes=_TRAINED,
         train=lambda recipe: f"{_TRAINERS}.pretrain:pretrain", tokens=f"{_TOKENS}:pretrain",
     ),
     "sft": StageWork(
-        version=6, fields=_training, inputs=_start_and_rows, task="tasks.training:sft",
+        version=6, fields=_training, inputs=_start_and_rows, task="tasks.training:sft", pool="gpu",
         writes=_TRAINED,
         train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
     ),
     "reward": StageWork(
-        version=3, fields=_training, inputs=_start_and_rows, task="tasks.training:reward",
+        version=3, fields=_training, inputs=_start_and_rows, task="tasks.training:reward", pool="gpu",
         writes=(*_TRAINED, "reward", "reward.json"),
         train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
     ),
     "align": StageWork(
-        version=6, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align",
+        version=6, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
         writes=(*_TRAINED, "reference.safetensors"),
         train=lambda recipe: _ALGORITHMS[recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
-        version=6, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate",
+        version=6, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
         writes=("evaluation.json", "samples.parquet", "pairs.parquet", "rows.json"),
         tokens=f"{_TOKENS}:evaluate",
     ),
     "register": StageWork(
-        version=3, fields=_registered, inputs=_candidate, task="tasks.register:register", writes=_EXPORTED,
+        version=3, fields=_registered, inputs=_candidate, task="tasks.register:register", pool="cpu", writes=_EXPORTED,
     ),
 }  # fmt: skip
 """By name of the stage."""

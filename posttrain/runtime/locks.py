@@ -47,6 +47,29 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def locked_if_free(path: Path, mode: int | None = None) -> Iterator[bool]:
+    """Hold a lock inside, unless another process holds it: says whether it is held. `mode` is of the file, whatever the umask.
+
+    Raises:
+        Refusal: when this user may not make the lock, or it is a link.
+    """
+    lock = FileLock(path, mode=0o664) if is_shared(path.parent) else FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise not_writable(path.parent, error) from error
+    if mode is not None and path.stat().st_uid == os.getuid():
+        path.chmod(mode)
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 def _acquire(lock: FileLock, holder: Path) -> None:
     try:
         lock.acquire(timeout=0)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posttrain.runtime.distributed import any_process, from_main, rank, size, summed, termination
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.peak_memory import give_back
 from posttrain.runtime.progress import Progress, counted
-from posttrain.runtime.store import CHECKPOINT
 from posttrain.scoring.scorer import Scorer
 from posttrain.scoring.token_budget import rollout_tokens, training_tokens
 from posttrain.training.batches import Plan

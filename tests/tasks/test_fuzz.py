@@ -14,7 +14,7 @@ from posttrain.runtime.cached_folder import cached_folder, is_intact
 from posttrain.runtime.store import RESULT, Built, StageKey, Store
 from schemas.errors import Refusal
 from schemas.results import Origin
-from tasks import tracking
+from tasks import open_runs
 from tasks.lineage import lineage_of
 from tasks.version_tags import cache_of, home_of, place_of
 
@@ -138,8 +138,8 @@ def use_lineage(root: Path, identities, tags) -> str:
 
 
 def use_marker(root: Path, identities, tags) -> str:
-    run_id = tracking.marked(root / "runs" / "0123.open") or "new"
-    assert tracking.run_folder(root, run_id, "tracking.uri").resolve().is_relative_to(root / "runs")
+    run_id = open_runs.marked(root / "runs" / "0123.open") or "new"
+    assert open_runs.run_folder(root, run_id, "tracking.uri").resolve().is_relative_to(root / "runs")
     return "taken"
 
 

@@ -15,7 +15,7 @@ from posttrain.runtime.store import RESULT, Built, StageKey, Store
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from schemas.results import Origin
-from tasks import tracking
+from tasks import open_runs, tracking
 from tasks.lineage import lineage_of
 from tasks.registry import fetch_version
 from tasks.tracking import connect, own_tracking, start_run
@@ -108,16 +108,16 @@ def test_a_marker_that_names_no_run_starts_a_new_one(root, content, tmp_path, mo
     """Without MLflow the run had the id of the marker, and its report the path."""
     recipe = recipe_on("models:/house/1", root)
     monkeypatch.setattr(tracking, "connect", lambda uri, root: 1 / 0)
-    marker = tracking._marker(recipe, root)
+    marker = open_runs.marker_of(recipe, root)
     marker.parent.mkdir(parents=True)
     marker.write_text(content)
-    assert tracking.RUN_ID.fullmatch(start_run(recipe, root))
+    assert open_runs.RUN_ID.fullmatch(start_run(recipe, root))
 
 
 def test_a_marker_that_is_a_link_or_a_pipe_is_neither_followed_nor_waited_for(root, tmp_path, monkeypatch):
     recipe = recipe_on("models:/house/1", root)
     monkeypatch.setattr(tracking, "connect", lambda uri, root: 1 / 0)
-    marker = tracking._marker(recipe, root)
+    marker = open_runs.marker_of(recipe, root)
     marker.parent.mkdir(parents=True)
     (tmp_path / "victim").write_text("mine")
     marker.symlink_to(tmp_path / "victim")
@@ -134,7 +134,7 @@ def test_a_run_whose_folder_leads_elsewhere_is_refused(root, tmp_path, monkeypat
     (root / "runs").mkdir()
     (root / "runs" / "abc").symlink_to(tmp_path / "victim")
     with pytest.raises(Refusal, match="leads out of"):
-        tracking.run_folder(root, "abc", "tracking.uri")
+        open_runs.run_folder(root, "abc", "tracking.uri")
 
 
 def stage(out: Path) -> Built:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from posttrain.runtime.child_processes import PYTHON, child_environment, child_of_this_process, stop
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.progress import Progress
-from posttrain.runtime.store import CHECKPOINT, Built
+from posttrain.runtime.store import Built
 from posttrain.training.launch.messages import BUILT, FAILURE, PROGRESS, REQUEST, exception_of, growing_lines
 from posttrain.training.request import StageRequest
 

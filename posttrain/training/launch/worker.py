@@ -19,8 +19,8 @@ from posttrain.runtime.child_processes import die_with_parent
 from posttrain.runtime.device import resolve_device
 from posttrain.runtime.distributed import is_main, process_group
 from posttrain.runtime.locks import locked
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.progress import Progress, Quiet, reporting
-from posttrain.runtime.store import CHECKPOINT
 from posttrain.training.launch.messages import BUILT, FAILURE, PROGRESS, WrittenProgress, describe
 from posttrain.training.request import StageRequest, carry_out
 

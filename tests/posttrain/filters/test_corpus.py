@@ -16,9 +16,9 @@ from posttrain.data.sources import SourceFile
 from posttrain.filters import corpus
 from posttrain.filters.corpus import filter_corpus
 from posttrain.filters.metrics import METRICS
+from schemas.errors import Refusal
 from schemas.filter_rules import Bounds, FilterRules
 from schemas.filtering import Dedup, Filtering
-from schemas.errors import Refusal
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/data"
 SHORT_REVIEWS = Filtering(rules=FilterRules(words=Bounds(min=20)))

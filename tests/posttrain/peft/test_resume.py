@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from posttrain.peft.wrap import wrap
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.progress import Quiet
-from posttrain.runtime.store import CHECKPOINT
 from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.batches import by_rows

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from posttrain.pipeline.stages import WORK
-from posttrain.runtime.partial import KINDS, RESUMED, take_up
-from posttrain.runtime.store import CHECKPOINT, RESULT, Built, StageKey, Store
+from posttrain.runtime.partial import CHECKPOINT, KINDS, RESUMED, take_up
+from posttrain.runtime.store import RESULT, Built, StageKey, Store
 from schemas.errors import Refusal
 
 IDENTITY = StageKey("evaluate", 1, {"seed": 0})

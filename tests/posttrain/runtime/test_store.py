@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.runtime.store import CHECKPOINT, RESULT, Built, StageKey, Store, read_result
+from posttrain.runtime.partial import CHECKPOINT
+from posttrain.runtime.store import RESULT, Built, StageKey, Store, read_result
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
 from schemas.results import Origin

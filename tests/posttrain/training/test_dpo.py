@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from posttrain.losses.preference import VARIANTS
 from posttrain.models.policy import Policy
-from posttrain.runtime.store import CHECKPOINT
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.training.dpo import dpo
 from posttrain.training.loop import CURVE
 from posttrain.training.request import StageRequest

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from posttrain.models.policy import Policy
-from posttrain.runtime.store import CHECKPOINT
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.batches import by_rows
 from posttrain.training.fit import checkpoint_activations

@@ -9,8 +9,8 @@ import torch
 
 import posttrain.training.loop as loop
 from posttrain.runtime.interruption import Terminated, owned_signals
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.progress import Quiet
-from posttrain.runtime.store import CHECKPOINT
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.batches import by_rows
 from posttrain.training.curve import CURVE

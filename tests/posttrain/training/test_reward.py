@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from posttrain.rewards.model import open_reward_model
-from posttrain.runtime.store import CHECKPOINT
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.training.loop import CURVE
 from schemas.errors import Refusal
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from posttrain.runtime.store import CHECKPOINT
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.training.checkpoint import Position
 from posttrain.training.loop import train
 from posttrain.training.objectives import LanguageModelling

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.progress import reporting
-from posttrain.runtime.store import CHECKPOINT
 from posttrain.training.launch.launcher import LOG, launch
 from posttrain.training.request import StageRequest, carry_out
 from schemas.errors import Refusal

@@ -1,0 +1,1 @@
+"""`posttrain serve`: the servers and workers of one machine, started and stopped together."""
