@@ -58,6 +58,7 @@ def test_a_stage_runs_is_tracked_and_is_reused_until_what_its_row_reads_changes(
         inputs=lambda chain, stage: (),
         task=f"{module('toy_stage', toy=toy)}:toy",
         writes=("count.txt",),
+        pool="cpu",
         encodes=False,
     )
     monkeypatch.setitem(STAGES, "toy", Stage("evaluation"))
