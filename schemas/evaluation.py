@@ -59,7 +59,15 @@ _SHARE, _NOT_NEGATIVE, _ANY = (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
 _RANGES = {
     "win_rate_vs_sft": _SHARE,
     "win_rate_vs_base": _SHARE,
+    "length_controlled_win_rate_vs_sft": _SHARE,
+    "length_controlled_win_rate_vs_base": _SHARE,
+    "length_ratio_vs_sft": _NOT_NEGATIVE,
+    "length_ratio_vs_base": _NOT_NEGATIVE,
+    "eos_share": _SHARE,
+    "distinct_2": _SHARE,
     "preference_accuracy": _SHARE,
+    "preference_accuracy_length_controlled": _SHARE,
+    "calibration_error": _SHARE,
     "perplexity_ratio_vs_base": _NOT_NEGATIVE,
     "kl_per_token": _NOT_NEGATIVE,  # an estimate may fall below 0, and then only by chance
     "validation_loss_falls": _ANY,
@@ -74,8 +82,24 @@ class Gates(Frozen):
     """Share of held-out prompts on which the candidate's reward beats its SFT parent's; ties count half."""
     win_rate_vs_base: Gate | None = None
     """The same against the model before SFT."""
+    length_controlled_win_rate_vs_sft: Gate | None = None
+    """The win rate that answers as long as the SFT parent's would have (arXiv 2404.04475)."""
+    length_controlled_win_rate_vs_base: Gate | None = None
+    """The same against the model before SFT."""
+    length_ratio_vs_sft: Gate | None = None
+    """Tokens of the candidate's answers for each token of its SFT parent's."""
+    length_ratio_vs_base: Gate | None = None
+    """The same against the model before SFT."""
+    eos_share: Gate | None = None
+    """Share of the candidate's answers that end before `max_new_tokens`."""
+    distinct_2: Gate | None = None
+    """Different pairs of neighbouring words for each such pair in the candidate's answers (distinct-2, arXiv 1510.03055)."""
     preference_accuracy: Gate | None = None
     """Share of held-out pairs whose implicit reward is higher for the chosen response."""
+    preference_accuracy_length_controlled: Gate | None = None
+    """The same share if both responses were equally long."""
+    calibration_error: Gate | None = None
+    """Expected calibration error of the implicit rewards on held-out pairs: how far their confidence is from their accuracy."""
     perplexity_ratio_vs_base: Gate | None = None
     """Perplexity of held-out text, divided by the base model's."""
     kl_per_token: Gate | None = None

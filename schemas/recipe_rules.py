@@ -54,19 +54,26 @@ def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
     return problems
 
 
+_OF_PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "calibration_error"}
+"""What is measured on held-out pairs."""
+
+
 def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     """Gates and promotion metrics on numbers that this recipe never measures."""
     opponents = policies(recipe)[:-1]
-    wins = {f"win_rate_vs_{name}" for name in opponents}
-    measured = wins if recipe.evaluation.judge else set()
-    measured = measured | ({"perplexity_ratio_vs_base"} if opponents else set())
+    wins = {f"{kind}_vs_{name}" for name in opponents for kind in ("win_rate", "length_controlled_win_rate")}
+    measured = {"eos_share", "distinct_2", *(f"length_ratio_vs_{name}" for name in opponents)}
+    measured |= wins if recipe.evaluation.judge else set()
+    measured |= {"perplexity_ratio_vs_base"} if opponents else set()
     measured |= {"kl_per_token"} if "align" in recipe.stages else set()
-    measured |= {"preference_accuracy"} if "align" in recipe.stages and recipe.data.preferences else set()
+    measured |= _OF_PAIRS if "align" in recipe.stages and recipe.data.preferences else set()
     trains = any(map(policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
     measured |= {"validation_loss_falls"} if trains else set()
     wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
     problems = [_unmeasured(where, name, measured, wins) for where, name in wanted.items() if name not in measured]
-    promotes = measured & {*wins, "preference_accuracy"} | ({"validation_loss"} if trains and opponents else set())
+    promotes = measured & {*(f"win_rate_vs_{name}" for name in opponents), "preference_accuracy"} | (
+        {"validation_loss"} if trains and opponents else set()
+    )
     if recipe.registry and recipe.registry.promote_on and recipe.registry.promote_on not in promotes:
         problems.append(_unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins))
     return problems
@@ -179,6 +186,12 @@ def _cannot_register(recipe: Recipe) -> list[PydanticCustomError]:
     return problems
 
 
+_WITHOUT_INTERVAL = {
+    "perplexity_ratio_vs_base": "max", "validation_loss_falls": "min", "distinct_2": "min", "calibration_error": "max",
+}  # fmt: skip
+"""Metrics that are one number, and the limit to use instead."""
+
+
 def _bounds_without_interval(recipe: Recipe) -> list[PydanticCustomError]:
     """Gates on the interval of a metric that has none."""
     return [
@@ -188,7 +201,7 @@ def _bounds_without_interval(recipe: Recipe) -> list[PydanticCustomError]:
             allowed="min or max: this metric has no interval",
             remedy=f"use {instead}",
         )
-        for name, instead in (("perplexity_ratio_vs_base", "max"), ("validation_loss_falls", "min"))
+        for name, instead in _WITHOUT_INTERVAL.items()
         if (gate := getattr(recipe.evaluation.gates, name)) and gate.lower_bound_above is not None
     ]
 

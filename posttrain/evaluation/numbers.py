@@ -15,7 +15,9 @@ from torch import Tensor
 
 from posttrain.data.packing import Example
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
+from posttrain.statistics.calibration import expected_calibration_error, reliability
 from posttrain.statistics.intervals import ratio_interval, share_interval, win_rate, wins
+from posttrain.statistics.length_control import length_controlled
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.training import DPO
@@ -62,7 +64,7 @@ class Measured:
 
 
 def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, Estimate]:
-    """By name: rewards, win rates, preference accuracy, perplexities, KL.
+    """By name: rewards, win rates, preference accuracy, perplexities, KL, lengths, ends and variety of the candidate's answers.
 
     The last of `measured` is the candidate, the one before it the reference.
     """
@@ -73,8 +75,12 @@ def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, Estim
         found |= _of_policy(name, m, samples)
     for name in opponents:
         theirs = measured[name].responses.rewards
+        found[f"length_ratio_vs_{name}"] = length_ratio(ours.responses, measured[name].responses, samples)
         if ours.responses.rewards is not None and theirs is not None:
             found[f"win_rate_vs_{name}"] = win_rate(ours.responses.rewards, theirs, samples)
+            found[f"length_controlled_win_rate_vs_{name}"] = at_equal_length(ours.responses, measured[name].responses, samples)
+    found["eos_share"] = share_interval(_per_prompt(ours.responses.ended, samples))
+    found["distinct_2"] = Estimate(distinct(ours.responses.texts))
     if opponents and "perplexity_base" in found:
         ratio = found[f"perplexity_{candidate}"].value / found["perplexity_base"].value
         found["perplexity_ratio_vs_base"] = Estimate(ratio)
@@ -95,7 +101,36 @@ def _against_reference(recipe: Recipe, ours: Measured, reference: Measured) -> d
         margins = pair_margins(recipe, ours.pairs, reference.pairs)
         found["preference_accuracy"] = share_interval(wins(margins).tolist())
         found["preference_margin"] = ratio_interval(margins.tolist())
+        found["preference_accuracy_length_controlled"] = length_controlled(
+            wins(margins).tolist(), (ours.pairs.tokens[:, 0] - ours.pairs.tokens[:, 1]).tolist()
+        )
+        found["calibration_error"] = Estimate(expected_calibration_error(reliability(margins.numpy())))
     return found
+
+
+def length_ratio(ours: Responses, theirs: Responses, samples: int) -> Estimate:
+    """Tokens of the candidate's answers for each token of the opponent's, on the same prompts."""
+    mine, other = ([example.targets for example in each.examples] for each in (ours, theirs))
+    return ratio_interval(mine, other, samples)
+
+
+def at_equal_length(ours: Responses, theirs: Responses, samples: int) -> Estimate:
+    """The win rate that answers of equal length would have; both must have rewards."""
+    rewards = [np.asarray(each.rewards, np.float64).reshape(-1, samples) for each in (ours, theirs)]
+    won = wins(rewards[0][:, :, None] - rewards[1][:, None, :]).mean((1, 2))
+    longer = [_per_prompt([example.targets for example in each.examples], samples) for each in (ours, theirs)]
+    return length_controlled(won.tolist(), [mine - other for mine, other in zip(*longer, strict=True)])
+
+
+def distinct(texts: Sequence[str], n: int = 2) -> float:
+    """Different n-grams of words for each n-gram, over all texts (Li et al. 2016, arXiv 1510.03055); 0 where there is none."""
+    grams = [tuple(words[at : at + n]) for text in texts if (words := text.split()) for at in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _per_prompt(numbers: Sequence[float], samples: int) -> list[float]:
+    """Means over the answers to each prompt."""
+    return list(np.asarray(numbers, np.float64).reshape(-1, samples).mean(1).tolist())
 
 
 def _of_policy(name: str, m: Measured, samples: int) -> dict[str, Estimate]:
@@ -178,7 +213,7 @@ def _unit(name: str, temperature: float) -> str:
     """At which temperature a number holds: that of the answers, or 1 where given texts are scored."""
     if name.startswith("held_out"):
         return "held-out rows"
-    if name.startswith(("perplexity", "preference")):
+    if name.startswith(("perplexity", "preference", "calibration")):
         return "texts at temperature 1"
     return f"{'nats, ' if name == 'kl_per_token' else ''}answers at temperature {temperature:g}"
 

@@ -36,7 +36,7 @@ FIELDS = {
     "alignment without pairs": (["data.preferences=null"], ("data.preferences: found null", "the stage align reads it")),
     "gate that is not measured": (
         ["sft=null", "evaluation.gates.win_rate_vs_sft.min=0.5"],
-        ("evaluation.gates.win_rate_vs_sft: found", "metrics that this recipe measures: kl_per_token", "remove it"),
+        ("evaluation.gates.win_rate_vs_sft: found", "metrics that this recipe measures: calibration_error", "remove it"),
     ),
     "unknown gate": (["evaluation.gates.accuracy.min=0.5"], ("evaluation.gates.accuracy: found an unknown field",)),
     "promotion on what is not measured": (

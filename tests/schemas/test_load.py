@@ -158,30 +158,35 @@ def test_a_broken_field_is_named(recipe_file, word, where, found, allowed, remed
 
 
 RATIO, FALLS = "perplexity_ratio_vs_base", "validation_loss_falls"
+ANSWERS = {"distinct_2", "eos_share"}
+PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "calibration_error"}
+BASE, SFT = (
+    {f"{kind}_vs_{name}" for kind in ("win_rate", "length_controlled_win_rate", "length_ratio")} for name in ("base", "sft")
+)
 
 
 @pytest.mark.parametrize(
     ("words", "metric", "measured"),
     [
         # Without sft the candidate is compared with its base alone.
-        (["sft=null"], "win_rate_vs_sft", f"kl_per_token, {RATIO}, preference_accuracy, {FALLS}, win_rate_vs_base"),
+        (["sft=null"], "win_rate_vs_sft", {"kl_per_token", RATIO, FALLS, *PAIRS, *BASE}),
         # Without alignment the candidate is the SFT model itself, and there is no reference and no implicit reward.
-        (["alignment={algorithm: none}"], "win_rate_vs_sft", f"{RATIO}, {FALLS}, win_rate_vs_base"),
-        (["alignment={algorithm: none}"], "kl_per_token", f"{RATIO}, {FALLS}, win_rate_vs_base"),
+        (["alignment={algorithm: none}"], "win_rate_vs_sft", {RATIO, FALLS, *BASE}),
+        (["alignment={algorithm: none}"], "kl_per_token", {RATIO, FALLS, *BASE}),
         # After pretraining alone the candidate is the base, and nothing is left to compare it with.
-        (["sft=null", "alignment={algorithm: none}"], RATIO, FALLS),
+        (["sft=null", "alignment={algorithm: none}"], RATIO, {FALLS}),
         # PPO has no held-out loss.
         (
             ["alignment={algorithm: ppo, reward: {source: function, name: 'm:f'}}"],
             FALLS,
-            f"kl_per_token, {RATIO}, preference_accuracy, win_rate_vs_base, win_rate_vs_sft",
+            {"kl_per_token", RATIO, *PAIRS, *BASE, *SFT},
         ),
     ],
 )
 def test_a_gate_on_a_metric_that_is_not_measured_is_refused(recipe_file, words, metric, measured):
     refusal = refusal_of(recipe_file, f"evaluation.gates.{metric}.max=1", "evaluation.judge={name: 'm:f'}", *words)
     assert (refusal.where, refusal.found) == (f"evaluation.gates.{metric}", metric)
-    assert refusal.allowed == f"metrics that this recipe measures: {measured}"
+    assert refusal.allowed == f"metrics that this recipe measures: {', '.join(sorted(measured | ANSWERS))}"
     assert "add the stage" in refusal.remedy
 
 

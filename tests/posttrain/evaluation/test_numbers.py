@@ -1,0 +1,42 @@
+"""Numbers of answers, worked out by hand: their lengths against an opponent's, their variety, and wins at equal length."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain.data.packing import Example
+from posttrain.evaluation.numbers import Responses, at_equal_length, distinct, length_ratio
+
+
+def answers(lengths: list[int], rewards: list[float] | None = None) -> Responses:
+    examples = [Example((1,), (tuple(range(n)),)) for n in lengths]
+    return Responses(["-"] * len(lengths), rewards, [True] * len(lengths), examples)
+
+
+def test_the_ratio_of_lengths_is_of_all_tokens():
+    ratio = length_ratio(answers([2, 4, 6, 8]), answers([1, 1, 2, 4]), samples=1)
+    assert ratio.value == pytest.approx(20 / 8)
+    assert ratio.low < 2.5 < ratio.high
+    assert length_ratio(answers([3, 3, 5, 5]), answers([3, 3, 5, 5]), samples=2).value == 1
+
+
+def test_variety_counts_pairs_of_neighbouring_words():
+    """a b, b a, a b of the first text and c d of the second: three of four are different."""
+    assert distinct(["a b a b", "c d"]) == 3 / 4
+    assert distinct(["word", ""]) == 0
+
+
+def test_wins_by_longer_answers_alone_are_no_wins_at_equal_length():
+    """Of 40 prompts the answer wins where it is longer; it is longer on 30 of them."""
+    longer = [index % 4 != 0 for index in range(40)]
+    ours = answers([20 if each else 4 for each in longer], [1.0 if each else -1.0 for each in longer])
+    theirs = answers([12] * 40, [0.0] * 40)
+    controlled = at_equal_length(ours, theirs, samples=1)
+    assert controlled.value < 0.75
+    assert controlled.low < 0.5
+
+
+def test_several_answers_to_a_prompt_are_one_unit():
+    """Each answer meets each of the opponent's: 1 beats 0 and loses to 2, so every prompt is half won."""
+    ours, theirs = answers([5] * 8, [1.0, 1.0] * 4), answers([5] * 8, [0.0, 2.0] * 4)
+    assert at_equal_length(ours, theirs, samples=2).value == pytest.approx(0.5, abs=1e-6)
