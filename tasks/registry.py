@@ -16,7 +16,7 @@ from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
 from tasks.champion import CHALLENGER
-from tasks.chat_signature import EXAMPLE, chat_signature
+from tasks.signatures import EXAMPLE, chat_signature
 from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri, written_uri
 from tasks.turns import CHAMPION
 from tasks.version_tags import ARTIFACT, KEY, SEAL, STORE, UNSEALED, cache_of, place_of

@@ -15,6 +15,7 @@ from posttrain.runtime.provenance import environment
 from posttrain.runtime.store import Stored
 from tasks.champion import CHALLENGER, champion_of
 from tasks.registry import client_of, find_version, pinned_requirements
+from tasks.signatures import ANSWERED, reward_signature
 from tasks.turns import CHAMPION
 from tasks.version_tags import ARTIFACT, KEY, SEAL, STAGE, STORE, UNSEALED
 
@@ -56,6 +57,8 @@ def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
             python_model=str(CONSUMER),
             artifacts={"checkpoint": str(checkpoint)},
             pip_requirements=pinned_requirements(),
+            signature=reward_signature(),
+            input_example=ANSWERED,
         )
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas
 import pytest
+from mlflow.exceptions import MlflowException
 
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import Store
@@ -75,3 +76,23 @@ CHAT = [USER, ANSWER]
 )
 def test_every_form_of_an_answered_conversation_is_read(given, read):
     assert answered(given) == read
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (7, "type int"),
+        ("a", "type str"),
+        ([USER], "conversation 0 is not a question with an answer"),
+        ([CHAT, [USER, USER]], "conversation 1 ends with a message of user"),
+        ([[USER, {"role": "assistant"}]], "no text"),
+        ({"prompt": "a"}, "conversation 0 has prompt"),
+        (pandas.DataFrame({"prompt": ["a"]}), "response missing"),
+        (pandas.DataFrame({"prompt": ["a"], "response": [None]}), "conversation 0"),
+    ],
+)
+def test_what_is_no_answered_conversation_is_refused_in_one_sentence(given, told):
+    with pytest.raises(MlflowException, match=told) as refused:
+        answered(given)
+    assert refused.value.get_http_status_code() == 400
+    assert "allowed are messages that end with" in refused.value.message
