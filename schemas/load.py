@@ -152,6 +152,13 @@ def set_field(
         Refusal: when a name on the way holds a plain value.
     """
     *parents, last = dotted.split(".")
+    if len(parents) > yaml_limits.DEPTH:
+        raise Refusal(
+            where=f"{place_of_value[:100]}...",
+            found=f"a field {len(parents) + 1:,} levels deep",
+            allowed=f"at most {yaml_limits.DEPTH}",
+            remedy="name a field of the recipe",
+        )
     place = document
     for depth, name in enumerate(parents):
         if place.get(name) is None:

@@ -27,9 +27,9 @@ def validate(chain: Chain, out: Path) -> Built:
 def filter(chain: Chain, out: Path) -> Built:
     """Decide about every document of the corpus; rejected documents keep their reasons."""
     from posttrain.filters.engines import cores
-    from posttrain.filters.kernels.compiling import keep_compiled
+    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
 
-    keep_compiled(compiled := chain.store.root / "cache")
+    keep_compiled(compiled := cache_of_user())
     from posttrain.filters.corpus import filter_here  # whose kernels look for what was kept when they are imported
 
     reporter = progress.current()

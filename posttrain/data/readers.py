@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from posttrain.data import bounds
 from posttrain.data.arrow_messages import MAGIC, decoded_sizes
 from posttrain.data.bounds import Counted, Expansion
+from posttrain.data.parquet_pages import LONGEST_LIST, LONGEST_STRING, PagesWatched
 from posttrain.data.sources import SourceFile, suffix
 from schemas.errors import Refusal
 
@@ -191,7 +192,8 @@ def _parquet(file: SourceFile, stream: IO[bytes], on_bad: OnBad) -> Iterator[Row
 
 def _parquet_batches(stream: IO[bytes], so_far: Expansion) -> Iterator[pa.RecordBatch]:
     """Batches whose texts are dictionaries where the file has them so: one text for a thousand rows is then held once."""
-    found = pq.read_metadata(stream)
+    limits = {"thrift_container_size_limit": LONGEST_LIST, "thrift_string_size_limit": LONGEST_STRING}
+    found = pq.ParquetFile(stream, **limits).metadata
     chunks = [found.row_group(g).column(c) for g in range(found.num_row_groups) for c in range(found.num_columns)]
     for chunk in chunks:
         so_far.check(max(chunk.total_uncompressed_size, 4 * chunk.num_values))
@@ -199,8 +201,9 @@ def _parquet_batches(stream: IO[bytes], so_far: Expansion) -> Iterator[pa.Record
     columns = map(found.schema.column, range(found.num_columns))
     decimals = {column.path for column in columns if "DECIMAL" in str(column.logical_type)}
     rows = min((_rows_at_once(chunk) for chunk in chunks), default=BATCH)
-    stream.seek(0)
-    yield from pq.ParquetFile(stream, read_dictionary=sorted(texts - decimals), metadata=found).iter_batches(batch_size=rows)
+    watched = PagesWatched(stream, found, so_far.check)
+    reader = pq.ParquetFile(watched, read_dictionary=sorted(texts - decimals), metadata=found, pre_buffer=False, **limits)
+    yield from reader.iter_batches(batch_size=rows)
 
 
 def _rows_at_once(chunk: pq.ColumnChunkMetaData) -> int:

@@ -60,7 +60,9 @@ def resolve(source: str, field: str, cache: Path) -> list[SourceFile]:
     try:
         filesystem, path = fsspec.url_to_fs(opened(source, field))
         found = _matches(filesystem, path)
-    except (ValueError, ImportError, OSError) as error:
+    except Refusal:
+        raise
+    except Exception as error:  # each of fsspec's file systems, which a recipe may chain, has errors of its own
         raise Refusal(
             where=field, found=f"{source!r}, which cannot be opened: {error}", allowed=PLACES, remedy="correct the address"
         ) from error
@@ -129,7 +131,7 @@ def _acceptable(name: str, entry: dict[str, Any], field: str) -> None:
     if entry["type"] == "other":
         raise Refusal(
             where=field,
-            found=f"{name}, which is a pipe or device",
+            found=f"{name}, which is a link, pipe or device",
             allowed="regular files",
             remedy="write the rows to a file first",
         )

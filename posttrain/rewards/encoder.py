@@ -10,14 +10,13 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from posttrain.checkpoints.finite import refuse_not_finite
-from posttrain.checkpoints.load import check_size, load_config, loading, place_of
+from posttrain.checkpoints.load import check_size, load_config, loading, place_of, tokenizer_as_found
 from posttrain.losses.reward import init_score
 from posttrain.models.policy import Policy
 from schemas.errors import Refusal
@@ -105,8 +104,7 @@ def _init_head(model: Any) -> None:
 
 def pair_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     """An encoder's tokenizer, which puts its own special tokens around and between two texts."""
-    tokenizer: PreTrainedTokenizerBase = loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **place_of(policy)))
-    return tokenizer
+    return tokenizer_as_found(policy)
 
 
 def joining_pairs(tokenizer: Any) -> PreTrainedTokenizerBase:

@@ -109,6 +109,28 @@ def test_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
         resolve("nosuch://x/y.jsonl", FIELD, tmp_path)
 
 
+@pytest.mark.parametrize("source", ["zip://x.jsonl::/etc/hostname", "reference://x.jsonl", "data:,x.jsonl"])
+def test_what_a_file_system_cannot_open_is_refused_whatever_it_raises(tmp_path: Path, source: str) -> None:
+    with pytest.raises(Refusal, match="cannot be opened"):
+        resolve(source, FIELD, tmp_path)
+
+
+def test_a_link_in_a_folder_leads_nowhere(tmp_path: Path) -> None:
+    """A folder of a stranger: a link to a file elsewhere, to a device, to a folder elsewhere, and to itself."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret.jsonl").write_text("{}\n")
+    (tmp_path / "data" / "a.jsonl").write_text("{}\n")
+    (tmp_path / "data" / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "itself").symlink_to(tmp_path / "data")
+    assert [file.name for file in resolve(str(tmp_path / "data"), FIELD, tmp_path)] == ["a.jsonl"]
+    for target in (tmp_path / "elsewhere" / "secret.jsonl", "/dev/zero"):
+        (tmp_path / "data" / "b.jsonl").unlink(missing_ok=True)
+        (tmp_path / "data" / "b.jsonl").symlink_to(target)
+        with pytest.raises(Refusal, match=r"b\.jsonl, which is a link, pipe or device"):
+            resolve(str(tmp_path / "data"), FIELD, tmp_path)
+
+
 def test_an_unknown_sample_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="did you mean sample://preferences") as refusal:
         resolve("sample://preference", FIELD, tmp_path)
