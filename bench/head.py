@@ -23,7 +23,7 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
 def measure(side: str, dtype: str, vocabulary: int, repeats: int) -> dict[str, float]:
-    """Of a forward and backward pass the median seconds, the least processor seconds, peak resident memory in GB, and the loss."""
+    """Of a forward and backward pass median seconds and least processor seconds; peak resident memory in GB, and the loss."""
     import torch
 
     from posttrain.scoring.output_head import Head, token_logprobs
