@@ -119,7 +119,7 @@ def _at(prompts: Sequence[str], index: int | None) -> str:
     return f" for prompt {index}: {prompts[index][:SHOWN]!r}"
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, TooLong) else f"{type(error).__name__}: {error}"
 
 
