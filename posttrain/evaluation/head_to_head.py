@@ -96,12 +96,12 @@ def _pairs(match: Match) -> list[RowScores]:
     """Candidate, champion and reference on the held-out pairs; what evaluation measured is not measured again."""
     *_, reference, candidate = policies(match.recipe)
     ours, parent = (read_pairs(match.evaluation, name) for name in (candidate, reference))
-    assert match.held_out.preferences is not None
+    assert match.held_out.preferences is not None  # as a recipe that promotes on what pairs decide
     return _shared(ours, _scored(match, match.champion, "champion", match.held_out.preferences), parent)
 
 
 def _answers(match: Match, policy: Policy, name: str) -> RowScores:
-    assert match.held_out.instructions is not None
+    assert match.held_out.instructions is not None  # without DPO a policy with an opponent comes of SFT
     return _scored(match, policy, name, match.held_out.instructions)
 
 

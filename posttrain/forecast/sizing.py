@@ -215,7 +215,7 @@ def learning_rates_of(chain: Chain) -> dict[str, float]:
         if spec.learning_rate is None:
             peft: Any = getattr(spec, "peft", None)
             spec = settled(getattr(spec, "algorithm", stage), spec, peft, functools.partial(_parameters, chain, stage, config))
-        assert spec.learning_rate is not None
+        assert spec.learning_rate is not None  # `settled`
         found[stage] = spec.learning_rate
     return found
 

@@ -107,13 +107,14 @@ def pair_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     return tokenizer_as_found(policy)
 
 
-def joining_pairs(tokenizer: Any) -> PreTrainedTokenizerBase:
+def joining_pairs(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A generator's tokenizer, made to put EOS before, between and after two texts; this is saved with it."""
     eos = tokenizer.eos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+    fast: Any = tokenizer
+    fast.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{eos} $A {eos}", pair=f"{eos} $A {eos} $B {eos}", special_tokens=[(eos, tokenizer.eos_token_id)]
     )
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def marks_responses(tokenizer: PreTrainedTokenizerBase) -> bool:

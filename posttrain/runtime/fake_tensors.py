@@ -100,7 +100,7 @@ def give_tensors(model: nn.Module) -> None:
                 if tensor is not None and tensor.is_meta:
                     if tensor not in made:
                         made[tensor] = _like(tensor)
-                    table[name] = made[tensor]  # type: ignore[assignment]
+                    table[name] = made[tensor]  # type: ignore[assignment]  # a parameter or a buffer, each in its own table
     _number_prompt_tokens(model)
 
 

@@ -142,7 +142,7 @@ def fit(request: StageRequest, job: Job, layout: str) -> dict[str, float]:
     refuse_unmeasured(request.field, job.spec, job.validation)
     job = replace(job, spec=job.spec.model_copy(update={"keep": kept(stage, job.spec, job.validation)}))
     rate = job.spec.learning_rate
-    assert rate is not None
+    assert rate is not None  # `settled`
     note(f"{stage}: peak learning rate {rate:g}")
     if job.spec.gradient_checkpointing:
         checkpoint_activations(job.scorer.model, f"{request.field}.gradient_checkpointing")

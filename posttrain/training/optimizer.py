@@ -58,7 +58,7 @@ class Updates:
     def _step_unless(self, skipped: Tensor) -> None:
         """Fused optimizers read the flag on the device and leave weights and state alone; others have the host wait for it."""
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
+            self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # as torch's GradScaler sets it
             self.optimizer.step()
         elif not bool(skipped):
             self.optimizer.step()

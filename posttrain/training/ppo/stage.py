@@ -61,7 +61,7 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
         Refusal: when there is no prompt, when the model has no layout that gives hidden states, or when a reward misbehaves.
     """
     spec = settled("ppo", spec, spec.peft, lambda: start_parameters(request))
-    assert spec.learning_rate is not None
+    assert spec.learning_rate is not None  # `settled`
     tokenizer, device = load_tokenizer(request.policy), resolve_device(request.recipe.compute)
     seed, dtype = request.recipe.seed, resolve_dtype(request.recipe.compute)
     backbone = _backbone(request, spec, tokenizer, device)
@@ -117,9 +117,18 @@ def _reward_models(request: StageRequest, spec: PPO, base: nn.Module, device: to
     """The models that sources name; one that the run trained on the policy's own weights is put on these."""
     wanted = {address(source) for source in spec.sources if not isinstance(source, FunctionReward)}
     dtype = resolve_dtype(request.recipe.compute)
-    return {
+    models = {
         name: open_reward_model(request.rewards[name], device, dtype, base if name == STAGE else None) for name in sorted(wanted)
     }
+    for name, model in models.items():
+        if spec.max_new_tokens >= model.limit:
+            raise Refusal(
+                where="alignment.max_new_tokens",
+                found=f"{spec.max_new_tokens} with the reward model {name}, which reads at most {model.limit} tokens",
+                allowed=f"less than {model.limit}",
+                remedy="lower it, or take a reward model that reads more: an answer would be rewarded for its start alone",
+            )
+    return models
 
 
 def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
