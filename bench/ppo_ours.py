@@ -20,7 +20,7 @@ from posttrain.checkpoints.load import load_model
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example
 from posttrain.models.policy import Policy
-from posttrain.models.weight_sharing import twin
+from posttrain.models.weight_sharing import shared_copy
 from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.rewards.model import RewardModel
 from posttrain.rewards.scorer import SCORE, RewardScorer, with_score
@@ -34,7 +34,7 @@ from posttrain.training.loop import CURVE, Job, train
 from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
-from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
 from schemas.peft import LoRA
 from schemas.ppo import KL, PPO, StageReward
 from schemas.recipe import Compute
@@ -67,7 +67,7 @@ def spec_of(workload: Workload, value_model: str) -> PPO:
 
 def reward_model_of(base: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> RewardModel:
     """An adapter on the policy's weights, as the reward stage trains one, with the score head that the peer's model has."""
-    model = with_score(twin(base), LoRA(method="lora", **LORA), 0, "bench")
+    model = with_score(shared_copy(base), LoRA(method="lora", **LORA), 0, "bench")
     start_adapter(model)
     inner_model(model).get_submodule(SCORE).weight.data.copy_(load_file(folder / "reward" / "model.safetensors")["score.weight"])
     return RewardModel(RewardScorer(model.requires_grad_(False), CPU), tokenizer, mean=0.0, of_policy=True)
@@ -84,7 +84,7 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     spec, tokenizer = spec_of(workload, value_model), AutoTokenizer.from_pretrained(folder / "model")
     base = load_model(Policy(str(folder / "model")), CPU)
     reward_model = reward_model_of(base, tokenizer, folder)
-    critic = twin(base) if value_model == "adapter" else None
+    critic = shared_copy(base) if value_model == "adapter" else None
     policy = wrap(base, spec.peft, 0, "bench", tokenizer)
     start_adapter(policy)
     without_dropout(policy)
@@ -102,7 +102,7 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     layout.apply(scorer)
     collect = Collector(
         spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=tokenizer, prompts=prompts,
-        rewards=load_rewards(spec, {"model": reward_model}), log=SampleLog(out / SAMPLES),
+        rewards=load_rewards(spec, {"model": reward_model}), log=SampleLog(out / ROLLOUTS),
         ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, torch.float32)

@@ -18,7 +18,7 @@ from schemas.evaluation import Evaluation, Registry
 from schemas.filtering import Filtering
 from schemas.model import Model, Quantization
 from schemas.ppo import PPO
-from schemas.reward import RewardModel
+from schemas.reward import RewardTraining
 from schemas.training import DPO, SFT, NoAlignment, Pretrain
 
 Alignment = Annotated[DPO | PPO | NoAlignment, Field(discriminator="algorithm")]
@@ -113,7 +113,7 @@ class Recipe(Frozen):
     """Language modelling on the filtered corpus; null = none."""
     sft: SFT | None = None
     """Supervised fine-tuning on the instructions; null = none."""
-    reward: RewardModel | None = None
+    reward: RewardTraining | None = None
     """Reward model on the preference pairs, trained before alignment and apart from the policy; null = none."""
     alignment: Alignment = NoAlignment()
     """Preference alignment."""

@@ -43,7 +43,7 @@ class ScratchEncoder(Frozen):
 RewardBase = Annotated[HubModel | LocalModel | ScratchEncoder, Field(discriminator="source")]
 
 
-class RewardModel(Optimization):
+class RewardTraining(Optimization):
     """A score that ranks chosen responses above rejected ones (Bradley-Terry), trained before alignment and beside the policy."""
 
     model: RewardBase | None = None
@@ -66,7 +66,7 @@ class RewardModel(Optimization):
     """What is trained beside the score head."""
 
     @model_validator(mode="after")
-    def _its_base_is_read_as_it_is(self) -> RewardModel:
+    def _its_base_is_read_as_it_is(self) -> RewardTraining:
         for name in ("quantization", "resize_embeddings"):
             if given := getattr(self.model, name, None):
                 raise refused(
@@ -78,7 +78,7 @@ class RewardModel(Optimization):
         return self
 
     @model_validator(mode="after")
-    def _new_weights_are_trained(self) -> RewardModel:
+    def _new_weights_are_trained(self) -> RewardTraining:
         if isinstance(self.model, ScratchEncoder) and self.peft.method != "full":
             raise refused(
                 where="reward.peft.method",

@@ -15,7 +15,7 @@ from mlflow.pyfunc.model import PythonModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 
-class RewardModel(PythonModel):
+class ScoringModel(PythonModel):
     """`predict` takes one conversation that ends with the assistant's answer, a list of them, a pair (prompt, response) or a list
     of pairs, or a DataFrame with a column `messages`, or `prompt` and `response`."""
 
@@ -87,4 +87,4 @@ def _conversation(item: Any) -> list[dict[str, str]]:
     return [*before, {"role": "assistant", "content": response}]
 
 
-set_model(RewardModel())
+set_model(ScoringModel())

@@ -266,10 +266,10 @@ def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: i
 
 
 def _encoded(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -> tuple[Any, Tensor]:
-    """The prompts in our own loop as they are before the last token; its cache has room for all tokens from the start."""
+    """The prompts in our own loop as they are before the last token; its cache has space for all tokens from the start."""
     rows, last = encode(model, [np.zeros(n, np.int32) for n in prompts], range(len(prompts)), new_tokens, budget)
-    for room in rows.cache.rooms:
-        room.fill(room.filled + new_tokens - 1)
+    for layer in rows.cache.layers:
+        layer.fill(layer.filled + new_tokens - 1)
     return rows, last
 
 

@@ -18,7 +18,12 @@ from posttrain.training.batches import by_rows
 from posttrain.training.objectives import LanguageModelling
 from schemas.ppo import PPO, StageReward
 
-IN_PLACE = ("full", "bitfit", "last_layers", "ln_tuning")  # methods that train tensors of the base, which twins then copy
+IN_PLACE = (
+    "full",
+    "bitfit",
+    "last_layers",
+    "ln_tuning",
+)  # train tensors of the base, which a shared copy then needs its own of
 FP32 = 4
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from posttrain.peft.base_identity import Lineage
+from posttrain.peft.base_identity import BaseIdentity
 from schemas.peft import Peft
 
 _ATTRIBUTE = "posttrain_trained"
@@ -18,7 +18,7 @@ class Trained:
     """A method on a model."""
 
     spec: Peft
-    below: Lineage
+    below: BaseIdentity
     """What the model was before."""
     tuner: Any = None
     """The peft model of the method; None for methods that peft lacks."""

@@ -15,7 +15,7 @@ from posttrain.peft.delta import Bottleneck
 from posttrain.peft.fold import fold, foldable
 from posttrain.peft.methods import METHODS
 from posttrain.peft.rounding import allowed_difference
-from posttrain.peft.soft_prompts import soft_prompt
+from posttrain.peft.soft_prompts import has_soft_prompt
 from posttrain.peft.stacking import families_in
 from posttrain.peft.wrap import load_adapter
 from schemas.errors import Refusal
@@ -71,7 +71,7 @@ def not_mergeable(model: Any, tuner: Any) -> str | None:
     """Why an adapter has to stay beside the weights; None when it can be merged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if soft_prompt(tuner) is not None:
+    if has_soft_prompt(tuner):
         return _ADDS
     layers = [module for module in blocks.core(model).modules() if isinstance(module, BaseTunerLayer)]
     if any(isinstance(child, Bottleneck) for layer in layers for child in layer.get_base_layer().children()):
@@ -95,7 +95,7 @@ def _merged(model: Any, tuner: Any, where: str) -> nn.Module:
     before = probe(model.eval())
     # In place: copies would take memory beside the file that the weights are mapped from. `_compare` finds what is not finite.
     plain = tuner.merge_and_unload(safe_merge=False)
-    merged: nn.Module = model if soft_prompt(model) is not None else plain
+    merged: nn.Module = model if has_soft_prompt(model) else plain
     _compare(merged.eval(), before, where)
     return merged.train(training)
 

@@ -21,7 +21,7 @@ from posttrain.peft.applied import Trained, note, trained
 from posttrain.peft.delta import RECORD, TENSORS, load_delta
 from posttrain.peft.hf_peft import MUTATING
 from posttrain.peft.methods import METHODS, Request
-from posttrain.peft.soft_prompts import soft_prompt
+from posttrain.peft.soft_prompts import has_soft_prompt
 from posttrain.peft.stacking import refuse_stack
 from schemas.errors import Refusal
 from schemas.peft import LoRA, Peft
@@ -59,7 +59,7 @@ def wrap(
             remedy="choose one",
         )
     refuse_stack(model, spec, field)
-    below = base_identity.lineage_of(base)
+    below = base_identity.identity_of(base)
     torch.manual_seed(seed)
     try:
         applied = method.apply(base, Request(spec, seed, field, tokenizer, new_tokens))
@@ -183,7 +183,7 @@ def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
             method does not expect (peft only warns).
     """
     base = blocks.core(model)
-    below = base_identity.lineage_of(base)
+    below = base_identity.identity_of(base)
     base_identity.verify(model, folder)
     is_peft = (folder / PEFT_CONFIG).exists()
     try:
@@ -198,7 +198,7 @@ def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
             remedy="mend the folder, or train the adapter again",
         ) from error
     base_identity.grow(model, folder / (PEFT_TENSORS if is_peft else TENSORS), below)
-    wrapped = tuner if tuner is not None and soft_prompt(model) is None else model
+    wrapped = tuner if tuner is not None and not has_soft_prompt(model) else model
     return wrapped.requires_grad_(False), tuner
 
 

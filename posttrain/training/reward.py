@@ -41,7 +41,7 @@ from posttrain.training.learning_rates import settled
 from posttrain.training.objectives import BradleyTerry
 from posttrain.training.request import StageRequest
 from posttrain.training.rows import record_validation
-from schemas.reward import RewardModel, ScratchEncoder
+from schemas.reward import RewardTraining, ScratchEncoder
 
 FIELD = "data.preferences"
 REPORT = "reward.json"
@@ -68,7 +68,7 @@ class Start:
 
 
 @measured
-def reward(request: StageRequest, spec: RewardModel, pairs: pl.DataFrame) -> Built:
+def reward(request: StageRequest, spec: RewardTraining, pairs: pl.DataFrame) -> Built:
     """Train a reward model that ranks chosen above rejected; saves `reward/` and what was measured on held-out pairs."""
     start = _start(request, spec)
     without_dropout(start.model)
@@ -88,7 +88,7 @@ def reward(request: StageRequest, spec: RewardModel, pairs: pl.DataFrame) -> Bui
     mean = float(_scores(request, scorer, examples, "centre").double().mean()) if spec.centre else 0.0
     metrics |= {"reward_mean": mean}
     if held_out:
-        metrics |= _judge(request, _scores(request, scorer, held_out, "held-out pairs") - mean, held_out, unseen)
+        metrics |= _held_out_metrics(request, _scores(request, scorer, held_out, "held-out pairs") - mean, held_out, unseen)
     if is_main():
         of_policy = spec.model is None
         save_reward(model, start.tokenizer, spec.peft, request.policy, mean, of_policy, request.out / "reward")
@@ -108,7 +108,7 @@ def _chosen(rows: pl.DataFrame, count: int) -> list[int]:
     return stratified(row_keys(rows), row_sources(rows), count)
 
 
-def _validation(request: StageRequest, spec: RewardModel, held_out: Sequence[Example], rows: pl.DataFrame) -> BradleyTerry:
+def _validation(request: StageRequest, spec: RewardTraining, held_out: Sequence[Example], rows: pl.DataFrame) -> BradleyTerry:
     """On some of the held-out pairs; `rows` are theirs."""
     chosen = _chosen(rows, VALIDATION_EXAMPLES)
     examples = [held_out[row] for row in chosen]
@@ -116,7 +116,7 @@ def _validation(request: StageRequest, spec: RewardModel, held_out: Sequence[Exa
     return BradleyTerry(examples, spec.margin)
 
 
-def _start(request: StageRequest, spec: RewardModel) -> Start:
+def _start(request: StageRequest, spec: RewardTraining) -> Start:
     """The model, its tokenizer and how it reads pairs. `request.policy` is where its weights, or its tokenizer, come from."""
     config = load_config(request.policy)
     if isinstance(spec.model, ScratchEncoder) or architecture(config) == ENCODER:
@@ -130,7 +130,7 @@ def _start(request: StageRequest, spec: RewardModel) -> Start:
     return Start(load_model(request.policy, resolve_device(request.recipe.compute)), tokenizer, encode, pad=pad)
 
 
-def _start_encoder(request: StageRequest, spec: RewardModel, config: PreTrainedConfig) -> Start:
+def _start_encoder(request: StageRequest, spec: RewardTraining, config: PreTrainedConfig) -> Start:
     device, seed = resolve_device(request.recipe.compute), request.recipe.seed
     if isinstance(spec.model, ScratchEncoder):
         tokenizer = joining_pairs(load_tokenizer(request.policy))
@@ -149,7 +149,7 @@ def _scores(request: StageRequest, scorer: RewardScorer, examples: list[Example]
         return score_branches(scorer, examples, budget, counted(request.progress, f"reward: {what}", len(examples)))
 
 
-def _judge(request: StageRequest, rewards: Tensor, pairs: list[Example], rows: pl.DataFrame) -> dict[str, float]:
+def _held_out_metrics(request: StageRequest, rewards: Tensor, pairs: list[Example], rows: pl.DataFrame) -> dict[str, float]:
     """Metrics of rewards [pairs, 2] on held-out pairs and their rows, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
     margins = values[:, 0] - values[:, 1]

@@ -1,6 +1,6 @@
-"""Policy and critic on one backbone: the last hidden states of the policy, or of a twin with a LoRA of its own, become values.
+"""Policy and critic on one backbone: the last hidden states of the policy, or of a copy with a LoRA of its own, become values.
 
-Value head and twin are submodules of the policy while it trains, so that optimizer and checkpoints see them, and are taken off
+Value head and copy are submodules of the policy while it trains, so that optimizer and checkpoints see them, and are taken off
 before it is saved.
 """
 

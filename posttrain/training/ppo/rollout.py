@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.encode import Conversation
 from posttrain.data.packing import Example, Tokens, micro_batches
 from posttrain.losses import ppo
-from posttrain.rewards.sources import Answered, Rewards
+from posttrain.rewards.sources import Answered, RewardSources
 from posttrain.runtime.progress import counted, current
 from posttrain.sampling.sampler import Count, Sampler, Sampling
 from posttrain.scoring.reference import Reference
@@ -44,7 +44,7 @@ class Collector:
     scorer: ActorCritic
     reference: Reference
     sampler: Sampler
-    rewards: Rewards
+    rewards: RewardSources
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
     log: SampleLog

@@ -19,10 +19,10 @@ from posttrain.data.packing import Example, Tokens
 from posttrain.models.architectures import longest_sequence, refuse_beyond
 from posttrain.models.positions import UNLIMITED
 from posttrain.models.rope import unscaled_up_to
-from posttrain.models.weight_sharing import keep_apart, twin
+from posttrain.models.weight_sharing import keep_apart, shared_copy
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.rewards.model import RewardModel, open_reward_model
-from posttrain.rewards.sources import Rewards, address, load_rewards
+from posttrain.rewards.sources import RewardSources, address, load_rewards
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.store import Built
@@ -37,7 +37,7 @@ from posttrain.training.loop import train
 from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
-from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
 from posttrain.training.request import StageRequest
 from posttrain.training.rows import record_prompts, row_metrics
 from schemas.errors import Refusal
@@ -74,7 +74,7 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
         checkpoint_activations(backbone.policy, "alignment.gradient_checkpointing")
     collect = Collector(
         spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
-        tokenizer=tokenizer, prompts=prompts, log=SampleLog(request.out / SAMPLES),
+        tokenizer=tokenizer, prompts=prompts, log=SampleLog(request.out / ROLLOUTS),
         ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, dtype)
@@ -90,15 +90,15 @@ class _Backbone:
 
     policy: nn.Module
     reference: Reference
-    rewards: Rewards
+    rewards: RewardSources
 
 
 def _backbone(request: StageRequest, spec: PPO, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> _Backbone:
-    """Reward model and critic are twins of the base, made before the policy's method is put on it."""
+    """Reward model and critic share the base's weights; they are made before the policy's method is put on it."""
     seed = request.recipe.seed
     base = load_model(request.policy, device)
     models = _reward_models(request, spec, base, device)
-    critic = twin(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
+    critic = shared_copy(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
     policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer, request.policy.new_tokens)
     for other in (*([critic] if critic is not None else []), *(model.scorer.model for model in models.values())):
         keep_apart(other, policy)
