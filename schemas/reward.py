@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
+from schemas.fields import NonNegative, Positive
 from schemas.model import HubModel, LocalModel
 from schemas.peft import LoRA, Peft
-from schemas.training import NonNegative, Optimization, Overlong, Positive, Rate
+from schemas.training import Rate, RowTraining
 
 
 class ScratchEncoder(Frozen):
@@ -43,7 +44,7 @@ class ScratchEncoder(Frozen):
 RewardBase = Annotated[HubModel | LocalModel | ScratchEncoder, Field(discriminator="source")]
 
 
-class RewardTraining(Optimization):
+class RewardTraining(RowTraining):
     """A score that ranks chosen responses above rejected ones (Bradley-Terry), trained before alignment and beside the policy."""
 
     model: RewardBase | None = None
@@ -52,16 +53,8 @@ class RewardTraining(Optimization):
     """Margin, in units of the reward, that chosen should have over rejected (arXiv 2307.09288 section 3.2.2); 0 = none."""
     centre: bool = True
     """Subtract the mean reward of all training responses from every reward."""
-    epochs: Positive = 1
-    """Passes over the training pairs."""
-    batch_size: Positive = 32
-    """Pairs per optimizer step."""
     learning_rate: Rate | None = None
     """Peak learning rate; null = by method and size of the model: 1e-4 for LoRA from 100M parameters on, 1e-5 in full."""
-    max_length: Annotated[int, Field(ge=8)] = 1024
-    """Longest prompt with one response in tokens; prompts are cut from the left first."""
-    overlong: Overlong = "quarantine"
-    """A response that does not fit max_length: left out with its reason, or cut at its end and scored there."""
     peft: Peft = LoRA(method="lora")
     """What is trained beside the score head."""
 

@@ -23,6 +23,7 @@ from posttrain.forecast.depth import peaks_of
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.models.architectures import auto_class
 from posttrain.models.blocks import all_linear, architecture
+from posttrain.models.parameters import parameter_count
 from posttrain.models.routing import without_routing
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
@@ -140,7 +141,7 @@ def _quantized(peaks: Sequence[Peak], config: PreTrainedConfig, kind: Quantizati
     exact = wrapped(config, Full(method="full"))
     numbers = sum(layer.weight.numel() for layer in all_linear(exact).values())
     less = int(numbers * (4 - BYTES[kind]))
-    reading = Peak("reading the weights", weights=4 * sum(p.numel() for p in exact.parameters()))
+    reading = Peak("reading the weights", weights=4 * parameter_count(exact))
     held = [replace(peak, weights=peak.weights - less) for peak in peaks]
     return [reading, *held] if on.device.type == "cpu" else held
 

@@ -20,6 +20,7 @@ from posttrain.forecast.ppo import ppo_peaks
 from posttrain.losses.preference import VARIANTS
 from posttrain.models.architectures import readable
 from posttrain.models.blocks import architecture
+from posttrain.models.parameters import parameter_count, trainable_count
 from posttrain.models.policy import source_policy
 from posttrain.models.positions import UNLIMITED
 from posttrain.peft.methods import ENCODER
@@ -173,10 +174,10 @@ def _plan(spec: Spec, examples: Sequence[Example], seed: int) -> Plan:
 
 def counts(model: nn.Module, trained: bool = True) -> dict[str, Any]:
     """Parameters of a model, and how many of them a training stage trains."""
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = parameter_count(model)
     if not trained:
         return {"parameters": parameters}
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trainable = trainable_count(model)
     return {
         "parameters": parameters,
         "trainable_parameters": trainable,
@@ -224,5 +225,5 @@ def _parameters(chain: Chain, stage: str, policy: PreTrainedConfig) -> int:
     """Of the model that a stage starts from."""
     config = _reward_config(chain, policy) if stage == "reward" else policy
     if stage == "reward" and architecture(config) == ENCODER:
-        return sum(p.numel() for p in rewarding(config, Full(method="full")).parameters())
+        return parameter_count(rewarding(config, Full(method="full")))
     return parameters_of(config)

@@ -21,6 +21,7 @@ from posttrain.data.encode_pairs import encode_pairs
 from posttrain.data.packing import Example
 from posttrain.models.architectures import longest_sequence, refuse_beyond
 from posttrain.models.blocks import architecture
+from posttrain.models.parameters import parameter_count
 from posttrain.peft.methods import ENCODER
 from posttrain.rewards.checkpoint import save_reward
 from posttrain.rewards.encoder import joining_pairs, load_encoder, marks_responses, pair_tokenizer, scratch_encoder
@@ -72,7 +73,7 @@ def reward(request: StageRequest, spec: RewardTraining, pairs: pl.DataFrame) -> 
     """Train a reward model that ranks chosen above rejected; saves `reward/` and what was measured on held-out pairs."""
     start = _start(request, spec)
     without_dropout(start.model)
-    spec = settled("reward", spec, spec.peft, lambda: sum(p.numel() for p in start.model.parameters()))
+    spec = settled("reward", spec, spec.peft, lambda: parameter_count(start.model))
     rows = pairs.filter(split="train")
     examples = start.read(kept_examples(request, rows, start.encode(rows)))
     held_out, unseen = _held_out(start, pairs)
