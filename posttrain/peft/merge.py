@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.models import blocks
-from posttrain.peft.applied import trained
+from posttrain.peft.applied import adapted
 from posttrain.peft.delta import Bottleneck
 from posttrain.peft.fold import fold, foldable
 from posttrain.peft.methods import METHODS
@@ -41,7 +41,7 @@ def merge(model: nn.Module) -> nn.Module:
     Raises:
         Refusal: with the reason, when there is none.
     """
-    known = trained(model)
+    known = adapted(model)
     where = f"peft.method ({'' if known is None else known.spec.method})"
     if known is not None and known.tuner is not None:
         if reason := not_mergeable(model, known.tuner):
