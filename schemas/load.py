@@ -66,15 +66,27 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
             allowed=f"a {kind} in YAML",
             remedy=f"check the path; {kind}s are in deployments/{kind}s",
         )
+    if path.stat().st_size > yaml_limits.BYTES:
+        raise Refusal(
+            where=str(path),
+            found=f"{path.stat().st_size:,} bytes",
+            allowed=f"at most {yaml_limits.BYTES:,}",
+            remedy=f"name a {kind}",
+        )
+    document = _parsed(path)
+    if not isinstance(document, dict):
+        raise Refusal(
+            where=str(path),
+            found=type(document).__name__,
+            allowed=f"a mapping of {kind} fields",
+            remedy=f"start from {EXAMPLES[kind]}",
+        )
+    return document
+
+
+def _parsed(path: Path) -> Any:
     try:
-        if path.stat().st_size > yaml_limits.BYTES:
-            raise Refusal(
-                where=str(path),
-                found=f"{path.stat().st_size:,} bytes",
-                allowed=f"at most {yaml_limits.BYTES:,}",
-                remedy=f"name a {kind}",
-            )
-        document = yaml_limits.read(path.read_text(encoding="utf-8"), str(path))
+        return yaml_limits.read(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise Refusal(
             where=f"{path}: byte {error.start}",
@@ -95,14 +107,6 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
         raise Refusal(
             where=str(path), found=short(str(error)), allowed="valid YAML", remedy="put the value in quotes, or correct it"
         ) from None
-    if not isinstance(document, dict):
-        raise Refusal(
-            where=str(path),
-            found=type(document).__name__,
-            allowed=f"a mapping of {kind} fields",
-            remedy=f"start from {EXAMPLES[kind]}",
-        )
-    return document
 
 
 def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers.utils.hub import cached_file
 from posttrain.checkpoints.finite import refuse_not_finite
 from posttrain.data.tokenizer import prepare_tokenizer
 from posttrain.models.architectures import CONFIGS, auto_class
+from posttrain.models.parameters import parameter_count
 from posttrain.models.policy import Policy, adapter_beside
 from posttrain.models.shards import refuse_outside_shards
 from posttrain.models.sound_config import refuse_larger_than_files, refuse_unsound, refuse_unsound_file
@@ -98,7 +99,7 @@ def check_size(policy: Policy, config: PreTrainedConfig, kind: Any = None) -> No
 
 def parameters_of(config: PreTrainedConfig) -> int:
     """Parameters of a model of this architecture, without making one."""
-    return sum(p.numel() for p in _without_numbers(config, auto_class(config)).parameters())
+    return parameter_count(_without_numbers(config, auto_class(config)))
 
 
 def _without_numbers(config: PreTrainedConfig, kind: Any) -> nn.Module:

@@ -23,6 +23,7 @@ from posttrain.forecast.depth import peaks_of
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.models.architectures import auto_class
 from posttrain.models.blocks import all_linear, architecture
+from posttrain.models.parameters import parameter_count
 from posttrain.models.routing import without_routing
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
@@ -140,7 +141,7 @@ def _quantized(peaks: Sequence[Peak], config: PreTrainedConfig, kind: Quantizati
     exact = wrapped(config, Full(method="full"))
     numbers = sum(layer.weight.numel() for layer in all_linear(exact).values())
     less = int(numbers * (4 - BYTES[kind]))
-    reading = Peak("reading the weights", weights=4 * sum(p.numel() for p in exact.parameters()))
+    reading = Peak("reading the weights", weights=4 * parameter_count(exact))
     held = [replace(peak, weights=peak.weights - less) for peak in peaks]
     return [reading, *held] if on.device.type == "cpu" else held
 
@@ -266,10 +267,10 @@ def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: i
 
 
 def _encoded(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -> tuple[Any, Tensor]:
-    """The prompts in our own loop as they are before the last token; its cache has room for all tokens from the start."""
+    """The prompts in our own loop as they are before the last token; its cache has space for all tokens from the start."""
     rows, last = encode(model, [np.zeros(n, np.int32) for n in prompts], range(len(prompts)), new_tokens, budget)
-    for room in rows.cache.rooms:
-        room.fill(room.filled + new_tokens - 1)
+    for layer in rows.cache.layers:
+        layer.fill(layer.filled + new_tokens - 1)
     return rows, last
 
 

@@ -28,17 +28,17 @@ from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
-from schemas.reward import RewardModel
+from schemas.reward import RewardTraining
 from schemas.training import DPO, SFT, Pretrain
 
 T = TypeVar("T")
-Spec = Pretrain | SFT | DPO | RewardModel
+Spec = Pretrain | SFT | DPO | RewardTraining
 ROWS = 512  # of each data set: the first of every file, since what follows would have to be read to be chosen from
 COMPRESSION = {".jsonl.gz": 4, ".jsonl.zst": 4, ".parquet": 3}  # bytes of text per byte of file, about
 
 
 @dataclass(frozen=True)
-class Rows:
+class FirstRows:
     """The first rows of a recipe's data in normal form, and how large the files are."""
 
     documents: list[str]
@@ -102,7 +102,7 @@ def longest(spec: Spec) -> Sequence[Example]:
     """Rows as long as a stage allows, half of them prompt, as many as a step has."""
     prompt = 1 if isinstance(spec, Pretrain) else _limit(spec) // 2
     parts = [np.zeros(n, np.int32) for n in (prompt, _limit(spec) - prompt)]
-    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO | RewardModel) else 1))
+    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO | RewardTraining) else 1))
     return [example] * (max(1, spec.batch_tokens // spec.context) if isinstance(spec, Pretrain) else spec.batch_size)
 
 
@@ -111,7 +111,7 @@ def _limit(spec: Spec) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def first_rows(chain: Chain) -> Rows:
+def first_rows(chain: Chain) -> FirstRows:
     """Read the first rows of every data set of a recipe; a generated sample is made anew and thrown away."""
     recipe = chain.recipe
     read = {"corpus": "filter" in recipe.stages, **dict.fromkeys(KINDS, True)}
@@ -121,7 +121,7 @@ def first_rows(chain: Chain) -> Rows:
         sizes = {name: sum(map(_size, found)) for name, found in files.items()}
         tables = {name: _table(name, files[name]) for name in KINDS if name in files}
         numbers = {name: sum(map(_lines, found)) for name, found in files.items()}
-        return Rows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
+        return FirstRows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
 
 
 def _few(rows_of: Sequence[Iterable[T]]) -> Iterator[T]:

@@ -12,7 +12,7 @@ from schemas.evaluation import RewardModelJudge
 from schemas.model import ScratchModel
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe
-from schemas.reward import RewardModel, ScratchEncoder
+from schemas.reward import RewardTraining, ScratchEncoder
 
 FIELD = "reward.model"
 
@@ -90,7 +90,7 @@ def reward_config(chain: Chain) -> Any:
     return scratch_config(given, given.vocab_size) if isinstance(given, ScratchModel) else load_config(source_policy(given))
 
 
-def check_start(spec: RewardModel, config: Any) -> None:
+def check_start(spec: RewardTraining, config: Any) -> None:
     """Refuse a section on a model with this config.
 
     Raises:
@@ -99,7 +99,7 @@ def check_start(spec: RewardModel, config: Any) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
     from posttrain.models.blocks import architecture
-    from posttrain.peft.check import Plan, check_method
+    from posttrain.peft.check import MethodUse, check_method
 
     kind, remedy = architecture(config), "name another model: reward.model hub, local, or scratch (a small BERT)"
     if kind == ENCODER_DECODER:
@@ -124,8 +124,8 @@ def check_start(spec: RewardModel, config: Any) -> None:
             allowed=f"at most {longest}",
             remedy="lower it",
         )
-    plan = Plan(spec.peft, "reward.peft", config, (), spec.max_length, spec.gradient_checkpointing)
-    if refusal := check_method(plan):
+    use = MethodUse(spec.peft, "reward.peft", config, (), spec.max_length, spec.gradient_checkpointing)
+    if refusal := check_method(use):
         raise refusal
 
 

@@ -15,7 +15,7 @@ from posttrain.models.blocks import core
 from posttrain.models.rope import forget_lengths, unscaled_up_to
 from posttrain.models.routing import balances, with_routing
 from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
-from posttrain.scoring.layouts import LAYOUTS, Embed, Located, Rows, packed, shifted
+from posttrain.scoring.layouts import LAYOUTS, Embed, Located, PaddedRows, packed, shifted
 from posttrain.scoring.output_head import head_of, token_logprobs, token_statistics
 from posttrain.scoring.products import fp32_logits
 from schemas.errors import Refusal
@@ -113,7 +113,7 @@ class Scorer(nn.Module):
         if len(examples) > 1 or len(examples[0].branches) > 1:
             return self._one_by_one(examples)
         forget_lengths(model)
-        rows = Rows.of(examples, self.device)
+        rows = PaddedRows.of(examples, self.device)
         keep = rows.scored.shape[1] - int(rows.scored.any(0).nonzero()[0])  # columns from the first target on
         last = {"logits_to_keep": keep + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         balance = None

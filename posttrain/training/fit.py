@@ -17,6 +17,7 @@ from posttrain.data.encode import Encoded, encode_conversations
 from posttrain.data.left_out import reasons_of, refuse_left_out
 from posttrain.data.packing import Example
 from posttrain.models.architectures import longest_sequence, refuse_beyond
+from posttrain.models.parameters import parameter_count, trainable_count
 from posttrain.peft.wrap import save_trained
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.distributed import is_main
@@ -150,12 +151,10 @@ def fit(request: StageRequest, job: Job, layout: str) -> dict[str, float]:
     if rose := caution.of_stage(stage, metrics):
         note(rose)
     (request.out / "layout.txt").write_text(layout + "\n")
-    parameters = list(job.scorer.model.parameters())
-    trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {
         "examples": len(job.objective.examples),
-        "parameters": all_of_them,
-        "trainable_parameters": trained,
+        "parameters": parameter_count(job.scorer.model),
+        "trainable_parameters": trainable_count(job.scorer.model),
         "learning_rate": rate,
     }
     return {**metrics, **size, **row_metrics(request.out)}

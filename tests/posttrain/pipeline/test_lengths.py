@@ -13,7 +13,7 @@ from posttrain.forecast.sizing import held_out_limit, memory_of
 from posttrain.models.policy import Policy
 from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
-from posttrain.pipeline.lengths import Rows, first_rows
+from posttrain.pipeline.lengths import FirstRows, first_rows
 from schemas.load import validate_recipe
 from schemas.training import DPO
 
@@ -30,7 +30,7 @@ def rows(checkpoint):
         {"prompt": prompts, "chosen": [says("assistant", "Clean.")] * 5, "rejected": [says("assistant", "Bad")] * 5}
     )
     chain = SimpleNamespace(model=None, source=Policy(str(checkpoint)))
-    return Rows([], {"preferences": table}, {"preferences": 1000}, {"preferences": 5}, chain)
+    return FirstRows([], {"preferences": table}, {"preferences": 1000}, {"preferences": 5}, chain)
 
 
 def test_evaluation_is_forecast_with_its_own_bound_not_that_of_training(rows):
