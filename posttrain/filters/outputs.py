@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ OUTPUTS = {
     "quarantine": QUARANTINE,
 }
 """Columns of kept.parquet, rejected.parquet and quarantine.parquet."""
-EMPTY, DUPLICATE, NEAR = "no line left", "duplicate", "near_duplicate"
-"""Reasons that are no rule on a metric."""
+DUPLICATE, NEAR = "duplicate", "near_duplicate"
+"""Reasons that are no rule on a document alone."""
 
 
 def write_documents(plan: Plan, copies: Records, near: Records, holdout: float, summary: Summary, out: Path) -> None:
@@ -49,7 +49,7 @@ def write_documents(plan: Plan, copies: Records, near: Records, holdout: float, 
         kept, rejected = (stack.enter_context(_parquet(out, name)) for name in ("kept", "rejected"))
         for table in pieces.tables():
             documents = pl.DataFrame(table)
-            decided = documents.with_columns(decisions(documents, rules, copies, near, pieces))
+            decided = documents.with_columns(decisions(documents, rules, copies, near, pieces.ids))
             keep = decided["reasons"].list.len() == 0
             good, bad = decided.filter(keep), decided.filter(~keep)
             good = good.with_columns(split=_split(good["text"], holdout))
@@ -74,8 +74,14 @@ def _parquet(out: Path, name: str) -> Iterator[Any]:
         yield lambda table: writer.write_table(table.select(schema.names).to_arrow().cast(schema)) if table.height else None
 
 
-def decisions(documents: pl.DataFrame, rules: FilterRules, copies: Records, near: Records, pieces: Pieces) -> pl.DataFrame:
+def decisions(
+    documents: pl.DataFrame, rules: FilterRules, copies: Records, near: Records, ids: Callable[[Places], list[str]]
+) -> pl.DataFrame:
     """All reasons against each document, and which kept one it repeats.
+
+    Args:
+        documents: number, metrics, lines_dropped.
+        ids: the identifiers of some documents by number.
 
     Returns:
         Columns `reasons`, `duplicate_of` and `jaccard`.
@@ -86,8 +92,8 @@ def decisions(documents: pl.DataFrame, rules: FilterRules, copies: Records, near
     of = np.where(exact, of_exact, of_near)
     repeated = exact | close
     wanted = np.unique(of[repeated])
-    names = dict(zip(wanted.tolist(), pieces.ids(wanted), strict=True))
-    more = pl.DataFrame({EMPTY: documents["text"].str.len_bytes() == 0, DUPLICATE: exact, NEAR: close})
+    names = dict(zip(wanted.tolist(), ids(wanted), strict=True))
+    more = pl.DataFrame({DUPLICATE: exact, NEAR: close})
     kept = [names[number] if yes else None for number, yes in zip(of.tolist(), repeated.tolist(), strict=True)]
     told = [pl.when(pl.col(name)).then(pl.lit(name)) for name in more.columns]
     found = more.select(more=pl.concat_list(told).list.drop_nulls()).with_columns(rules=reasons(documents, rules))

@@ -49,10 +49,7 @@ class Plan:
     @property
     def bands(self) -> tuple[int, int] | None:
         """Bands and rows of the MinHash, where near-duplicates are looked for."""
-        if self.filtering.dedup.near is None:
-            return None
-        bands, rows = map(int, self.filtering.dedup.near.split("x"))
-        return bands, rows
+        return bands_and_rows(self.filtering)
 
     def piece(self, name: str, number: int = 0, suffix: str = "npy") -> Path:
         """Where a piece lies."""
@@ -78,9 +75,17 @@ class Plan:
             write_atomically(identity, wanted)
 
 
+def bands_and_rows(filtering: Filtering) -> tuple[int, int] | None:
+    """Bands and rows of the MinHash, where near-duplicates are looked for."""
+    if filtering.dedup.near is None:
+        return None
+    bands, rows = map(int, filtering.dedup.near.split("x"))
+    return bands, rows
+
+
 def work_folder(out: Path) -> Path:
     """Where the pieces of a run lie; a stage of the store leaves this folder alone when it resumes."""
-    return out / CHECKPOINT / "filter"
+    return out / CHECKPOINT
 
 
 def state(url: str) -> tuple[int, int]:

@@ -8,14 +8,19 @@ import polars as pl
 
 from schemas.filter_rules import Bounds, FilterRules
 
+EMPTY = "no line left"
+DROPPED = "lines_dropped"
+
 
 def reasons(metrics: pl.DataFrame, rules: FilterRules) -> pl.Series:
     """Every rule that each document breaks, such as ``words < 50``; an empty list where it breaks none.
 
-    A rule or side that is None is off; 0 is a limit like any other. Limits are inclusive.
+    A rule or side that is None is off; 0 is a limit like any other. Limits are inclusive. A document whose lines were all taken
+    out has a reason too.
 
     Args:
-        metrics: shape (documents, metrics), as `posttrain.filters.metrics.annotate` returns them.
+        metrics: shape (documents, metrics), as `posttrain.filters.metrics.annotate` returns them, and `lines_dropped` where there
+            are rules for lines.
 
     Returns:
         Series of list[str], shape (documents,), reasons in the order of the rules.
@@ -26,6 +31,8 @@ def reasons(metrics: pl.DataFrame, rules: FilterRules) -> pl.Series:
         if bounds is not None
         for sign, limit, beyond in _sides(name, bounds)
     ]
+    if DROPPED in metrics.columns:
+        broken.append(pl.when((pl.col("words") == 0) & (pl.col(DROPPED) > 0)).then(pl.lit(EMPTY)))
     if not broken:
         return pl.Series("reasons", [[]] * metrics.height, dtype=pl.List(pl.String))
     return metrics.select(reasons=pl.concat_list(broken).list.drop_nulls()).to_series()

@@ -92,13 +92,13 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     documents, quarantine = checked(batch, plan.files[file].name)
     original = buffers(pa.array(documents["text"].to_list(), pa.large_string()))
     texts, dropped = without_lines(original, plan.filtering.resolved_lines())
-    metrics = table(measured(texts))
+    lines = dropped.sum(axis=1)
+    metrics = table(measured(texts)).with_columns(lines_dropped=lines)
     numbers = documents["row"].to_numpy() + (file << FILE_BITS)
-    passes = (reasons(metrics, plan.filtering.resolved()).list.len() == 0).to_numpy() & (np.diff(texts.offsets) > 0)
+    passes = (reasons(metrics, plan.filtering.resolved()).list.len() == 0).to_numpy()
     data, starts, ends = fold(texts.data, texts.offsets)
     prints = fingerprints(data, starts, ends)
     hashes = band_hashes(data, starts, ends, *plan.bands) if plan.bands else None
-    lines = dropped.sum(axis=1)
     columns = {
         "id": documents["id"].to_arrow(),
         "text": arrow(texts),

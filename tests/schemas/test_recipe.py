@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from schemas.evaluation import Gates
 from schemas.filter_presets import PRESETS
 from schemas.filter_rules import Bounds, FilterRules
 from schemas.filtering import Filtering
-from schemas.evaluation import Gates
 from schemas.model import ScratchModel
 from schemas.recipe import Recipe, policies
 

@@ -76,7 +76,7 @@ def _words(kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArra
     out[0], out[1], out[2] = found, length / of, lettered / of
     out[3] /= of
     out[4] /= of
-    out[5] /= of
+    out[5] = out[5] / of if found else 0.0
     keys, covered = np.empty(found, np.uint64), np.empty(9, np.int64)
     for at in range(found):
         keys[at] = hashed(prefix, powers, starts[at], ends[at])
