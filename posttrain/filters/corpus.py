@@ -57,10 +57,10 @@ def filter_corpus(
     """
     out.mkdir(parents=True, exist_ok=True)
     _remove_results(out)
-    plan = Plan(tuple(files), filtering, work_folder(out), threads)
+    plan = Plan(tuple(files), filtering, holdout, work_folder(out), threads)
     plan.take_up()
     try:
-        metrics = _run(plan, engine or engines.Here(), holdout, out, on_progress)
+        metrics = _run(plan, engine or engines.Here(), out, on_progress)
     except Refusal:
         _remove_results(out)
         write_quarantine(plan, out)
@@ -75,11 +75,11 @@ def _remove_results(out: Path) -> None:
         remove(out / name)
 
 
-def _run(plan: Plan, engine: Engine, holdout: float, out: Path, on_progress: Progress) -> dict[str, float]:
+def _run(plan: Plan, engine: Engine, out: Path, on_progress: Progress) -> dict[str, float]:
     counts = _annotate(plan, engine, on_progress)
     copies, near = find_repeated(plan, counts["documents"], engine)
     summary = Summary(plan.filtering)
-    write_documents(plan, copies, near, holdout, summary, out)
+    write_documents(plan, copies, near, summary, out)
     write_quarantine(plan, out)
     return summary.finish(counts, out / SUMMARY)
 

@@ -41,6 +41,8 @@ class Plan:
 
     files: tuple[SourceFile, ...]
     filtering: Filtering
+    holdout: float
+    """Share of the kept documents whose split is "holdout"."""
     work: Path
     """Folder of the pieces, which all tasks can reach."""
     threads: int
@@ -62,7 +64,7 @@ class Plan:
     def identity(self) -> str:
         """Digest of all that decides the pieces: the files as they are now, and the rules."""
         files = [(file.name, file.url, *state(file.url)) for file in self.files]
-        told = json.dumps([VERSION, files, self.filtering.model_dump(mode="json")], sort_keys=True)
+        told = json.dumps([VERSION, files, self.holdout, self.filtering.model_dump(mode="json")], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def take_up(self) -> None:

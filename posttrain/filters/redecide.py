@@ -16,9 +16,9 @@ from posttrain.filters.dedup import COPY, KEY, Records, copies, keys
 from posttrain.filters.kernels.text import Places
 from posttrain.filters.metrics import METRICS, Buffers, buffers, without_lines
 from posttrain.filters.near import AT_ONCE, BAND, band_records, clusters, links, verified
-from posttrain.filters.outputs import decisions
+from posttrain.filters.outputs import judged
 from posttrain.filters.plan import bands_and_rows
-from posttrain.filters.rules import DROPPED, reasons
+from posttrain.filters.rules import DROPPED, passing
 from posttrain.filters.summary import Summary
 from posttrain.runtime.writing import replacing
 from schemas.errors import Refusal
@@ -29,7 +29,7 @@ DECISIONS = pa.schema(
     {"id": pa.string(), "source": pa.string(), "row": pa.int64(), "number": pa.int64(), "kept": pa.bool_(),
      "reasons": pa.list_(pa.string()), "duplicate_of": pa.string(), "jaccard": pa.float64()}
 )  # fmt: skip
-"""Columns of decisions.parquet; its rows are those of kept.parquet, then those of rejected.parquet."""
+"""Columns of decisions.parquet; the reasons of a kept document are null."""
 
 
 def redecide(folder: Path, filtering: Filtering, out: Path) -> dict[str, float]:
@@ -46,12 +46,14 @@ def redecide(folder: Path, filtering: Filtering, out: Path) -> dict[str, float]:
     exact, near = _repeated(folder, filtering)
     summary, rules, texts = Summary(filtering), filtering.resolved(), _Texts(folder, filtering)
     out.mkdir(parents=True, exist_ok=True)
+    empty = pl.DataFrame(DECISIONS.empty_table())
     with replacing(out / "decisions.parquet") as scratch, pq.ParquetWriter(scratch, DECISIONS) as writer:
         for documents in _rows(folder, ["id", "source", "row", "number", DROPPED, *METRICS]):
-            decided = documents.with_columns(decisions(documents, rules, exact, near, texts.ids))
-            decided = decided.with_columns(kept=pl.col("reasons").list.len() == 0)
-            writer.write_table(decided.select(DECISIONS.names).to_arrow().cast(DECISIONS))
-            summary.add(decided.filter("kept"), decided.filter(~pl.col("kept")))
+            kept, rejected = judged(documents, rules, exact, near, texts.ids)
+            for some, yes in ((kept, True), (rejected, False)):
+                decided = pl.concat([some.with_columns(kept=pl.lit(yes)), empty], how="diagonal")
+                writer.write_table(decided.select(DECISIONS.names).to_arrow().cast(DECISIONS))
+            summary.add(kept, rejected)
         read = {"documents": before["kept"] + before["rejected"], "quarantined": before["quarantined"]}
         found = summary.finish(read | before["lines_dropped"], out / "summary.json")
     return {name: found[name] for name in (f"documents_{each}" for each in ("in", "kept", "rejected", "quarantined"))}
@@ -100,7 +102,7 @@ def _repeated(folder: Path, filtering: Filtering) -> tuple[Records, Records]:
     all_keys, all_bands = [np.empty(0, KEY)], [np.empty(0, BAND)]
     for documents in _rows(folder, ["number", "fingerprint", "bands", DROPPED, *METRICS]):
         numbers = documents["number"].to_numpy()
-        passes = (reasons(documents, rules).list.len() == 0).to_numpy()
+        passes = passing(documents, rules)
         all_keys.append(keys(documents["fingerprint"].to_list(), numbers, passes))
         if shape and passes.any():
             hashes = documents["bands"].filter(pl.Series(passes)).explode().to_numpy().reshape(-1, shape[0])

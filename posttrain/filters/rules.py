@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from schemas.filter_rules import Bounds, FilterRules
 
@@ -36,6 +38,20 @@ def reasons(metrics: pl.DataFrame, rules: FilterRules) -> pl.Series:
     if not broken:
         return pl.Series("reasons", [[]] * metrics.height, dtype=pl.List(pl.String))
     return metrics.select(reasons=pl.concat_list(broken).list.drop_nulls()).to_series()
+
+
+def passing(metrics: pl.DataFrame, rules: FilterRules) -> NDArray[np.bool_]:
+    """Which documents have no reason against them, shape (documents,); many times as fast as to say the reasons."""
+    passes = np.ones(metrics.height, bool)
+    for name, bounds in rules:
+        if bounds is not None:
+            values = metrics[name].to_numpy()
+            passes &= (values >= (-np.inf if bounds.min is None else bounds.min)) & (
+                values <= (np.inf if bounds.max is None else bounds.max)
+            )
+    if DROPPED in metrics.columns:
+        passes &= (metrics["words"].to_numpy() > 0) | (metrics[DROPPED].to_numpy() == 0)
+    return passes
 
 
 def _sides(name: str, bounds: Bounds) -> Iterator[tuple[str, float, pl.Expr]]:

@@ -21,7 +21,7 @@ def arrow(texts: list[str]) -> Buffers:
 
 
 def hashes(texts: list[str], shape: tuple[int, int]) -> np.ndarray:
-    return band_hashes(*fold(*arrow(texts)), *shape)
+    return band_hashes(fold(*arrow(texts)), *shape)
 
 
 def repeated(texts: list[str], threshold: float, shape: tuple[int, int] = (14, 8)) -> dict[int, tuple[int, float]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posttrain.data import split
 from posttrain.filters import metrics, plain
-from posttrain.filters.kernels import folding, minhash
+from posttrain.filters.kernels import folding
 from posttrain.filters.kernels.compiling import COMPILED
 from posttrain.filters.metrics import METRICS, buffers
+from posttrain.filters.near import band_hashes
 from schemas.filter_rules import LineRules
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="numba does not work here, so there is nothing to compare")
@@ -58,17 +60,18 @@ def test_dropped_lines(corpus: list[str], rules: LineRules) -> None:
 @checked
 @given(corpora)
 def test_folded_texts(corpus: list[str]) -> None:
-    data, starts, ends = folding.fold(*arrow(corpus))
-    for text, start, end in zip(corpus, starts, ends, strict=True):
-        assert data[start:end].tobytes() == folding.folded(text), repr(text)
+    found = folding.fold(*arrow(corpus))
+    assert found.texts() == [folding.folded(text) for text in corpus]
+    lowered = [text.encode() for text in split.folded(pl.Series(corpus, dtype=pl.String))]
+    assert [one for one, same in zip(found.texts(), found.lowered, strict=True) if same] == [
+        one for one, same in zip(lowered, found.lowered, strict=True) if same
+    ]
 
 
 @settings(max_examples=40, deadline=None)
 @given(corpora, st.sampled_from([(14, 8), (9, 13), (20, 13)]))
 def test_bands(corpus: list[str], shape: tuple[int, int]) -> None:
-    data, starts, ends = folding.fold(*arrow(corpus))
-    found = np.empty((len(corpus), shape[0]), np.uint64)
-    minhash.bands(data, starts, ends, *minhash.permutations(shape[0] * shape[1]), found)
+    found = band_hashes(folding.fold(*arrow(corpus)), *shape)
     for text, hashes in zip(corpus, found, strict=True):
         assert hashes.tolist() == plain.bands(folding.folded(text), *shape).tolist(), repr(text)
 
@@ -78,5 +81,4 @@ def test_a_slice_of_an_array_is_measured_like_a_copy_of_it() -> None:
     corpus = ["not this", "The cat. The cat.", "é", "nor this"]
     some = buffers(pa.array(corpus, pa.large_string())[1:3])
     assert metrics.measured(some).tolist() == metrics.measured(arrow(corpus[1:3])).tolist()
-    data, starts, ends = folding.fold(*some)
-    assert [data[start:end].tobytes() for start, end in zip(starts, ends, strict=True)] == [b"the cat. the cat.", "é".encode()]
+    assert folding.fold(*some).texts() == [b"the cat. the cat.", "é".encode()]
