@@ -56,7 +56,7 @@ def holdout_mask(texts: pl.Series, share: float) -> pl.Series:
     Returns:
         Booleans, shape (rows,).
     """
-    return _below(folded(texts), share)
+    return held_out(folded(texts), share)
 
 
 def assign(declared: pl.Series, keys: pl.Series, share: float) -> pl.Series:
@@ -68,10 +68,11 @@ def assign(declared: pl.Series, keys: pl.Series, share: float) -> pl.Series:
         share: part to hold out of the rows that declare nothing.
     """
     known = declared.str.strip_chars().str.to_lowercase().replace_strict(DECLARED, default=None, return_dtype=pl.String)
-    hashed = _below(keys, share).replace_strict({True: "holdout", False: "train"}, return_dtype=pl.String)
+    hashed = held_out(keys, share).replace_strict({True: "holdout", False: "train"}, return_dtype=pl.String)
     return known.zip_with(known.is_not_null(), hashed).rename("split")
 
 
-def _below(keys: pl.Series, share: float) -> pl.Series:
+def held_out(keys: pl.Series, share: float) -> pl.Series:
+    """`holdout_mask` of texts that are folded already, as strings or as their UTF-8."""
     limit = int(share * 2**64)
     return pl.Series("holdout", [xxhash.xxh3_64_intdigest(key) < limit for key in keys.cast(pl.Binary)], dtype=pl.Boolean)

@@ -106,7 +106,7 @@ def without_lines(texts: Buffers, rules: LineRules) -> tuple[Buffers, NDArray[np
     dropped = np.zeros((texts.documents, len(REASONS)), np.int64)
     if rules == LineRules():
         return texts, dropped
-    limits = np.array(_limits(rules), np.int64)
+    limits = np.array(line_limits(rules), np.int64)
     if not COMPILED:
         return _without_lines_plain(texts, limits.tolist(), dropped), dropped
     out, offsets = np.empty(len(texts.data), np.uint8), np.zeros(texts.documents + 1, np.int64)
@@ -114,7 +114,8 @@ def without_lines(texts: Buffers, rules: LineRules) -> tuple[Buffers, NDArray[np
     return Buffers(out[:used], offsets), dropped
 
 
-def _limits(rules: LineRules) -> list[int]:
+def line_limits(rules: LineRules) -> list[int]:
+    """The rules as the kernel takes them: one number for each of `kernels.lines.REASONS`."""
     longest = ANY_LENGTH if rules.max_word_length is None else rules.max_word_length
     return [rules.min_words or 0, longest, *(int(getattr(rules, name)) for name in REASONS[2:])]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from posttrain.filters.kernels.characters import SPACE, TERMINAL
 from posttrain.filters.kernels.compiling import kernel
-from posttrain.filters.kernels.document import ends_with_ellipsis, says
+from posttrain.filters.kernels.document import ends_with_ellipsis, lower, says
 from posttrain.filters.kernels.text import NEWLINE, Bytes, Codes, Places, decode, spans
 
 REASONS: Final = ("min_words", "max_word_length", "drop_unpunctuated", "drop_ellipsis", "drop_javascript", "drop_policy")
@@ -95,10 +95,11 @@ def _phrase(codes: Codes, count: int, limits: Places) -> int:
     if not limits[4] and not limits[5]:
         return _KEPT
     policy = _KEPT
-    for at in range(count):
+    for at in range(count - 1):
         if codes[at] < 128 and _INITIALS[codes[at]]:
             for which in range(len(_LENGTHS)):
-                if says(codes, at, count, _PADDED[which, : _LENGTHS[which]]):
+                # The second letter first: a call for every `t` or `c` of a text would cost more than all the rest.
+                if lower(codes[at + 1]) == _PADDED[which, 1] and says(codes, at, count, _PADDED[which, : _LENGTHS[which]]):
                     if which == 0 and limits[4]:
                         return 4
                     if which > 0 and limits[5]:
