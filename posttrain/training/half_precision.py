@@ -20,7 +20,7 @@ def hold_frozen(model: Any, peft: Peft, dtype: torch.dtype) -> None:
     """Round the frozen linear layers of a model that is trained in half precision, where its method reads them in products alone.
 
     The model computes in no other arithmetic from then on: the layout is chosen before, in fp32. On a CPU the other frozen
-    weights are copied: a view of the checkpoint's file keeps all of it mapped, and so resident, with the weights that were rounded.
+    weights are copied: a view of the checkpoint's file keeps all of it mapped, and so resident, the rounded weights as well.
     """
     if dtype == torch.float32 or not METHODS[peft.method].quantized or getattr(peft, "use_dora", False):
         return
