@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import pandera.polars as pa
 import polars as pl
 
-ROLES: Final = ("system", "user", "assistant")
-SPLITS: Final = ("train", "holdout")
-MESSAGE: Final = pl.Struct({"role": pl.String, "content": pl.String})
-MESSAGES: Final = pl.List(MESSAGE)
-
-
-def one_answer(column: str) -> pl.Expr:
-    """Whether a column of messages holds exactly one message, by the assistant."""
-    messages = pl.col(column)
-    return (messages.list.len() == 1) & (messages.list.first().struct.field("role") == "assistant")
+from schemas.messages import MESSAGE, SPLITS, one_answer
 
 
 class Conversations(pa.DataFrameModel):

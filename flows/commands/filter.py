@@ -58,9 +58,9 @@ def _anew(
 ) -> dict[str, Any]:
     """Read and decide about everything."""
     from posttrain.filters import engines
-    from posttrain.filters.kernels.compiling import keep_compiled
+    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
 
-    keep_compiled(compiled := Path(HOME) / "cache")
+    keep_compiled(compiled := cache_of_user())
     from posttrain.data.sources import resolve
     from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
 
@@ -77,9 +77,9 @@ def _anew(
 
 def _again(folder: Path, filtering: Filtering, out: Path) -> dict[str, Any]:
     """Decide from the metrics of an earlier run."""
-    from posttrain.filters.kernels.compiling import keep_compiled
+    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
 
-    keep_compiled(Path(HOME) / "cache")
+    keep_compiled(cache_of_user())
     from posttrain.filters.redecide import redecide
 
     if out.resolve() == folder.resolve():

@@ -11,8 +11,8 @@ import orjson
 import polars as pl
 
 from posttrain.data.readers import BadRow, OnBad, Row
-from schemas.conversations import MESSAGES
 from schemas.errors import Refusal, closest
+from schemas.messages import MESSAGES
 
 Message = dict[str, str]
 TRANSCRIPT: Final = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")

@@ -11,7 +11,7 @@ import polars as pl
 
 from posttrain.data.conversations import Message, Shape, WrongType, as_prompt, kind, messages, normalise_shapes
 from posttrain.data.readers import OnBad, Row
-from schemas.conversations import MESSAGES
+from schemas.messages import MESSAGES
 
 COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "prompt": MESSAGES,

@@ -42,6 +42,7 @@ from posttrain.training.batches import Plan
 from posttrain.training.data_parallel import shared
 from posttrain.training.dropout import set_dropout
 from posttrain.training.fit import checkpoint_activations
+from posttrain.training.half_precision import hold_frozen
 from posttrain.training.objectives import Objective
 from posttrain.training.optimizer import Updates
 from schemas.model import Quantization
@@ -126,6 +127,8 @@ def _traced(stage: Training, on: Arithmetic, budget: int) -> list[Peak]:
     with pretending() as live:
         scorer = _scorer(model, on, live, RewardScorer if stage.rewards else Scorer)
         peaks = [_start_up(scorer, live, stage.objective.examples)] if scorer.layout != ENCODER else []
+        if not (stage.quantization or stage.rewards or stage.rollouts):
+            hold_frozen(model, stage.peft, scorer.dtype)
         if stage.compared:
             peaks.append(_reference(scorer, live, stage.objective.examples, scoring_tokens(on.device)))
         if stage.rewards:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,10 +21,11 @@ from posttrain.data.encode import encode_conversations, encode_documents
 from posttrain.data.kinds import KINDS
 from posttrain.data.packing import Example
 from posttrain.data.readers import BadRow, read_rows
-from posttrain.data.sources import SourceFile, resolve, suffix
+from posttrain.data.sources import SourceFile, suffix
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
+from posttrain.scoring.scorer import longest_of
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
 from schemas.reward import RewardTraining
@@ -69,10 +69,16 @@ class FirstRows:
 
     def held_out(self, spec: SFT | DPO, limit: int, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
         """The same as evaluation reads them: up to `limit` tokens, whatever training allows."""
-        found = self._encoded(spec.model_copy(update={"max_length": limit, "overlong": "quarantine"}), encoder_decoder)
+        found = self._encoded(spec, encoder_decoder)
+        if not self._all_short(spec, found, min(limit, spec.max_length)):
+            found = self._encoded(spec.model_copy(update={"max_length": limit, "overlong": "quarantine"}), encoder_decoder)
         if not found:
             return self.examples(spec, encoder_decoder)
         return found, _said(found) + (f", of {limit:,} that are read" if limit < UNLIMITED else "")
+
+    def _all_short(self, spec: SFT | DPO, found: Sequence[Example], limit: int) -> bool:
+        """Whether these are all rows and none came near the limit, so that no limit above would change one."""
+        return 0 < len(found) == self.tables[_table_of(spec)].height and longest_of(found) < limit
 
     def _encoded(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         kind = type(spec) if isinstance(spec, Pretrain | SFT) else DPO
@@ -84,13 +90,17 @@ class FirstRows:
     def _encode(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         if isinstance(spec, Pretrain):
             return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
-        name = "instructions" if isinstance(spec, SFT) else "preferences"
+        name = _table_of(spec)
         try:
             return encode_conversations(
                 self.tables[name], self.tokenizer, spec.max_length, f"data.{name}", spec.overlong, encoder_decoder
             ).examples
         except Refusal:  # for a share of rows, which may be another one in all rows
             return ()
+
+
+def _table_of(spec: SFT | DPO | RewardModel) -> str:
+    return "instructions" if isinstance(spec, SFT) else "preferences"
 
 
 def _said(found: Sequence[Example]) -> str:
@@ -112,16 +122,14 @@ def _limit(spec: Spec) -> int:
 
 @functools.lru_cache(maxsize=1)
 def first_rows(chain: Chain) -> FirstRows:
-    """Read the first rows of every data set of a recipe; a generated sample is made anew and thrown away."""
+    """Read the first rows of every data set of a recipe; a generated sample is kept in the store's cache."""
     recipe = chain.recipe
     read = {"corpus": "filter" in recipe.stages, **dict.fromkeys(KINDS, True)}
-    wanted = {name: source for name, used in read.items() if used and (source := getattr(recipe.data, name)) is not None}
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {name: resolve(source, f"data.{name}", Path(scratch)) for name, source in wanted.items()}
-        sizes = {name: sum(map(_size, found)) for name, found in files.items()}
-        tables = {name: _table(name, files[name]) for name in KINDS if name in files}
-        numbers = {name: sum(map(_lines, found)) for name, found in files.items()}
-        return FirstRows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
+    files = {name: chain.files(name) for name, used in read.items() if used and getattr(recipe.data, name) is not None}
+    sizes = {name: sum(map(_size, found)) for name, found in files.items()}
+    tables = {name: _table(name, files[name]) for name in KINDS if name in files}
+    numbers = {name: sum(map(_lines, found)) for name, found in files.items()}
+    return FirstRows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
 
 
 def _few(rows_of: Sequence[Iterable[T]]) -> Iterator[T]:

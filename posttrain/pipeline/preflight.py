@@ -1,6 +1,6 @@
 """What can be refused before anything runs: the user's own data, the judge, the model.
 
-Writes nothing but quarantine, and into the cache of the store what was fetched.
+Writes nothing but quarantine, and into the cache of the store what was fetched or generated.
 """
 
 from __future__ import annotations

@@ -1,0 +1,18 @@
+"""Messages in tables: their types, and the splits of rows. Apart from the contracts, whose library takes a while to import."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+ROLES: Final = ("system", "user", "assistant")
+SPLITS: Final = ("train", "holdout")
+MESSAGE: Final = pl.Struct({"role": pl.String, "content": pl.String})
+MESSAGES: Final = pl.List(MESSAGE)
+
+
+def one_answer(column: str) -> pl.Expr:
+    """Whether a column of messages holds exactly one message, by the assistant."""
+    messages = pl.col(column)
+    return (messages.list.len() == 1) & (messages.list.first().struct.field("role") == "assistant")
