@@ -17,6 +17,7 @@ from flows.commands.lineage import lineage
 from flows.commands.run import run
 from flows.commands.serve import serve
 from flows.commands.shared import console
+from flows.commands.status import reconcile, status
 from flows.commands.sweep import sweep
 from flows.commands.trigger import trigger
 from flows.commands.validate import validate
@@ -40,6 +41,8 @@ app.command("lineage")(lineage)
 app.command("deploy")(deploy)
 app.command("undeploy")(undeploy)
 app.command("trigger")(trigger)
+app.command("status")(status)
+app.command("reconcile")(reconcile)
 app.command("serve")(serve)
 
 
