@@ -28,7 +28,7 @@ def small(tiny, tmp_path_factory) -> SimpleNamespace:
     document["data"] = document["data"] | {"checks": {"max_drop_rate": 0.21}}
     document["evaluation"] = document["evaluation"] | {"max_new_tokens": 6}
     (folder / "small.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-    return SimpleNamespace(recipe=folder / "small.yaml", folder=folder, built=["validate", "evaluate", "register"])
+    return SimpleNamespace(recipe=folder / "small.yaml", folder=folder)
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,9 @@ def stages_of(api):
     return stages
 
 
-def test_a_run_builds_each_missing_stage_on_its_pool_and_no_other(first, small, stages_of):
+def test_a_run_builds_each_missing_stage_on_its_pool_and_no_other(first, stages_of):
     stages = stages_of(first["flow_run"])
     assert {name: run.work_pool_name for name, run in stages.items()} == {"validate": "cpu", "evaluate": "gpu", "register": "cpu"}
-    assert list(small.built) == ["validate", "evaluate", "register"]
     assert all(run.state.is_completed() for run in stages.values())
     assert first["message"].endswith("built: validate, evaluate, register")
 
