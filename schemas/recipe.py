@@ -135,6 +135,14 @@ class Recipe(Frozen):
         return "preferences" if self.data.preferences is not None else "instructions"
 
     @property
+    def document(self) -> dict[str, Any]:
+        """The recipe as JSON, from which the same one is read again.
+
+        Fields that were left out stay out: in `filtering.rules` a null that is written takes a rule of the preset away.
+        """
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @property
     def quantization(self) -> Quantization | None:
         """How the model's weights are held while adapters train on them; null is as they are."""
         return getattr(self.model, "quantization", None)

@@ -65,7 +65,7 @@ def post_training(
 
 def _placed(recipe: Recipe | Path, overrides: list[str], placement: str, dtype: str) -> Recipe:
     """The recipe with what the deployment decides."""
-    document = read_yaml(recipe, "recipe") if isinstance(recipe, Path) else recipe.model_dump(mode="json")
+    document = read_yaml(recipe, "recipe") if isinstance(recipe, Path) else recipe.document
     loaded = validate_recipe(apply_overrides(document, overrides), str(recipe) if isinstance(recipe, Path) else recipe.name)
     auto = loaded.compute.dtype == "auto"
     compute = loaded.compute.model_copy(update={"dtype": dtype}) if auto else loaded.compute

@@ -15,7 +15,7 @@ SOURCES = ("corpus", "instructions", "preferences")
 
 def with_whole_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every relative path as one from the root; `folder` is what they are relative to."""
-    document = recipe.model_dump(mode="json")
+    document = recipe.document
     for _, section, name in list(_relative(document, folder)):
         section[name] = str(folder / section[name])
     return validate_recipe(document, recipe.name)
@@ -27,7 +27,7 @@ def refuse_relative(recipe: Recipe) -> None:
     Raises:
         Refusal: for the first relative path.
     """
-    for field, section, name in _relative(recipe.model_dump(mode="json"), Path()):
+    for field, section, name in _relative(recipe.document, Path()):
         raise Refusal(
             where=field,
             found=f"{section[name]}, a relative path",

@@ -90,7 +90,7 @@ def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[
     common = {"store": str(site.store), "dtype": site.dtype}
 
     def of_recipe(recipe: Recipe) -> Planned:
-        given = common | {"recipe": recipe.model_dump(mode="json")}
+        given = common | {"recipe": recipe.document}
         return Planned(
             flow=chain.post_training, name=recipe.name, entrypoint=entry, pool=site.pools["cpu"], parameters=given,
             tags=(TAG, f"recipe:{recipe.name}"), cron=_checked(crons.get(recipe.name)),
