@@ -99,7 +99,7 @@ class FirstRows:
             return ()
 
 
-def _table_of(spec: SFT | DPO | RewardModel) -> str:
+def _table_of(spec: SFT | DPO | RewardTraining) -> str:
     return "instructions" if isinstance(spec, SFT) else "preferences"
 
 

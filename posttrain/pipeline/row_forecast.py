@@ -26,7 +26,7 @@ from posttrain.training.rows import TEMPLATE, TEMPLATE_REMEDY
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
-from schemas.reward import RewardModel, ScratchEncoder
+from schemas.reward import RewardTraining, ScratchEncoder
 from schemas.training import DPO
 
 SAMPLED = 1000  # rows of a table that are encoded; of more rows the share is estimated
@@ -100,7 +100,7 @@ def _of_chats(chain: Chain, stage: str, spec: Any, tokenizer: Tokenizer, rows: p
     return encode_conversations(rows, tokenizer(), spec.max_length, field, spec.overlong, two_parts).left_out
 
 
-def _of_reward(chain: Chain, spec: RewardModel, tokenizer: Tokenizer, rows: pl.DataFrame) -> LeftOut:
+def _of_reward(chain: Chain, spec: RewardTraining, tokenizer: Tokenizer, rows: pl.DataFrame) -> LeftOut:
     """As the reward stage reads pairs: an encoder as two texts, a model of its own with a tokenizer of its own."""
     if isinstance(spec.model, ScratchEncoder):
         joining = joining_pairs(copy.deepcopy(tokenizer()))

@@ -85,7 +85,7 @@ def test_rows_that_no_limit_would_cut_are_encoded_once(checkpoint, store):
     chain = Chain(recipe(str(checkpoint)), store)
     prompts = pl.DataFrame({"prompt": [[{"role": "user", "content": "why? " * n}] for n in (1, 2, 30)]})
     answers = {side: [[{"role": "assistant", "content": side}]] * 3 for side in ("chosen", "rejected")}
-    rows = Rows([], {"preferences": prompts.with_columns(**{k: pl.Series(v) for k, v in answers.items()})}, {}, {}, chain)
+    rows = FirstRows([], {"preferences": prompts.with_columns(**{k: pl.Series(v) for k, v in answers.items()})}, {}, {}, chain)
     for limit, same in ((400, True), (48, False)):
         spec = DPO(algorithm="dpo", max_length=limit)
         trained, _ = rows.examples(spec, False)
