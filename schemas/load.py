@@ -230,6 +230,8 @@ def _walk(location: tuple[int | str, ...], document: Any, kind: type[BaseModel])
         if named is None and _is_tag(step, choices, document):
             model = next(m for m in choices if step in _tags(m))
             continue
+        if named is None and any(step == m.__name__ for m in choices):
+            continue  # the tag of a union's member that is recognised by what it is
         if isinstance(step, str) and not isinstance(document, Mapping):
             continue  # the name of a union's member, such as literal['all-linear']: no field
         path.append(str(step))

@@ -62,7 +62,7 @@ def _win_rate(match: Match) -> Estimate:
     prompts = asked(match.held_out, match.recipe.evaluation)
     judge, limit = open_judge(match.recipe, match.reward_model), longest_row(match.recipe, match.champion)
     theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge, limit).rewards
-    ours = pl.read_parquet(match.evaluation / "samples.parquet")[f"reward_{policies(match.recipe)[-1]}"].to_list()
+    ours = pl.read_parquet(match.evaluation / "samples.parquet", glob=False)[f"reward_{policies(match.recipe)[-1]}"].to_list()
     assert theirs is not None  # a recipe that promotes on win rates has a judge
     return win_rate(ours, theirs, match.recipe.evaluation.samples)
 

@@ -201,7 +201,7 @@ def _pair_table(pairs: Mapping[str, RowScores]) -> pl.DataFrame:
 
 def read_pairs(folder: Path, policy: str) -> RowScores:
     """What `write` kept of a policy's scores of the held-out pairs."""
-    table = pl.read_parquet(folder / PAIRS)
+    table = pl.read_parquet(folder / PAIRS, glob=False)
     tokens, logprobs = (
         torch.tensor(table.select(f"{side}_{what}" if what == policy else f"{what}_{side}" for side in SIDES).rows())
         for what in ("tokens", policy)

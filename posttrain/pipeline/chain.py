@@ -25,6 +25,7 @@ from schemas.recipe import STAGES, Recipe, policies
 from schemas.results import Metrics, Origin
 from schemas.reward import ScratchEncoder
 from schemas.secrets import without_credentials
+from schemas.sources import addresses
 
 Fetch = Callable[[str], Path]
 """From the URI of a registered version to a folder with its checkpoint."""
@@ -94,7 +95,7 @@ class Chain:
         return Origin(name=f"data.{source}", digest=source_digest(self.sources[source]), location=self._address(source))
 
     def _address(self, source: str) -> str:
-        return without_credentials(getattr(self.recipe.data, source))
+        return without_credentials(", ".join(addresses(getattr(self.recipe.data, source))))
 
     def identity(self, stage: str) -> StageKey:
         """Everything that decides the bytes of a stage. The stages before it must be finished."""

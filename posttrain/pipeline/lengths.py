@@ -21,7 +21,7 @@ from posttrain.data.encode import encode_conversations, encode_documents
 from posttrain.data.kinds import KINDS
 from posttrain.data.packing import Example
 from posttrain.data.readers import BadRow, read_rows
-from posttrain.data.sources import SourceFile, suffix
+from posttrain.data.sources import SourceFile, kind_of
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
@@ -34,7 +34,8 @@ from schemas.training import DPO, SFT, Pretrain
 T = TypeVar("T")
 Spec = Pretrain | SFT | DPO | RewardTraining
 ROWS = 512  # of each data set: the first of every file, since what follows would have to be read to be chosen from
-COMPRESSION = {".jsonl.gz": 4, ".jsonl.zst": 4, ".parquet": 3}  # bytes of text per byte of file, about
+COMPRESSION = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5}  # bytes of text per byte of file, about
+COLUMNAR = {".parquet": 3}
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,14 @@ def _table(name: str, files: Sequence[SourceFile]) -> pl.DataFrame:
 
 def _size(file: SourceFile) -> int:
     filesystem, path = fsspec.url_to_fs(file.url)
-    return int(filesystem.size(path) or 0) * COMPRESSION.get(suffix(file.url) or "", 1)
+    suffix, compressed = kind_of(file.url)
+    return int(filesystem.size(path) or 0) * COMPRESSION.get(compressed, 1) * COLUMNAR.get(suffix, 1)
 
 
 def _lines(file: SourceFile) -> int:
     """0 where they would have to be fetched or decompressed."""
     path = Path(file.url)
-    if suffix(file.url) != ".jsonl" or not path.is_file():
+    if kind_of(file.url) not in ((".jsonl", ""), (".ndjson", "")) or not path.is_file():
         return 0
     with path.open("rb") as stream:
         return sum(1 for _ in stream)

@@ -183,6 +183,6 @@ def checkpoint_activations(model: nn.Module, field: str) -> None:
 
 def places(request: StageRequest, table: pl.DataFrame, examples: Sequence[int]) -> Sequence[str]:
     """File and row of training examples: they are the training rows of `table` that are not in quarantine, in their order."""
-    left_out = pl.read_parquet(request.out / "quarantine.parquet")
+    left_out = pl.read_parquet(request.out / "quarantine.parquet", glob=False)
     trained = table.filter(split="train").join(left_out, on=["source", "row"], how="anti", maintain_order="left")
     return [f"{source}:{row}" for source, row in trained[list(examples)].select("source", "row").iter_rows()]

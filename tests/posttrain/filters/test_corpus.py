@@ -155,7 +155,7 @@ def test_no_text_column_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_nothing_kept_is_refused_with_the_most_frequent_reasons(tmp_path: Path) -> None:
-    files = [source(tmp_path / "a.jsonl", [{"text": "too short"}, {"text": "the and"}, "{"])]
+    files = [source(tmp_path / "a.jsonl", [{"text": "too short"}, {"text": "the and"}, "{]"])]
     with pytest.raises(Refusal) as caught:
         filter_corpus(files, Filtering(), 0.1, tmp_path)
     assert caught.value.where == "data.corpus"
@@ -165,7 +165,7 @@ def test_nothing_kept_is_refused_with_the_most_frequent_reasons(tmp_path: Path) 
 
 def test_only_bad_rows_are_balanced_too(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="1 documents, none kept, 1 quarantined; most frequent reasons: none"):
-        filter_corpus([source(tmp_path / "a.jsonl", ["{"])], NOTHING_OFF, 0.1, tmp_path)
+        filter_corpus([source(tmp_path / "a.jsonl", ["{]"])], NOTHING_OFF, 0.1, tmp_path)
 
 
 def test_every_planted_kind_is_found_and_nothing_else(sample: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
