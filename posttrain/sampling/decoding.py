@@ -73,7 +73,7 @@ def decode(
     model: nn.Module, prompts: Sequence[Tokens], owner: Sequence[int], uniforms: Tensor, temperature: float, ends: Sequence[int],
     on_rows: Callable[[int], None] = lambda n: None,
 ) -> Tensor:  # fmt: skip
-    """Draw B responses from a model of which `can_decode` holds.
+    """Draw B responses from a model that passes `can_decode`.
 
     Args:
         model: in evaluation mode.

@@ -28,7 +28,7 @@ class PreallocatedLayer(DynamicLayer):
         self.fill(filled)
 
     def fill(self, columns: int) -> tuple[Tensor, Tensor]:
-        """Put the first `columns` in use, of which it returns views."""
+        """Mark the first `columns` as used, and return views of them."""
         used = self.all_keys[:, :, :columns], self.all_values[:, :, :columns]
         self.keys, self.values = used
         self.filled = columns

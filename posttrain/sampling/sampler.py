@@ -37,7 +37,7 @@ class Sampling:
     samples: int = 1
     """Responses to each prompt."""
     ends: tuple[int, ...]
-    """Tokens of which any ends a response, as `end_tokens` gives them."""
+    """Any of these tokens ends a response; see `end_tokens`."""
     pad: int
     """Token that fills rows; it may be one of `ends`."""
 

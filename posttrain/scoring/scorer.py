@@ -32,8 +32,8 @@ class TokenScores:
     branch: Tensor  # [N]
     branches: int
     normaliser: Tensor | None = None  # [N] log Z of the softmax; None where the model computed the logits itself
-    entropy: Tensor | None = None  # [N] nats, where statistics were asked for
-    top1: Tensor | None = None  # [N] 1 where the target is the most likely token, likewise
+    entropy: Tensor | None = None  # [N] nats, with `statistics`
+    top1: Tensor | None = None  # [N] 1 where the target is the most likely token, with `statistics`
     values: Tensor | None = None  # [N] what a critic expects to come, where there is one
     balance: Tensor | None = None  # auxiliary loss of a mixture of experts that trains, see `routing.py`
 

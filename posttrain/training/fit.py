@@ -168,7 +168,7 @@ def fit_policy(request: StageRequest, job: Job, layout: str, peft: Peft, tokeniz
 
 
 def checkpoint_activations(model: nn.Module, field: str) -> None:
-    """Enable activation checkpointing: each block keeps its inputs alone and computes the rest again in the backward pass.
+    """Enable activation checkpointing: each block keeps only its inputs and computes the rest again in the backward pass.
 
     Raises:
         Refusal: when the model cannot; `field` is the recipe's.
