@@ -1,9 +1,8 @@
 """The largest memory that a stage will hold on its device, found by running the stage's own code on tensors without numbers.
 
-What runs is the scorer, the objective and the optimizer that train, on the largest micro-batch of a plan. Not run are libraries'
-own buffers and the allocator's waste, for which `posttrain/forecast/sizing.py` adds what was measured. On a CPU this was compared
-with measured peaks. For CUDA the same trace is made in half precision with the CUDA budget of tokens, on fake tensors of the CPU
-(segments in place of FlexAttention, which keeps as little); no GPU was there to compare it with.
+What runs is the scorer, the objective and the optimizer that train, on the largest micro-batch of a plan; `sizing.py` adds what was
+measured of libraries' own buffers and the allocator's waste. On a CPU this was compared with measured peaks; for CUDA the same
+trace is made in half precision with CUDA's budget of tokens, on fake tensors of the CPU, and no GPU was there to compare it with.
 """
 
 from __future__ import annotations
@@ -98,8 +97,7 @@ def wrapped(config: PreTrainedConfig, peft: Peft, dropout: float | None = None, 
 
 def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
     """Likewise the model of the reward stage."""
-    config = copy.deepcopy(config)
-    kind = auto_class(config)
+    config, kind = copy.deepcopy(config), auto_class(config)
     if architecture(config) == ENCODER:
         kind, config.num_labels = AutoModelForSequenceClassification, 1
     with torch.device("meta"):
@@ -171,9 +169,9 @@ def _start_up(scorer: Scorer, live: LiveBytes, examples: Sequence[Example]) -> P
 def _reference(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], budget: int) -> Peak:
     """The copy that the reference is known by is gone before the scoring; whichever of the two is larger counts."""
     weights = live.begin()
-    copy = Reference(scorer.model)
+    reference = Reference(scorer.model)
     copied = live.live - weights
-    del copy
+    del reference
     live.begin()
     _score_largest(scorer, examples, budget)
     scored = live.peak - weights
@@ -214,8 +212,8 @@ def _scoring(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], budge
 
 def _score_largest(scorer: Scorer, examples: Sequence[Example], budget: int) -> None:
     lengths = np.array([example.length for example in examples])
-    rows = max(micro_batches(range(len(examples)), lengths, budget), key=lambda rows: int(lengths[rows].sum()))
-    group = [examples[row] for row in rows]
+    groups = micro_batches(range(len(examples)), lengths, budget)
+    group = [examples[row] for row in max(groups, key=lambda rows: int(lengths[rows].sum()))]
     scorer(_fused(group) if scorer.layout == "packed" else group).per_branch()
 
 
@@ -295,5 +293,4 @@ def _inputs(model: Any, shape: tuple[int, int], new: int, seen: int = 0) -> dict
 
 def _on_device(peak: Peak, on: Arithmetic) -> Peak:
     """The head's block of logits is larger on CUDA than it was in the trace: the products and their fp32 copy."""
-    extra = 2 * 4 * BLOCK_ELEMENTS["cuda"] if on.device.type == "cuda" else 0
-    return replace(peak, activations=peak.activations + extra)
+    return replace(peak, activations=peak.activations + (2 * 4 * BLOCK_ELEMENTS["cuda"] if on.device.type == "cuda" else 0))
