@@ -79,7 +79,8 @@ def annotate(text: pl.Series) -> pl.DataFrame:
     Returns:
         Shape (documents, metrics): the columns METRICS in that order, all Float64.
     """
-    return table(measured(buffers(pa.array(text.to_list(), pa.large_string()))))
+    found = measured(buffers(pa.array(text.to_list(), pa.large_string())))
+    return pl.DataFrame({name: found[:, at] for at, name in enumerate(METRICS)}, schema=dict.fromkeys(METRICS, pl.Float64))
 
 
 def measured(texts: Buffers) -> NDArray[np.float64]:
@@ -90,11 +91,6 @@ def measured(texts: Buffers) -> NDArray[np.float64]:
         return out[:, [COLUMNS.index(name) for name in METRICS]]
     rows = [plain.measure(texts.text(at)) for at in range(texts.documents)]
     return np.array([[row[name] for name in METRICS] for row in rows]).reshape(texts.documents, len(METRICS))
-
-
-def table(found: NDArray[np.float64]) -> pl.DataFrame:
-    """The metrics as named columns."""
-    return pl.DataFrame({name: found[:, at] for at, name in enumerate(METRICS)}, schema=dict.fromkeys(METRICS, pl.Float64))
 
 
 def without_lines(texts: Buffers, rules: LineRules) -> tuple[Buffers, NDArray[np.int64]]:

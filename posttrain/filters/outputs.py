@@ -18,7 +18,7 @@ from posttrain.filters.dedup import Records
 from posttrain.filters.kernels.text import Places
 from posttrain.filters.pieces import Pieces
 from posttrain.filters.plan import Plan
-from posttrain.filters.rules import passing, reasons
+from posttrain.filters.rules import arrays, passing, reasons
 from posttrain.filters.shard import DOCUMENT, MEASURED, QUARANTINE
 from posttrain.filters.summary import Summary
 from posttrain.runtime.writing import replacing
@@ -82,7 +82,7 @@ def judged(
     """
     numbers = documents["number"].to_numpy()
     exact, close = _looked_up(numbers, copies), _looked_up(numbers, near)
-    keep = passing(documents, rules) & ~exact.found & ~close.found
+    keep = passing(arrays(documents), rules) & ~exact.found & ~close.found
     rejected = documents.filter(~keep)
     exact, close = exact.only(~keep), close.only(~keep)
     of = np.where(exact.found, exact.of, close.of)

@@ -18,7 +18,7 @@ from posttrain.filters.metrics import METRICS, Buffers, buffers, without_lines
 from posttrain.filters.near import AT_ONCE, BAND, band_records, clusters, links, verified
 from posttrain.filters.outputs import judged
 from posttrain.filters.plan import bands_and_rows
-from posttrain.filters.rules import DROPPED, passing
+from posttrain.filters.rules import DROPPED, arrays, passing
 from posttrain.filters.summary import Summary
 from posttrain.runtime.writing import replacing
 from schemas.errors import Refusal
@@ -102,7 +102,7 @@ def _repeated(folder: Path, filtering: Filtering) -> tuple[Records, Records]:
     all_keys, all_bands = [np.empty(0, KEY)], [np.empty(0, BAND)]
     for documents in _rows(folder, ["number", "fingerprint", "bands", DROPPED, *METRICS]):
         numbers = documents["number"].to_numpy()
-        passes = passing(documents, rules)
+        passes = passing(arrays(documents), rules)
         all_keys.append(keys(documents["fingerprint"].to_list(), numbers, passes))
         if shape and passes.any():
             hashes = documents["bands"].filter(pl.Series(passes)).explode().to_numpy().reshape(-1, shape[0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -40,18 +41,22 @@ def reasons(metrics: pl.DataFrame, rules: FilterRules) -> pl.Series:
     return metrics.select(reasons=pl.concat_list(broken).list.drop_nulls()).to_series()
 
 
-def passing(metrics: pl.DataFrame, rules: FilterRules) -> NDArray[np.bool_]:
+def passing(metrics: Mapping[str, NDArray[Any]], rules: FilterRules) -> NDArray[np.bool_]:
     """Which documents have no reason against them, shape (documents,); many times as fast as to say the reasons."""
-    passes = np.ones(metrics.height, bool)
+    passes = np.ones(len(metrics["words"]), bool)
     for name, bounds in rules:
-        if bounds is not None:
-            values = metrics[name].to_numpy()
-            passes &= (values >= (-np.inf if bounds.min is None else bounds.min)) & (
-                values <= (np.inf if bounds.max is None else bounds.max)
-            )
-    if DROPPED in metrics.columns:
-        passes &= (metrics["words"].to_numpy() > 0) | (metrics[DROPPED].to_numpy() == 0)
+        if bounds is not None and bounds.min is not None:
+            passes &= metrics[name] >= bounds.min
+        if bounds is not None and bounds.max is not None:
+            passes &= metrics[name] <= bounds.max
+    if DROPPED in metrics:
+        passes &= (metrics["words"] > 0) | (metrics[DROPPED] == 0)
     return passes
+
+
+def arrays(metrics: pl.DataFrame) -> dict[str, NDArray[Any]]:
+    """The columns of metrics as `passing` takes them."""
+    return {name: metrics[name].to_numpy() for name in metrics.columns if name == DROPPED or metrics[name].dtype == pl.Float64}
 
 
 def _sides(name: str, bounds: Bounds) -> Iterator[tuple[str, float, pl.Expr]]:

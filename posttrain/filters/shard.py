@@ -21,10 +21,10 @@ from posttrain.filters.dedup import KEY, Records, fingerprints, keys
 from posttrain.filters.documents import Batch, Progress, batches, checked
 from posttrain.filters.kernels.folding import fold
 from posttrain.filters.kernels.lines import REASONS
-from posttrain.filters.metrics import METRICS, Buffers, arrow, buffers, measured, table, without_lines
+from posttrain.filters.metrics import METRICS, Buffers, arrow, buffers, measured, without_lines
 from posttrain.filters.near import BAND, band_hashes, band_records
 from posttrain.filters.plan import FILE_BITS, Plan, save
-from posttrain.filters.rules import passing
+from posttrain.filters.rules import DROPPED, passing
 from posttrain.runtime.writing import replacing, write_atomically
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     original = buffers(documents["text"].to_arrow(compat_level=pl.CompatLevel.oldest()))
     texts, dropped = without_lines(original, plan.filtering.resolved_lines())
     lines = dropped.sum(axis=1)
-    metrics = table(measured(texts)).with_columns(lines_dropped=lines)
+    metrics = {**dict(zip(METRICS, np.ascontiguousarray(measured(texts).T), strict=True)), DROPPED: lines}
     numbers = documents["row"].to_numpy() + (file << FILE_BITS)
     passes = passing(metrics, plan.filtering.resolved())
     folded = fold(texts.data, texts.offsets)
@@ -107,8 +107,7 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
         "text": arrow(texts),
         "source": documents["source"].to_arrow(),
         "row": documents["row"].to_arrow(),
-        **{name: metrics[name].to_arrow() for name in METRICS},
-        "lines_dropped": pa.array(lines),
+        **{name: pa.array(values) for name, values in metrics.items()},
         "number": pa.array(numbers),
         "fingerprint": pa.array(prints, pa.binary(16)),
         "bands": pa.nulls(len(prints), pa.list_(pa.uint64())) if hashes is None else _lists(hashes),

@@ -8,7 +8,7 @@ import numpy as np
 
 from posttrain.filters.kernels.characters import SPACE, TERMINAL
 from posttrain.filters.kernels.compiling import kernel
-from posttrain.filters.kernels.document import ends_with_ellipsis, lower, says
+from posttrain.filters.kernels.document import ends_with_ellipsis, says
 from posttrain.filters.kernels.text import NEWLINE, Bytes, Codes, Places, decode, spans
 
 REASONS: Final = ("min_words", "max_word_length", "drop_unpunctuated", "drop_ellipsis", "drop_javascript", "drop_policy")
@@ -20,7 +20,8 @@ _KEPT = -1
 _PHRASES = [np.array([ord(character) for character in phrase], np.int32) for phrase in (JAVASCRIPT, *POLICIES)]
 _LENGTHS = np.array([len(phrase) for phrase in _PHRASES], np.int64)
 _PADDED = np.array([np.pad(phrase, (0, 20 - len(phrase))) for phrase in _PHRASES], np.int32)
-_INITIALS = np.array([any(chr(code).lower() == phrase[0] for phrase in (JAVASCRIPT, *POLICIES)) for code in range(128)])
+_FIRST_TWO = {phrase[:2] for phrase in (JAVASCRIPT, *POLICIES)}
+_PAIRS = np.array([[(chr(one) + chr(two)).lower() in _FIRST_TWO for two in range(128)] for one in range(128)])
 
 
 @kernel
@@ -96,10 +97,9 @@ def _phrase(codes: Codes, count: int, limits: Places) -> int:
         return _KEPT
     policy = _KEPT
     for at in range(count - 1):
-        if codes[at] < 128 and _INITIALS[codes[at]]:
+        if (codes[at] | codes[at + 1]) < 128 and _PAIRS[codes[at], codes[at + 1]]:
             for which in range(len(_LENGTHS)):
-                # The second letter first: a call for every `t` or `c` of a text would cost more than all the rest.
-                if lower(codes[at + 1]) == _PADDED[which, 1] and says(codes, at, count, _PADDED[which, : _LENGTHS[which]]):
+                if says(codes, at, count, _PADDED[which, : _LENGTHS[which]]):
                     if which == 0 and limits[4]:
                         return 4
                     if which > 0 and limits[5]:

@@ -34,10 +34,9 @@ def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def decisions(out: Path) -> dict[str, tuple[list[str], str | None]]:
-    return {
-        name: (why, of)
-        for name, why, of in pl.read_parquet(out / "decisions.parquet").select("id", "reasons", "duplicate_of").rows()
-    }
+    """Reasons and the kept document that each document repeats."""
+    rows = pl.read_parquet(out / "decisions.parquet").select("id", "reasons", "duplicate_of").rows()
+    return {name: (why or [], of) for name, why, of in rows}
 
 
 @pytest.mark.parametrize(
