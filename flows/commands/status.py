@@ -52,6 +52,8 @@ def _print(found: dict[str, Any]) -> None:
         runs.add_row(run["name"], run["state"], _clock(run["seconds_in_it"]), run["pool"] or "-", first)
     for table in (pools, runs):
         out.print(table)
+    for each in found["schedules"]:
+        out.print(f"{each['deployment']} runs at {each['cron']} UTC" + ("" if each["active"] else ", paused"))
     if not found["deployments"]:
         console().print("nothing is deployed here: run `posttrain deploy`")
 

@@ -10,10 +10,10 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed, Failed
 
 from flows.deployed.artifacts import show_run
+from flows.deployed.paths import require_absolute
 from flows.deployed.reconcile import reconcile
 from flows.deployed.remote_run import GATE, REFUSED
 from flows.deployed.workplace import at_work
-from flows.dispatch import require_absolute
 from flows.post_training import PromotionRefused, RunFailed, run_recipe
 from posttrain.runtime import redaction
 from posttrain.runtime.progress import current

@@ -8,6 +8,8 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.deployed.names import TAG
@@ -18,20 +20,24 @@ def overview(client: SyncPrefectClient, limit: int) -> dict[str, Any]:
     """Pools by name, and at most `limit` runs, the latest first."""
     deployments = client.read_deployments(deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}}))
     pools = sorted({each.work_pool_name for each in deployments if each.work_pool_name})
-    wanted = FlowRunFilter.model_validate(
-        {"deployment_id": {"any_": [each.id for each in deployments]}, "state": {"type": {"not_any_": ["SCHEDULED"]}}}
-    )
-    waiting = FlowRunFilter.model_validate(
-        {"deployment_id": {"any_": [each.id for each in deployments]}, "state": {"type": {"any_": ["SCHEDULED"]}}}
-    )
-    order = FlowRunSort.START_TIME_DESC
+    due = {"expected_start_time": {"before_": datetime.now(UTC)}}
+    wanted = FlowRunFilter.model_validate({"deployment_id": {"any_": [each.id for each in deployments]}, **due})
+    order = FlowRunSort.EXPECTED_START_TIME_DESC
     runs = client.read_flow_runs(flow_run_filter=wanted, sort=order, limit=limit) if deployments else []
-    to_come = client.read_flow_runs(flow_run_filter=waiting, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=limit)
     return {
         "deployments": sorted(each.name for each in deployments),
         "pools": {name: _pool(client, name) for name in pools},
-        "runs": [_run(each) for each in (*runs, *(to_come if deployments else []))],
+        "schedules": [line for each in deployments for line in _schedules(each)],
+        "runs": [_run(each) for each in runs],
     }
+
+
+def _schedules(deployment: DeploymentResponse) -> list[dict[str, Any]]:
+    return [
+        {"deployment": deployment.name, "cron": each.schedule.cron, "active": each.active and not deployment.paused}
+        for each in deployment.schedules
+        if isinstance(each.schedule, CronSchedule)
+    ]
 
 
 def _pool(client: SyncPrefectClient, name: str) -> dict[str, Any]:

@@ -13,6 +13,21 @@ from schemas.recipe import Recipe
 SOURCES = ("corpus", "instructions", "preferences")
 
 
+def require_absolute(store: str) -> None:
+    """A worker runs in a folder of its own, which is deleted with the run: a relative store would be lost with it.
+
+    Raises:
+        Refusal: for a relative path. `Store` refuses what is no folder.
+    """
+    if "://" not in store and not Path(store).expanduser().is_absolute():
+        raise Refusal(
+            where="store",
+            found=f"{store}, a relative path",
+            allowed="an absolute path that is the same folder on every worker",
+            remedy="give the whole path, /srv/posttrain for one",
+        )
+
+
 def with_whole_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every relative path as one from the root; `folder` is what they are relative to."""
     document = recipe.document
