@@ -1,8 +1,8 @@
 """The largest memory that a stage will hold on its device, found by running the stage's own code on tensors without numbers.
 
-What runs is the scorer, the objective and the optimizer that train, on the largest micro-batch of a plan; `sizing.py` adds what
-was measured of libraries' own buffers and the allocator's waste. On a CPU this was compared with measured peaks; for CUDA the
-same trace is made in half precision with CUDA's budget of tokens, on fake tensors of the CPU, and no GPU was there to compare with.
+What runs is the scorer, the objective and the optimizer that train, on a plan's largest micro-batch; `sizing.py` adds what was
+measured of libraries' own buffers and the allocator's waste. On a CPU this was compared with measured peaks; for CUDA the same
+trace is made in half precision with CUDA's budget of tokens, on fake tensors of the CPU, and no GPU was there to compare it with.
 """
 
 from __future__ import annotations
