@@ -47,7 +47,9 @@ class StageWork:
 
 
 def _checks(recipe: Recipe, stage: str) -> Fields:
-    return {"checks": recipe.data.checks.model_dump(mode="json"), "holdout": recipe.data.holdout}
+    # A file that breaks off is refused, and leaves no result, unless the recipe keeps what stands before the break.
+    unsaid = {"incomplete"} if recipe.data.checks.incomplete == "refuse" else set()
+    return {"checks": recipe.data.checks.model_dump(mode="json", exclude=unsaid), "holdout": recipe.data.holdout}
 
 
 def _rules(recipe: Recipe, stage: str) -> Fields:

@@ -170,7 +170,8 @@ def text_form(name: str, head: bytes, whole: bool, suffix: str) -> Form:
     if start.startswith(b"["):
         return "lines" if _is_value(start.split(b"\n", 1)[0]) and not _in_one_piece(start, whole) else "values"
     if start.startswith(b"{"):
-        return _objects(start, whole)
+        too_long = len(head) >= LONGEST_ROW and b"\n" not in start
+        return "lines" if too_long and suffix in (".jsonl", ".ndjson") else _objects(start, whole)
     if suffix in (".csv", ".tsv"):
         return "tsv" if suffix == ".tsv" else "csv"
     if HEADER.match(start.split(b"\n", 1)[0]) and b"\n" in start and b"{" not in head:

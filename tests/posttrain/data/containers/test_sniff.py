@@ -40,7 +40,6 @@ ELSE = {
     "latin-1": (LINE.encode("latin-1") * 30, "probably ISO-8859-1 (Latin-1)", "iconv -f ISO-8859-1"),
     "windows": (LINE.replace("'", "\u2019").replace("là", "\u2019là").encode("cp1252") * 30, "WINDOWS-1252", "iconv"),
     "chinese": (CHINESE.encode("gb18030") * 30, "probably GB18030", "iconv -f GB18030"),
-    "cells": (b"prompt,chosen,rejected\nq,a,b\n", "looks like CSV or TSV", "name it .csv"),
 }
 
 
@@ -59,6 +58,13 @@ def test_it_is_refused_by_its_right_name(tmp_path, what, name):
     assert found in refusal.value.found
     assert remedy in refusal.value.remedy
     assert refusal.value.where.startswith(name)
+
+
+def test_cells_under_the_name_of_json_are_refused_since_their_first_line_may_be_a_row(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b"prompt,chosen,rejected\nq,a,b\n")
+    with pytest.raises(Refusal, match="looks like CSV or TSV") as refusal:
+        read(tmp_path / "x.jsonl")
+    assert "name it .csv" in refusal.value.remedy
 
 
 def test_another_encoding_is_told_with_its_first_line_and_byte(tmp_path):
