@@ -15,7 +15,7 @@ PAGE = 200
 
 
 def remove(client: SyncPrefectClient, root: Path, pools: bool) -> list[str]:
-    """Delete the deployments of a store, those of the stages with it, and with `pools` the work pools that they name.
+    """Delete the deployments of a store, and with `pools` the work pools that they name.
 
     Returns:
         what was done, a sentence each.
@@ -36,10 +36,11 @@ def remove(client: SyncPrefectClient, root: Path, pools: bool) -> list[str]:
 
 
 def _ours(client: SyncPrefectClient, root: Path) -> list[DeploymentResponse]:
-    """Those of the chain with this store, and of the stages."""
+    """Those of the chain with this store; those of the stages as well, unless another store's chain needs them."""
     wanted = DeploymentFilter.model_validate({"tags": {"all_": [TAG]}})
     found: list[DeploymentResponse] = []
     while page := client.read_deployments(deployment_filter=wanted, limit=PAGE, offset=len(found)):
         found += page
-    of_stages = {each.flow_id for each in found if "store" not in each.parameters}
-    return [each for each in found if each.flow_id in of_stages or each.parameters["store"] == str(root)]
+    of_chains = [each for each in found if "store" in each.parameters]
+    ours = [each for each in of_chains if each.parameters["store"] == str(root)]
+    return ours if len(ours) < len(of_chains) else found

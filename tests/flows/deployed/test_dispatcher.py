@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 from prefect.states import Cancelled, Crashed, Running
 
 from flows.deployed import dispatcher, registration
@@ -25,9 +25,18 @@ from tasks.exchange import Exchange, StageFailed, outcome_of
 STAGE = "validate"
 
 
+@pytest.fixture(scope="module")
+def registered(prefect_url, tmp_path_factory) -> str:
+    """A server that has no worker, on which the stages are registered."""
+    with temporary_settings({PREFECT_API_URL: prefect_url}):
+        site = registration.Site(store=tmp_path_factory.mktemp("site"), dtype="float32")
+        registration.register(site, registration.plan(site, {}, {}))
+    return prefect_url
+
+
 @pytest.fixture
-def work(prefect_url, finished, tmp_path, monkeypatch):
-    """A chain whose first stage is missing in its store, registered on a server that has no worker."""
+def work(registered, finished, tmp_path, monkeypatch):
+    """A chain whose first stage is missing in its store."""
     monkeypatch.setattr(dispatcher, "SETTLE_SECONDS", 0.5)
     monkeypatch.setattr(dispatcher, "POLL_SECONDS", 0.1)
     store = tmp_path / "store"
@@ -35,8 +44,7 @@ def work(prefect_url, finished, tmp_path, monkeypatch):
     (store / STAGE).mkdir(parents=True)
     recipe = load_recipe(finished.recipe)
     run_id = tmp_path.name.replace("_", "-")
-    with temporary_settings({PREFECT_API_URL: prefect_url}):
-        registration.register(site := registration.Site(store=store, dtype="float32"), registration.plan(site, {}, {}))
+    with temporary_settings({PREFECT_API_URL: registered, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
         built = next(stage for stage in finished.report.stages if stage.name == STAGE)
         chain_of.cache_clear()
         yield SimpleNamespace(
@@ -190,21 +198,15 @@ def test_a_process_that_is_dead_is_not_waited_for(work):
 
 
 def test_a_stage_that_finished_on_another_store_is_refused(work):
-    Worker(
-        work,
-        raising_nothing := lambda work, client, flow_run: work.exchange.end(
-            StageOutcome(attempt=flow_run.parameters["attempt"], kind="finished", report=work.report)
-        ),
-    )
-    assert raising_nothing
+    def say_so(work, client, flow_run) -> None:
+        work.exchange.end(StageOutcome(attempt=flow_run.parameters["attempt"], kind="finished", report=work.report))
+
+    Worker(work, say_so)
     with pytest.raises(Refusal, match="its result is not in"):
         run(work)
 
 
-def test_without_deployments_the_remedy_is_to_deploy(prefect_url, work):
-    from flows.deployed.removal import remove
-
-    with get_client(sync_client=True) as client:
-        assert remove(client, work.store, pools=False)
+def test_without_deployments_the_remedy_is_to_deploy(work, monkeypatch):
+    monkeypatch.setattr(dispatcher, "deployment_of", lambda stage: f"{stage}/unknown")
     with pytest.raises(Refusal, match="posttrain deploy"):
         run(work)
