@@ -17,6 +17,7 @@ from posttrain.runtime.trees import Irregular, read_regular
 from posttrain.runtime.writing import replacing
 from schemas.addresses import opened
 from schemas.errors import Refusal, closest
+from schemas.reading import AS_READ, Reading
 
 SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json", ".parquet", ".arrow")
 SAMPLES: Final = ("corpus", "instructions", "preferences")
@@ -35,6 +36,8 @@ class SourceFile:
     """Shown in messages and written to quarantine: relative to the folder all files of the source share."""
     url: str
     """What fsspec opens."""
+    reading: Reading = AS_READ
+    """What the recipe says about its columns."""
 
 
 def suffix(url: str) -> str | None:

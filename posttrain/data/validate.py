@@ -19,6 +19,7 @@ from posttrain.data import contract
 from posttrain.data.contract import EXAMPLES, Finding, Verdict
 from posttrain.data.kinds import KINDS, Kind
 from posttrain.data.readers import BadRow, Row, limited, read_rows
+from posttrain.data.shapes import Tally
 from posttrain.data.sources import SourceFile
 from posttrain.runtime.writing import write_atomically
 from schemas.conversations import Conversations
@@ -110,7 +111,8 @@ def examine(name: str, files: list[SourceFile], limits: Checks, holdout: float) 
         Refusal: when a file cannot be read as what it should be.
     """
     kind = KINDS[name]
-    table, bad, rows_in = collect(kind, files)
+    tally = Tally()
+    table, bad, rows_in = collect(kind, files, tally)
     verdict = contract.judge(table, kind.checks, limits, holdout, rows_in)
     clean = CLEAN[name].to_schema().validate(verdict.clean, lazy=True)
     dropped = verdict.dropped.with_columns(source=pl.lit(name))
@@ -120,12 +122,16 @@ def examine(name: str, files: list[SourceFile], limits: Checks, holdout: float) 
     findings = [*_bad_findings(bad, rows_in), *verdict.findings, _drop_rate(quarantine, limits, rows_in)]
     findings += [contract.length_bias(verdict.lengths, limits)] if "chosen" in verdict.lengths.columns else []
     _warn_waived(name, findings, limits)
-    summary = _summary(rows_in, clean, quarantine, verdict, findings)
+    for sentence in tally.sentences():
+        log.warning("data.%s: %s", name, sentence)
+    summary = _summary(rows_in, clean, quarantine, verdict, findings) | tally.as_json(rows_in)
     return Outcome(clean, quarantine, summary, tuple(finding for finding in findings if finding.failed))
 
 
-def collect(kind: Kind, files: list[SourceFile]) -> tuple[pl.DataFrame, list[BadRow], int]:
+def collect(kind: Kind, files: list[SourceFile], tally: Tally | None = None) -> tuple[pl.DataFrame, list[BadRow], int]:
     """All rows in normal form, the rows that could not be read or normalised, and how many there were of both.
+
+    Where several rows of a file make one record, or one makes several, the records count.
 
     Raises:
         Refusal: when a file cannot be read as what it should be.
@@ -140,15 +146,20 @@ def collect(kind: Kind, files: list[SourceFile]) -> tuple[pl.DataFrame, list[Bad
             read += 1
             yield row
 
+    tally = tally or Tally()
     empty = pl.DataFrame(schema=kind.columns)
     schema = empty.to_arrow().schema
     frames = [empty]
     for file in files:
-        records = kind.normalise(rows(file), file.name, limited(file, bad.append))
+        records = kind.normalise(rows(file), file.name, limited(file, bad.append), file.reading, tally)
         while chunk := list(islice(records, CHUNK)):
             # Through Arrow: three times as fast as polars with nested Python objects.
             frames.append(pl.DataFrame(pyarrow.Table.from_pylist(chunk, schema)))
-    return pl.concat(frames), unread + bad, read + len(unread)
+    table = pl.concat(frames)
+    # Every row that was read is in a record, or was refused.
+    assert read == tally.taken + len(bad), f"{read} rows read: {tally.taken} in records and {len(bad)} refused"
+    tally.read = read + len(unread)
+    return table, unread + bad, table.height + len(unread) + len(bad)
 
 
 def _unreadable(name: str, bad: list[BadRow]) -> pl.DataFrame:
