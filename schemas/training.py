@@ -17,6 +17,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Overlong = Literal["quarantine", "truncate"]
+TrainOn = Literal["all", "last"]
 
 
 class EarlyStop(Frozen):
@@ -79,8 +80,10 @@ class Pretrain(Optimization):
 
 
 class SFT(Optimization):
-    """Cross-entropy on the last assistant turn of each conversation."""
+    """Cross-entropy on the answers of each conversation."""
 
+    train_on: TrainOn = "all"
+    """Answers of a conversation that are trained on: `all` without `weight: 0`, or the `last`; encoder-decoders: the last."""
     epochs: Positive = 2
     """Passes over the training conversations."""
     batch_size: Positive = 32

@@ -18,7 +18,8 @@ import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_tokenizer
-from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.data.encode import encode_conversations
+from posttrain.data.encode_documents import encode_documents
 from posttrain.data.kinds import KINDS
 from posttrain.data.packing import Example
 from posttrain.data.readers import BadRow, read_rows
@@ -86,8 +87,9 @@ class Rows:
             return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
         name = "instructions" if isinstance(spec, SFT) else "preferences"
         try:
+            turns = spec.train_on if isinstance(spec, SFT) else "last"
             return encode_conversations(
-                self.tables[name], self.tokenizer, spec.max_length, f"data.{name}", spec.overlong, encoder_decoder
+                self.tables[name], self.tokenizer, spec.max_length, f"data.{name}", spec.overlong, encoder_decoder, turns
             ).examples
         except Refusal:  # for a share of rows, which may be another one in all rows
             return ()

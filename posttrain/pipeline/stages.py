@@ -131,7 +131,7 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=1, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        version=2, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
@@ -144,7 +144,7 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: f"{_TRAINERS}.pretrain:pretrain", tokens=f"{_TOKENS}:pretrain",
     ),
     "sft": StageWork(
-        version=6, fields=_training, inputs=_start_and_rows, task="tasks.training:sft", pool="gpu",
+        version=7, fields=_training, inputs=_start_and_rows, task="tasks.training:sft", pool="gpu",
         writes=_TRAINED,
         train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
     ),
