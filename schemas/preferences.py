@@ -28,6 +28,7 @@ class Preferences(pa.DataFrameModel):
     class Config:
         strict = "filter"
         ordered = True
+        unique = ["source", "row", "chosen", "rejected"]  # noqa: RUF012 - pandera reads a plain list
 
     @pa.dataframe_check(name="prompt_not_empty")
     def _prompt(cls, data: pa.PolarsData) -> pl.LazyFrame:
