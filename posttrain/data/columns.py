@@ -28,7 +28,7 @@ MEANINGFUL: Final = {
 """Columns without which a row means something else, with the reason."""
 NUMBERED: Final = re.compile(r"(?:\d+|[_-][A-Za-z])$")
 LIKE: Final = 0.8  # of `difflib`: a rename that is proposed had better be right
-EMPTY: Final = (None, "", [], {})
+EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 
 
 def prepared(row: dict[str, Any], reading: Reading) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from posttrain.data.messages import WrongType, messages
+from posttrain.data.messages import WrongType, messages, written_json
 from posttrain.data.pairs import instructed, pair, score
 from posttrain.data.shapes import Build, Record, Shape
 from schemas.reading import Reading
@@ -101,10 +101,8 @@ def _winner_columns(row: dict[str, Any], reading: Reading) -> Record:
 
 
 def _texts(value: object, field: str) -> list[str | None]:
-    from posttrain.data.messages import written_json
-
     listed = written_json(value)
-    texts = listed if isinstance(listed, list) else [listed]
+    texts: list[Any] = listed if isinstance(listed, list) else [listed]
     if not all(isinstance(each, str | None) for each in texts):
         raise WrongType(f"`{field}` is no list of texts")
     return texts

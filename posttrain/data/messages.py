@@ -16,6 +16,7 @@ TRANSCRIPT: Final = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
 TRANSCRIPT_ROLES: Final = {"Human": "user", "Assistant": "assistant"}
 # openassistant-guanaco writes turns without a line break between them; Alpaca's prompt has Instruction, Input and Response.
 HEADING: Final = re.compile(r"###\s*(System|Human|User|Instruction|Input|Assistant|Response)\s*:\s*")
+STARTS: Final = frozenset("HA# \t\r\n")
 OPENED: Final = re.compile(r"\s*###\s*(?:Human|User|Assistant)\s*:")
 HEADING_ROLES: Final = {
     "System": "system", "Human": "user", "User": "user", "Instruction": "user", "Input": "user",
@@ -30,6 +31,7 @@ ROLES: Final = {
 }
 """What data sets call the four roles, in lower case."""
 CALLING: Final = frozenset({"function_call", "tool_call", "tool_calls"})  # roles whose content is a call as JSON
+NORMAL: Final = frozenset(ROLES.values())
 PLAIN: Final = frozenset({"role", "content"})
 SPEAKER: Final = ("role", "from", "speaker")
 SAID: Final = ("content", "value", "text")
@@ -40,6 +42,7 @@ KEPT: Final = {
 """Other fields of a message that are kept for the chat template, and what the template calls them."""
 TRAINED: Final = ("weight", "loss", "train")  # fields that say whether a turn is trained on: OpenAI, ms-swift, axolotl
 TEXT_PARTS: Final = ("text", "input_text", "output_text")
+OPENERS: Final = frozenset("[{ \t\r\n")  # with which text may start that is a list of messages
 WRITTEN_LIST: Final = re.compile(r"""\s*(?:\[\s*)?\{\s*["'](?:role|from|content|value)["']""")
 
 
@@ -66,7 +69,8 @@ def messages(value: object, role: str, field: str, turns: bool = True) -> list[M
     Raises:
         WrongType: for anything else.
     """
-    value = written(value, field)
+    if not isinstance(value, list):
+        value = written(value, field)
     if value is None:
         return []
     if isinstance(value, str):
@@ -90,7 +94,7 @@ def written(value: object, field: str) -> object:
             value = value.decode()
         except UnicodeDecodeError as error:
             raise WrongType(f"`{field}` is bytes that are not UTF-8: {error}") from None
-    if not isinstance(value, str) or not WRITTEN_LIST.match(value):
+    if not isinstance(value, str) or value[:1] not in OPENERS or not WRITTEN_LIST.match(value):
         return value
     try:
         read = orjson.loads(value)
@@ -113,8 +117,12 @@ def _first(value: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((found for name in names if (found := value.get(name)) is not None), None)
 
 
-def _message(value: object, field: str) -> Message:
+def _message(value: Any, field: str) -> Message:
     """One message in normal form; what is usual is what is quick."""
+    if type(value) is dict and len(value) == 2:
+        role, content = value.get("role"), value.get("content")
+        if type(role) is str and role in NORMAL and type(content) is str:
+            return value
     if not isinstance(value, Mapping):
         raise WrongType(f"`{field}` is {kind(value)}, not a message with `role` and `content`")
     role, content = _first(value, SPEAKER), _first(value, SAID)
@@ -215,7 +223,7 @@ def extra_of(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_transcript(text: str) -> bool:
     """Whether a text starts as a turn of a dialogue: ``Human:`` as HH writes it, or ``### Human:``."""
-    return bool(TRANSCRIPT.match(text) or OPENED.match(text))
+    return text[:1] in STARTS and bool(TRANSCRIPT.match(text) or OPENED.match(text))
 
 
 def turns_of(text: str) -> list[Message]:

@@ -21,7 +21,7 @@ QUOTED: Final = 20  # characters from which a prompt at the start of both answer
 STRIPPED: Final = "the prompt was cut off the start of both answers of {count} pairs, which repeat it"
 
 
-def pair(prompt: object, chosen: object, rejected: object) -> Record:
+def pair(prompt: object, chosen: Any, rejected: Any) -> Record:
     """The normal form of one pair.
 
     The longest common prefix of *messages* moves to the prompt; characters never do, so that two answers which start alike stay
@@ -32,8 +32,9 @@ def pair(prompt: object, chosen: object, rejected: object) -> Record:
         WrongType: when a value is neither text nor messages, or there is no prompt at all.
     """
     asked = as_prompt(prompt)
-    cut = _repeated(prompt, chosen, rejected)
-    sides = [answer(side[cut:] if cut else side, asked, name) for name, side in (("chosen", chosen), ("rejected", rejected))]  # type: ignore[index]
+    if cut := _repeated(prompt, chosen, rejected):
+        chosen, rejected = chosen[cut:], rejected[cut:]
+    sides = answer(chosen, asked, "chosen"), answer(rejected, asked, "rejected")
     carried = any(side and side[0]["role"] != "assistant" for side in sides)  # a side repeats its own prompt
     if carried and (isinstance(prompt, str) or all(side[: len(asked)] == asked for side in sides)):
         asked = []
@@ -42,11 +43,13 @@ def pair(prompt: object, chosen: object, rejected: object) -> Record:
     return record | ({"note": STRIPPED} if cut else {})
 
 
-def _repeated(prompt: object, *sides: object) -> int:
+def _repeated(prompt: object, *sides: Any) -> int:
     """Characters of the prompt with which both sides begin, before something else: 0 where they do not."""
-    if not isinstance(prompt, str) or len(prompt.strip()) < QUOTED or is_transcript(prompt):
+    if not isinstance(prompt, str) or not all(isinstance(side, str) and side.startswith(prompt) for side in sides):
         return 0
-    whole = all(isinstance(side, str) and side.startswith(prompt) and side[len(prompt) :].strip() for side in sides)
+    if len(prompt.strip()) < QUOTED or is_transcript(prompt):
+        return 0
+    whole = all(side[len(prompt) :].strip() for side in sides)
     return len(prompt) if whole else 0
 
 
@@ -56,6 +59,8 @@ def answer(value: object, asked: list[Message], field: str) -> list[Message]:
     Text is a transcript only where it repeats the prompt or there is none, or where it is nothing but one turn of the assistant:
     a dialogue that a prompt asked for is text.
     """
+    if isinstance(value, list):
+        return messages(value, "assistant", field)
     value = written(value, field)
     if asked and isinstance(value, str) and is_transcript(value):
         turns = turns_of(value)
@@ -116,6 +121,8 @@ def scores(row: dict[str, Any]) -> dict[str, float | None]:
 
 def several(prompt: object, chosen: object, rejected: object) -> list[Record]:
     """One pair, or as many as the longer side has answers where a side is a list of texts; the shorter starts again."""
+    if not isinstance(chosen, list) and not isinstance(rejected, list):
+        return [pair(prompt, chosen, rejected)]
     good, bad = _answers(chosen), _answers(rejected)
     if not good or not bad:
         return [pair(prompt, None if not good else good[0], None if not bad else bad[0])]
@@ -125,7 +132,7 @@ def several(prompt: object, chosen: object, rejected: object) -> list[Record]:
 
 def _answers(side: object) -> list[Any]:
     """The answers of a side: a list of texts, or of lists of messages, is several."""
-    if isinstance(side, list) and all(isinstance(each, str | list) for each in side):
+    if isinstance(side, list) and all(type(each) is str or type(each) is list for each in side):
         return side
     return [side]
 
@@ -138,13 +145,20 @@ def _paired(prompt: str) -> Build:
         if prompt == "conversations" and (found := as_prompt(asked, prompt)):
             asked = found[:-1] if found[-1]["role"] == "assistant" else found  # some repeat the chosen answer there
         marks, made = scores(row), several(asked, row["chosen"], row["rejected"])
-        alone = any(not record["prompt"] and len(record["chosen"]) == len(record["rejected"]) == 1 for record in made)
+        alone = not asked and any(
+            not record["prompt"] and len(record["chosen"]) == len(record["rejected"]) == 1 for record in made
+        )
         if alone and "prompt" not in row:  # where it is null, the contract says so
             missing = "there is no prompt, neither as a column nor in front of the answers: name its column `prompt` in `columns`"
             raise WrongType(missing, "missing_prompt")
         return [record | marks for record in made]
 
     return build
+
+
+def _unasked(record: Record) -> bool:
+    """Whether both answers stand alone. Several messages are two different prompts, which the contract tells."""
+    return not record["prompt"] and len(record["chosen"]) == len(record["rejected"]) == 1
 
 
 def _swift(row: dict[str, Any], reading: Reading) -> Record:

@@ -114,10 +114,11 @@ def generated(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Any]) -> tuple[
         Refusal: when that takes too long or too much memory.
     """
     messages, tools = unfolded(chat)
-    found: dict[str, list[int]] = {}
+    found: dict[str, Any] = {}
 
     def render() -> str:
-        found.update(tokenizer.apply_chat_template(messages, tools=tools, return_dict=True, return_assistant_tokens_mask=True))
+        made: Any = tokenizer.apply_chat_template(messages, tools=tools, return_dict=True, return_assistant_tokens_mask=True)
+        found.update(made)
         return ""
 
     limited(render)

@@ -135,6 +135,8 @@ class _Fit:
     """What `build` calls a column → what the row does, where they differ."""
     unread: tuple[str, ...]
     """Columns that the shape does not read."""
+    context: bool
+    """Whether there are columns with what stands before the prompt."""
 
     def in_words_of_the_row(self, sentence: str) -> str:
         """A sentence about columns with the names that the row has for them."""
@@ -149,7 +151,8 @@ def _fitting(shapes: Sequence[Shape], there: Collection[str], columns: Collectio
         if (found := shape.found(there)) is not None:
             read = frozenset(found.values())
             unread = tuple(name for name in columns if name not in read and name not in (*shape.also, *CONTEXT, "split"))
-            return _Fit(shape, read, {known: name for known, name in found.items() if known != name}, unread)
+            renamed = {known: name for known, name in found.items() if known != name}
+            return _Fit(shape, read, renamed, unread, any(name in columns for name in CONTEXT))
     return None
 
 
@@ -218,12 +221,13 @@ class _File:
         yield from self._built(fit, rows)
 
     def _built(self, fit: _Fit, rows: list[Row]) -> Iterator[Record]:
-        (number, first), shape = rows[0], fit.shape
+        number, first = rows[0]
         try:
-            whole = first if shape.gathers is None else first | {"rows": [row for _, row in rows]}
-            made = shape.build(whole, self.reading)
-            read = fit.read
-            records = [in_context(record, first, read) for record in (made if isinstance(made, list) else [made])]
+            whole = first if fit.shape.gathers is None else first | {"rows": [row for _, row in rows]}
+            made = fit.shape.build(whole, self.reading)
+            records = made if isinstance(made, list) else [made]
+            if fit.context:
+                records = [in_context(record, first, fit.read) for record in records]
         except WrongType as error:
             said = fit.in_words_of_the_row(str(error))
             for at, row in rows:
@@ -237,7 +241,8 @@ class _File:
         for record in records:
             if note := record.pop("note", None):
                 self.tally.notes[note] += 1
-            yield record | {"source": self.file, "row": number, "split": split}
+            record["source"], record["row"], record["split"] = self.file, number, split
+            yield record
 
     def _no_shape(self) -> Refusal:
         present = list(self.columns)

@@ -72,9 +72,9 @@ class Scorer(nn.Module):
             if not alone:
                 return self._score(self.locate(examples), statistics)
             with fp32_logits(inner_model(self.model)):
-                found = self._plain(examples)
+                scores = self._plain(examples)
         kept = targets_of(examples, self.device)
-        return found if kept is None else replace(found, logprobs=found.logprobs[kept], branch=found.branch[kept])
+        return scores if kept is None else replace(scores, logprobs=scores.logprobs[kept], branch=scores.branch[kept])
 
     def scaled(self, examples: Sequence[Example]) -> bool:
         """Whether positions would depend on what else is in a batch: such examples are scored one sequence at a time."""
