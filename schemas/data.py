@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.base import Frozen
+from schemas.reading import Readings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Source = Annotated[str, Field(min_length=1)]
@@ -40,10 +41,12 @@ class Data(Frozen):
     corpus: Source | None = None
     """Documents for pretraining: JSONL(.gz/.zst) or Parquet with a `text` column."""
     instructions: Source | None = None
-    """Conversations for supervised fine-tuning: `messages`, or `prompt` and `completion`."""
+    """Conversations for supervised fine-tuning: `messages`, `prompt` and `completion`, or another shape of docs/data.md."""
     preferences: Source | None = None
-    """Preference pairs: `chosen` and `rejected`, with or without `prompt`."""
+    """Preference pairs: `chosen` and `rejected`, with or without `prompt`, or another shape of docs/data.md."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts (by hash) and documents that no training stage sees."""
     checks: Checks = Checks()
     """Thresholds of the contracts."""
+    reading: Readings = Readings()
+    """Columns by other names, columns to leave out, and pairs of rankings (docs/data.md)."""

@@ -213,7 +213,10 @@ def _refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
     failures = [(name, f) for name, outcome in outcomes.items() for f in outcome.failures]
     if not empty and not failures:
         return
-    found = [f"no rows left of {outcomes[name].summary['rows_in']} in data.{name}" for name in empty]
+    found = [
+        f"no rows left of {outcomes[name].summary['rows_in']} in data.{name}{_reasons(outcomes[name].quarantine)}"
+        for name in empty
+    ]
     found += [_described(name, finding) for name, finding in failures]
     allowed = [f"at least one clean row in data.{name}" for name in empty]
     allowed += [f"data.checks.{_field(f)} = {f.limit:g}" for _, f in failures]
@@ -223,6 +226,14 @@ def _refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
     )
     where = ", ".join(dict.fromkeys(f"data.{name}" for name in [*empty, *(name for name, _ in failures)]))
     raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy)
+
+
+def _reasons(quarantine: pl.DataFrame) -> str:
+    """The most frequent reasons in words, with one row's own words where it has some."""
+    reasons = quarantine["reasons"].explode().to_list()
+    codes = Counter(reason.partition(":")[0] for reason in reasons).most_common(EXAMPLES)
+    said = [f"{next(reason for reason in reasons if reason.partition(':')[0] == code)} ({count:,} rows)" for code, count in codes]
+    return f": {'; '.join(said)}" if said else ""
 
 
 def _field(finding: Finding) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from posttrain.data.chat_templates import template_digest
@@ -80,7 +81,8 @@ class Chain:
 
     def files(self, source: str) -> list[SourceFile]:
         """The files of `data.<source>`."""
-        return resolve(getattr(self.recipe.data, source), f"data.{source}", self.store.root / "cache")
+        found = resolve(getattr(self.recipe.data, source), f"data.{source}", self.store.root / "cache")
+        return [replace(file, reading=self.recipe.data.reading.of(source)) for file in found]
 
     @functools.cached_property
     def sources(self) -> dict[str, list[SourceFile]]:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,7 +119,10 @@ def first_rows(chain: Chain) -> Rows:
     read = {"corpus": "filter" in recipe.stages, **dict.fromkeys(KINDS, True)}
     wanted = {name: source for name, used in read.items() if used and (source := getattr(recipe.data, name)) is not None}
     with tempfile.TemporaryDirectory() as scratch:
-        files = {name: resolve(source, f"data.{name}", Path(scratch)) for name, source in wanted.items()}
+        files = {
+            name: [replace(file, reading=recipe.data.reading.of(name)) for file in resolve(source, f"data.{name}", Path(scratch))]
+            for name, source in wanted.items()
+        }
         sizes = {name: sum(map(_size, found)) for name, found in files.items()}
         tables = {name: _table(name, files[name]) for name in KINDS if name in files}
         numbers = {name: sum(map(_lines, found)) for name, found in files.items()}

@@ -47,7 +47,9 @@ class StageWork:
 
 
 def _checks(recipe: Recipe, stage: str) -> Fields:
-    return {"checks": recipe.data.checks.model_dump(mode="json"), "holdout": recipe.data.holdout}
+    said = recipe.data.reading.model_dump(mode="json", exclude_defaults=True)  # where nothing is said, a key is what it was
+    checks = {"checks": recipe.data.checks.model_dump(mode="json"), "holdout": recipe.data.holdout}
+    return checks | ({"reading": said} if said else {})
 
 
 def _rules(recipe: Recipe, stage: str) -> Fields:
