@@ -21,6 +21,10 @@ class Reading(Frozen):
     ranking: Literal["best_worst", "adjacent"] = "best_worst"
     """Pairs of several ranked answers to a prompt: the best with the worst, or each with the next one below it."""
 
+    def __hash__(self) -> int:
+        """A recipe is a key of caches, and a mapping has no hash of its own."""
+        return hash((tuple(sorted(self.columns.items())), self.ignore, self.ranking))
+
 
 class Readings(Frozen):
     """The same for each data set of a recipe."""
