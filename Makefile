@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test test-quant lint licences bench peers
+.PHONY: help run test test-quant lint audit licences bench peers
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,12 @@ lint: .venv/.dev  ## style, security rules, types and import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# In an environment of its own: pip-audit is no part of the project. Without --strict it passes when it could ask nobody.
+audit:  ## known holes of the packages in constraints.txt, by PyPI's advisories: needs the network, and fails without it
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	.audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 licences: .venv/.runtime  ## write docs/licences.md: the licence of each package that an installation brings
 	$(BIN)/python .ci/licences.py > docs/licences.md

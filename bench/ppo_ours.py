@@ -18,23 +18,21 @@ from bench.sides import Measured, arguments, peak_gb
 from bench.workload import BETAS, EPOCHS, LORA, MINIBATCHES, NEW_TOKENS, PPO_NUMBERS, Workload, start_adapter, token_ids
 from posttrain.checkpoints.load import load_model
 from posttrain.data.end_tokens import end_tokens
-from posttrain.data.packing import Example
+from posttrain.models.parameters import trainable_count
 from posttrain.models.policy import Policy
-from posttrain.models.weight_sharing import twin
-from posttrain.peft.wrap import trainable_state, wrap
+from posttrain.models.weight_sharing import shared_copy
+from posttrain.peft.wrap import wrap
 from posttrain.rewards.model import RewardModel
 from posttrain.rewards.scorer import SCORE, RewardScorer, with_score
 from posttrain.rewards.sources import load_rewards
 from posttrain.sampling.sampler import sample
-from posttrain.scoring.layout_choice import choose_layout
-from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import inner_model
-from posttrain.training.dropout import without_dropout
 from posttrain.training.loop import CURVE, Job, train
-from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head
+from posttrain.training.ppo.actor_critic import ActorCritic, critic_base, start_policy
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
-from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
+from posttrain.training.ppo.stage import use_layout_for
 from schemas.peft import LoRA
 from schemas.ppo import KL, PPO, StageReward
 from schemas.recipe import Compute
@@ -67,7 +65,7 @@ def spec_of(workload: Workload, value_model: str) -> PPO:
 
 def reward_model_of(base: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> RewardModel:
     """An adapter on the policy's weights, as the reward stage trains one, with the score head that the peer's model has."""
-    model = with_score(twin(base), LoRA(method="lora", **LORA), 0, "bench")
+    model = with_score(shared_copy(base), LoRA(method="lora", **LORA), 0, "bench")
     start_adapter(model)
     inner_model(model).get_submodule(SCORE).weight.data.copy_(load_file(folder / "reward" / "model.safetensors")["score.weight"])
     return RewardModel(RewardScorer(model.requires_grad_(False), CPU), tokenizer, mean=0.0, of_policy=True)
@@ -84,37 +82,28 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     spec, tokenizer = spec_of(workload, value_model), AutoTokenizer.from_pretrained(folder / "model")
     base = load_model(Policy(str(folder / "model")), CPU)
     reward_model = reward_model_of(base, tokenizer, folder)
-    critic = twin(base) if value_model == "adapter" else None
+    critic = critic_base(base, spec)
     policy = wrap(base, spec.peft, 0, "bench", tokenizer)
     start_adapter(policy)
-    without_dropout(policy)
-    reference = Reference(policy)
-    if critic is None:
-        add_value_head(policy)
-    else:
-        critic = wrap(critic, spec.peft, 0, "bench")
-        add_value_head(critic)
-        add_critic(policy, critic)
+    reference = start_policy(policy, spec, critic, spec.peft, seed=0)
     scorer = ActorCritic(policy, CPU, torch.float32, temperature=spec.temperature).eval()
     prompts = prompts_of(workload)
-    longest = sorted(prompts.tokens, key=len)[-3:]
-    layout = choose_layout(scorer, [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in longest])
-    layout.apply(scorer)
+    layout = use_layout_for(scorer, prompts.tokens)
     collect = Collector(
         spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=tokenizer, prompts=prompts,
-        rewards=load_rewards(spec, {"model": reward_model}), log=SampleLog(out / SAMPLES),
+        rewards=load_rewards(spec, {"model": reward_model}), log=SampleLog(out / ROLLOUTS),
         ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, torch.float32)
     compute = Compute(device="cpu", checkpoint_seconds=1e9)
     progress = ProcessorTime(objective.steps)
-    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, progress, rounds=objective), str(layout)
+    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, progress, rounds=objective), layout
 
 
 def measure(workload: Workload, folder: Path, value_model: str, out: Path) -> Measured:
     """Train all iterations; `out` is an empty folder for the curve."""
     job, layout = job_of(workload, folder, value_model, out)
-    trained = sum(parameter.numel() for parameter in trainable_state(job.scorer.model).values())
+    trained = trainable_count(job.scorer.model)
     before_training = peak_gb()
     train(job)
     curve = [json.loads(line) for line in (out / CURVE).read_text().splitlines()]

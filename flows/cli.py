@@ -20,6 +20,7 @@ from flows.commands.promote import promote, rollback
 from flows.commands.run import run
 from flows.commands.serve import serve
 from flows.commands.shared import console
+from flows.commands.status import reconcile, status
 from flows.commands.sweep import sweep
 from flows.commands.trigger import trigger
 from flows.commands.validate import validate
@@ -47,6 +48,8 @@ app.command("rollback")(rollback)
 app.command("deploy")(deploy)
 app.command("undeploy")(undeploy)
 app.command("trigger")(trigger)
+app.command("status")(status)
+app.command("reconcile")(reconcile)
 app.command("serve")(serve)
 
 

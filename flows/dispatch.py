@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Protocol
 
+from flows.deployed.paths import refuse_relative, require_absolute
 from flows.stages import run_stage
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
@@ -28,26 +28,12 @@ def dispatcher_of(recipe: Recipe, store: str) -> Dispatcher:
     if recipe.placement == "inline":
         return run_stage
     require_absolute(store)
+    refuse_relative(recipe)
     _require_server()
     _require_dtype(recipe)
     from flows.deployed.dispatcher import run_on_pool
 
     return run_on_pool
-
-
-def require_absolute(store: str) -> None:
-    """A worker runs in a folder of its own, which is deleted with the run: a relative store would be lost with it.
-
-    Raises:
-        Refusal: for a relative path. `Store` refuses what is no folder.
-    """
-    if "://" not in store and not Path(store).expanduser().is_absolute():
-        raise Refusal(
-            where="store",
-            found=f"{store}, a relative path",
-            allowed="an absolute path that is the same folder on every worker",
-            remedy="give the whole path, /srv/posttrain for one",
-        )
 
 
 def _require_server() -> None:

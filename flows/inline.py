@@ -78,5 +78,5 @@ def _without_heartbeats() -> Iterator[None]:
 
     settings = get_current_settings()
     quiet = settings.model_copy(update={"flows": settings.flows.model_copy(update={"heartbeat_frequency": None})})
-    with SettingsContext(profile=SettingsContext.get().profile, settings=quiet):  # type: ignore[union-attr]
+    with SettingsContext(profile=SettingsContext.get().profile, settings=quiet):  # type: ignore[union-attr]  # within a flow there is one
         yield

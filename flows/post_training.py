@@ -121,5 +121,5 @@ def _publish(chain: Chain, report: RunReport, ended: Exception | None) -> None:
             raise RunFailed(report.model_copy(update=told), error) from error
         log.warning("the report of the failed run is not complete: %s", error)
     if report.status == "failed":
-        assert ended
+        assert ended  # what a failed report tells of
         raise RunFailed(report, ended) from ended

@@ -8,7 +8,7 @@ from typing import Any
 
 from schemas.base import refused
 from schemas.errors import Refusal
-from schemas.secrets import GIVEN, holds_secret, used, without_credentials
+from schemas.secrets import GIVEN, holds_secret, shown, used
 
 ALLOWED = "an address without user, password, signature or token"
 REMEDY = (
@@ -25,9 +25,7 @@ def refuse_secrets(document: Any) -> None:
     """
     for field, text in _texts(document):
         if holds_secret(text):
-            raise refused(
-                where=field, found=f"{without_credentials(text)}, which holds a credential", allowed=ALLOWED, remedy=REMEDY
-            )
+            raise refused(where=field, found=f"{shown(text)}, which holds a credential", allowed=ALLOWED, remedy=REMEDY)
 
 
 def _texts(document: Any, field: str = "") -> Iterator[tuple[str, str]]:
@@ -48,9 +46,7 @@ def opened(address: str, field: str) -> str:
         Refusal: when it holds a secret itself, or names a variable that is not set.
     """
     if holds_secret(address):
-        raise Refusal(
-            where=field, found=f"{without_credentials(address)}, which holds a credential", allowed=ALLOWED, remedy=REMEDY
-        )
+        raise Refusal(where=field, found=f"{shown(address)}, which holds a credential", allowed=ALLOWED, remedy=REMEDY)
     names = GIVEN.findall(address)
     for name in names:
         if not os.environ.get(name):

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import pandera.polars as pa
 import polars as pl
 
-SPLITS: Final = ("train", "holdout")
-MESSAGE: Final = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
-"""`extra` is null, or a JSON object of what else the message has for a chat template: `tool_calls`, `tool_call_id`, `name`,
-`reasoning_content`; `weight: 0` where it is not trained on; and `tools` on the first message of a conversation that has some."""
-MESSAGES: Final = pl.List(MESSAGE)
-
-
-def one_answer(column: str) -> pl.Expr:
-    """Whether a column of messages holds exactly one message, by the assistant."""
-    messages = pl.col(column)
-    return (messages.list.len() == 1) & (messages.list.first().struct.field("role") == "assistant")
+from schemas.messages import MESSAGE, SPLITS, one_answer
 
 
 class Conversations(pa.DataFrameModel):

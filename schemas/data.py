@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from schemas.base import Frozen
-from schemas.reading import Readings
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Source = Annotated[str, Field(min_length=1)]
+from schemas.base import Frozen, refused
+from schemas.fields import Share
+from schemas.sources import Sources, listed
 
 
 class Checks(Frozen):
@@ -30,23 +28,49 @@ class Checks(Frozen):
     """Fail when P(chosen is longer) is above this or below one minus this."""
     waive: tuple[Literal["prompt_mismatch", "conflict", "reversed_scores", "length_bias", "max_drop_rate"], ...] = ()
     """Checks whose failure of the whole data set is turned into a warning."""
+    incomplete: Literal["refuse", "keep"] = "refuse"
+    """What to do with a file that is damaged or breaks off, as half a download does: `keep` reads the rows before the break.
+    Documents of a corpus are refused in either case."""
 
 
 class Data(Frozen):
-    """Sources: a path, a glob, an fsspec URL, or `sample://corpus|instructions|preferences`.
+    """Sources: a path, folder, glob, fsspec URL, `hub://NAME` or `sample://corpus|instructions|preferences`; or a list of them.
 
-    `${NAME}` in them stands for an environment variable; a password or token written out is refused.
+    Files are JSON lines, JSON, CSV, TSV, Parquet or Arrow, plain or as .gz, .zst, .bz2 or .xz. A source that says more is a
+    mapping: `{path: …}` or `{name: …}` with `split`, `config`, `revision`, `weight`, `columns`,
+    `ignore`, `ranking`. `${NAME}` stands for an environment
+    variable; a password or token written out is refused.
     """
 
-    corpus: Source | None = None
-    """Documents for pretraining: JSONL(.gz/.zst) or Parquet with a `text` column."""
-    instructions: Source | None = None
+    corpus: Sources | None = None
+    """Documents for pretraining, with a column `text`."""
+    instructions: Sources | None = None
     """Conversations for supervised fine-tuning: `messages`, `prompt` and `completion`, or another shape of docs/data.md."""
-    preferences: Source | None = None
+    preferences: Sources | None = None
     """Preference pairs: `chosen` and `rejected`, with or without `prompt`, or another shape of docs/data.md."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts (by hash) and documents that no training stage sees."""
     checks: Checks = Checks()
     """Thresholds of the contracts."""
-    reading: Readings = Readings()
-    """Columns by other names, columns to leave out, and pairs of rankings (docs/data.md)."""
+
+    @model_validator(mode="after")
+    def _weights_apply(self) -> Data:
+        """Weights compare sources, so that one without a weight among others that have one would mean nothing."""
+        for field in ("corpus", "instructions", "preferences"):
+            weights = [source.weight for source in listed(getattr(self, field))]
+            given = [weight for weight in weights if weight is not None]
+            if given and field == "corpus":
+                raise refused(
+                    where="data.corpus",
+                    found="a weight",
+                    allowed="sources without weights: all documents that the rules keep are used",
+                    remedy="remove weight",
+                )
+            if given and len(given) < len(weights):
+                raise refused(
+                    where=f"data.{field}",
+                    found=f"{len(given)} of {len(weights)} sources with a weight",
+                    allowed="a weight for every source, or for none",
+                    remedy="give the others a weight too",
+                )
+        return self

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
+from schemas.fields import AboveZero, ImportName, Limits, Positive
 
 
 class FunctionJudge(Frozen):
@@ -16,7 +17,7 @@ class FunctionJudge(Frozen):
 
     source: Literal["function"] = "function"
     """A Python function."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    name: ImportName
     """`module:function`; `posttrain.data.samples:sentiment` is a toy for the sample reviews."""
 
 
@@ -36,13 +37,9 @@ Judge = Annotated[
 ]
 
 
-class Gate(Frozen):
+class Gate(Limits):
     """Limits on one metric; all that are given must hold."""
 
-    min: float | None = None
-    """Smallest allowed value."""
-    max: float | None = None
-    """Largest allowed value."""
     lower_bound_above: float | None = None
     """The lower end of the 95% interval must lie above this."""
 
@@ -50,8 +47,6 @@ class Gate(Frozen):
     def _asks_for_something(self) -> Gate:
         if not self.model_dump(exclude_none=True):
             raise PydanticCustomError("gate", "at least one of min, max, lower_bound_above")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise PydanticCustomError("gate", "min {min} not above max {max}", {"min": self.min, "max": self.max})
         return self
 
 
@@ -133,14 +128,14 @@ class Evaluation(Frozen):
 
     prompts: Annotated[int, Field(ge=8)] = 256
     """Held-out prompts to sample responses for."""
-    samples: Annotated[int, Field(ge=1)] = 1
+    samples: Positive = 1
     """Responses sampled to each prompt. More of them narrow the intervals, where there are few held-out prompts."""
-    max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    max_new_tokens: Positive = 48
     """Longest sampled response in tokens."""
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest held-out row in tokens, prompt and answer: prompts are cut from the left, rows whose answer does not fit left out;
     null: the positions that the policies were made for."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: AboveZero = 1.0
     """Sampling temperature; `kl_per_token` is the divergence of the policies at it."""
     judge: Judge | None = None
     """Who scores responses; null: no one, so that rewards and win rates are not measured."""

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from schemas.base import Frozen
+from schemas.fields import Limits
 
 
-class Bounds(Frozen):
+class Bounds(Limits):
     """An inclusive interval; null is open, 0 means 0."""
-
-    min: float | None = None
-    """Smallest allowed value."""
-    max: float | None = None
-    """Largest allowed value."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Bounds:
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise PydanticCustomError("bounds", "min {min} is above max {max}", {"min": self.min, "max": self.max})
-        return self
 
 
 class FilterRules(Frozen):

@@ -54,3 +54,10 @@ def _over(preset: Bounds | None, given: Bounds | None) -> Bounds | None:
     if preset is None or given is None:
         return given
     return preset.model_copy(update={side: getattr(given, side) for side in given.model_fields_set})
+
+
+class FilterCommand(Frozen):
+    """What `posttrain filter` takes of a recipe."""
+
+    filtering: Filtering = Filtering()
+    """As in a recipe."""

@@ -66,15 +66,27 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
             allowed=f"a {kind} in YAML",
             remedy=f"check the path; {kind}s are in deployments/{kind}s",
         )
+    if path.stat().st_size > yaml_limits.BYTES:
+        raise Refusal(
+            where=str(path),
+            found=f"{path.stat().st_size:,} bytes",
+            allowed=f"at most {yaml_limits.BYTES:,}",
+            remedy=f"name a {kind}",
+        )
+    document = _parsed(path)
+    if not isinstance(document, dict):
+        raise Refusal(
+            where=str(path),
+            found=type(document).__name__,
+            allowed=f"a mapping of {kind} fields",
+            remedy=f"start from {EXAMPLES[kind]}",
+        )
+    return document
+
+
+def _parsed(path: Path) -> Any:
     try:
-        if path.stat().st_size > yaml_limits.BYTES:
-            raise Refusal(
-                where=str(path),
-                found=f"{path.stat().st_size:,} bytes",
-                allowed=f"at most {yaml_limits.BYTES:,}",
-                remedy=f"name a {kind}",
-            )
-        document = yaml_limits.read(path.read_text(encoding="utf-8"), str(path))
+        return yaml_limits.read(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
         raise Refusal(
             where=f"{path}: byte {error.start}",
@@ -95,14 +107,6 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
         raise Refusal(
             where=str(path), found=short(str(error)), allowed="valid YAML", remedy="put the value in quotes, or correct it"
         ) from None
-    if not isinstance(document, dict):
-        raise Refusal(
-            where=str(path),
-            found=type(document).__name__,
-            allowed=f"a mapping of {kind} fields",
-            remedy=f"start from {EXAMPLES[kind]}",
-        )
-    return document
 
 
 def apply_overrides(document: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -152,6 +156,13 @@ def set_field(
         Refusal: when a name on the way holds a plain value.
     """
     *parents, last = dotted.split(".")
+    if len(parents) > yaml_limits.DEPTH:
+        raise Refusal(
+            where=f"{place_of_value[:100]}...",
+            found=f"a field {len(parents) + 1:,} levels deep",
+            allowed=f"at most {yaml_limits.DEPTH}",
+            remedy="name a field of the recipe",
+        )
     place = document
     for depth, name in enumerate(parents):
         if place.get(name) is None:
@@ -219,6 +230,8 @@ def _walk(location: tuple[int | str, ...], document: Any, kind: type[BaseModel])
         if named is None and _is_tag(step, choices, document):
             model = next(m for m in choices if step in _tags(m))
             continue
+        if named is None and any(step == m.__name__ for m in choices):
+            continue  # the tag of a union's member that is recognised by what it is
         if isinstance(step, str) and not isinstance(document, Mapping):
             continue  # the name of a union's member, such as literal['all-linear']: no field
         path.append(str(step))

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
+from schemas.fields import AboveZero, ModelUri, Positive
 
-Positive = Annotated[int, Field(ge=1)]
 Quantization = Literal["nf4", "int8"]
 ChatTemplate = Annotated[str, Field(min_length=1)]
 KV_HEADS, ROPE_THETA = 2, 500_000.0  # of a Llama whose recipe does not say
@@ -35,7 +35,7 @@ class ScratchModel(Frozen):
     """Tokens of the byte-level BPE (256 bytes and the special tokens included)."""
     max_length: Positive = 2048
     """Longest sequence in tokens."""
-    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    rope_theta: AboveZero | None = None
     """Base of the rotary position frequencies, `llama` only; null is 500,000."""
     tie_embeddings: bool = True
     """Share the embedding matrix with the output head; `t5` always does."""
@@ -150,7 +150,7 @@ class RegistryModel(Frozen):
 
     source: Literal["registry"]
     """The MLflow registry."""
-    uri: Annotated[str, Field(pattern=r"^models:/[^/@]+(@[^/@]+|/[0-9]+)$")]
+    uri: ModelUri
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION`; where an alias points is looked up once, when a run starts."""
     chat_template: ChatTemplate | None = None
     """As of model.source hub."""

@@ -11,16 +11,14 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen
+from schemas.fields import AboveZero, BelowOne, NonNegative, Positive
 
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-Scale = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(gt=0, lt=1)]
 Targets = Annotated[
     Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)],
     Field(description="Names of the linear layers; `all-linear` is all but the output head."),
 ]
-Alpha = Annotated[Scale, Field(description="Scale; the update is multiplied by alpha / r.")]
+Alpha = Annotated[AboveZero, Field(description="Scale; the update is multiplied by alpha / r.")]
 VirtualTokens = Annotated[
     Positive, Field(description="Length of the soft prompt in tokens; it takes as many positions from the model's context.")
 ]
@@ -52,7 +50,7 @@ class LoRA(Method):
     r: Positive = 16
     """Rank."""
     alpha: Alpha = 32
-    dropout: Rate = 0.0
+    dropout: BelowOne = 0.0
     """Dropout before the first low-rank matrix."""
     target_modules: Targets = "all-linear"
     use_rslora: bool = False
@@ -86,14 +84,14 @@ class AdaLoRA(Method):
     """Rank of every layer at the start."""
     target_r: Positive = 8
     """Mean rank of the layers at the end; at most init_r."""
-    alpha: Scale = 32
+    alpha: AboveZero = 32
     """Scale; the update is multiplied by alpha / init_r."""
-    dropout: Rate = 0.0
+    dropout: BelowOne = 0.0
     """Dropout before the update."""
     target_modules: Targets = "all-linear"
-    warmup_share: Rate = 0.1
+    warmup_share: BelowOne = 0.1
     """Share of the steps before the first rank is taken away."""
-    final_share: Rate = 0.3
+    final_share: BelowOne = 0.3
     """Share of the steps at the end in which the ranks stay as they are; together with warmup_share below 1."""
     interval: Positive = 1
     """Optimizer steps between two decisions about ranks."""
@@ -101,7 +99,7 @@ class AdaLoRA(Method):
     """Smoothing of each weight's sensitivity (β₁ of the paper)."""
     uncertainty_decay: Momentum = 0.85
     """Smoothing of the sensitivity's uncertainty (β₂ of the paper)."""
-    orthogonality: Annotated[float, Field(ge=0)] = 0.1
+    orthogonality: NonNegative = 0.1
     """Weight of the penalty that keeps both sets of singular vectors orthogonal (gamma of the paper)."""
 
     @field_validator("target_r")
@@ -126,9 +124,9 @@ class VeRA(Method):
     """Vector-based random matrix adaptation."""
     r: Positive = 256
     """Rank of the shared random matrices."""
-    d_initial: Scale = 0.1
+    d_initial: AboveZero = 0.1
     """First value of the vector in the middle."""
-    dropout: Rate = 0.0
+    dropout: BelowOne = 0.0
     """Dropout before the update."""
     target_modules: Targets = "all-linear"
 
@@ -140,39 +138,40 @@ class OFT(Method):
     """Orthogonal fine-tuning."""
     block_size: Annotated[int, Field(ge=2)] = 32
     """Width of a rotation; must divide the input width of every target layer."""
-    dropout: Rate = 0.0
+    dropout: BelowOne = 0.0
     """Share of the rotations that are the identity in a training step."""
     neumann: bool = True
     """Approximate the Cayley transform by five terms of its series (arXiv 2506.19847) instead of inverting a matrix."""
     target_modules: Targets = "all-linear"
 
 
-class LoHa(Method):
+class LowRankProduct(Method):
+    """An update that is a product of two matrices, of low rank."""
+
+    method: Literal["loha", "lokr"]
+    """Kind of the product."""
+    r: Positive = 8
+    """Rank of each of the two factors of `loha`, of the larger one of `lokr`."""
+    alpha: Alpha = 16
+    dropout: BelowOne = 0.0
+    """Dropout on the rows of the update."""
+    target_modules: Targets = "all-linear"
+
+
+class LoHa(LowRankProduct):
     """Low-rank Hadamard product: the update is the elementwise product of two low-rank matrices (arXiv 2108.06098)."""
 
     method: Literal["loha"]
     """Low-rank Hadamard product."""
-    r: Positive = 8
-    """Rank of each of the two factors."""
-    alpha: Alpha = 16
-    dropout: Rate = 0.0
-    """Dropout on the rows of the update."""
-    target_modules: Targets = "all-linear"
 
 
-class LoKr(Method):
+class LoKr(LowRankProduct):
     """Low-rank Kronecker product: the update is a small matrix ⊗ a low-rank one (arXiv 2309.14859)."""
 
     method: Literal["lokr"]
     """Low-rank Kronecker product."""
-    r: Positive = 8
-    """Rank of the larger factor."""
-    alpha: Alpha = 16
-    dropout: Rate = 0.0
-    """Dropout on the rows of the update."""
     factor: Positive | None = None
     """Height of the smaller factor; null takes the divisor next to the square root of the layer's width."""
-    target_modules: Targets = "all-linear"
 
 
 class BottleneckAdapter(Method):
@@ -187,7 +186,7 @@ class BottleneckAdapter(Method):
     """The bottleneck's width is the model's width divided by this, and at least 1."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """Between the two projections."""
-    scale: Scale = 1.0
+    scale: AboveZero = 1.0
     """Factor of the adapter's output."""
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
+from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Positive, Share
 from schemas.peft import LoRA, Peft
-from schemas.training import NonNegative, Optimization, Positive, Rate, Share
+from schemas.training import Optimization, Rate
 
 
 class Rewarding(Frozen):
@@ -35,7 +39,7 @@ class RegistryReward(Rewarding):
 
     source: Literal["registry"]
     """A registered reward model."""
-    uri: Annotated[str, Field(pattern=r"^models:/[^/@]+(/\d+|@[^/@]+)$")]
+    uri: ModelUri
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
 
     @property
@@ -49,9 +53,9 @@ class FunctionReward(Rewarding):
 
     source: Literal["function"]
     """A Python function."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    name: ImportName
     """`module:function`."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    timeout_seconds: AboveZero = 60.0
     """Longest time that one call, with all responses of an iteration, may take."""
 
     @property
@@ -70,9 +74,9 @@ class KL(Frozen):
     """Weight in units of the reward per nat; the first one where it adapts."""
     adaptive: bool = False
     """Move the coefficient so that the divergence of a response nears `target` (arXiv 1909.08593, section 2.2)."""
-    target: Annotated[float, Field(gt=0)] = 6.0
+    target: AboveZero = 6.0
     """Divergence in nats per response; adaptive only."""
-    horizon: Annotated[float, Field(gt=0)] = 10_000.0
+    horizon: AboveZero = 10_000.0
     """Responses over which the coefficient moves by at most a fifth; adaptive only."""
 
     @model_validator(mode="after")
@@ -113,13 +117,13 @@ class PPO(Optimization):
     """Longest response in tokens."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Longest prompt with its response in tokens; prompts are cut from the left."""
-    temperature: Annotated[float, Field(gt=0)] = 0.7
+    temperature: AboveZero = 0.7
     """Divides the logits of policy and reference, in sampling and in training."""
     kl: KL = KL()
     """The pull to the reference."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """ε: beyond 1 ± ε the probability ratio of a token gains nothing more."""
-    value_clip: Annotated[float, Field(gt=0)] = 0.2
+    value_clip: AboveZero = 0.2
     """The value of a token may move by this much from the one at sampling; `gae` only."""
     value_coefficient: NonNegative = 0.1
     """Weight of the value loss; `gae` only."""
@@ -133,11 +137,11 @@ class PPO(Optimization):
     """λ of generalised advantage estimation: 0 trusts the value model, 1 the sampled return; `gae` only."""
     missing_eos_penalty: NonNegative = 0.0
     """Subtracted from the reward of a response that was cut before it ended."""
-    reward_clip: Annotated[float, Field(gt=0)] | None = None
+    reward_clip: AboveZero | None = None
     """Rewards of a response are clipped to ± this; null = not."""
     whiten_rewards: bool = False
     """Divide token rewards by their standard deviation before advantages are estimated; `gae` only."""
-    max_step_kl: Annotated[float, Field(gt=0)] | None = None
+    max_step_kl: AboveZero | None = None
     """Leave an iteration's further steps out once the policy moved by this much per token, in nats; null = take all."""
     learning_rate: Rate | None = None
     """Peak learning rate; null = by method and size of the model: LoRA 3e-5 at 100M parameters, 1e-5 from 7B on, in full 1e-6."""
@@ -158,104 +162,83 @@ class PPO(Optimization):
 
     @model_validator(mode="after")
     def _numbers_go_together(self) -> PPO:
-        for problem in (*_uneven(self), *_meaningless(self), *_equal_names(self)):
+        for problem in itertools.chain(_uneven(self), _meaningless(self), _equal_names(self)):
             raise problem
         return self
 
 
-def _uneven(spec: PPO) -> list[Exception]:
-    """Counts that cannot be divided."""
-    problems: list[Exception] = []
+def _uneven(spec: PPO) -> Iterator[PydanticCustomError]:
+    """Numbers that do not go together."""
     if spec.rollouts % spec.samples:
-        problems.append(
-            refused(
-                where="alignment.rollouts",
-                found=f"{spec.rollouts} with samples {spec.samples}",
-                allowed=f"a multiple of {spec.samples}",
-                remedy="change one of them",
-            )
+        yield refused(
+            where="alignment.rollouts",
+            found=f"{spec.rollouts} with samples {spec.samples}",
+            allowed=f"a multiple of {spec.samples}",
+            remedy="change one of them",
         )
     if spec.minibatches > spec.rollouts // spec.samples:
-        problems.append(
-            refused(
-                where="alignment.minibatches",
-                found=f"{spec.minibatches} with {spec.rollouts // spec.samples} prompts",
-                allowed="at most one per prompt",
-                remedy="lower it, or raise rollouts",
-            )
+        yield refused(
+            where="alignment.minibatches",
+            found=f"{spec.minibatches} with {spec.rollouts // spec.samples} prompts",
+            allowed="at most one per prompt",
+            remedy="lower it, or raise rollouts",
         )
     if spec.max_new_tokens > spec.max_length - 2:
-        problems.append(
-            refused(
-                where="alignment.max_new_tokens",
-                found=f"{spec.max_new_tokens} with max_length {spec.max_length}",
-                allowed=f"at most {spec.max_length - 2}, which leaves room for a prompt",
-                remedy="lower it, or raise max_length",
-            )
+        yield refused(
+            where="alignment.max_new_tokens",
+            found=f"{spec.max_new_tokens} with max_length {spec.max_length}",
+            allowed=f"at most {spec.max_length - 2}, which leaves room for a prompt",
+            remedy="lower it, or raise max_length",
         )
     if spec.kl.adaptive and spec.rollouts >= 5 * spec.kl.horizon:
-        problems.append(
-            refused(
-                where="alignment.kl.horizon",
-                found=f"{spec.kl.horizon:g} with rollouts {spec.rollouts}",
-                allowed=f"more than {spec.rollouts / 5:g}: one iteration would take the whole coefficient away",
-                remedy="raise horizon: 10000 is the paper's",
-            )
+        yield refused(
+            where="alignment.kl.horizon",
+            found=f"{spec.kl.horizon:g} with rollouts {spec.rollouts}",
+            allowed=f"more than {spec.rollouts / 5:g}: one iteration would take the whole coefficient away",
+            remedy="raise horizon: 10000 is the paper's",
         )
     if spec.advantage != "gae" and spec.samples < 2:
-        problems.append(
-            refused(
-                where="alignment.samples",
-                found=f"{spec.samples} with advantage {spec.advantage}",
-                allowed="2 or more",
-                remedy="set samples=4, say: responses to one prompt are compared",
-            )
+        yield refused(
+            where="alignment.samples",
+            found=f"{spec.samples} with advantage {spec.advantage}",
+            allowed="2 or more",
+            remedy="set samples=4, say: responses to one prompt are compared",
         )
-    return problems
 
 
-def _equal_names(spec: PPO) -> list[Exception]:
-    """Sources that one curve would stand for."""
-    problems: list[Exception] = []
+def _equal_names(spec: PPO) -> Iterator[PydanticCustomError]:
+    """Sources that would share one curve."""
     for field, sources in (("reward", spec.reward), ("monitor", spec.monitor)):
         labels = [source.label for source in sources]
-        problems += [
-            refused(
-                where=f"alignment.{field}",
-                found=f"two sources of the name {label}",
-                allowed="names that differ",
-                remedy="rename or remove one of them",
-            )
-            for label in dict.fromkeys(labels)
-            if labels.count(label) > 1
-        ]
-    return problems
+        for label in dict.fromkeys(labels):
+            if labels.count(label) > 1:
+                yield refused(
+                    where=f"alignment.{field}",
+                    found=f"two sources of the name {label}",
+                    allowed="names that differ",
+                    remedy="rename or remove one of them",
+                )
 
 
 # Fields that nothing reads without a critic.
 _OF_THE_CRITIC = ("value_clip", "value_coefficient", "value_model", "gamma", "lam", "whiten_rewards")
 
 
-def _meaningless(spec: PPO) -> list[Exception]:
+def _meaningless(spec: PPO) -> Iterator[PydanticCustomError]:
     """Values that nothing would read."""
-    problems: list[Exception] = [
-        refused(
-            where=f"alignment.{name}",
-            found=f"{getattr(spec, name)} with advantage {spec.advantage}",
-            allowed="advantage gae",
-            remedy=f"remove {name}",
-        )
-        for name in _OF_THE_CRITIC
-        if spec.advantage != "gae" and getattr(spec, name) != PPO.model_fields[name].default
-    ]
+    for name in _OF_THE_CRITIC:
+        if spec.advantage != "gae" and getattr(spec, name) != PPO.model_fields[name].default:
+            yield refused(
+                where=f"alignment.{name}",
+                found=f"{getattr(spec, name)} with advantage {spec.advantage}",
+                allowed="advantage gae",
+                remedy=f"remove {name}",
+            )
     if spec.early_stop is not None or spec.keep == "best":
         name = "early_stop" if spec.early_stop is not None else "keep"
-        problems.append(
-            refused(
-                where=f"alignment.{name}",
-                found="a choice by validation loss with algorithm ppo",
-                allowed="nothing: PPO has none",
-                remedy=f"remove {name}; the gates of evaluation judge the result",
-            )
+        yield refused(
+            where=f"alignment.{name}",
+            found="a choice by validation loss with algorithm ppo",
+            allowed="nothing: PPO has none",
+            remedy=f"remove {name}; the gates of evaluation judge the result",
         )
-    return problems

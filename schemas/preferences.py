@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandera.polars as pa
 import polars as pl
 
-from schemas.conversations import MESSAGE, SPLITS, one_answer
+from schemas.messages import MESSAGE, SPLITS, one_answer
 
 
 class Preferences(pa.DataFrameModel):

@@ -26,19 +26,5 @@ class Reading(Frozen):
         return hash((tuple(sorted(self.columns.items())), self.ignore, self.ranking))
 
 
-class Readings(Frozen):
-    """The same for each data set of a recipe."""
-
-    instructions: Reading = Reading()
-    """Columns of the conversations."""
-    preferences: Reading = Reading()
-    """Columns of the preference pairs."""
-
-    def of(self, name: str) -> Reading:
-        """What is said of a data set; of the corpus, of which only `text` is read, nothing."""
-        found: Reading = getattr(self, name, AS_READ)
-        return found
-
-
 AS_READ: Final = Reading()
 """Columns as they stand in the file."""

@@ -15,10 +15,11 @@ from schemas.addresses import refuse_secrets
 from schemas.base import Frozen, refused
 from schemas.data import Data
 from schemas.evaluation import Evaluation, Registry
+from schemas.fields import AboveZero, Positive
 from schemas.filtering import Filtering
 from schemas.model import Model, Quantization
 from schemas.ppo import PPO
-from schemas.reward import RewardModel
+from schemas.reward import RewardTraining
 from schemas.training import DPO, SFT, NoAlignment, Pretrain
 
 Alignment = Annotated[DPO | PPO | NoAlignment, Field(discriminator="algorithm")]
@@ -55,13 +56,13 @@ class Compute(Frozen):
     """Device that trains and evaluates; `auto` takes CUDA when present."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the forward pass; `auto` is bfloat16 on CUDA, else float32; float16 needs CUDA. Weights stay float32."""
-    num_processes: Annotated[int, Field(ge=1)] = 1
+    num_processes: Positive = 1
     """Processes of this machine that train together, each on a device of its own: CUDA cards, or shares of the CPU's cores."""
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     """What several processes share: `ddp` nothing, each holds the whole model; `fsdp2` weights, gradients and optimizer."""
-    checkpoint_seconds: Annotated[float, Field(gt=0)] = 30.0
+    checkpoint_seconds: AboveZero = 30.0
     """Seconds between training checkpoints."""
-    log_every: Annotated[int, Field(ge=1)] = 10
+    log_every: Positive = 10
     """Optimizer steps between two points of a training curve, whose first is that of the first step."""
 
     @model_validator(mode="after")
@@ -113,7 +114,7 @@ class Recipe(Frozen):
     """Language modelling on the filtered corpus; null = none."""
     sft: SFT | None = None
     """Supervised fine-tuning on the instructions; null = none."""
-    reward: RewardModel | None = None
+    reward: RewardTraining | None = None
     """Reward model on the preference pairs, trained before alignment and apart from the policy; null = none."""
     alignment: Alignment = NoAlignment()
     """Preference alignment."""
@@ -132,6 +133,14 @@ class Recipe(Frozen):
     def prompts_table(self) -> str:
         """The data set whose prompts PPO answers: the preferences where there are some, else the instructions."""
         return "preferences" if self.data.preferences is not None else "instructions"
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The recipe as JSON, from which the same one is read again.
+
+        Fields that were left out stay out: in `filtering.rules` a null that is written takes a rule of the preset away.
+        """
+        return self.model_dump(mode="json", exclude_unset=True)
 
     @property
     def quantization(self) -> Quantization | None:

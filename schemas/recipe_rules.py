@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic_core import PydanticCustomError
 
 from schemas.base import refused
@@ -9,56 +11,53 @@ from schemas.evaluation import RewardModelJudge
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe, policies, policy_of
 
+Problems = Iterator[PydanticCustomError]
+
 
 def problems_of(recipe: Recipe) -> list[PydanticCustomError]:
     """What is wrong with a recipe whose sections are each right."""
-    return [*_missing_inputs(recipe), *_impossible_gates(recipe), *_does_not_fit(recipe), *_quantised(recipe)]
+    return [problem for rule in RULES for problem in rule(recipe)]
 
 
-def _missing_inputs(recipe: Recipe) -> list[PydanticCustomError]:
+def _missing_inputs(recipe: Recipe) -> Problems:
     """Stages that are asked for without what they read."""
     reads = {stage: source for stage in recipe.stages if (source := recipe.dataset(stage))}
-    problems = [
-        refused(where=f"data.{source}", found="null", allowed=f"a source, since the stage {stage} reads it",
-                remedy=f"set data.{source}, or remove the stage")
-        for stage, source in reads.items()
-        if getattr(recipe.data, source) is None
-    ]  # fmt: skip
-    if recipe.model.source == "scratch" and recipe.pretrain is None:
-        problems.append(
-            refused(
-                where="pretrain",
-                found="null with model.source scratch",
-                allowed="a pretrain section",
-                remedy="add pretrain, or start from model.source hub or local",
+    for stage, source in reads.items():
+        if getattr(recipe.data, source) is None:
+            yield refused(
+                where=f"data.{source}",
+                found="null",
+                allowed=f"a source, since the stage {stage} reads it",
+                remedy=f"set data.{source}, or remove the stage",
             )
+    if recipe.model.source == "scratch" and recipe.pretrain is None:
+        yield refused(
+            where="pretrain",
+            found="null with model.source scratch",
+            allowed="a pretrain section",
+            remedy="add pretrain, or start from model.source hub or local",
         )
     if not reads:
-        problems.append(
-            refused(
-                where="sft",
-                found="a recipe that trains nothing",
-                allowed="at least one of pretrain, sft, reward, alignment",
-                remedy="add the stage that you want",
-            )
+        yield refused(
+            where="sft",
+            found="a recipe that trains nothing",
+            allowed="at least one of pretrain, sft, reward, alignment",
+            remedy="add the stage that you want",
         )
     if recipe.data.instructions is None and recipe.data.preferences is None:
-        problems.append(
-            refused(
-                where="data.instructions",
-                found="null, and data.preferences null",
-                allowed="one of the two",
-                remedy="evaluation needs held-out prompts: give instructions or preferences",
-            )
+        yield refused(
+            where="data.instructions",
+            found="null, and data.preferences null",
+            allowed="one of the two",
+            remedy="evaluation needs held-out prompts: give instructions or preferences",
         )
-    return problems
 
 
 _OF_PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "calibration_error"}
 """What is measured on held-out pairs."""
 
 
-def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
+def _impossible_gates(recipe: Recipe) -> Problems:
     """Gates and promotion metrics on numbers that this recipe never measures."""
     opponents = policies(recipe)[:-1]
     wins = {f"{kind}_vs_{name}" for name in opponents for kind in ("win_rate", "length_controlled_win_rate")}
@@ -70,13 +69,13 @@ def _impossible_gates(recipe: Recipe) -> list[PydanticCustomError]:
     trains = any(map(policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
     measured |= {"validation_loss_falls"} if trains else set()
     wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
-    problems = [_unmeasured(where, name, measured, wins) for where, name in wanted.items() if name not in measured]
-    promotes = measured & {*(f"win_rate_vs_{name}" for name in opponents), "preference_accuracy"} | (
-        {"validation_loss"} if trains and opponents else set()
-    )
+    for where, name in wanted.items():
+        if name not in measured:
+            yield _unmeasured(where, name, measured, wins)
+    raw = {f"win_rate_vs_{name}" for name in opponents}
+    promotes = measured & {*raw, "preference_accuracy"} | ({"validation_loss"} if trains and opponents else set())
     if recipe.registry and recipe.registry.promote_on and recipe.registry.promote_on not in promotes:
-        problems.append(_unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins))
-    return problems
+        yield _unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins)
 
 
 def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
@@ -90,50 +89,42 @@ def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> Py
     )
 
 
-def _cannot_reward(recipe: Recipe) -> list[PydanticCustomError]:
+def _cannot_reward(recipe: Recipe) -> Problems:
     """Sources of rewards that this recipe does not have."""
     if not isinstance(recipe.alignment, PPO) or recipe.reward is not None:
-        return []
-    return [
-        refused(
-            where=f"alignment.{field}",
-            found="source model, and no section reward",
-            allowed="a section reward, or source function or registry",
-            remedy="add reward: {}, which trains a reward model on data.preferences",
-        )
-        for field in ("reward", "monitor")
-        if any(isinstance(source, StageReward) for source in getattr(recipe.alignment, field))
-    ]
-
-
-def _does_not_fit(recipe: Recipe) -> list[PydanticCustomError]:
-    """Settings that are fine alone and not together."""
-    problems = [*_cannot_reward(recipe), *_too_long(recipe), *_cannot_register(recipe), *_bounds_without_interval(recipe)]
-    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
-        problems.append(
-            refused(
-                where="compute.num_processes",
-                found=f"{recipe.compute.num_processes} with alignment.algorithm ppo",
-                allowed="1",
-                remedy="set compute.num_processes=1: PPO trains on one device",
+        return
+    for field in ("reward", "monitor"):
+        if any(isinstance(source, StageReward) for source in getattr(recipe.alignment, field)):
+            yield refused(
+                where=f"alignment.{field}",
+                found="source model, and no section reward",
+                allowed="a section reward, or source function or registry",
+                remedy="add reward: {}, which trains a reward model on data.preferences",
             )
+
+
+def _does_not_fit(recipe: Recipe) -> Problems:
+    """Settings that are fine alone and not together."""
+    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
+        yield refused(
+            where="compute.num_processes",
+            found=f"{recipe.compute.num_processes} with alignment.algorithm ppo",
+            allowed="1",
+            remedy="set compute.num_processes=1: PPO trains on one device",
         )
     if isinstance(recipe.evaluation.judge, RewardModelJudge) and recipe.reward is None:
-        problems.append(
-            refused(
-                where="evaluation.judge.source",
-                found="reward_model, and reward null",
-                allowed="function, or a reward section",
-                remedy="add the section reward, or name a function",
-            )
+        yield refused(
+            where="evaluation.judge.source",
+            found="reward_model, and reward null",
+            allowed="function, or a reward section",
+            remedy="add the section reward, or name a function",
         )
-    return problems
 
 
-def _too_long(recipe: Recipe) -> list[PydanticCustomError]:
+def _too_long(recipe: Recipe) -> Problems:
     """Rows longer than a model from scratch can read; of another model its config says how long they may be."""
     if recipe.model.source != "scratch":
-        return []
+        return
     longest = recipe.model.max_length
     wanted = {
         "pretrain.context": recipe.pretrain.context if recipe.pretrain else 0,
@@ -141,49 +132,39 @@ def _too_long(recipe: Recipe) -> list[PydanticCustomError]:
         "reward.max_length": recipe.reward.max_length if recipe.reward and recipe.reward.model is None else 0,
         "alignment.max_length": getattr(recipe.alignment, "max_length", 0),
     }
-    return [
-        refused(
-            where=where,
-            found=f"{tokens} with model.max_length {longest}",
-            allowed=f"at most {longest}",
-            remedy="lower it, or raise model.max_length",
-        )
-        for where, tokens in wanted.items()
-        if tokens > longest
-    ]
-
-
-def _cannot_register(recipe: Recipe) -> list[PydanticCustomError]:
-    """What the registry cannot take, or would not have."""
-    problems: list[PydanticCustomError] = []
-    if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
-        problems.append(
-            refused(
-                where="model.trust_remote_code",
-                found="true with a registry section",
-                allowed="false, or registry null",
-                remedy="consumers load registered models without the model's own code",
+    for where, tokens in wanted.items():
+        if tokens > longest:
+            yield refused(
+                where=where,
+                found=f"{tokens} with model.max_length {longest}",
+                allowed=f"at most {longest}",
+                remedy="lower it, or raise model.max_length",
             )
+
+
+def _cannot_register(recipe: Recipe) -> Problems:
+    """What the registry cannot take, or would not have."""
+    if recipe.registry and getattr(recipe.model, "trust_remote_code", False):
+        yield refused(
+            where="model.trust_remote_code",
+            found="true with a registry section",
+            allowed="false, or registry null",
+            remedy="consumers load registered models without the model's own code",
         )
     if recipe.registry and recipe.registry.reward_model and recipe.reward is None:
-        problems.append(
-            refused(
-                where="registry.reward_model",
-                found=f"{recipe.registry.reward_model}, and reward null",
-                allowed="null, or a reward section",
-                remedy="add the section reward, or remove reward_model",
-            )
+        yield refused(
+            where="registry.reward_model",
+            found=f"{recipe.registry.reward_model}, and reward null",
+            allowed="null, or a reward section",
+            remedy="add the section reward, or remove reward_model",
         )
     if recipe.registry and recipe.registry.reward_model == recipe.registry.model:
-        problems.append(
-            refused(
-                where="registry.reward_model",
-                found=f"{recipe.registry.model}, the name of the policy",
-                allowed="a name of its own",
-                remedy="choose another name",
-            )
+        yield refused(
+            where="registry.reward_model",
+            found=f"{recipe.registry.model}, the name of the policy",
+            allowed="a name of its own",
+            remedy="choose another name",
         )
-    return problems
 
 
 _WITHOUT_INTERVAL = {
@@ -192,35 +173,40 @@ _WITHOUT_INTERVAL = {
 """Metrics that are one number, and the limit to use instead."""
 
 
-def _bounds_without_interval(recipe: Recipe) -> list[PydanticCustomError]:
+def _bounds_without_interval(recipe: Recipe) -> Problems:
     """Gates on the interval of a metric that has none."""
-    return [
-        refused(
-            where=f"evaluation.gates.{name}.lower_bound_above",
-            found="a bound on an interval",
-            allowed="min or max: this metric has no interval",
-            remedy=f"use {instead}",
-        )
-        for name, instead in _WITHOUT_INTERVAL.items()
-        if (gate := getattr(recipe.evaluation.gates, name)) and gate.lower_bound_above is not None
-    ]
+    for name, instead in _WITHOUT_INTERVAL.items():
+        gate = getattr(recipe.evaluation.gates, name)
+        if gate and gate.lower_bound_above is not None:
+            yield refused(
+                where=f"evaluation.gates.{name}.lower_bound_above",
+                found="a bound on an interval",
+                allowed="min or max: this metric has no interval",
+                remedy=f"use {instead}",
+            )
 
 
-def _quantised(recipe: Recipe) -> list[PydanticCustomError]:
+def _quantised(recipe: Recipe) -> Problems:
     """What was not built for a model whose weights are held in fewer bits."""
+    if recipe.quantization is None:
+        return
     conflicts = {
         "pretrain": (recipe.pretrain is not None, "a section", "null: pretraining trains every weight"),
         "reward": (recipe.reward is not None, "a section", "null"),
         "alignment.algorithm": (recipe.alignment.algorithm == "ppo", "ppo", "dpo or none"),
         "compute.num_processes": (recipe.compute.num_processes > 1, str(recipe.compute.num_processes), "1"),
     }
-    return [
-        refused(
-            where=where,
-            found=f"{found} with model.quantization {recipe.quantization}",
-            allowed=allowed,
-            remedy="change it, or set quantization=null",
-        )
-        for where, (given, found, allowed) in conflicts.items()
-        if given and recipe.quantization
-    ]
+    for where, (given, found, allowed) in conflicts.items():
+        if given:
+            yield refused(
+                where=where,
+                found=f"{found} with model.quantization {recipe.quantization}",
+                allowed=allowed,
+                remedy="change it, or set quantization=null",
+            )
+
+
+RULES = (
+    _missing_inputs, _impossible_gates, _cannot_reward, _too_long, _cannot_register, _bounds_without_interval, _does_not_fit,
+    _quantised,
+)  # fmt: skip

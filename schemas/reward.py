@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
+from schemas.fields import NonNegative, Positive
 from schemas.model import HubModel, LocalModel
 from schemas.peft import LoRA, Peft
-from schemas.training import NonNegative, Optimization, Overlong, Positive, Rate
+from schemas.training import Rate, RowTraining
 
 
 class ScratchEncoder(Frozen):
@@ -43,7 +44,7 @@ class ScratchEncoder(Frozen):
 RewardBase = Annotated[HubModel | LocalModel | ScratchEncoder, Field(discriminator="source")]
 
 
-class RewardModel(Optimization):
+class RewardTraining(RowTraining):
     """A score that ranks chosen responses above rejected ones (Bradley-Terry), trained before alignment and beside the policy."""
 
     model: RewardBase | None = None
@@ -52,21 +53,13 @@ class RewardModel(Optimization):
     """Margin, in units of the reward, that chosen should have over rejected (arXiv 2307.09288 section 3.2.2); 0 = none."""
     centre: bool = True
     """Subtract the mean reward of all training responses from every reward."""
-    epochs: Positive = 1
-    """Passes over the training pairs."""
-    batch_size: Positive = 32
-    """Pairs per optimizer step."""
     learning_rate: Rate | None = None
     """Peak learning rate; null = by method and size of the model: 1e-4 for LoRA from 100M parameters on, 1e-5 in full."""
-    max_length: Annotated[int, Field(ge=8)] = 1024
-    """Longest prompt with one response in tokens; prompts are cut from the left first."""
-    overlong: Overlong = "quarantine"
-    """A response that does not fit max_length: left out with its reason, or cut at its end and scored there."""
     peft: Peft = LoRA(method="lora")
     """What is trained beside the score head."""
 
     @model_validator(mode="after")
-    def _its_base_is_read_as_it_is(self) -> RewardModel:
+    def _its_base_is_read_as_it_is(self) -> RewardTraining:
         for name in ("quantization", "resize_embeddings"):
             if given := getattr(self.model, name, None):
                 raise refused(
@@ -78,7 +71,7 @@ class RewardModel(Optimization):
         return self
 
     @model_validator(mode="after")
-    def _new_weights_are_trained(self) -> RewardModel:
+    def _new_weights_are_trained(self) -> RewardTraining:
         if isinstance(self.model, ScratchEncoder) and self.peft.method != "full":
             raise refused(
                 where="reward.peft.method",

@@ -15,7 +15,8 @@ from schemas.load import read_yaml, set_field, validate_recipe, validated
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 
-Dotted = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+RUNS = 1000  # of one sweep
+Dotted = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", max_length=200)]
 
 
 class Over(Frozen):
@@ -23,7 +24,7 @@ class Over(Frozen):
 
     field: Dotted
     """Dotted field of the recipe: `alignment.beta`."""
-    values: Annotated[tuple[Any, ...], Field(min_length=1)]
+    values: Annotated[tuple[Any, ...], Field(min_length=1, max_length=RUNS)]
     """Its values, one run each, in the order of the line."""
 
     @field_validator("values")
@@ -68,7 +69,7 @@ class Sweep(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     """Name of the sweep: letters, digits, dot, dash, underscore."""
-    lines: Annotated[tuple[Line, ...], Field(min_length=1)]
+    lines: Annotated[tuple[Line, ...], Field(min_length=1, max_length=RUNS)]
     """What is compared."""
 
     @field_validator("lines")
@@ -83,6 +84,15 @@ class Sweep(Frozen):
                     allowed="a label of its own for each line",
                     remedy="rename one of them",
                 )
+        return lines
+
+    @field_validator("lines")
+    @classmethod
+    def _few_enough(cls, lines: tuple[Line, ...]) -> tuple[Line, ...]:
+        if (runs := sum(len(line.over.values) for line in lines)) > RUNS:
+            raise refused(
+                where="lines", found=f"{runs:,} runs", allowed=f"at most {RUNS:,}", remedy="split it into several sweeps"
+            )
         return lines
 
 

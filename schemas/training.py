@@ -7,15 +7,12 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
+from schemas.fields import AboveZero, BelowOne, NonNegative, Positive
 from schemas.peft import Full as Full
 from schemas.peft import LoRA
 from schemas.peft import Peft as Peft
 
-Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
 Overlong = Literal["quarantine", "truncate"]
 TrainOn = Literal["all", "last"]
 
@@ -36,16 +33,16 @@ class Optimization(Frozen):
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after warm-up; cosine and linear end at 0."""
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup_share: BelowOne = 0.05
     """Share of the steps in which the learning rate rises linearly, rounded up: with a share above 0 at least the first step is
     taken below the peak."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay on matrices; norms, biases (T5's relative ones, too) and factors (IA³, AdaLoRA) are not decayed."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta1: BelowOne = 0.9
     """Decay per step of AdamW's running mean of the gradient."""
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    adam_beta2: BelowOne = 0.95
     """Decay per step of AdamW's running mean of the squared gradient."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: AboveZero = 1.0
     """Gradients are scaled down to this global norm."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of each block and compute it again in the backward pass: less memory, about a third more time."""
@@ -67,7 +64,7 @@ class Pretrain(Optimization):
     """Tokens per row; a longer document is cut into pieces of this length."""
     batch_tokens: Positive = 4096
     """Tokens per optimizer step."""
-    dropout: Dropout | None = None
+    dropout: BelowOne | None = None
     """Dropout wherever the model has a place for it; null = the checkpoint's own, none in a new model."""
     z_loss: NonNegative = 0.0
     """Weight of the squared log-normaliser, mean over target tokens (arXiv 2204.02311 section 5: 1e-4); 0 = none."""
@@ -79,26 +76,33 @@ class Pretrain(Optimization):
     """Which weights are the result: those after the last step, or those with the lowest validation loss; null = the last."""
 
 
-class SFT(Optimization):
+class RowTraining(Optimization):
+    """Training that passes over conversations or preference pairs."""
+
+    epochs: Positive = 1
+    """Passes over the training rows: conversations, or preference pairs."""
+    batch_size: Positive = 32
+    """Training rows per optimizer step."""
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Longest prompt with one response in tokens; prompts are cut from the left first."""
+    overlong: Overlong = "quarantine"
+    """A response that does not fit max_length: left out with its reason, or cut at its end and used without EOS."""
+
+
+class SFT(RowTraining):
     """Cross-entropy on the answers of each conversation."""
 
     train_on: TrainOn = "all"
     """Answers of a conversation that are trained on: `all` without `weight: 0`, or the `last`; encoder-decoders: the last."""
     epochs: Positive = 2
     """Passes over the training conversations."""
-    batch_size: Positive = 32
-    """Conversations per optimizer step."""
     learning_rate: Rate | None = None
     """Peak learning rate; null = by method and size of the model: 2e-4 for LoRA from 100M parameters on, 2e-5 in full at 7B."""
-    max_length: Annotated[int, Field(ge=8)] = 1024
-    """Longest sequence in tokens; prompts are cut from the left first."""
-    overlong: Overlong = "quarantine"
-    """A completion that does not fit max_length: left out with its reason, or cut at its end and trained without EOS."""
     z_loss: NonNegative = 0.0
     """Weight of the squared log-normaliser, mean over target tokens (arXiv 2204.02311 section 5); 0 = none."""
-    dropout: Dropout | None = None
+    dropout: BelowOne | None = None
     """Dropout wherever the model has a place for it; null = the checkpoint's own. Alignment and reward train without any."""
-    neftune_alpha: Annotated[float, Field(gt=0)] | None = None
+    neftune_alpha: AboveZero | None = None
     """Uniform noise on the embeddings of at most alpha / sqrt(tokens * width) (NEFTune, arXiv 2310.05914); null = none."""
     peft: Peft = Full(method="full")
     """What is trained."""
@@ -119,14 +123,14 @@ NEEDED_BY: dict[str, tuple[str, str]] = {
 }
 
 
-class DPO(Optimization):
+class DPO(RowTraining):
     """Direct preference optimisation (arXiv 2305.18290) and the losses that followed it."""
 
     algorithm: Literal["dpo"]
     """Direct preference optimisation."""
     loss: PreferenceLoss = "sigmoid"
     """Shape of the loss; `simpo` and `orpo` need no reference, `ipo`, `sigmoid_norm`, `simpo` and `orpo` count per token."""
-    beta: Annotated[float, Field(gt=0)] = 0.1
+    beta: AboveZero = 0.1
     """Scale of the implicit reward, the pull to the reference (`simpo`: 2 to 2.5 in its paper); weight of the odds in `orpo`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Assumed share of flipped labels; `sigmoid` (conservative DPO) and `robust` only."""
@@ -134,16 +138,8 @@ class DPO(Optimization):
     """Margin, in units of the reward, that chosen should have over rejected; `simpo` only."""
     sft_weight: NonNegative = 0.0
     """Weight of the negative log-likelihood per token of the chosen response (RPO, arXiv 2404.19733); 0 = none."""
-    epochs: Positive = 1
-    """Passes over the training pairs."""
-    batch_size: Positive = 32
-    """Pairs per optimizer step."""
     learning_rate: Rate | None = None
     """Peak learning rate; null = by method and size of the model: LoRA 5e-5 at 100M parameters, 5e-6 from 7B on, in full 5e-7."""
-    max_length: Annotated[int, Field(ge=8)] = 1024
-    """Longest prompt with one response in tokens; prompts are cut from the left first."""
-    overlong: Overlong = "quarantine"
-    """A response that does not fit max_length: left out with its reason, or cut at its end and trained without EOS."""
     peft: Peft = LoRA(method="lora")
     """What is trained."""
 

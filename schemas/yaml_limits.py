@@ -11,6 +11,8 @@ from schemas.errors import Refusal
 BYTES = 1_000_000  # of a file
 VALUES = 50_000  # with each alias counted as what it stands for
 DEPTH = 30  # recipes have 6
+DIGITS = 100  # characters of a number: `0xfff...` and `1:1:1...` make one that takes minutes, and that Python will not print
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 
 
 class _Limited(yaml.SafeLoader):
@@ -31,6 +33,9 @@ class _Limited(yaml.SafeLoader):
             raise _over(self.place, line, f"values nested over {DEPTH} deep", f"at most {DEPTH} levels")
         node: Any = super().compose_node(parent, index)
         self.depth -= 1
+        if node.tag in NUMBERS and len(node.value) > DIGITS:
+            raise _over(self.place, line, f"a number of {len(node.value):,} characters", f"numbers of at most {DIGITS}",
+                        "put the value in quotes, or correct it")  # fmt: skip
         if alias and id(node) not in self.weights:
             raise _over(self.place, line, "an alias inside of what it stands for", "aliases of what is complete before them")
         if not alias:
@@ -48,10 +53,8 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _over(place: str, line: int, found: str, allowed: str) -> Refusal:
-    return Refusal(
-        where=f"{place}:{line}" if place else "YAML", found=found, allowed=allowed, remedy="write the document without them"
-    )
+def _over(place: str, line: int, found: str, allowed: str, remedy: str = "write the document without them") -> Refusal:
+    return Refusal(where=f"{place}:{line}" if place else "YAML", found=found, allowed=allowed, remedy=remedy)
 
 
 def read(text: str, place: str) -> Any:
@@ -60,7 +63,7 @@ def read(text: str, place: str) -> Any:
     Raises:
         Refusal: when it is longer, deeper or larger than the limits.
         yaml.YAMLError: when it is no YAML.
-        ValueError: for a number or a date that is none (`2024-99-99`).
+        ValueError: for a number or a date that is none (`2024-99-99`), or what is not of the type that it names (`!!bool x`).
     """
     if len(text) > BYTES:
         raise Refusal(
@@ -70,5 +73,7 @@ def read(text: str, place: str) -> Any:
     loader.place = place
     try:
         return loader.get_single_data()
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:  # of PyYAML's constructors
+        raise ValueError(f"a value that is not of its type ({error})") from error
     finally:
         loader.dispose()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from posttrain.models.hub_revision import commit_of
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.preflight import preflight
 from posttrain.runtime import progress
+from posttrain.runtime.hub_revision import commit_of
 from posttrain.runtime.store import Store
 from schemas.model import HubModel, RegistryModel
 from schemas.ppo import PPO, RegistryReward, RewardSource
 from schemas.recipe import Recipe
+from schemas.sources import listed
 from tasks.registry import exact_uri, fetch_version
 
 
@@ -22,7 +23,7 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
     Raises:
         Refusal: when the registry has no such version.
     """
-    recipe = _with_exact_reward_model(_with_exact_rewards(recipe, root))
+    recipe = _with_exact_reward_model(_with_exact_rewards(_with_exact_data(recipe), root))
     match recipe.model:
         case HubModel(name=name, revision=revision):
             exact = {"revision": commit_of(name, revision)}
@@ -31,6 +32,22 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
         case _:
             return recipe
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=exact)})
+
+
+def _with_exact_data(recipe: Recipe) -> Recipe:
+    """The same for data sets of the hub."""
+    given = {name: listed(getattr(recipe.data, name)) for name in ("corpus", "instructions", "preferences")}
+    exact = {
+        name: tuple(
+            source if source.name is None else source.model_copy(
+                update={"revision": commit_of(source.name, source.revision or "main", "dataset")}
+            )
+            for source in sources
+        )
+        for name, sources in given.items()
+        if any(source.name is not None for source in sources)
+    }  # fmt: skip
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=exact)}) if exact else recipe
 
 
 def _with_exact_reward_model(recipe: Recipe) -> Recipe:

@@ -26,22 +26,24 @@ def validate(chain: Chain, out: Path) -> Built:
 @stage_task
 def filter(chain: Chain, out: Path) -> Built:
     """Decide about every document of the corpus; rejected documents keep their reasons."""
-    from posttrain.filters.engines import cores
-    from posttrain.filters.kernels.compiling import keep_compiled
+    from posttrain.filters import engines
+    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
 
-    keep_compiled(compiled := chain.store.root / "cache")
-    from posttrain.filters.corpus import filter_here  # whose kernels look for what was kept when they are imported
+    keep_compiled(compiled := cache_of_user())
+    from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
 
-    reporter = progress.current()
+    reporter, files, recipe, cores = progress.current(), chain.sources["corpus"], chain.recipe, engines.cores()
     reporter.start("filter documents", 0)
-    metrics = filter_here(
-        chain.sources["corpus"],
-        chain.recipe.filtering,
-        chain.recipe.data.holdout,
-        out,
-        lambda documents: reporter.advance(documents, {}),
-        compiled,
-        cores(),
-    )
+    workers = local_workers(files, cores)
+    with engines.local(workers, compiled) as engine:
+        metrics = filter_corpus(
+            files,
+            recipe.filtering,
+            recipe.data.holdout,
+            out,
+            on_progress=lambda documents: reporter.advance(documents, {}),
+            engine=engine,
+            threads=max(1, cores // workers),
+        )
     reporter.end("filter documents")
     return Built(metrics, {name: f"{name}.parquet" for name in ("kept", "rejected", "quarantine")} | {"summary": "summary.json"})

@@ -81,9 +81,7 @@ def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) 
 
 
 def _head_to_head(chain: Chain, opponent: ModelVersion) -> Estimate:
-    """The candidate against the champion by what `promote_on` names."""
-    import mlflow
-
+    """The candidate against the champion, as it was registered, by what `promote_on` names."""
     from posttrain.evaluation.head_to_head import against_champion, match_of
     from posttrain.models.policy import folder_policy
 
@@ -91,6 +89,6 @@ def _head_to_head(chain: Chain, opponent: ModelVersion) -> Estimate:
     assert chain.recipe.registry.promote_on
     reporter = progress.current()
     reporter.note(f"register: comparing with champion version {opponent.version}")
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{opponent.name}/{opponent.version}"))
-    match = match_of(chain, folder_policy(folder / "artifacts"), reporter)
+    folder = registry.fetched(opponent, chain.store.root, "registry.model")
+    match = match_of(chain, folder_policy(folder), reporter)
     return against_champion(match, chain.recipe.registry.promote_on)

@@ -91,34 +91,43 @@ def fetch_version(uri: str, recipe: Recipe, root: Path) -> Path:
     Raises:
         Refusal: when there is no such version, it has neither, or holds other files than were registered.
     """
-    version = version_behind(uri, tracking_uri(recipe, root), root, "model.uri")
-    folder = cache_of(root, version.name, str(version.version), version.tags, "model.uri")
-    return cached_folder(folder, lambda scratch: _download(version, uri, scratch))
+    return fetched(version_behind(uri, tracking_uri(recipe, root), root, "model.uri"), root, "model.uri")
 
 
-def _download(version: ModelVersion, uri: str, scratch: Path) -> Path:
+def fetched(version: ModelVersion, root: Path, where: str) -> Path:
+    """The same for a version that was looked up; `where` names what asked for it.
+
+    Raises:
+        Refusal: when it has no checkpoint, or holds other files than were registered.
+    """
+    folder = cache_of(root, version.name, str(version.version), version.tags, where)
+    return cached_folder(folder, lambda scratch: _download(version, where, scratch))
+
+
+def _download(version: ModelVersion, where: str, scratch: Path) -> Path:
     """Fetch a version into a folder; returns the part of it that is the checkpoint, or the folder with base and adapters."""
     import mlflow
 
     from posttrain.checkpoints.parts import refuse_unexpected
 
-    artifacts = f"models:/{version.name}/{version.version}/artifacts"
+    uri = f"models:/{version.name}/{version.version}"
+    artifacts = f"{uri}/artifacts"
     listed = {Path(file.path).name for file in mlflow.artifacts.list_artifacts(artifact_uri=artifacts)}
     parts = {part for part in listed if _PART.fullmatch(part)}
     if not {"checkpoint", "base"} & parts:
         raise Refusal(
-            where="model.uri",
+            where=where,
             found=f"{uri}, which has no checkpoint",
             allowed="a version as posttrain registers it",
             remedy="register it again",
         )
     wanted = {"checkpoint"} & parts or parts
     places = {part: Path(mlflow.artifacts.download_artifacts(f"{artifacts}/{part}", dst_path=str(scratch))) for part in wanted}
-    refuse_unexpected(scratch, f"model.uri ({uri})", own_loader=False)
+    refuse_unexpected(scratch, f"{where} ({uri})", own_loader=False)
     for part, place in places.items():
         if version.tags.get(f"{ARTIFACT}{part}", found := folder_digest(place)) != found:
             raise Refusal(
-                where="model.uri",
+                where=where,
                 found=f"{uri}, whose {part} is not what was registered",
                 allowed="the bytes that its tags name",
                 remedy="its artifacts or its tags were changed in MLflow: register it again",

@@ -16,7 +16,7 @@ from mlflow.pyfunc.model import PythonModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 
-class RewardModel(PythonModel):
+class ScoringModel(PythonModel):
     """`predict` takes one conversation that ends with the assistant's answer, a list of them, a pair (prompt, response) or a list
     of pairs, or a DataFrame with a column `messages`, or `prompt` and `response`."""
 
@@ -120,4 +120,4 @@ def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and all(isinstance(message.get(part), str) for part in ("role", "content"))
 
 
-set_model(RewardModel())
+set_model(ScoringModel())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import warnings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 CONSUMER = Path(__file__).with_name("reward_consumer.py")
 ACCURACY = "held_out_accuracy"
+NONE = -1.0
 
 
 def register_reward(chain: Chain, run_id: str) -> dict[str, str]:
@@ -102,5 +104,9 @@ def promote_reward(chain: Chain, version: ModelVersion) -> str:
 
 
 def _accuracy(version: ModelVersion) -> float:
-    """Of held-out pairs; of a version that was measured on none, less than any."""
-    return float(version.tags.get(ACCURACY, -1.0))
+    """Of held-out pairs; of a version that was measured on none, or whose tag is no number, less than any."""
+    try:
+        found = float(version.tags.get(ACCURACY, NONE))
+    except ValueError:
+        return NONE
+    return found if math.isfinite(found) else NONE

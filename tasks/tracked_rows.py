@@ -26,7 +26,7 @@ def table_to_log(path: Path, tracking: Tracking) -> Iterator[Path | None]:
         yield path
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            _some(pl.scan_parquet(path)).write_parquet(Path(scratch) / path.name)
+            _some(pl.scan_parquet(path, glob=False)).write_parquet(Path(scratch) / path.name)
             yield Path(scratch) / path.name
 
 

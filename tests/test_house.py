@@ -84,6 +84,19 @@ def test_files_stay_short():
     assert {name: length for name, length in lengths.items() if length > 300} == {}
 
 
+def test_parquet_is_read_by_its_name_and_not_as_a_glob():
+    """A store in a folder `x [1]` would have no result in it for polars (its issue 19801)."""
+    found = {
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(text_of(path)))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("pl.read_parquet", "pl.scan_parquet", "polars.read_parquet", "polars.scan_parquet")
+        and not any(keyword.arg == "glob" for keyword in node.keywords)
+    }
+    assert found == set()
+
+
 def imported_modules() -> set[str]:
     """Top-level modules that the packages import anywhere, inside functions too."""
     modules = set()

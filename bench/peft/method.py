@@ -82,7 +82,7 @@ class Measured:
 def measure(folder: Path, method: str, steps: int, out: Path) -> Measured:
     """Train `steps` steps on the model in `folder` and take every number; `out` is an empty folder."""
     policy = Policy(str(folder / "model"))
-    tokenizer, table = load_tokenizer(policy), pl.read_parquet(folder / "instructions.parquet")
+    tokenizer, table = load_tokenizer(policy), pl.read_parquet(folder / "instructions.parquet", glob=False)
     train_rows = _objective(table.filter(split="train").head(steps * BATCH), tokenizer)
     held_out = _objective(table.filter(split="holdout").head(HELD_OUT), tokenizer)
     base = load_model(policy, CPU)

@@ -79,7 +79,7 @@ def undeploy(
 
 
 def _root(store: str) -> Path:
-    from flows.dispatch import require_absolute
+    from flows.deployed.paths import require_absolute
     from posttrain.runtime.store import Store
 
     require_absolute(store)

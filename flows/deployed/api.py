@@ -16,6 +16,7 @@ from posttrain.runtime.progress import current
 T = TypeVar("T")
 AWAY_SECONDS = 1800.0  # that Prefect may be away before a run gives up
 RETRY_SECONDS = 3.0
+QUIET_SECONDS = 15.0  # a server on SQLite is busy at times, which is no news
 BUSY = {408, 425, 429}
 
 
@@ -51,7 +52,7 @@ def insist(call: Callable[[SyncPrefectClient], T], what: str) -> T:
                 raise
             if time.monotonic() - began > AWAY_SECONDS:
                 raise PrefectAway(f"no answer for {AWAY_SECONDS / 60:.0f} minutes, for {what}: {error}") from error
-            if not told:
+            if not told and time.monotonic() - began > QUIET_SECONDS:
                 current().note(f"Prefect does not answer, waiting: {what}")
                 told = True
             time.sleep(RETRY_SECONDS)

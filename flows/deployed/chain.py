@@ -10,10 +10,10 @@ from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed, Failed
 
 from flows.deployed.artifacts import show_run
+from flows.deployed.paths import require_absolute
 from flows.deployed.reconcile import reconcile
 from flows.deployed.remote_run import GATE, REFUSED
 from flows.deployed.workplace import at_work
-from flows.dispatch import require_absolute
 from flows.post_training import PromotionRefused, RunFailed, run_recipe
 from posttrain.runtime import redaction
 from posttrain.runtime.progress import current
@@ -65,7 +65,7 @@ def post_training(
 
 def _placed(recipe: Recipe | Path, overrides: list[str], placement: str, dtype: str) -> Recipe:
     """The recipe with what the deployment decides."""
-    document = read_yaml(recipe, "recipe") if isinstance(recipe, Path) else recipe.model_dump(mode="json")
+    document = read_yaml(recipe, "recipe") if isinstance(recipe, Path) else recipe.document
     loaded = validate_recipe(apply_overrides(document, overrides), str(recipe) if isinstance(recipe, Path) else recipe.name)
     auto = loaded.compute.dtype == "auto"
     compute = loaded.compute.model_copy(update={"dtype": dtype}) if auto else loaded.compute

@@ -127,7 +127,7 @@ class _Dispatch:
             run: FlowRun = run_deployment(
                 deployment_of(stage),
                 parameters={
-                    "recipe": recipe.model_dump(mode="json"),
+                    "recipe": recipe.document,
                     "store": str(self.chain.store.root),
                     "run_id": self.run_id,
                     "attempt": attempt,

@@ -13,9 +13,24 @@ from schemas.recipe import Recipe
 SOURCES = ("corpus", "instructions", "preferences")
 
 
+def require_absolute(store: str) -> None:
+    """A worker runs in a folder of its own, which is deleted with the run: a relative store would be lost with it.
+
+    Raises:
+        Refusal: for a relative path. `Store` refuses what is no folder.
+    """
+    if "://" not in store and not Path(store).expanduser().is_absolute():
+        raise Refusal(
+            where="store",
+            found=f"{store}, a relative path",
+            allowed="an absolute path that is the same folder on every worker",
+            remedy="give the whole path, /srv/posttrain for one",
+        )
+
+
 def with_whole_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every relative path as one from the root; `folder` is what they are relative to."""
-    document = recipe.model_dump(mode="json")
+    document = recipe.document
     for _, section, name in list(_relative(document, folder)):
         section[name] = str(folder / section[name])
     return validate_recipe(document, recipe.name)
@@ -27,7 +42,7 @@ def refuse_relative(recipe: Recipe) -> None:
     Raises:
         Refusal: for the first relative path.
     """
-    for field, section, name in _relative(recipe.model_dump(mode="json"), Path()):
+    for field, section, name in _relative(recipe.document, Path()):
         raise Refusal(
             where=field,
             found=f"{section[name]}, a relative path",

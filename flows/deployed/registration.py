@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from flows.deployed.names import DEPLOYMENT, POOLS, TAG, deployment_of
 from posttrain.pipeline.stages import WORK
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
+from tasks.exchange import CHAIN
 
 SLUG = "posttrain"
 """Of the schedule that `posttrain deploy` sets: another deploy replaces it, and leaves those that people have added."""
@@ -90,7 +91,7 @@ def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[
     common = {"store": str(site.store), "dtype": site.dtype}
 
     def of_recipe(recipe: Recipe) -> Planned:
-        given = common | {"recipe": recipe.model_dump(mode="json")}
+        given = common | {"recipe": recipe.document}
         return Planned(
             flow=chain.post_training, name=recipe.name, entrypoint=entry, pool=site.pools["cpu"], parameters=given,
             tags=(TAG, f"recipe:{recipe.name}"), cron=_checked(crons.get(recipe.name)),
@@ -129,9 +130,9 @@ def register(site: Site, planned: list[Planned]) -> list[str]:
     Raises:
         Refusal: when a pool of that name has another type.
     """
-    done = [insist(partial(_ensure_pool, site, machine), "to make work pools") for machine in site.pools]
+    done = [insist(functools.partial(_ensure_pool, site, machine), "to make work pools") for machine in site.pools]
     for each in planned:
-        insist(partial(_register, site, each), "to register deployments")
+        insist(functools.partial(_register, site, each), "to register deployments")
         done.append(f"deployment {each.full_name} on pool {each.pool}" + (f", at {each.cron} UTC" if each.cron else ""))
     return done
 
@@ -174,11 +175,17 @@ def _register(site: Site, planned: Planned, client: SyncPrefectClient) -> None:
         parameters=planned.parameters,
         description=planned.flow.description,
         tags=list(planned.tags),
-        parameter_openapi_schema=parameter_schema(planned.flow.fn).model_dump(mode="json", exclude_unset=True),
-        enforce_parameter_schema=True,
+        parameter_openapi_schema=_form() if planned.flow.name == CHAIN else {},
+        enforce_parameter_schema=planned.flow.name == CHAIN,
         job_variables=_job_variables(site),
         schedules=list(_schedules(planned, client)),
     )
+
+
+@functools.cache
+def _form() -> dict[str, Any]:
+    """What people may fill in; the stages' parameters come from the chain."""
+    return parameter_schema(chain.post_training.fn).model_dump(mode="json", exclude_unset=True)
 
 
 def _schedules(planned: Planned, client: SyncPrefectClient) -> Iterator[DeploymentScheduleCreate]:

@@ -57,7 +57,7 @@ def start(recipe: Recipe) -> Started:
 
     def create(client: SyncPrefectClient) -> FlowRun:
         found = client.read_deployment_by_name(name)
-        given = {"recipe": recipe.model_dump(mode="json")}
+        given = {"recipe": recipe.document}
         return client.create_flow_run_from_deployment(found.id, parameters=given, name=recipe.name, tags=tags_of(recipe))
 
     try:

@@ -10,8 +10,8 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.flows import Flow, flow
 
+from flows.deployed.paths import require_absolute
 from flows.deployed.workplace import at_work
-from flows.dispatch import require_absolute
 from posttrain.pipeline.machine_check import check_machine
 from posttrain.pipeline.stages import WORK
 from posttrain.runtime import redaction

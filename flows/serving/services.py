@@ -99,7 +99,7 @@ def keep_running(services: Sequence[Service], say: Callable[[str], None]) -> Non
                 if time.monotonic() - each.began < SHORTEST_SECONDS:
                     raise each.failed("ends again and again")
                 say(f"{each.name} has ended, and is started again; its log is {each.log}")
-                each.end(deadline=0)
+                each.end(time.monotonic() + GRACE_SECONDS)  # its runs end with it, after a checkpoint
                 each.start()
         time.sleep(1)
 

@@ -43,7 +43,8 @@ def mlflow_service(root: Path, port: int) -> Service:
         "--default-artifact-root", (root / ARTIFACTS).as_uri(), "--no-serve-artifacts",
     ]  # fmt: skip
     command = [*PYTHON, "-m", "flows.serving.guard", *PYTHON, "-m", "mlflow", "server", *options]
-    return Service("MLflow", command, _environment(), _log(root, "mlflow"), f"http://{HOST}:{port}/health")
+    variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes of 250 MB, for jobs that we have none of
+    return Service("MLflow", command, _environment() | variables, _log(root, "mlflow"), f"http://{HOST}:{port}/health")
 
 
 def worker_service(root: Path, pool: str, addresses: dict[str, str], limit: int | None) -> Service:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.encode import cut_left, encode_prompts
 from posttrain.data.tokenizer import added_tokens, writes_bos
 from posttrain.models import blocks
-from posttrain.peft.soft_prompts import room, soft_prompt
+from posttrain.peft.soft_prompts import context_length, has_soft_prompt
 from posttrain.scoring.layouts import shifted
 
 CHAT = (
@@ -64,7 +64,7 @@ def fixed_prompts(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> list[
         chats = encode_prompts([list(CHAT[:1])], tokenizer, seq2seq)
     texts = [[*before, *tokenizer(text, add_special_tokens=False)["input_ids"], *after] for text in TEXTS]
     whole: list[Any] = [*chats, *texts]
-    return [cut_left(ids, room(model), bos).tolist() for ids in whole]
+    return [cut_left(ids, context_length(model), bos).tolist() for ids in whole]
 
 
 def fingerprint(model: nn.Module, prompts: Sequence[list[int]]) -> Fingerprint:
@@ -109,7 +109,7 @@ def logits_of(model: Any, ids: list[int]) -> Tensor:
     if model.config.is_encoder_decoder:  # no labels: peft adds AdaLoRA's penalty to a loss, and fails where nothing is trained
         more["decoder_input_ids"] = shifted(tokens, model.config.decoder_start_token_id)
     # peft adds its virtual tokens to the mask that it is given, and a prefix is a cache.
-    more |= {"attention_mask": torch.ones_like(tokens)} if soft_prompt(model) is not None else {"use_cache": False}
+    more |= {"attention_mask": torch.ones_like(tokens)} if has_soft_prompt(model) else {"use_cache": False}
     logits: Tensor = model(input_ids=tokens, **more).logits
     return logits[:, -len(ids) :]
 

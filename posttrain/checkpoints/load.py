@@ -12,10 +12,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GgufConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 from posttrain.checkpoints.finite import refuse_not_finite
 from posttrain.data.tokenizer import prepare_tokenizer
 from posttrain.models.architectures import CONFIGS, auto_class
+from posttrain.models.parameters import parameter_count
 from posttrain.models.policy import Policy, adapter_beside
 from posttrain.models.shards import refuse_outside_shards
 from posttrain.models.sound_config import refuse_larger_than_files, refuse_unsound, refuse_unsound_file
@@ -25,7 +27,7 @@ from schemas.model import ScratchModel
 
 # What transformers raises on files that are missing, cut short or of an unknown kind, and on configs that make no sense.
 BROKEN = (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error, SafetensorError,
-          StrictDataclassError, ArithmeticError, AttributeError, TypeError)  # fmt: skip
+          StrictDataclassError, ArithmeticError, AttributeError, TypeError, RecursionError, ImportError)  # fmt: skip
 READABLE = (
     "a folder of save_pretrained with safetensors and tokenizer, or a hub id that is reachable or cached",
     "check the path or name; offline, download it first and use model.source local",
@@ -57,7 +59,12 @@ def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_as_found(policy: Policy) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer as its files have it."""
+    """The policy's tokenizer as its files have it.
+
+    Raises:
+        Refusal: when it, or the config beside it, cannot be read.
+    """
+    refuse_unsound_file(_folder(policy), _name(policy))  # transformers may read it too
     tokenizer: PreTrainedTokenizerBase = loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **place_of(policy)))
     return tokenizer
 
@@ -68,7 +75,7 @@ def load_config(policy: Policy) -> PreTrainedConfig:
     Raises:
         Refusal: when it cannot be read, or has a size that is none.
     """
-    refuse_unsound_file(Path(policy.base), _name(policy))
+    refuse_unsound_file(_folder(policy), _name(policy))
     config: PreTrainedConfig = loading(policy, lambda: AutoConfig.from_pretrained(policy.base, **place_of(policy)))
     refuse_unsound(config, _name(policy))
     return config
@@ -87,12 +94,12 @@ def check_size(policy: Policy, config: PreTrainedConfig, kind: Any = None) -> No
     """
     if policy.gguf is None and not policy.trust_remote_code:
         model = loading(policy, lambda: _without_numbers(config, kind or auto_class(config)))
-        loading(policy, lambda: refuse_larger_than_files(model, Path(policy.base), _name(policy)))
+        loading(policy, lambda: refuse_larger_than_files(model, _folder(policy), _name(policy)))
 
 
 def parameters_of(config: PreTrainedConfig) -> int:
     """Parameters of a model of this architecture, without making one."""
-    return sum(p.numel() for p in _without_numbers(config, auto_class(config)).parameters())
+    return parameter_count(_without_numbers(config, auto_class(config)))
 
 
 def _without_numbers(config: PreTrainedConfig, kind: Any) -> nn.Module:
@@ -169,6 +176,14 @@ def place_of(policy: Policy) -> dict[str, Any]:
     """What `from_pretrained` has to know of a policy beside its base."""
     places = {"revision": policy.revision, "trust_remote_code": policy.trust_remote_code}
     return places | ({"gguf_file": policy.gguf} if policy.gguf else {})
+
+
+def _folder(policy: Policy) -> Path:
+    """Where the checkpoint lies; of one on the hub, what the cache has of it, which is its config at least."""
+    folder = Path(policy.base)
+    if policy.gguf or folder.is_dir():
+        return folder
+    return Path(loading(policy, lambda: cached_file(policy.base, "config.json", revision=policy.revision))).parent
 
 
 def _name(policy: Policy) -> str:

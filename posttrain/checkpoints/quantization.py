@@ -19,7 +19,7 @@ from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from posttrain.checkpoints.load import load_base, load_model
 from posttrain.models.policy import Policy
-from posttrain.peft.base_identity import declare, lineage_of
+from posttrain.peft.base_identity import declare, identity_of
 from schemas.errors import Refusal
 from schemas.model import Quantization
 
@@ -50,7 +50,7 @@ def load_quantized(policy: Policy, device: torch.device, kind: Quantization, com
         Refusal: when the policy cannot be loaded.
     """
     exact: Any = load_model(policy, torch.device("cpu"))
-    known = lineage_of(exact)
+    known = identity_of(exact)
     with tempfile.TemporaryDirectory() as scratch:
         if policy.adapters:
             exact.save_pretrained(scratch)

@@ -240,6 +240,6 @@ def length_bias(lengths: pl.DataFrame, limits: Checks) -> Finding:
 
 def length_histogram(lengths: pl.DataFrame) -> dict[str, list[int]]:
     """Counts per side between `edges` (characters): 0, then doubling from 16 to above the longest."""
-    longest = max((int(series.max() or 0) for series in lengths), default=0)  # type: ignore[arg-type]
+    longest = max((int(series.max() or 0) for series in lengths), default=0)  # type: ignore[arg-type]  # polars says Any of a maximum
     edges = [0, *(2**power for power in range(4, max(longest.bit_length(), 4) + 1))]
     return {"edges": edges} | {side: np.histogram(lengths[side].to_numpy(), edges)[0].tolist() for side in lengths.columns}

@@ -12,7 +12,7 @@ from posttrain.data.pairs import PAIRS
 from posttrain.data.rankings import RANKINGS
 from posttrain.data.readers import OnBad, Row
 from posttrain.data.shapes import Shape, Tally, normalise_shapes
-from schemas.conversations import MESSAGES
+from schemas.messages import MESSAGES
 from schemas.reading import AS_READ, Reading
 
 COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 import xxhash
 
 DECLARED: Final = {
     **dict.fromkeys(("train", "training", "train_prefs", "train_sft"), "train"),
-    **dict.fromkeys(("holdout", "test", "eval", "evaluation", "validation", "valid", "val", "dev"), "holdout"),
+    **dict.fromkeys(("holdout", "test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev"), "holdout"),
     **dict.fromkeys(("test_prefs", "test_sft"), "holdout"),
 }
 # NFC leaves every character below U+0300 as it is, and of general punctuation changes two blanks, which folding replaces anyway.
@@ -56,7 +56,7 @@ def holdout_mask(texts: pl.Series, share: float) -> pl.Series:
     Returns:
         Booleans, shape (rows,).
     """
-    return _below(folded(texts), share)
+    return held_out(folded(texts), share)
 
 
 def assign(declared: pl.Series, keys: pl.Series, share: float) -> pl.Series:
@@ -67,11 +67,45 @@ def assign(declared: pl.Series, keys: pl.Series, share: float) -> pl.Series:
         keys: prompts that are folded already, shape (rows,).
         share: part to hold out of the rows that declare nothing.
     """
-    known = declared.str.strip_chars().str.to_lowercase().replace_strict(DECLARED, default=None, return_dtype=pl.String)
-    hashed = _below(keys, share).replace_strict({True: "holdout", False: "train"}, return_dtype=pl.String)
+    known = named(declared)
+    hashed = held_out(keys, share).replace_strict({True: "holdout", False: "train"}, return_dtype=pl.String)
     return known.zip_with(known.is_not_null(), hashed).rename("split")
 
 
-def _below(keys: pl.Series, share: float) -> pl.Series:
+def named(declared: pl.Series) -> pl.Series:
+    """`train` or `holdout` for the names of splits, shape (rows,); null for others and for null."""
+    return declared.str.strip_chars().str.to_lowercase().replace_strict(DECLARED, default=None, return_dtype=pl.String)
+
+
+class DeclaredSplits:
+    """The split that each row of a file declares: as the file's name and its column `split` say, held out where one of them does.
+
+    Args:
+        side: `train` or `holdout`, as the name of the file or the recipe says, or None.
+    """
+
+    def __init__(self, side: str | None) -> None:
+        self._side, self._unnamed, self._example = side, 0, ""
+
+    def apply(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row, whose `split` is text or null. Numbers are no names: which split they mean stands somewhere else."""
+        said = row.get("split")
+        if said is None and self._side is None:
+            return row
+        if said is not None and not isinstance(said, str):
+            self._unnamed, self._example = self._unnamed + 1, self._example or repr(said)
+            said = None
+        held = said is not None and DECLARED.get(said.strip().lower()) == "holdout"
+        return row | {"split": said if held else self._side or said}
+
+    def note(self, name: str) -> str | None:
+        """What a person should know of a file's splits."""
+        if not self._unnamed:
+            return None
+        return f"{name}: `split` is no name of a split in {self._unnamed:,} rows (such as {self._example}): it is not read there"
+
+
+def held_out(keys: pl.Series, share: float) -> pl.Series:
+    """`holdout_mask` of texts that are folded already, as strings or as their UTF-8."""
     limit = int(share * 2**64)
     return pl.Series("holdout", [xxhash.xxh3_64_intdigest(key) < limit for key in keys.cast(pl.Binary)], dtype=pl.Boolean)

@@ -18,9 +18,11 @@ import pyarrow
 from posttrain.data import contract
 from posttrain.data.contract import EXAMPLES, Finding, Verdict
 from posttrain.data.kinds import KINDS, Kind
-from posttrain.data.readers import BadRow, Row, limited, read_rows
+from posttrain.data.mixture import mix
+from posttrain.data.readers import BadRow, OnNote, Row, limited, read_rows
 from posttrain.data.shapes import Tally
 from posttrain.data.sources import SourceFile
+from posttrain.runtime.progress import current
 from posttrain.runtime.writing import write_atomically
 from schemas.conversations import Conversations
 from schemas.data import Checks
@@ -111,27 +113,45 @@ def examine(name: str, files: list[SourceFile], limits: Checks, holdout: float) 
         Refusal: when a file cannot be read as what it should be.
     """
     kind = KINDS[name]
-    tally = Tally()
-    table, bad, rows_in = collect(kind, files, tally)
+    notes, tally = list[str](), Tally()
+    table, bad, rows_in = collect(kind, files, limits.incomplete == "keep", notes.append, tally)
     verdict = contract.judge(table, kind.checks, limits, holdout, rows_in)
     clean = CLEAN[name].to_schema().validate(verdict.clean, lazy=True)
+    mixture = mix(clean, files)
+    clean = mixture.table
     dropped = verdict.dropped.with_columns(source=pl.lit(name))
     quarantine = pl.concat([_unreadable(name, bad), dropped.select(list(QUARANTINE))])
-    # Nothing vanishes: what was read is either kept or quarantined.
-    assert rows_in == clean.height + quarantine.height, f"{name}: {rows_in} != {clean.height} + {quarantine.height}"
+    # Nothing vanishes: what was read is kept, quarantined, or left out by the weights of the recipe.
+    out = clean.height + quarantine.height + mixture.left_out
+    assert rows_in == out, f"{name}: {rows_in} rows in, {out} out"
     findings = [*_bad_findings(bad, rows_in), *verdict.findings, _drop_rate(quarantine, limits, rows_in)]
     findings += [contract.length_bias(verdict.lengths, limits)] if "chosen" in verdict.lengths.columns else []
     _warn_waived(name, findings, limits)
-    for sentence in tally.sentences():
-        log.warning("data.%s: %s", name, sentence)
-    summary = _summary(rows_in, clean, quarantine, verdict, findings) | tally.as_json(rows_in)
+    notes += [f"data.{name}: {sentence}" for sentence in tally.sentences()]
+    for note in notes:
+        current().note(note)
+    summary = _summary(rows_in, clean, quarantine, verdict, findings) | mixture.summary | tally.as_json(rows_in)
+    summary |= {"notices": notes} if notes else {}
     return Outcome(clean, quarantine, summary, tuple(finding for finding in findings if finding.failed))
 
 
-def collect(kind: Kind, files: list[SourceFile], tally: Tally | None = None) -> tuple[pl.DataFrame, list[BadRow], int]:
+def collect(
+    kind: Kind,
+    files: list[SourceFile],
+    keep_incomplete: bool = False,
+    note: OnNote = lambda sentence: None,
+    tally: Tally | None = None,
+) -> tuple[pl.DataFrame, list[BadRow], int]:
     """All rows in normal form, the rows that could not be read or normalised, and how many there were of both.
 
     Where several rows of a file make one record, or one makes several, the records count.
+
+    Args:
+        kind: what the rows should be.
+        files: where they are.
+        keep_incomplete: whether the rows before a break in a file are read, instead of the file being refused.
+        note: is given what a person should know about a file, a sentence each.
+        tally: is given what is said of shapes and columns.
 
     Raises:
         Refusal: when a file cannot be read as what it should be.
@@ -142,7 +162,7 @@ def collect(kind: Kind, files: list[SourceFile], tally: Tally | None = None) -> 
 
     def rows(file: SourceFile) -> Iterator[Row]:
         nonlocal read
-        for row in read_rows(file, unread.append):
+        for row in read_rows(file, unread.append, keep_incomplete=keep_incomplete, note=note):
             read += 1
             yield row
 

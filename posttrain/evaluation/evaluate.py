@@ -59,6 +59,11 @@ class HeldOut:
     refused: int = 0
     """Held-out rows beside these, which the candidate's chat template refuses."""
 
+    @property
+    def prompts(self) -> pl.DataFrame | None:
+        """The rows whose prompts are answered: preferences where there are some, else instructions."""
+        return self.instructions if self.preferences is None else self.preferences
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -70,6 +75,22 @@ class _Work:
     limit: int  # longest sequence that all policies can read, in tokens
     judge: Judge | None
     progress: Progress
+    candidate: str
+    reference: str | None  # the policy before the candidate
+
+    @property
+    def pairs(self) -> pl.DataFrame | None:
+        """Held-out pairs, where the recipe aligns."""
+        return self.held_out.preferences if self.aligns else None
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the recipe has an alignment, which moves the candidate away from the reference."""
+        return self.recipe.alignment.algorithm != "none"
+
+    def diverges(self, name: str) -> bool:
+        """Whether the divergence is measured between this policy and another one."""
+        return self.aligns and self.reference is not None and name in (self.candidate, self.reference)
 
     def counted(self, name: str, what: str, total: int) -> Callable[[int], None]:
         """Reports `total` units of a policy's work."""
@@ -99,15 +120,12 @@ def evaluate(
     """
     limit = min(longest_row(recipe, policy) for policy in policies.values())
     judge = open_judge(recipe, reward_model)
-    work = _Work(recipe, held_out, asked(held_out, recipe.evaluation), limit, judge, progress)
     *ancestors, candidate = policies
     reference = ancestors[-1] if ancestors else None
-    diverging = {candidate, reference} if reference and recipe.alignment.algorithm != "none" else set()
+    work = _Work(recipe, held_out, asked(held_out, recipe.evaluation), limit, judge, progress, candidate, reference)
     found: dict[str, Measured] = {}
     for name in (candidate, *reversed(ancestors)):
-        drawn = found[candidate].responses if candidate in found else None
-        scored = known if name == reference else None
-        found[name] = _measure(work, name, policies[name], scored, drawn, name in diverging)
+        found[name] = _measure(work, name, policies[name], known if name == reference else None, found.get(candidate))
         give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
     ordered = {name: found[name] for name in policies}
     numbers = compare(recipe, ordered) | _counts(work, ordered[candidate])
@@ -120,9 +138,9 @@ def _counts(work: _Work, candidate: Measured) -> dict[str, Estimate]:
     """How many held-out rows the numbers are of, and what was cut or left out of them."""
     held_out, samples = work.held_out, work.recipe.evaluation.samples
     counts = {"prompts": len(work.prompts) // samples, "prompts_cut": candidate.responses.cut // samples}
-    if held_out.preferences is not None and work.recipe.alignment.algorithm != "none":
+    if work.pairs is not None:
         read = candidate.pairs.rows if candidate.pairs else []
-        counts |= {"pairs": len(read), "pairs_left_out": held_out.preferences.height - len(read)}
+        counts |= {"pairs": len(read), "pairs_left_out": work.pairs.height - len(read)}
         counts |= {"pairs_cut": candidate.pairs.cut if candidate.pairs else 0}
     return {f"held_out_{name}": Estimate(float(count)) for name, count in (counts | {"refused": held_out.refused}).items()}
 
@@ -135,11 +153,8 @@ def _record(work: _Work, out: Path) -> None:
     (out / "rows.json").write_text(json.dumps({"limit": work.limit, "prompts": sources}, indent=1))
 
 
-def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn: Responses | None, diverges: bool) -> Measured:
-    """One policy, which is in memory only here; `drawn` are the candidate's responses, None where this is the candidate.
-
-    `diverges`: the divergence is measured between this policy and another one.
-    """
+def _measure(work: _Work, name: str, policy: Policy, known: Known | None, candidate: Measured | None) -> Measured:
+    """One policy, which is in memory only here; `candidate` is None where this is the candidate itself."""
     scorer, tokenizer = open_policy(work.recipe, policy)
     responses = respond(work.recipe, name, scorer, tokenizer, work.prompts, work.progress, work.judge, work.limit)
     layout = choose_layout(scorer, responses.examples)
@@ -147,12 +162,11 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, drawn:
     work.progress.note(f"evaluate {name}: {layout}")
     perplexity = _perplexity(work, name, scorer, tokenizer)
     pairs = None
-    if work.held_out.preferences is not None and work.recipe.alignment.algorithm != "none":
-        table, what = work.held_out.preferences, f"evaluate {name}: pairs"
-        pairs = row_scores(scorer, tokenizer, table, work.limit, work.progress, what, known)
+    if work.pairs is not None:
+        pairs = row_scores(scorer, tokenizer, work.pairs, work.limit, work.progress, f"evaluate {name}: pairs", known)
     answers = None
-    if diverges:
-        examples = (drawn or responses).examples
+    if work.diverges(name):
+        examples = (candidate.responses if candidate else responses).examples
         count = work.counted(name, "divergence", len(examples))
         answers = score_branches(_as_drawn(scorer, work.recipe), examples, scoring_tokens(scorer.device), count)[:, 0]
     return Measured(responses, perplexity, pairs, answers)
@@ -178,7 +192,7 @@ def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
     Raises:
         Refusal: when there is none.
     """
-    table = held_out.preferences if held_out.preferences is not None else held_out.instructions
+    table = held_out.prompts
     if table is None or table.is_empty():
         raise Refusal(
             where="data.holdout",

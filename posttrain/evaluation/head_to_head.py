@@ -62,7 +62,7 @@ def _win_rate(match: Match) -> Estimate:
     prompts = asked(match.held_out, match.recipe.evaluation)
     judge, limit = open_judge(match.recipe, match.reward_model), longest_row(match.recipe, match.champion)
     theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge, limit).rewards
-    ours = pl.read_parquet(match.evaluation / "samples.parquet")[f"reward_{policies(match.recipe)[-1]}"].to_list()
+    ours = pl.read_parquet(match.evaluation / "samples.parquet", glob=False)[f"reward_{policies(match.recipe)[-1]}"].to_list()
     assert theirs is not None  # a recipe that promotes on win rates has a judge
     return win_rate(ours, theirs, match.recipe.evaluation.samples)
 
@@ -96,12 +96,12 @@ def _pairs(match: Match) -> list[RowScores]:
     """Candidate, champion and reference on the held-out pairs; what evaluation measured is not measured again."""
     *_, reference, candidate = policies(match.recipe)
     ours, parent = (read_pairs(match.evaluation, name) for name in (candidate, reference))
-    assert match.held_out.preferences is not None
+    assert match.held_out.preferences is not None  # as a recipe that promotes on what pairs decide
     return _shared(ours, _scored(match, match.champion, "champion", match.held_out.preferences), parent)
 
 
 def _answers(match: Match, policy: Policy, name: str) -> RowScores:
-    assert match.held_out.instructions is not None
+    assert match.held_out.instructions is not None  # without DPO a policy with an opponent comes of SFT
     return _scored(match, policy, name, match.held_out.instructions)
 
 

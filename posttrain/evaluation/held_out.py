@@ -19,7 +19,7 @@ def held_out(chain: Chain) -> HeldOut:
 
     def rows(stage: str, output: str) -> pl.DataFrame | None:
         present = stage in chain.recipe.stages and output in chain.stored(stage).result.outputs
-        return pl.read_parquet(chain.output(stage, output)).filter(split="holdout") if present else None
+        return pl.read_parquet(chain.output(stage, output), glob=False).filter(split="holdout") if present else None
 
     given = {name: rows("validate", name) for name in ("instructions", "preferences")}
     chats = {name: None if table is None else accepted(tokenizer, table) for name, table in given.items()}

@@ -201,7 +201,7 @@ def _pair_table(pairs: Mapping[str, RowScores]) -> pl.DataFrame:
 
 def read_pairs(folder: Path, policy: str) -> RowScores:
     """What `write` kept of a policy's scores of the held-out pairs."""
-    table = pl.read_parquet(folder / PAIRS)
+    table = pl.read_parquet(folder / PAIRS, glob=False)
     tokens, logprobs = (
         torch.tensor(table.select(f"{side}_{what}" if what == policy else f"{what}_{side}" for side in SIDES).rows())
         for what in ("tokens", policy)
@@ -230,18 +230,20 @@ def _document(temperature: float, measured: Mapping[str, Measured], numbers: Map
     def entry(name: str) -> dict[str, Any]:
         return {"value": value(name), "interval": interval(name)}
 
-    divergence = {-1: value("kl_per_token"), -2: 0.0}
+    *ancestors, candidate = measured
+    divergence: dict[str, float | None] = {ancestors[-1]: 0.0} if ancestors else {}  # of the reference from itself
+    divergence |= {candidate: value("kl_per_token")}
     policies = [
         {
             "policy": name,
             "reward": value(f"reward_{name}"),
             "reward_interval": interval(f"reward_{name}"),
-            "kl_per_token": divergence.get(index - len(measured)),
+            "kl_per_token": divergence.get(name),
             "length": value(f"response_tokens_{name}"),
             "eos_share": value(f"eos_share_{name}"),
             "perplexity": value(f"perplexity_{name}"),
         }
-        for index, name in enumerate(measured)
+        for name in measured
     ]
     return {
         "win_rates": [{"opponent": n.removeprefix("win_rate_vs_"), **entry(n)} for n in numbers if n.startswith("win_rate_vs_")],

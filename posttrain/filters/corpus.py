@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,9 @@ SUMMARY = "summary.json"
 BYTES_OF_A_WORKER = 64 << 20  # of input: less is not worth the seconds in which a process starts
 
 
-def filter_here(
-    files: list[SourceFile], filtering: Filtering, holdout: float, out: Path, on_progress: Progress, compiled: Path, most: int
-) -> dict[str, float]:
-    """`filter_corpus` with as many as `most` cores of this machine: processes where there are several large files, else threads.
-
-    Args:
-        compiled: folder that keeps compiled kernels.
-    """
-    size = sum(state(file.url)[0] for file in files)
-    workers = min(most, len(files), 1 + size // BYTES_OF_A_WORKER)
-    with engines.local(workers, compiled) as engine:
-        return filter_corpus(files, filtering, holdout, out, on_progress, engine, max(1, most // workers))
+def local_workers(files: Sequence[SourceFile], most: int) -> int:
+    """How many processes of this machine a corpus is worth: several only for several files, and not for small ones."""
+    return int(min(most, len(files), 1 + sum(state(file.url)[0] for file in files) // BYTES_OF_A_WORKER))
 
 
 def filter_corpus(
@@ -65,10 +57,10 @@ def filter_corpus(
     """
     out.mkdir(parents=True, exist_ok=True)
     _remove_results(out)
-    plan = Plan(tuple(files), filtering, work_folder(out), threads)
+    plan = Plan(tuple(files), filtering, holdout, work_folder(out), threads)
     plan.take_up()
     try:
-        metrics = _run(plan, engine or engines.Here(), holdout, out, on_progress)
+        metrics = _run(plan, engine or engines.Here(), out, on_progress)
     except Refusal:
         _remove_results(out)
         write_quarantine(plan, out)
@@ -83,11 +75,11 @@ def _remove_results(out: Path) -> None:
         remove(out / name)
 
 
-def _run(plan: Plan, engine: Engine, holdout: float, out: Path, on_progress: Progress) -> dict[str, float]:
+def _run(plan: Plan, engine: Engine, out: Path, on_progress: Progress) -> dict[str, float]:
     counts = _annotate(plan, engine, on_progress)
     copies, near = find_repeated(plan, counts["documents"], engine)
-    summary = Summary(plan.filtering.resolved())
-    write_documents(plan, copies, near, holdout, summary, out)
+    summary = Summary(plan.filtering)
+    write_documents(plan, copies, near, summary, out)
     write_quarantine(plan, out)
     return summary.finish(counts, out / SUMMARY)
 

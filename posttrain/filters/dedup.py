@@ -9,7 +9,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from posttrain.filters.kernels.folding import folded
-from posttrain.filters.kernels.text import Bytes, Places
+from posttrain.filters.kernels.text import Places
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<i8"), ("passes", "?")])
 """Fingerprint in two halves, number of the document, and whether no rule rejects it."""
@@ -27,10 +27,9 @@ def fingerprint(text: str) -> bytes:
     return xxhash.xxh3_128_digest(folded(text))
 
 
-def fingerprints(data: Bytes, starts: Places, ends: Places) -> list[bytes]:
+def fingerprints(texts: list[bytes]) -> list[bytes]:
     """XXH3 (128 bits) of texts that are folded already (`kernels.folding.fold`)."""
-    view = data.data  # a memoryview
-    return [xxhash.xxh3_128_digest(view[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    return [xxhash.xxh3_128_digest(text) for text in texts]
 
 
 def keys(prints: list[bytes], numbers: Places, passes: NDArray[np.bool_]) -> Records:

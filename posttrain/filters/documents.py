@@ -17,6 +17,7 @@ from schemas.errors import Refusal
 
 BATCH_CHARACTERS = 4_000_000
 BATCH_ROWS = 20_000
+COLUMNS = frozenset({"id", "text"})  # that are read
 HEAD_ROWS: Final = 20  # of each file; one of them must have a text
 SCHEMA: Final = {"id": pl.String, "text": pl.String, "source": pl.String, "row": pl.Int64}
 
@@ -51,7 +52,7 @@ class Batch:
 def check_text(files: Iterable[SourceFile]) -> None:
     """Refuse a file that has no text column, reading only its first rows."""
     for file in files:
-        _with_text(file, read_rows(file, lambda bad: None))
+        _with_text(file, read_rows(file, lambda bad: None, columns=COLUMNS))
 
 
 def batches(file: SourceFile) -> Iterator[Batch]:
@@ -68,7 +69,7 @@ def batches(file: SourceFile) -> Iterator[Batch]:
         batch.bad.append(bad)
 
     try:
-        for row, columns in _with_text(file, read_rows(file, on_bad)):
+        for row, columns in _with_text(file, read_rows(file, on_bad, columns=COLUMNS)):
             batch.add(row, columns, file.name)
             if batch.full:
                 yield batch

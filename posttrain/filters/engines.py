@@ -109,18 +109,19 @@ class RayTasks:
         return _unwrapped([results[place] for place in range(len(calls))])
 
 
-def _start_worker(compiled: Path) -> None:
+def _start_worker(compiled: Path | None) -> None:
     """Before the first task, whose module imports the kernels."""
     die_with_parent()
-    keep_compiled(compiled)
+    if compiled:
+        keep_compiled(compiled)
 
 
 @contextmanager
-def local(workers: int, compiled: Path) -> Iterator[Engine]:
+def local(workers: int, compiled: Path | None = None) -> Iterator[Engine]:
     """This process, or so many of their own. They are started afresh: a fork would copy the locks of threads that it has not.
 
     Args:
-        compiled: folder that keeps compiled kernels.
+        compiled: folder that keeps compiled kernels; by default they lie beside their sources.
     """
     if workers == 1:
         yield Here()

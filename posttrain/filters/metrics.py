@@ -79,7 +79,8 @@ def annotate(text: pl.Series) -> pl.DataFrame:
     Returns:
         Shape (documents, metrics): the columns METRICS in that order, all Float64.
     """
-    return table(measured(buffers(pa.array(text.to_list(), pa.large_string()))))
+    found = measured(buffers(pa.array(text.to_list(), pa.large_string())))
+    return pl.DataFrame({name: found[:, at] for at, name in enumerate(METRICS)}, schema=dict.fromkeys(METRICS, pl.Float64))
 
 
 def measured(texts: Buffers) -> NDArray[np.float64]:
@@ -92,11 +93,6 @@ def measured(texts: Buffers) -> NDArray[np.float64]:
     return np.array([[row[name] for name in METRICS] for row in rows]).reshape(texts.documents, len(METRICS))
 
 
-def table(found: NDArray[np.float64]) -> pl.DataFrame:
-    """The metrics as named columns."""
-    return pl.DataFrame({name: found[:, at] for at, name in enumerate(METRICS)}, schema=dict.fromkeys(METRICS, pl.Float64))
-
-
 def without_lines(texts: Buffers, rules: LineRules) -> tuple[Buffers, NDArray[np.int64]]:
     """The documents without the lines that a rule takes out, and how many each rule did.
 
@@ -106,7 +102,7 @@ def without_lines(texts: Buffers, rules: LineRules) -> tuple[Buffers, NDArray[np
     dropped = np.zeros((texts.documents, len(REASONS)), np.int64)
     if rules == LineRules():
         return texts, dropped
-    limits = np.array(_limits(rules), np.int64)
+    limits = np.array(line_limits(rules), np.int64)
     if not COMPILED:
         return _without_lines_plain(texts, limits.tolist(), dropped), dropped
     out, offsets = np.empty(len(texts.data), np.uint8), np.zeros(texts.documents + 1, np.int64)
@@ -114,7 +110,8 @@ def without_lines(texts: Buffers, rules: LineRules) -> tuple[Buffers, NDArray[np
     return Buffers(out[:used], offsets), dropped
 
 
-def _limits(rules: LineRules) -> list[int]:
+def line_limits(rules: LineRules) -> list[int]:
+    """The rules as the kernel takes them: one number for each of `kernels.lines.REASONS`."""
     longest = ANY_LENGTH if rules.max_word_length is None else rules.max_word_length
     return [rules.min_words or 0, longest, *(int(getattr(rules, name)) for name in REASONS[2:])]
 

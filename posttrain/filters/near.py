@@ -17,8 +17,8 @@ from posttrain.filters import plain
 from posttrain.filters.dedup import COPY, Records
 from posttrain.filters.kernels import minhash
 from posttrain.filters.kernels.compiling import COMPILED, kernel
-from posttrain.filters.kernels.folding import fold
-from posttrain.filters.kernels.text import Bytes, Places
+from posttrain.filters.kernels.folding import Folded, fold
+from posttrain.filters.kernels.text import Places
 from posttrain.filters.metrics import Buffers
 
 BAND = np.dtype([("hash", "<u8"), ("number", "<i8")])
@@ -29,13 +29,13 @@ Fetch = Callable[[Places], Buffers]
 """The texts of some documents, by number."""
 
 
-def band_hashes(data: Bytes, starts: Places, ends: Places, bands: int, rows: int) -> NDArray[np.uint64]:
-    """The band hashes of folded texts, shape (documents, bands); zeros for an empty one."""
+def band_hashes(folded: Folded, bands: int, rows: int) -> NDArray[np.uint64]:
+    """The band hashes of some texts, shape (documents, bands); zeros for an empty one."""
     if not COMPILED:
-        each = [plain.bands(data[start:end].tobytes(), bands, rows) for start, end in zip(starts, ends, strict=True)]
-        return np.array(each, np.uint64).reshape(len(starts), bands)
-    out = np.empty((len(starts), bands), np.uint64)
-    minhash.bands(data, starts, ends, *minhash.permutations(bands * rows), out)
+        each = [plain.bands(text, bands, rows) for text in folded.texts()]
+        return np.array(each, np.uint64).reshape(len(each), bands)
+    out = np.empty((len(folded.starts), bands), np.uint64)
+    minhash.bands(folded.data, folded.starts, folded.ends, *minhash.permutations(bands * rows), out)
     return out
 
 
@@ -125,12 +125,13 @@ def _candidates(numbers: Places, fetch: Fetch, bands: int, rows: int) -> Iterato
     for at in range(0, len(numbers), AT_ONCE):
         some = numbers[at : at + AT_ONCE]
         texts = fetch(some)
-        data, starts, ends = fold(texts.data, texts.offsets)
-        hashes = band_hashes(data, starts, ends, bands, rows).tolist()
-        for number, start, end, own in zip(some.tolist(), starts.tolist(), ends.tolist(), hashes, strict=True):
-            yield number, np.unique(shingles_of(data, start, end)), own
+        folded = fold(texts.data, texts.offsets)
+        hashes = band_hashes(folded, bands, rows).tolist()
+        for at_text, (number, own) in enumerate(zip(some.tolist(), hashes, strict=True)):
+            yield number, np.unique(_shingles(folded, at_text)), own
 
 
-def shingles_of(data: Bytes, start: int, end: int) -> NDArray[np.uint64]:
-    """64-bit hashes of the 5-grams of one folded text."""
+def _shingles(folded: Folded, at: int) -> NDArray[np.uint64]:
+    """64-bit hashes of the 5-grams of one text."""
+    data, start, end = folded.data, folded.starts[at], folded.ends[at]
     return minhash.shingles(data, start, end) if COMPILED else plain.shingles(data[start:end].tobytes())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import feather
 
-from posttrain.data.split import holdout_mask
 from posttrain.filters.dedup import Records
 from posttrain.filters.kernels.text import Places
 from posttrain.filters.pieces import Pieces
 from posttrain.filters.plan import Plan
-from posttrain.filters.rules import reasons
+from posttrain.filters.rules import arrays, passing, reasons
 from posttrain.filters.shard import DOCUMENT, MEASURED, QUARANTINE
 from posttrain.filters.summary import Summary
 from posttrain.runtime.writing import replacing
@@ -32,31 +31,26 @@ OUTPUTS = {
     "quarantine": QUARANTINE,
 }
 """Columns of kept.parquet, rejected.parquet and quarantine.parquet."""
-EMPTY, DUPLICATE, NEAR = "no line left", "duplicate", "near_duplicate"
-"""Reasons that are no rule on a metric."""
+DUPLICATE, NEAR = "duplicate", "near_duplicate"
+"""Reasons that are no rule on a document alone."""
 
 
-def write_documents(plan: Plan, copies: Records, near: Records, holdout: float, summary: Summary, out: Path) -> None:
+def write_documents(plan: Plan, copies: Records, near: Records, summary: Summary, out: Path) -> None:
     """Write kept.parquet and rejected.parquet.
 
     Args:
         copies, near: documents that are repeated, `dedup.COPY`, sorted by number.
-        holdout: share of the kept documents whose split is "holdout".
         summary: is told each batch.
     """
     rules, pieces = plan.filtering.resolved(), Pieces(plan)
     with ExitStack() as stack:
-        kept, rejected = (stack.enter_context(_parquet(out, name)) for name in ("kept", "rejected"))
+        keep, reject = (stack.enter_context(_parquet(out, name)) for name in ("kept", "rejected"))
         for table in pieces.tables():
-            documents = pl.DataFrame(table)
-            decided = documents.with_columns(decisions(documents, rules, copies, near, pieces))
-            keep = decided["reasons"].list.len() == 0
-            good, bad = decided.filter(keep), decided.filter(~keep)
-            good = good.with_columns(split=_split(good["text"], holdout))
-            bad = bad.with_columns(text=pl.coalesce("original", "text"))
-            summary.add(good, bad)
-            kept(good)
-            rejected(bad)
+            kept, rejected = judged(pl.DataFrame(table), rules, copies, near, pieces.ids)
+            rejected = rejected.with_columns(text=pl.coalesce("original", "text"))
+            summary.add(kept, rejected)
+            keep(kept)
+            reject(rejected)
 
 
 def write_quarantine(plan: Plan, out: Path) -> None:
@@ -74,40 +68,52 @@ def _parquet(out: Path, name: str) -> Iterator[Any]:
         yield lambda table: writer.write_table(table.select(schema.names).to_arrow().cast(schema)) if table.height else None
 
 
-def decisions(documents: pl.DataFrame, rules: FilterRules, copies: Records, near: Records, pieces: Pieces) -> pl.DataFrame:
-    """All reasons against each document, and which kept one it repeats.
+def judged(
+    documents: pl.DataFrame, rules: FilterRules, copies: Records, near: Records, ids: Callable[[Places], list[str]]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The documents that are kept, and the others with all reasons against them and which kept document they repeat.
+
+    Args:
+        documents: number, metrics, lines_dropped.
+        ids: the identifiers of some documents by number.
 
     Returns:
-        Columns `reasons`, `duplicate_of` and `jaccard`.
+        The second has the columns `reasons`, `duplicate_of` and `jaccard` besides.
     """
     numbers = documents["number"].to_numpy()
-    exact, of_exact, _ = _looked_up(numbers, copies)
-    close, of_near, jaccard = _looked_up(numbers, near)
-    of = np.where(exact, of_exact, of_near)
-    repeated = exact | close
+    exact, close = _looked_up(numbers, copies), _looked_up(numbers, near)
+    keep = passing(arrays(documents), rules) & ~exact.found & ~close.found
+    rejected = documents.filter(~keep)
+    exact, close = exact.only(~keep), close.only(~keep)
+    of = np.where(exact.found, exact.of, close.of)
+    repeated = exact.found | close.found
     wanted = np.unique(of[repeated])
-    names = dict(zip(wanted.tolist(), pieces.ids(wanted), strict=True))
-    more = pl.DataFrame({EMPTY: documents["text"].str.len_bytes() == 0, DUPLICATE: exact, NEAR: close})
-    kept = [names[number] if yes else None for number, yes in zip(of.tolist(), repeated.tolist(), strict=True)]
-    told = [pl.when(pl.col(name)).then(pl.lit(name)) for name in more.columns]
-    found = more.select(more=pl.concat_list(told).list.drop_nulls()).with_columns(rules=reasons(documents, rules))
-    return found.select(
-        reasons=pl.concat_list("rules", "more"),
-        duplicate_of=pl.Series(kept, dtype=pl.String),
-        jaccard=pl.Series(np.where(close, jaccard, np.nan)).fill_nan(None),
+    names = dict(zip(wanted.tolist(), ids(wanted), strict=True))
+    of_names = [names[number] if yes else None for number, yes in zip(of.tolist(), repeated.tolist(), strict=True)]
+    more = pl.DataFrame({DUPLICATE: exact.found, NEAR: close.found})
+    told = more.select(pl.when(pl.col(name)).then(pl.lit(name)).alias(name) for name in more.columns)
+    return documents.filter(keep), rejected.with_columns(
+        told.select(reasons=pl.concat_list(reasons(rejected, rules), *told.columns).list.drop_nulls())["reasons"],
+        duplicate_of=pl.Series(of_names, dtype=pl.String),
+        jaccard=pl.Series(np.where(close.found, close.jaccard, np.nan)).fill_nan(None),
     )
 
 
-def _looked_up(numbers: Places, repeated: Records) -> tuple[NDArray[np.bool_], Places, NDArray[np.float64]]:
-    """For each document: whether it is repeated, of which one, and their Jaccard index."""
+class _Found(NamedTuple):
+    """For each document: whether it repeats another, the number of that, and their Jaccard index."""
+
+    found: NDArray[np.bool_]
+    of: Places
+    jaccard: NDArray[np.float64]
+
+    def only(self, some: NDArray[np.bool_]) -> _Found:
+        return _Found(self.found[some], self.of[some], self.jaccard[some])
+
+
+def _looked_up(numbers: Places, repeated: Records) -> _Found:
     if not len(repeated):
         nothing = np.zeros(len(numbers))
-        return nothing.astype(bool), nothing.astype(np.int64), nothing
+        return _Found(nothing.astype(bool), nothing.astype(np.int64), nothing)
     places = np.minimum(np.searchsorted(repeated["number"], numbers), len(repeated) - 1)
-    found = repeated[places]
-    return found["number"] == numbers, found["of"], found["jaccard"]
-
-
-def _split(texts: pl.Series, holdout: float) -> pl.Series:
-    held_out = holdout_mask(texts, holdout)
-    return held_out.replace_strict({True: "holdout", False: "train"}, return_dtype=pl.String)
+    there = repeated[places]
+    return _Found(there["number"] == numbers, there["of"], there["jaccard"])

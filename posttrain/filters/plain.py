@@ -55,7 +55,7 @@ def _word_metrics(text: str, words: list[str]) -> dict[str, float]:
         "alphabetic_word_share": sum(any(map(str.isalpha, word)) for word in words) / count,
         "hash_per_word": text.count("#") / count,
         "ellipsis_per_word": len(_ELLIPSIS.findall(text)) / count,
-        "newlines_per_word": text.count("\n") / count,
+        "newlines_per_word": text.count("\n") / count if words else 0.0,
         "curly_brackets": text.count("{"),
         "lorem_ipsum": len(re.findall(r"(?<!\w)lorem ipsum", text.translate(_LOWER))),
         "stop_words": len(tokens & set(STOP_WORDS)),

@@ -41,6 +41,8 @@ class Plan:
 
     files: tuple[SourceFile, ...]
     filtering: Filtering
+    holdout: float
+    """Share of the kept documents whose split is "holdout"."""
     work: Path
     """Folder of the pieces, which all tasks can reach."""
     threads: int
@@ -49,10 +51,7 @@ class Plan:
     @property
     def bands(self) -> tuple[int, int] | None:
         """Bands and rows of the MinHash, where near-duplicates are looked for."""
-        if self.filtering.dedup.near is None:
-            return None
-        bands, rows = map(int, self.filtering.dedup.near.split("x"))
-        return bands, rows
+        return bands_and_rows(self.filtering)
 
     def piece(self, name: str, number: int = 0, suffix: str = "npy") -> Path:
         """Where a piece lies."""
@@ -65,7 +64,7 @@ class Plan:
     def identity(self) -> str:
         """Digest of all that decides the pieces: the files as they are now, and the rules."""
         files = [(file.name, file.url, *state(file.url)) for file in self.files]
-        told = json.dumps([VERSION, files, self.filtering.model_dump(mode="json")], sort_keys=True)
+        told = json.dumps([VERSION, files, self.holdout, self.filtering.model_dump(mode="json")], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def take_up(self) -> None:
@@ -78,9 +77,17 @@ class Plan:
             write_atomically(identity, wanted)
 
 
+def bands_and_rows(filtering: Filtering) -> tuple[int, int] | None:
+    """Bands and rows of the MinHash, where near-duplicates are looked for."""
+    if filtering.dedup.near is None:
+        return None
+    bands, rows = map(int, filtering.dedup.near.split("x"))
+    return bands, rows
+
+
 def work_folder(out: Path) -> Path:
     """Where the pieces of a run lie; a stage of the store leaves this folder alone when it resumes."""
-    return out / CHECKPOINT / "filter"
+    return out / CHECKPOINT
 
 
 def state(url: str) -> tuple[int, int]:

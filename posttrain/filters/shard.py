@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import feather
 
+from posttrain.data.split import held_out, holdout_mask
 from posttrain.filters.dedup import KEY, Records, fingerprints, keys
 from posttrain.filters.documents import Batch, Progress, batches, checked
 from posttrain.filters.kernels.folding import fold
 from posttrain.filters.kernels.lines import REASONS
-from posttrain.filters.metrics import METRICS, Buffers, arrow, buffers, measured, table, without_lines
+from posttrain.filters.metrics import METRICS, Buffers, arrow, buffers, measured, without_lines
 from posttrain.filters.near import BAND, band_hashes, band_records
 from posttrain.filters.plan import FILE_BITS, Plan, save
-from posttrain.filters.rules import reasons
+from posttrain.filters.rules import DROPPED, passing
 from posttrain.runtime.writing import replacing, write_atomically
 
 T = TypeVar("T")
@@ -36,8 +38,8 @@ MEASURED = {
     "fingerprint": pa.binary(16),
     "bands": pa.list_(pa.uint64()),
 }
-ANNOTATED = pa.schema(DOCUMENT | MEASURED | {"original": pa.large_string()})
-"""`original` is the text before lines were dropped, where any were."""
+ANNOTATED = pa.schema(DOCUMENT | MEASURED | {"split": pa.string(), "original": pa.large_string()})
+"""`split` is for kept documents; `original` is the text before lines were dropped, where any were."""
 QUARANTINE = pa.schema({"file": pa.string(), "row": pa.int64(), "reason": pa.string(), "value": pa.string()})
 
 
@@ -90,31 +92,40 @@ def _annotate(plan: Plan, number: int, on_batch: Progress) -> dict[str, Any]:
 def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     """Check a batch, take lines out, measure, and fold."""
     documents, quarantine = checked(batch, plan.files[file].name)
-    original = buffers(pa.array(documents["text"].to_list(), pa.large_string()))
+    original = buffers(documents["text"].to_arrow(compat_level=pl.CompatLevel.oldest()))
     texts, dropped = without_lines(original, plan.filtering.resolved_lines())
-    metrics = table(measured(texts))
-    numbers = documents["row"].to_numpy() + (file << FILE_BITS)
-    passes = (reasons(metrics, plan.filtering.resolved()).list.len() == 0).to_numpy() & (np.diff(texts.offsets) > 0)
-    data, starts, ends = fold(texts.data, texts.offsets)
-    prints = fingerprints(data, starts, ends)
-    hashes = band_hashes(data, starts, ends, *plan.bands) if plan.bands else None
     lines = dropped.sum(axis=1)
+    metrics = {**dict(zip(METRICS, np.ascontiguousarray(measured(texts).T), strict=True)), DROPPED: lines}
+    numbers = documents["row"].to_numpy() + (file << FILE_BITS)
+    passes = passing(metrics, plan.filtering.resolved())
+    folded = fold(texts.data, texts.offsets)
+    forms = folded.texts()
+    prints = fingerprints(forms)
+    hashes = band_hashes(folded, *plan.bands) if plan.bands else None
     columns = {
         "id": documents["id"].to_arrow(),
         "text": arrow(texts),
         "source": documents["source"].to_arrow(),
         "row": documents["row"].to_arrow(),
-        **{name: metrics[name].to_arrow() for name in METRICS},
-        "lines_dropped": pa.array(lines),
+        **{name: pa.array(values) for name, values in metrics.items()},
         "number": pa.array(numbers),
         "fingerprint": pa.array(prints, pa.binary(16)),
         "bands": pa.nulls(len(prints), pa.list_(pa.uint64())) if hashes is None else _lists(hashes),
+        "split": _split(texts, forms, folded.lowered, plan.holdout).to_arrow(),
         "original": _where(original, lines > 0),
     }
     made = pa.table({name: column.cast(ANNOTATED.field(name).type) for name, column in columns.items()})
     bands = band_records(hashes[passes], numbers[passes]) if hashes is not None else np.empty(0, BAND)
     quarantined = quarantine.to_arrow().cast(QUARANTINE)
     return Annotated(made, quarantined, keys(prints, numbers, passes), bands, dropped.sum(axis=0))
+
+
+def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float) -> pl.Series:
+    """Train or holdout, by `holdout_mask`: that folds by lower-casing, which need not be done where it gives what is there."""
+    held = held_out(pl.Series(forms, dtype=pl.Binary), share).to_numpy().copy()
+    other = np.flatnonzero(lowered == 0)
+    held[other] = holdout_mask(pl.Series([texts.text(at) for at in other.tolist()], dtype=pl.String), share).to_numpy()
+    return pl.Series(np.where(held, "holdout", "train"), dtype=pl.String)
 
 
 def _lists(hashes: NDArray[np.uint64]) -> pa.Array:

@@ -15,7 +15,8 @@ import polars as pl
 from posttrain.filters.metrics import METRICS
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
-from schemas.filter_rules import FilterRules, LineRules
+from schemas.filter_rules import LineRules
+from schemas.filtering import Filtering
 
 LINE_RULES = tuple(LineRules.model_fields)
 _SHARE = np.linspace(0, 1, 21)
@@ -33,22 +34,19 @@ EDGES: dict[str, np.ndarray] = dict.fromkeys(METRICS, _SHARE) | {
 class Summary:
     """Running totals of a filter run."""
 
-    def __init__(self, rules: FilterRules) -> None:
-        self.rules = rules
+    def __init__(self, filtering: Filtering) -> None:
+        self.filtering, self.rules = filtering, filtering.resolved()
         self.totals: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.counts = {name: np.zeros(len(EDGES[name]) - 1, dtype=np.int64) for name in METRICS}
 
     def add(self, kept: pl.DataFrame, rejected: pl.DataFrame) -> None:
-        """Count one decided batch."""
-        train = int((kept["split"] == "train").sum())
-        self.totals.update(
-            kept=kept.height,
-            rejected=rejected.height,
-            train=train,
-            holdout=kept.height - train,
-            kept_characters=int(kept["text"].str.len_chars().sum()),
-        )
+        """Count one decided batch; splits and characters where it has them."""
+        self.totals.update(kept=kept.height, rejected=rejected.height)
+        if "split" in kept.columns:
+            train = int((kept["split"] == "train").sum())
+            characters = int(kept["text"].str.len_chars().sum())
+            self.totals.update(train=train, holdout=kept.height - train, kept_characters=characters)
         self.reasons.update(rejected["reasons"].explode(empty_as_null=False).to_list())
         for name, edges in EDGES.items():
             for part in (kept, rejected):
@@ -68,6 +66,7 @@ class Summary:
             **{name: self.totals[name] for name in ("train", "holdout", "kept_characters")},
             "reasons": dict(self.reasons.most_common()),
             "lines_dropped": dropped,
+            "filtering": self.filtering.model_dump(mode="json"),
             "metrics": {name: self._histogram(name) for name in METRICS},
         }
 

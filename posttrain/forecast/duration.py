@@ -23,6 +23,7 @@ from posttrain.data.packing import Example
 from posttrain.forecast.depth import DEPTHS, shortened
 from posttrain.forecast.phases import Arithmetic
 from posttrain.models.architectures import auto_class
+from posttrain.models.parameters import parameter_count
 from posttrain.peft.wrap import wrap
 from posttrain.sampling.sampler import Sampling, sample
 from posttrain.scoring.scorer import PLAIN, Scorer, inner_model
@@ -124,7 +125,7 @@ def _as_much_as_fits(load: Callable[[], Any], config: PreTrainedConfig, device: 
     model = model.to_empty(device=device)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.detach().zero_()
-    return model, sum(p.numel() for p in model.parameters()) / whole
+    return model, parameter_count(model) / whole
 
 
 def _usual(examples: Sequence[Example]) -> list[Example]:

@@ -1,9 +1,8 @@
 """The largest memory that a stage will hold on its device, found by running the stage's own code on tensors without numbers.
 
-What runs is the scorer, the objective and the optimizer that train, on the largest micro-batch of a plan. Not run are libraries'
-own buffers and the allocator's waste, for which `posttrain/forecast/sizing.py` adds what was measured. On a CPU this was compared
-with measured peaks. For CUDA the same trace is made in half precision with the CUDA budget of tokens, on fake tensors of the CPU
-(segments in place of FlexAttention, which keeps as little); no GPU was there to compare it with.
+What runs is the scorer, the objective and the optimizer that train, on the largest micro-batch of a plan; `sizing.py` adds what
+was measured of libraries' own buffers and the allocator's waste. On a CPU this was compared with measured peaks; for CUDA the
+same trace is made in half precision with CUDA's budget of tokens, on fake tensors of the CPU, and no GPU was there to compare with.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from posttrain.forecast.depth import peaks_of
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.models.architectures import auto_class
 from posttrain.models.blocks import all_linear, architecture
+from posttrain.models.parameters import parameter_count
 from posttrain.models.routing import without_routing
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.wrap import wrap
@@ -41,6 +41,7 @@ from posttrain.training.batches import Plan
 from posttrain.training.data_parallel import shared
 from posttrain.training.dropout import set_dropout
 from posttrain.training.fit import checkpoint_activations
+from posttrain.training.half_precision import hold_frozen
 from posttrain.training.objectives import Objective
 from posttrain.training.optimizer import Updates
 from schemas.model import Quantization
@@ -96,8 +97,7 @@ def wrapped(config: PreTrainedConfig, peft: Peft, dropout: float | None = None, 
 
 def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
     """Likewise the model of the reward stage."""
-    config = copy.deepcopy(config)
-    kind = auto_class(config)
+    config, kind = copy.deepcopy(config), auto_class(config)
     if architecture(config) == ENCODER:
         kind, config.num_labels = AutoModelForSequenceClassification, 1
     with torch.device("meta"):
@@ -107,14 +107,10 @@ def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
 
 
 def training_peaks(stage: Training, on: Arithmetic, model: nn.Module | None = None) -> list[Peak]:
-    """The phases of a training stage: start-up check, scores where there are some, steps.
-
-    `model` is `stage.model()` where the caller has it.
-    """
+    """The phases of a training stage: start-up check, scores where it has any, steps; `model`: `stage.model()`, if it is made."""
     budget = (rollout_tokens if stage.rollouts else training_tokens)(model or stage.model(), on.device)
-    peaks = peaks_of(
-        stage.config, lambda config: _traced(replace(stage, config=config), on, budget), getattr(stage.peft, "layers", 0)
-    )
+    least = getattr(stage.peft, "layers", 0)
+    peaks = peaks_of(stage.config, lambda config: _traced(replace(stage, config=config), on, budget), least)
     if stage.quantization:
         peaks = _quantized(peaks, stage.config, stage.quantization, on)
     return [_on_device(peak, on) for peak in peaks]
@@ -125,6 +121,8 @@ def _traced(stage: Training, on: Arithmetic, budget: int) -> list[Peak]:
     with pretending() as live:
         scorer = _scorer(model, on, live, RewardScorer if stage.rewards else Scorer)
         peaks = [_start_up(scorer, live, stage.objective.examples)] if scorer.layout != ENCODER else []
+        if not (stage.quantization or stage.rewards or stage.rollouts):
+            hold_frozen(model, stage.peft, scorer.dtype)
         if stage.compared:
             peaks.append(_reference(scorer, live, stage.objective.examples, scoring_tokens(on.device)))
         if stage.rewards:
@@ -140,7 +138,7 @@ def _quantized(peaks: Sequence[Peak], config: PreTrainedConfig, kind: Quantizati
     exact = wrapped(config, Full(method="full"))
     numbers = sum(layer.weight.numel() for layer in all_linear(exact).values())
     less = int(numbers * (4 - BYTES[kind]))
-    reading = Peak("reading the weights", weights=4 * sum(p.numel() for p in exact.parameters()))
+    reading = Peak("reading the weights", weights=4 * parameter_count(exact))
     held = [replace(peak, weights=peak.weights - less) for peak in peaks]
     return [reading, *held] if on.device.type == "cpu" else held
 
@@ -171,9 +169,9 @@ def _start_up(scorer: Scorer, live: LiveBytes, examples: Sequence[Example]) -> P
 def _reference(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], budget: int) -> Peak:
     """The copy that the reference is known by is gone before the scoring; whichever of the two is larger counts."""
     weights = live.begin()
-    copy = Reference(scorer.model)
+    reference = Reference(scorer.model)
     copied = live.live - weights
-    del copy
+    del reference
     live.begin()
     _score_largest(scorer, examples, budget)
     scored = live.peak - weights
@@ -214,8 +212,8 @@ def _scoring(scorer: Scorer, live: LiveBytes, examples: Sequence[Example], budge
 
 def _score_largest(scorer: Scorer, examples: Sequence[Example], budget: int) -> None:
     lengths = np.array([example.length for example in examples])
-    rows = max(micro_batches(range(len(examples)), lengths, budget), key=lambda rows: int(lengths[rows].sum()))
-    group = [examples[row] for row in rows]
+    groups = micro_batches(range(len(examples)), lengths, budget)
+    group = [examples[row] for row in max(groups, key=lambda rows: int(lengths[rows].sum()))]
     scorer(_fused(group) if scorer.layout == "packed" else group).per_branch()
 
 
@@ -266,10 +264,10 @@ def _sampling(model: Any, live: LiveBytes, prompts: Sequence[int], new_tokens: i
 
 
 def _encoded(model: Any, prompts: Sequence[int], new_tokens: int, budget: int) -> tuple[Any, Tensor]:
-    """The prompts in our own loop as they are before the last token; its cache has room for all tokens from the start."""
+    """The prompts in our own loop as they are before the last token; its cache has space for all tokens from the start."""
     rows, last = encode(model, [np.zeros(n, np.int32) for n in prompts], range(len(prompts)), new_tokens, budget)
-    for room in rows.cache.rooms:
-        room.fill(room.filled + new_tokens - 1)
+    for layer in rows.cache.layers:
+        layer.fill(layer.filled + new_tokens - 1)
     return rows, last
 
 
@@ -295,5 +293,4 @@ def _inputs(model: Any, shape: tuple[int, int], new: int, seen: int = 0) -> dict
 
 def _on_device(peak: Peak, on: Arithmetic) -> Peak:
     """The head's block of logits is larger on CUDA than it was in the trace: the products and their fp32 copy."""
-    extra = 2 * 4 * BLOCK_ELEMENTS["cuda"] if on.device.type == "cuda" else 0
-    return replace(peak, activations=peak.activations + extra)
+    return replace(peak, activations=peak.activations + (2 * 4 * BLOCK_ELEMENTS["cuda"] if on.device.type == "cuda" else 0))

@@ -12,13 +12,18 @@ from transformers import PreTrainedConfig
 from posttrain.data.packing import Example
 from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks, wrapped
 from posttrain.forecast.phases import Arithmetic, Peak
-from posttrain.peft.wrap import trainable_state
+from posttrain.models.parameters import trainable_count
 from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import by_rows
 from posttrain.training.objectives import LanguageModelling
 from schemas.ppo import PPO, StageReward
 
-IN_PLACE = ("full", "bitfit", "last_layers", "ln_tuning")  # methods that train tensors of the base, which twins then copy
+IN_PLACE = (
+    "full",
+    "bitfit",
+    "last_layers",
+    "ln_tuning",
+)  # train tensors of the base, which a shared copy then needs its own of
 FP32 = 4
 
 
@@ -59,7 +64,7 @@ def copies(config: PreTrainedConfig, spec: PPO) -> int:
     """Bytes of base weights that the reward model and a critic of its own cannot share, since the policy trains them."""
     if spec.peft.method not in IN_PLACE:
         return 0
-    trained = sum(parameter.numel() for parameter in trainable_state(wrapped(config, spec.peft)).values())
+    trained = trainable_count(wrapped(config, spec.peft))
     own_reward = any(isinstance(source, StageReward) for source in spec.sources)
     return FP32 * trained * (own_reward + _own_critic(spec))
 

@@ -20,12 +20,13 @@ from posttrain.forecast.ppo import ppo_peaks
 from posttrain.losses.preference import VARIANTS
 from posttrain.models.architectures import readable
 from posttrain.models.blocks import architecture
+from posttrain.models.parameters import parameter_count, trainable_count
 from posttrain.models.policy import source_policy
 from posttrain.models.positions import UNLIMITED
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.reach import reach_of
 from posttrain.pipeline.chain import Chain
-from posttrain.pipeline.lengths import Rows, Spec
+from posttrain.pipeline.lengths import FirstRows, Spec
 from posttrain.pipeline.reward_check import reward_config
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.encoder import encoder_config
@@ -38,7 +39,7 @@ from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objec
 from schemas.model import Model, ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe
-from schemas.reward import RewardModel, ScratchEncoder
+from schemas.reward import RewardTraining, ScratchEncoder
 from schemas.training import DPO, SFT, Full, Optimization, Pretrain
 
 # Measured on Linux with glibc 2.36 and torch 2.13: at the start of the quickstart's stages a run held 0.73 to 0.80 GB where this
@@ -71,7 +72,7 @@ def size_of(model: Model) -> dict[str, int]:
     }
 
 
-def memory_of(chain: Chain, rows: Rows) -> dict[str, dict[str, Any]]:
+def memory_of(chain: Chain, rows: FirstRows) -> dict[str, dict[str, Any]]:
     """By stage that computes: device, parameters, the share that is trained, and the predicted peak of memory with its parts.
 
     `peak_memory_gb` is what the stage's metric of this name should show, in 10⁹ bytes: per process, and on CUDA of the device.
@@ -110,7 +111,7 @@ def _loading(config: PreTrainedConfig, on: Arithmetic) -> list[Peak]:
     return [Peak("loading the weights", weights=(4 + 2) * parameters_of(config))]
 
 
-def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
+def _text(stage: str, recipe: Recipe, rows: FirstRows) -> int:
     """Bytes that a stage's rows take while they are encoded: training rows, or for evaluation held-out rows of all data."""
     held_out, dataset = recipe.data.holdout, recipe.dataset(stage)
     shares = {dataset: 1 - held_out} if dataset else dict.fromkeys(rows.sizes, held_out)
@@ -118,7 +119,7 @@ def _text(stage: str, recipe: Recipe, rows: Rows) -> int:
 
 
 def _stage(
-    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: Rows, on: Arithmetic, new_tokens: tuple[int, ...]
+    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: FirstRows, on: Arithmetic, new_tokens: tuple[int, ...]
 ) -> tuple[nn.Module, str, list[Peak]]:
     """Model of a stage, its rows in words, and its phases; it trains the embeddings of `new_tokens` where its method can."""
     spec: Any = prompts_section(recipe) if stage == "evaluate" else recipe.section(stage)
@@ -155,7 +156,7 @@ def prompts_section(recipe: Recipe) -> SFT | DPO:
 
 
 def _objective(spec: Spec, examples: Sequence[Example]) -> Objective:
-    if isinstance(spec, RewardModel):
+    if isinstance(spec, RewardTraining):
         return BradleyTerry(examples, spec.margin)
     if not isinstance(spec, DPO):
         return LanguageModelling(examples, z_loss=spec.z_loss)
@@ -173,10 +174,10 @@ def _plan(spec: Spec, examples: Sequence[Example], seed: int) -> Plan:
 
 def counts(model: nn.Module, trained: bool = True) -> dict[str, Any]:
     """Parameters of a model, and how many of them a training stage trains."""
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = parameter_count(model)
     if not trained:
         return {"parameters": parameters}
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trainable = trainable_count(model)
     return {
         "parameters": parameters,
         "trainable_parameters": trainable,
@@ -215,7 +216,7 @@ def learning_rates_of(chain: Chain) -> dict[str, float]:
         if spec.learning_rate is None:
             peft: Any = getattr(spec, "peft", None)
             spec = settled(getattr(spec, "algorithm", stage), spec, peft, functools.partial(_parameters, chain, stage, config))
-        assert spec.learning_rate is not None
+        assert spec.learning_rate is not None  # `settled`
         found[stage] = spec.learning_rate
     return found
 
@@ -224,5 +225,5 @@ def _parameters(chain: Chain, stage: str, policy: PreTrainedConfig) -> int:
     """Of the model that a stage starts from."""
     config = _reward_config(chain, policy) if stage == "reward" else policy
     if stage == "reward" and architecture(config) == ENCODER:
-        return sum(p.numel() for p in rewarding(config, Full(method="full")).parameters())
+        return parameter_count(rewarding(config, Full(method="full")))
     return parameters_of(config)

@@ -22,7 +22,7 @@ from posttrain.losses.preference import VARIANTS
 from posttrain.models.architectures import auto_class
 from posttrain.models.policy import source_policy
 from posttrain.pipeline.chain import Chain
-from posttrain.pipeline.lengths import Rows
+from posttrain.pipeline.lengths import FirstRows
 from posttrain.pipeline.stages import WORK
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.sampling.sampler import BATCH
@@ -57,7 +57,7 @@ class Passed:
         return rest + Seconds(0.75 * drawn, 0.25 * drawn, Seconds.around(drawn).high)
 
 
-def times_of(chain: Chain, rows: Rows, counts: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def times_of(chain: Chain, rows: FirstRows, counts: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Seconds by stage that computes on the policy, and of these in all: expected, low and high.
 
     Args:
@@ -103,7 +103,7 @@ class Data:
     """Rows and lengths of a recipe's data."""
 
     recipe: Recipe
-    rows: Rows
+    rows: FirstRows
     counts: Mapping[str, float]
     two_parts: bool
     limit: int

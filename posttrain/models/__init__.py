@@ -1,4 +1,4 @@
 """What is known about architectures, and policies by reference. Loads no weights.
 
-Reading order: `policy`, `blocks`, `architectures`, `weight_sharing`, `hub_revision`.
+Reading order: `policy`, `blocks`, `architectures`, `weight_sharing`.
 """

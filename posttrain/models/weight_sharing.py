@@ -10,19 +10,19 @@ from torch import nn
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def twin(model: Model) -> Model:
-    """A model with modules, buffers and parameter objects of its own, whose parameters lie in the storage of the given one's.
+def shared_copy(model: Model) -> Model:
+    """A copy with modules, buffers and parameter objects of its own, whose parameters lie in the storage of the given model's.
 
-    Memory is taken for what is put on the twin alone. Adapters in either, and which parameters are trained, are not seen by the
-    other; values written in place are. Tied parameters stay tied. Gradients are not taken over.
+    Only modules added to the copy use new memory. Neither model sees the other's adapters, nor which parameters it trains; both
+    see values that are written in place. Tied parameters stay tied. Gradients are not copied.
     """
     alike: dict[int, nn.Parameter] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, alike)
 
 
-def keep_apart(twin: nn.Module, trained: nn.Module) -> None:
-    """Give a twin copies of the values that the other model trains in place; what is frozen in both stays shared."""
+def keep_apart(copied: nn.Module, trained: nn.Module) -> None:
+    """Give a shared copy its own values of what the other model trains in place; what is frozen in both stays shared."""
     moving = {parameter.data_ptr() for parameter in trained.parameters() if parameter.requires_grad}
-    for parameter in twin.parameters():
+    for parameter in copied.parameters():
         if parameter.data_ptr() in moving:
             parameter.data = parameter.data.clone()

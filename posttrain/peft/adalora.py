@@ -1,8 +1,7 @@
 """AdaLoRA's rank budget (arXiv 2303.10512): which singular values of which layers stay, decided while training.
 
 peft keeps the sensitivities in an object beside the model, which no checkpoint holds. Here they are part of the optimizer's
-state, so that a resumed run takes the same decisions. The loop calls `before_step` when the gradients are complete and
-`after_step` when the optimizer has used them; both do nothing for other methods.
+state, so that a resumed run takes the same decisions.
 """
 
 from __future__ import annotations
@@ -14,50 +13,50 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from posttrain.peft.applied import trained
 from schemas.peft import AdaLoRA
 
 Triplet = tuple[Tensor, Tensor, Tensor]
 """Left vectors P [out, r], singular values Λ [r, 1] and right vectors Q [r, in] of one layer: its update is P Λ Q."""
 
 
-@torch.no_grad()
-def before_step(model: Any) -> None:
-    """Add the gradient of the orthogonality penalty: its weight times the mean of all layers' |Q Qᵀ - I|² and |Pᵀ P - I|²."""
-    spec = adaptive(model)
-    if spec is None or not spec.orthogonality:
-        return
-    layers = _triplets(model)
-    for left, _, right in layers:
-        for rows, gradient in ((right, right.grad), (left.T, None if left.grad is None else left.grad.T)):
-            if gradient is not None:
-                excess = rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
-                gradient.add_(excess @ rows, alpha=4 * spec.orthogonality / (2 * len(layers)))
+class RankBudget:
+    """The part of AdaLoRA in each optimizer step."""
 
+    def __init__(self, spec: AdaLoRA) -> None:
+        self.spec = spec
 
-@torch.no_grad()
-def after_step(model: Any, optimizer: Optimizer, step: int, steps: int) -> None:
-    """Update the sensitivities and, when a decision is due, set the singular values beyond the budget to zero.
+    @torch.no_grad()
+    def before_step(self, model: Any) -> None:
+        """Add the gradient of the orthogonality penalty: its weight times the mean of all layers' |Q Qᵀ - I|² and |Pᵀ P - I|²."""
+        if not self.spec.orthogonality:
+            return
+        layers = _triplets(model)
+        for left, _, right in layers:
+            for rows, gradient in ((right, right.grad), (left.T, None if left.grad is None else left.grad.T)):
+                if gradient is not None:
+                    excess = rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+                    gradient.add_(excess @ rows, alpha=4 * self.spec.orthogonality / (2 * len(layers)))
 
-    Args:
-        step: finished optimizer steps, this one included.
-        steps: optimizer steps of the whole stage.
-    """
-    spec = adaptive(model)
-    if spec is None:
-        return
-    layers, state = _triplets(model), optimizer.state
-    begin, end = int(spec.warmup_share * steps), steps - int(spec.final_share * steps)
-    if step <= end:
-        for parameter in (tensor for layer in layers for tensor in layer):
-            _smooth(state[parameter], parameter, spec)
-        if step % spec.interval == 0 or step == end:
-            scores = [importance(layer, state) for layer in layers]
-            for (_, values, _), kept in zip(layers, keep(scores, budget(spec, step, begin, end, len(layers))), strict=True):
-                state[values]["kept"] = kept.to(values.dtype)[:, None]
-    if step % spec.interval == 0 or step >= end:
-        for _, values, _ in layers:
-            values.mul_(state[values].get("kept", 1.0))
+    @torch.no_grad()
+    def after_step(self, model: Any, optimizer: Optimizer, step: int, steps: int) -> None:
+        """Update the sensitivities and, when a decision is due, set the singular values beyond the budget to zero.
+
+        Args:
+            step: finished optimizer steps, this one included.
+            steps: optimizer steps of the whole stage.
+        """
+        spec, layers, state = self.spec, _triplets(model), optimizer.state
+        begin, end = int(spec.warmup_share * steps), steps - int(spec.final_share * steps)
+        if step <= end:
+            for parameter in (tensor for layer in layers for tensor in layer):
+                _smooth(state[parameter], parameter, spec)
+            if step % spec.interval == 0 or step == end:
+                scores = [importance(layer, state) for layer in layers]
+                for (_, values, _), kept in zip(layers, keep(scores, budget(spec, step, begin, end, len(layers))), strict=True):
+                    state[values]["kept"] = kept.to(values.dtype)[:, None]
+        if step % spec.interval == 0 or step >= end:
+            for _, values, _ in layers:
+                values.mul_(state[values].get("kept", 1.0))
 
 
 def budget(spec: AdaLoRA, step: int, begin: int, end: int, layers: int) -> int:
@@ -90,11 +89,6 @@ def importance(layer: Triplet, state: Any) -> Tensor:
     left, values, right = (state[tensor]["sensitivity"] * state[tensor]["uncertainty"] for tensor in layer)
     score: Tensor = values[:, 0] + left.mean(0) + right.mean(1)
     return score
-
-
-def adaptive(model: Any) -> AdaLoRA | None:
-    known = trained(model)
-    return known.spec if known is not None and isinstance(known.spec, AdaLoRA) else None
 
 
 def _triplets(model: Any) -> list[Triplet]:

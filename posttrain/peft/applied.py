@@ -1,4 +1,4 @@
-"""What is known about a model that a method was put on: kept with the model from its wrapping to its saving."""
+"""What is known about a model that a method was put on: kept with the model from `wrap` to its saving, whatever wraps it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from posttrain.peft.base_identity import Lineage
+from posttrain.peft.base_identity import BaseIdentity
+from posttrain.peft.methods import METHODS, AroundSteps
 from schemas.peft import Peft
 
-_ATTRIBUTE = "posttrain_trained"
+_ATTRIBUTE = "posttrain_adapted"
 
 
 @dataclass
-class Trained:
+class Adapted:
     """A method on a model."""
 
     spec: Peft
-    below: Lineage
+    below: BaseIdentity
     """What the model was before."""
     tuner: Any = None
     """The peft model of the method; None for methods that peft lacks."""
@@ -28,12 +29,18 @@ class Trained:
     """First tensors of an adapter that was taken out of the weights, which makes it a plain adapter again when it is saved."""
 
 
-def note(model: Any, trained: Trained) -> None:
+def note(model: Any, known: Adapted) -> None:
     """Keep this with the model."""
-    setattr(model, _ATTRIBUTE, trained)
+    setattr(model, _ATTRIBUTE, known)
 
 
-def trained(model: Any) -> Trained | None:
+def adapted(model: Any) -> Adapted | None:
     """What was noted about a model, or None when no method was put on it."""
-    found: Trained | None = getattr(model, _ATTRIBUTE, None)
+    found: Adapted | None = getattr(model, _ATTRIBUTE, None)
     return found
+
+
+def around_steps(model: Any) -> AroundSteps | None:
+    """What the method of a model does in each optimizer step, or None."""
+    known = adapted(model)
+    return None if known is None else METHODS[known.spec.method].steps(known.spec)

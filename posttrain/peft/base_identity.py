@@ -24,11 +24,11 @@ from schemas.errors import Refusal
 from schemas.peft import Peft
 
 FILE = "lineage.json"
-_ATTRIBUTE = "posttrain_lineage"  # of a transformers model that has adapters in it
+_ATTRIBUTE = "posttrain_identity"  # of a transformers model that has adapters in it
 
 
 @dataclass(frozen=True)
-class Lineage:
+class BaseIdentity:
     """What a model consists of."""
 
     weights: str
@@ -39,19 +39,19 @@ class Lineage:
     """SHA-256 of the tensors of each adapter in it, in the order of training."""
 
 
-def lineage_of(model: Any) -> Lineage:
+def identity_of(model: Any) -> BaseIdentity:
     """What the transformers model inside `model` consists of."""
     base = blocks.core(model)
-    known: Lineage | None = getattr(base, _ATTRIBUTE, None)
+    known: BaseIdentity | None = getattr(base, _ATTRIBUTE, None)
     return known or _by_content(base)
 
 
-def declare(model: Any, known: Lineage) -> None:
+def declare(model: Any, known: BaseIdentity) -> None:
     """Note what a model consists of whose own tensors do not say it: a quantised one."""
     setattr(blocks.core(model), _ATTRIBUTE, known)
 
 
-def record(folder: Path, spec: Peft, below: Lineage) -> None:
+def record(folder: Path, spec: Peft, below: BaseIdentity) -> None:
     """Write an adapter's lineage into its folder."""
     content = {"peft": spec.model_dump(mode="json"), "base": asdict(below)}
     (folder / FILE).write_text(json.dumps(content, indent=1, sort_keys=True))
@@ -72,7 +72,7 @@ def verify(model: Any, folder: Path) -> None:
             remedy="train it again",
         )
     wanted = _recorded(path)
-    found = lineage_of(model)
+    found = identity_of(model)
     if wanted.vocabulary != found.vocabulary:
         raise Refusal(
             where=f"adapter ({folder})",
@@ -112,32 +112,32 @@ def adopt(model: Any, folder: Path) -> None:
     setattr(blocks.core(model), _ATTRIBUTE, _recorded(folder / FILE))
 
 
-def _recorded(path: Path) -> Lineage:
+def _recorded(path: Path) -> BaseIdentity:
     try:
         base = json.loads(path.read_text())["base"]
-        return Lineage(**{**base, "adapters": tuple(base["adapters"])})
+        return BaseIdentity(**{**base, "adapters": tuple(base["adapters"])})
     except (ValueError, KeyError, TypeError) as error:
         raise Refusal(
             where=str(path),
-            found=f"what is no lineage ({error})",
+            found=f"no lineage ({error})",
             allowed="the file that was saved with the adapter",
             remedy="copy the folder again, or train the adapter again",
         ) from error
 
 
-def grow(model: Any, tensors: Path, below: Lineage) -> None:
+def grow(model: Any, tensors: Path, below: BaseIdentity) -> None:
     """Note that the adapter of this file was put on the model."""
     declare(model, replace(below, adapters=(*below.adapters, file_digest(tensors))))
 
 
-def _by_content(base: Any) -> Lineage:
+def _by_content(base: Any) -> BaseIdentity:
     if blocks.on_meta(base):
-        return Lineage("", 0)
+        return BaseIdentity("", 0)
     parameters = sorted(base.named_parameters())
     with ThreadPoolExecutor() as pool:
         parts = list(pool.map(_digest, [parameter for _, parameter in parameters]))
     content = repr([(name, tuple(p.shape), part) for (name, p), part in zip(parameters, parts, strict=True)])
-    return Lineage(hashlib.sha256(content.encode()).hexdigest(), base.get_input_embeddings().weight.shape[0])
+    return BaseIdentity(hashlib.sha256(content.encode()).hexdigest(), base.get_input_embeddings().weight.shape[0])
 
 
 def _digest(tensor: Tensor) -> str:
@@ -148,5 +148,5 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _short(lineage: Lineage) -> str:
-    return " + ".join(digest[:12] for digest in (lineage.weights, *lineage.adapters))
+def _short(identity: BaseIdentity) -> str:
+    return " + ".join(digest[:12] for digest in (identity.weights, *identity.adapters))

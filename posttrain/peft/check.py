@@ -18,7 +18,7 @@ from schemas.recipe import STAGES, Recipe
 
 
 @dataclass(frozen=True)
-class Plan:
+class MethodUse:
     """A method, and everything outside it that may rule it out."""
 
     spec: Peft
@@ -74,27 +74,27 @@ def check_recipe(
         if spec is None:
             continue
         length, recomputed = getattr(stage, "max_length", 0), getattr(stage, "gradient_checkpointing", False)
-        plan = Plan(spec, f"{section}.peft", config, below, length, recomputed, recipe.quantization, device, virtual_tokens,
+        use = MethodUse(spec, f"{section}.peft", config, below, length, recomputed, recipe.quantization, device, virtual_tokens,
                     getattr(stage, "neftune_alpha", None))  # fmt: skip
-        if refusal := check_method(plan):
+        if refusal := check_method(use):
             raise refusal
         virtual_tokens += getattr(spec, "virtual_tokens", 0)
         below = () if spec.method == "full" else (*below, spec.method)
 
 
-def check_method(plan: Plan) -> Refusal | None:
+def check_method(use: MethodUse) -> Refusal | None:
     """Why a method cannot work as planned, or None.
 
     What depends on the model's layers is found by putting the method on a model without numbers.
     """
-    return next((refusal for rule in RULES if (refusal := rule(plan)) is not None), None)
+    return next((refusal for rule in RULES if (refusal := rule(use)) is not None), None)
 
 
-def _checkpointing(plan: Plan) -> Refusal | None:
-    if not plan.gradient_checkpointing or plan.method.gradient_checkpointing:
+def _checkpointing(use: MethodUse) -> Refusal | None:
+    if not use.gradient_checkpointing or use.method.gradient_checkpointing:
         return None
-    found = f"{plan.spec.method} with gradient checkpointing, which drops the cache that holds the prefix"
-    return plan.refused(
+    found = f"{use.spec.method} with gradient checkpointing, which drops the cache that holds the prefix"
+    return use.refused(
         part="method",
         found=found,
         allowed="prompt_tuning, p_tuning or a method inside the layers, or no gradient checkpointing",
@@ -102,26 +102,26 @@ def _checkpointing(plan: Plan) -> Refusal | None:
     )
 
 
-def _noise(plan: Plan) -> Refusal | None:
-    methods = [method for method in (*plan.below, plan.spec.method) if method != OTHER]
+def _noise(use: MethodUse) -> Refusal | None:
+    methods = [method for method in (*use.below, use.spec.method) if method != OTHER]
     soft = [method for method in methods if METHODS[method].family == "soft prompts"]
-    if plan.neftune_alpha is None or not soft:
+    if use.neftune_alpha is None or not soft:
         return None
-    found = f"{plan.neftune_alpha} with {soft[0]}, whose layout has no place for noise"
+    found = f"{use.neftune_alpha} with {soft[0]}, whose layout has no place for noise"
     return Refusal(
-        where=f"{plan.field.partition('.')[0]}.neftune_alpha", found=found, allowed="null", remedy="remove neftune_alpha"
+        where=f"{use.field.partition('.')[0]}.neftune_alpha", found=found, allowed="null", remedy="remove neftune_alpha"
     )
 
 
-def _quantization(plan: Plan) -> Refusal | None:
+def _quantization(use: MethodUse) -> Refusal | None:
     from transformers.pytorch_utils import Conv1D
 
     from posttrain.models.blocks import linear_layers
 
-    if plan.quantization is None:
+    if use.quantization is None:
         return None
-    base = f"a base in {plan.quantization}"
-    if stay := [method for method in plan.below if not _merges(method)]:
+    base = f"a base in {use.quantization}"
+    if stay := [method for method in use.below if not _merges(method)]:
         found = f"{base} below an adapter that cannot be merged into it ({', '.join(stay)})"
         return Refusal(
             where="model.quantization",
@@ -129,72 +129,72 @@ def _quantization(plan: Plan) -> Refusal | None:
             allowed="null, or earlier stages with methods that merge",
             remedy="set model.quantization=null",
         )
-    if not plan.method.quantized:
+    if not use.method.quantized:
         able = ", ".join(name for name, method in METHODS.items() if method.quantized)
-        return plan.refused(
-            part="method", found=f"{plan.spec.method} on {base}", allowed=able, remedy="choose lora, or model.quantization null"
+        return use.refused(
+            part="method", found=f"{use.spec.method} on {base}", allowed=able, remedy="choose lora, or model.quantization null"
         )
-    if isinstance(plan.spec, LoRA) and plan.spec.init not in ("default", "gaussian", "orthogonal"):
-        found = f"{plan.spec.init} on {base}: the init decomposes weights that are not there in full precision"
-        return plan.refused(part="init", found=found, allowed="default, gaussian, orthogonal", remedy="choose another init")
-    if plan.quantization == "nf4" and plan.device == "cpu":
+    if isinstance(use.spec, LoRA) and use.spec.init not in ("default", "gaussian", "orthogonal"):
+        found = f"{use.spec.init} on {base}: the init decomposes weights that are not there in full precision"
+        return use.refused(part="init", found=found, allowed="default, gaussian, orthogonal", remedy="choose another init")
+    if use.quantization == "nf4" and use.device == "cpu":
         found = "nf4 on a CPU: evaluation packs the weights for a kernel without a backward pass, and gradients go wrong after it"
-        return plan.refused(
+        return use.refused(
             part="method",
             found=found,
             allowed="int8 or no quantisation on a CPU, nf4 on CUDA",
             remedy="set model.quantization=int8",
         )
-    layers = linear_layers(without_numbers(plan.config)).values()
-    if plan.quantization == "int8" and any(isinstance(layer, Conv1D) for layer in layers):
-        found = f"int8 with a {plan.config.model_type} model, whose linear layers are stored transposed: none would be quantised"
+    layers = linear_layers(without_numbers(use.config)).values()
+    if use.quantization == "int8" and any(isinstance(layer, Conv1D) for layer in layers):
+        found = f"int8 with a {use.config.model_type} model, whose linear layers are stored transposed: none would be quantised"
         return Refusal(
             where="model.quantization", found=found, allowed="null, or nf4 on CUDA", remedy="set model.quantization=null"
         )
     return None
 
 
-def _below(plan: Plan) -> Refusal | None:
-    families = {OTHER if method == OTHER else METHODS[method].family for method in plan.below if not _merges(method)}
-    return stack_problem(plan.spec, families & STAYS.keys(), plan.field)
+def _below(use: MethodUse) -> Refusal | None:
+    families = {OTHER if method == OTHER else METHODS[method].family for method in use.below if not _merges(method)}
+    return stack_problem(use.spec, families & STAYS.keys(), use.field)
 
 
 def _merges(method: str) -> bool:
     return method != OTHER and METHODS[method].merges
 
 
-def _context(plan: Plan) -> Refusal | None:
+def _context(use: MethodUse) -> Refusal | None:
     """Virtual tokens take positions, of which a model with a table of them has a fixed number."""
     from posttrain.models.architectures import longest_sequence
 
-    virtual = getattr(plan.spec, "virtual_tokens", 0)
-    longest = longest_sequence(plan.config)
-    if virtual + plan.virtual_below + plan.max_length <= longest or not virtual + plan.virtual_below:
+    virtual = getattr(use.spec, "virtual_tokens", 0)
+    longest = longest_sequence(use.config)
+    if virtual + use.virtual_below + use.max_length <= longest or not virtual + use.virtual_below:
         return None
-    if plan.virtual_below:
-        found = f"{plan.max_length} after {plan.virtual_below} virtual tokens, in a model of {longest} positions"
-        where = f"{plan.field.partition('.')[0]}.max_length"
-        return Refusal(where=where, found=found, allowed=f"at most {max(0, longest - plan.virtual_below)}", remedy="lower it")
-    found = f"{virtual} before sequences of up to {plan.max_length} tokens, in a model of {longest} positions"
-    return plan.refused(
+    if use.virtual_below:
+        found = f"{use.max_length} after {use.virtual_below} virtual tokens, in a model of {longest} positions"
+        where = f"{use.field.partition('.')[0]}.max_length"
+        return Refusal(where=where, found=found, allowed=f"at most {max(0, longest - use.virtual_below)}", remedy="lower it")
+    found = f"{virtual} before sequences of up to {use.max_length} tokens, in a model of {longest} positions"
+    return use.refused(
         part="virtual_tokens",
         found=found,
-        allowed=f"at most {max(0, longest - plan.max_length)}",
+        allowed=f"at most {max(0, longest - use.max_length)}",
         remedy="lower it, or lower max_length",
     )
 
 
-def _layers(plan: Plan) -> Refusal | None:
+def _layers(use: MethodUse) -> Refusal | None:
     from posttrain.peft.wrap import wrap
 
     try:
-        wrap(without_numbers(plan.config), plan.spec, 0, plan.field)
+        wrap(without_numbers(use.config), use.spec, 0, use.field)
     except Refusal as refusal:
         return refusal
     return None
 
 
-RULES: tuple[Callable[[Plan], Refusal | None], ...] = (
+RULES: tuple[Callable[[MethodUse], Refusal | None], ...] = (
     _checkpointing,
     _noise,
     _quantization,

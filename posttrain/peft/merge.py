@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.models import blocks
-from posttrain.peft.applied import trained
+from posttrain.peft.applied import adapted
 from posttrain.peft.delta import Bottleneck
 from posttrain.peft.fold import fold, foldable
 from posttrain.peft.methods import METHODS
 from posttrain.peft.rounding import allowed_difference
-from posttrain.peft.soft_prompts import soft_prompt
+from posttrain.peft.soft_prompts import has_soft_prompt
 from posttrain.peft.stacking import families_in
 from posttrain.peft.wrap import load_adapter
 from schemas.errors import Refusal
@@ -41,7 +41,7 @@ def merge(model: nn.Module) -> nn.Module:
     Raises:
         Refusal: with the reason, when there is none.
     """
-    known = trained(model)
+    known = adapted(model)
     where = f"peft.method ({'' if known is None else known.spec.method})"
     if known is not None and known.tuner is not None:
         if reason := not_mergeable(model, known.tuner):
@@ -71,7 +71,7 @@ def not_mergeable(model: Any, tuner: Any) -> str | None:
     """Why an adapter has to stay beside the weights; None when it can be merged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if soft_prompt(tuner) is not None:
+    if has_soft_prompt(tuner):
         return _ADDS
     layers = [module for module in blocks.core(model).modules() if isinstance(module, BaseTunerLayer)]
     if any(isinstance(child, Bottleneck) for layer in layers for child in layer.get_base_layer().children()):
@@ -95,7 +95,7 @@ def _merged(model: Any, tuner: Any, where: str) -> nn.Module:
     before = probe(model.eval())
     # In place: copies would take memory beside the file that the weights are mapped from. `_compare` finds what is not finite.
     plain = tuner.merge_and_unload(safe_merge=False)
-    merged: nn.Module = model if soft_prompt(model) is not None else plain
+    merged: nn.Module = model if has_soft_prompt(model) else plain
     _compare(merged.eval(), before, where)
     return merged.train(training)
 

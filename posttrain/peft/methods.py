@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from schemas.errors import Refusal
 from schemas.peft import Peft
@@ -46,6 +46,16 @@ class Applied:
     """For methods that peft lacks: what `posttrain/peft/delta.py` needs beside the tensors to load them."""
 
 
+class AroundSteps(Protocol):
+    """A method's part in each optimizer step of the model that it was put on."""
+
+    def before_step(self, model: Any) -> None:
+        """Called when the gradients are complete."""
+
+    def after_step(self, model: Any, optimizer: Any, step: int, steps: int) -> None:
+        """Called when the optimizer has used them, in the finished step `step` of `steps`."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table."""
@@ -76,12 +86,23 @@ class Method:
     """vLLM serves the adapter without a merge; not with `use_dora`."""
     embeds: frozenset[str] = frozenset()
     """Kinds of models whose embeddings of new tokens it trains."""
+    around_steps: str | None = None
+    """`module:class` under posttrain.peft, made of the method's settings, that takes part in each optimizer step."""
 
     def apply(self, model: Any, request: Request) -> Applied:
         """Put new parameters on a transformers model."""
-        module, _, name = self.made_by.partition(":")
-        make: Callable[[Any, Request], Applied] = getattr(importlib.import_module(f"posttrain.peft.{module}"), name)
+        make: Callable[[Any, Request], Applied] = _load(self.made_by)
         return make(model, request)
+
+    def steps(self, spec: Peft) -> AroundSteps | None:
+        """What takes part in each optimizer step, for most methods nothing."""
+        hook: AroundSteps | None = _load(self.around_steps)(spec) if self.around_steps else None
+        return hook
+
+
+def _load(address: str) -> Any:
+    module, _, name = address.partition(":")
+    return getattr(importlib.import_module(f"posttrain.peft.{module}"), name)
 
 
 _REPARAMETRIZATION, _SOFT = "reparametrization", "soft prompts"
@@ -89,7 +110,7 @@ _REPARAMETRIZATION, _SOFT = "reparametrization", "soft prompts"
 METHODS: dict[str, Method] = {
     "full": Method("none", "selective:full", from_peft=False, embeds=ANY),
     "lora": Method(_REPARAMETRIZATION, "hf_peft:lora", quantized=True, vllm=True, embeds=frozenset({DECODER})),
-    "adalora": Method(_REPARAMETRIZATION, "hf_peft:tuner", 10),
+    "adalora": Method(_REPARAMETRIZATION, "hf_peft:tuner", 10, around_steps="adalora:RankBudget"),
     "vera": Method(_REPARAMETRIZATION, "hf_peft:tuner", 30),
     "oft": Method(_REPARAMETRIZATION, "hf_peft:oft", conv1d=False),
     "loha": Method(_REPARAMETRIZATION, "hf_peft:tuner", 5, conv1d=False),

@@ -101,18 +101,18 @@ def _first_embeddings(model: Any, request: Request) -> Tensor:
     return embeddings
 
 
-def soft_prompt(model: Any) -> Any:
-    """The peft model that holds the soft prompt of `model`, or None."""
+def has_soft_prompt(model: Any) -> bool:
+    """Whether a model is a peft model that holds a soft prompt."""
     config = getattr(model, "active_peft_config", None)
-    return model if config is not None and config.is_prompt_learning else None
+    return config is not None and bool(config.is_prompt_learning)
 
 
 def virtual_tokens(model: Any) -> int:
     """How many positions of its context a model's soft prompt takes; 0 without one."""
-    return int(model.active_peft_config.num_virtual_tokens) if soft_prompt(model) is not None else 0
+    return int(model.active_peft_config.num_virtual_tokens) if has_soft_prompt(model) else 0
 
 
-def room(model: Any) -> int:
+def context_length(model: Any) -> int:
     """How many tokens a sequence may have: the model's positions less those of its soft prompt."""
     return longest_sequence(blocks.core(model).config) - virtual_tokens(model)
 
@@ -137,7 +137,7 @@ def prompted(model: Any, ids: Tensor, attended: Tensor, decoder_attended: Tensor
     """
     plain = {"input_ids": ids, "attention_mask": attended.long()}
     decoder = {} if decoder_attended is None else {"decoder_attention_mask": decoder_attended.long()}
-    if soft_prompt(model) is None:
+    if not has_soft_prompt(model):
         return Prompted(plain | {"use_cache": False}, 0, decoder)
     if _is_prefix(model):
         cache = {"past_key_values": model.get_prompt(len(ids)), "use_cache": True}
@@ -179,7 +179,7 @@ def generate(model: Any, ids: Tensor, attended: Tensor, **options: Any) -> Tenso
         [B, T + new] of a decoder, [B, 1 + new] of an encoder-decoder, as transformers does.
     """
     inner, length = blocks.core(model), virtual_tokens(model)
-    if soft_prompt(model) is None:
+    if not has_soft_prompt(model):
         out: Tensor = inner.generate(input_ids=ids, attention_mask=attended.long(), **options)
     elif _is_prefix(model):
         out = _generate_after_prefix(model, ids, attended, length, options)

@@ -8,7 +8,7 @@ from posttrain.models import blocks
 from posttrain.peft.delta import Bottleneck
 from posttrain.peft.hf_peft import MUTATING
 from posttrain.peft.methods import METHODS
-from posttrain.peft.soft_prompts import soft_prompt
+from posttrain.peft.soft_prompts import has_soft_prompt
 from schemas.errors import Refusal
 from schemas.peft import LoRA, Peft
 
@@ -31,7 +31,7 @@ def families_in(model: Any) -> set[str]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     modules = list(blocks.core(model).modules())
-    found = {"soft prompts"} if soft_prompt(model) is not None else set()
+    found = {"soft prompts"} if has_soft_prompt(model) else set()
     found |= {"adapters"} if any(isinstance(module, Bottleneck) for module in modules) else set()
     return found | ({OTHER} if any(isinstance(module, BaseTunerLayer) for module in modules) else set())
 

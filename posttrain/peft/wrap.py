@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.models import blocks
 from posttrain.models.policy import Policy
 from posttrain.peft import base_identity
-from posttrain.peft.applied import Trained, note, trained
+from posttrain.peft.applied import Adapted, adapted, note
 from posttrain.peft.delta import RECORD, TENSORS, load_delta
 from posttrain.peft.hf_peft import MUTATING
-from posttrain.peft.methods import METHODS, Request
-from posttrain.peft.soft_prompts import soft_prompt
+from posttrain.peft.methods import METHODS, Applied, Request
+from posttrain.peft.soft_prompts import has_soft_prompt
 from posttrain.peft.stacking import refuse_stack
 from schemas.errors import Refusal
 from schemas.peft import LoRA, Peft
@@ -49,39 +49,43 @@ def wrap(
     Raises:
         Refusal: when the method cannot work on this model.
     """
-    base, method = blocks.core(model), METHODS[spec.method]
-    if (kind := blocks.architecture(base.config)) not in method.architectures:
-        able = ", ".join(name for name, other in METHODS.items() if kind in other.architectures)
+    base = blocks.core(model)
+    _refuse_architecture(base.config, spec, field)
+    refuse_stack(model, spec, field)
+    below = base_identity.identity_of(base)
+    applied = _apply(base, Request(spec, seed, field, tokenizer, new_tokens))
+    wrapped: nn.Module = applied.model if model is base else model  # a soft prompt below keeps its place outside
+    tuner = applied.model if METHODS[spec.method].from_peft else None
+    mutated = isinstance(spec, LoRA) and spec.init in MUTATING and not blocks.on_meta(base)
+    note(wrapped, Adapted(spec, below, tuner, applied.delta, adapter_state(tuner) if mutated else {}))
+    return wrapped
+
+
+def _refuse_architecture(config: Any, spec: Peft, field: str) -> None:
+    kind = blocks.architecture(config)
+    if kind not in METHODS[spec.method].architectures:
         raise Refusal(
             where=f"{field}.method",
-            found=f"{spec.method} on {base.config.model_type}, a model of the kind {kind}",
-            allowed=able,
+            found=f"{spec.method} on {config.model_type}, a model of the kind {kind}",
+            allowed=", ".join(name for name, method in METHODS.items() if kind in method.architectures),
             remedy="choose one",
         )
-    refuse_stack(model, spec, field)
-    below = base_identity.lineage_of(base)
-    torch.manual_seed(seed)
+
+
+def _apply(base: Any, request: Request) -> Applied:
+    """Put the method's parameters on a transformers model; refused where it raises or trains nothing."""
+    torch.manual_seed(request.seed)
     try:
-        applied = method.apply(base, Request(spec, seed, field, tokenizer, new_tokens))
+        applied = METHODS[request.spec.method].apply(base, request)
     except (ValueError, TypeError) as error:  # of peft
-        raise Refusal(
-            where=f"{field}.method",
-            found=str(error).splitlines()[0],
-            allowed="a method that fits this model",
-            remedy="choose another",
+        found = str(error).splitlines()[0]
+        raise request.refused(
+            part="method", found=found, allowed="a method that fits this model", remedy="choose another"
         ) from error
-    wrapped: nn.Module = applied.model if model is base else model  # a soft prompt below keeps its place outside
-    if not any(p.requires_grad for p in wrapped.parameters()):
-        raise Refusal(
-            where=f"{field}.method",
-            found=f"{spec.method}, which selects no parameter here",
-            allowed="a method that trains some",
-            remedy="choose another",
-        )
-    tuner = applied.model if method.from_peft else None
-    mutated = isinstance(spec, LoRA) and spec.init in MUTATING and not blocks.on_meta(base)
-    note(wrapped, Trained(spec, below, tuner, applied.delta, adapter_state(tuner) if mutated else {}))
-    return wrapped
+    if not any(p.requires_grad for p in applied.model.parameters()):
+        found = f"{request.spec.method}, which selects no parameter here"
+        raise request.refused(part="method", found=found, allowed="a method that trains some", remedy="choose another")
+    return applied
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -129,7 +133,7 @@ def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, sta
         model.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")
         return {"model": "model"}
-    known = trained(model)
+    known = adapted(model)
     if known is None or known.spec != spec:
         raise ValueError(f"{spec.method} is not what was put on this model")
     folder = out / "adapter"
@@ -146,7 +150,7 @@ def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, sta
     return {"adapter": "adapter"}
 
 
-def _save_peft(known: Trained, start: Policy, folder: Path) -> None:
+def _save_peft(known: Adapted, start: Policy, folder: Path) -> None:
     config, state = deepcopy(known.tuner.peft_config["default"]), adapter_state(known.tuner)
     if known.initial:
         state = _plain_lora(config, state, known.initial)
@@ -183,7 +187,7 @@ def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
             method does not expect (peft only warns).
     """
     base = blocks.core(model)
-    below = base_identity.lineage_of(base)
+    below = base_identity.identity_of(base)
     base_identity.verify(model, folder)
     is_peft = (folder / PEFT_CONFIG).exists()
     try:
@@ -198,7 +202,7 @@ def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
             remedy="mend the folder, or train the adapter again",
         ) from error
     base_identity.grow(model, folder / (PEFT_TENSORS if is_peft else TENSORS), below)
-    wrapped = tuner if tuner is not None and soft_prompt(model) is None else model
+    wrapped = tuner if tuner is not None and not has_soft_prompt(model) else model
     return wrapped.requires_grad_(False), tuner
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from posttrain.data.chat_templates import template_digest
@@ -26,6 +25,7 @@ from schemas.recipe import STAGES, Recipe, policies
 from schemas.results import Metrics, Origin
 from schemas.reward import ScratchEncoder
 from schemas.secrets import without_credentials
+from schemas.sources import addresses
 
 Fetch = Callable[[str], Path]
 """From the URI of a registered version to a folder with its checkpoint."""
@@ -81,8 +81,7 @@ class Chain:
 
     def files(self, source: str) -> list[SourceFile]:
         """The files of `data.<source>`."""
-        found = resolve(getattr(self.recipe.data, source), f"data.{source}", self.store.root / "cache")
-        return [replace(file, reading=self.recipe.data.reading.of(source)) for file in found]
+        return resolve(getattr(self.recipe.data, source), f"data.{source}", self.store.root / "cache")
 
     @functools.cached_property
     def sources(self) -> dict[str, list[SourceFile]]:
@@ -96,7 +95,7 @@ class Chain:
         return Origin(name=f"data.{source}", digest=source_digest(self.sources[source]), location=self._address(source))
 
     def _address(self, source: str) -> str:
-        return without_credentials(getattr(self.recipe.data, source))
+        return without_credentials(", ".join(addresses(getattr(self.recipe.data, source))))
 
     def identity(self, stage: str) -> StageKey:
         """Everything that decides the bytes of a stage. The stages before it must be finished."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,23 +22,25 @@ from posttrain.data.encode_documents import encode_documents
 from posttrain.data.kinds import KINDS
 from posttrain.data.packing import Example
 from posttrain.data.readers import BadRow, read_rows
-from posttrain.data.sources import SourceFile, resolve, suffix
+from posttrain.data.sources import SourceFile, kind_of
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
+from posttrain.scoring.scorer import longest_of
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
-from schemas.reward import RewardModel
+from schemas.reward import RewardTraining
 from schemas.training import DPO, SFT, Pretrain
 
 T = TypeVar("T")
-Spec = Pretrain | SFT | DPO | RewardModel
+Spec = Pretrain | SFT | DPO | RewardTraining
 ROWS = 512  # of each data set: the first of every file, since what follows would have to be read to be chosen from
-COMPRESSION = {".jsonl.gz": 4, ".jsonl.zst": 4, ".parquet": 3}  # bytes of text per byte of file, about
+COMPRESSION = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5}  # bytes of text per byte of file, about
+COLUMNAR = {".parquet": 3}
 
 
 @dataclass(frozen=True)
-class Rows:
+class FirstRows:
     """The first rows of a recipe's data in normal form, and how large the files are."""
 
     documents: list[str]
@@ -70,10 +71,16 @@ class Rows:
 
     def held_out(self, spec: SFT | DPO, limit: int, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
         """The same as evaluation reads them: up to `limit` tokens, whatever training allows."""
-        found = self._encoded(spec.model_copy(update={"max_length": limit, "overlong": "quarantine"}), encoder_decoder)
+        found = self._encoded(spec, encoder_decoder)
+        if not self._all_short(spec, found, min(limit, spec.max_length)):
+            found = self._encoded(spec.model_copy(update={"max_length": limit, "overlong": "quarantine"}), encoder_decoder)
         if not found:
             return self.examples(spec, encoder_decoder)
         return found, _said(found) + (f", of {limit:,} that are read" if limit < UNLIMITED else "")
+
+    def _all_short(self, spec: SFT | DPO, found: Sequence[Example], limit: int) -> bool:
+        """Whether these are all rows and none came near the limit, so that no limit above would change one."""
+        return 0 < len(found) == self.tables[_table_of(spec)].height and longest_of(found) < limit
 
     def _encoded(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         kind = type(spec) if isinstance(spec, Pretrain | SFT) else DPO
@@ -85,7 +92,7 @@ class Rows:
     def _encode(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         if isinstance(spec, Pretrain):
             return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
-        name = "instructions" if isinstance(spec, SFT) else "preferences"
+        name = _table_of(spec)
         try:
             turns = spec.train_on if isinstance(spec, SFT) else "last"
             return encode_conversations(
@@ -93,6 +100,10 @@ class Rows:
             ).examples
         except Refusal:  # for a share of rows, which may be another one in all rows
             return ()
+
+
+def _table_of(spec: SFT | DPO | RewardTraining) -> str:
+    return "instructions" if isinstance(spec, SFT) else "preferences"
 
 
 def _said(found: Sequence[Example]) -> str:
@@ -104,7 +115,7 @@ def longest(spec: Spec) -> Sequence[Example]:
     """Rows as long as a stage allows, half of them prompt, as many as a step has."""
     prompt = 1 if isinstance(spec, Pretrain) else _limit(spec) // 2
     parts = [np.zeros(n, np.int32) for n in (prompt, _limit(spec) - prompt)]
-    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO | RewardModel) else 1))
+    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO | RewardTraining) else 1))
     return [example] * (max(1, spec.batch_tokens // spec.context) if isinstance(spec, Pretrain) else spec.batch_size)
 
 
@@ -113,20 +124,15 @@ def _limit(spec: Spec) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def first_rows(chain: Chain) -> Rows:
-    """Read the first rows of every data set of a recipe; a generated sample is made anew and thrown away."""
+def first_rows(chain: Chain) -> FirstRows:
+    """Read the first rows of every data set of a recipe; a generated sample is kept in the store's cache."""
     recipe = chain.recipe
     read = {"corpus": "filter" in recipe.stages, **dict.fromkeys(KINDS, True)}
-    wanted = {name: source for name, used in read.items() if used and (source := getattr(recipe.data, name)) is not None}
-    with tempfile.TemporaryDirectory() as scratch:
-        files = {
-            name: [replace(file, reading=recipe.data.reading.of(name)) for file in resolve(source, f"data.{name}", Path(scratch))]
-            for name, source in wanted.items()
-        }
-        sizes = {name: sum(map(_size, found)) for name, found in files.items()}
-        tables = {name: _table(name, files[name]) for name in KINDS if name in files}
-        numbers = {name: sum(map(_lines, found)) for name, found in files.items()}
-        return Rows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
+    files = {name: chain.files(name) for name, used in read.items() if used and getattr(recipe.data, name) is not None}
+    sizes = {name: sum(map(_size, found)) for name, found in files.items()}
+    tables = {name: _table(name, files[name]) for name in KINDS if name in files}
+    numbers = {name: sum(map(_lines, found)) for name, found in files.items()}
+    return FirstRows(_documents(files.get("corpus", [])), tables, sizes, numbers, chain)
 
 
 def _few(rows_of: Sequence[Iterable[T]]) -> Iterator[T]:
@@ -148,13 +154,14 @@ def _table(name: str, files: Sequence[SourceFile]) -> pl.DataFrame:
 
 def _size(file: SourceFile) -> int:
     filesystem, path = fsspec.url_to_fs(file.url)
-    return int(filesystem.size(path) or 0) * COMPRESSION.get(suffix(file.url) or "", 1)
+    suffix, compressed = kind_of(file.url)
+    return int(filesystem.size(path) or 0) * COMPRESSION.get(compressed, 1) * COLUMNAR.get(suffix, 1)
 
 
 def _lines(file: SourceFile) -> int:
     """0 where they would have to be fetched or decompressed."""
     path = Path(file.url)
-    if suffix(file.url) != ".jsonl" or not path.is_file():
+    if kind_of(file.url) not in ((".jsonl", ""), (".ndjson", "")) or not path.is_file():
         return 0
     with path.open("rb") as stream:
         return sum(1 for _ in stream)

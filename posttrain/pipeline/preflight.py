@@ -1,6 +1,6 @@
 """What can be refused before anything runs: the user's own data, the judge, the model.
 
-Writes nothing but quarantine, and into the cache of the store what was fetched.
+Writes nothing but quarantine, and into the cache of the store what was fetched or generated.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from schemas.peft import LoRA, Peft
 from schemas.ppo import PPO, FunctionReward, RegistryReward
 from schemas.recipe import STAGES, Recipe
 from schemas.reward import RewardBase
+from schemas.sources import addresses
 
 
 def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None) -> dict[str, float]:
@@ -105,7 +106,7 @@ def _kept_rows(chain: Chain, contract: Path | None) -> dict[str, pl.LazyFrame]:
     from posttrain.data.kinds import KINDS
 
     folder = chain.stored("validate").folder if _validated(chain) else contract
-    return {name: pl.scan_parquet(path) for name in KINDS if folder and (path := folder / f"{name}.parquet").exists()}
+    return {name: pl.scan_parquet(path, glob=False) for name in KINDS if folder and (path := folder / f"{name}.parquet").exists()}
 
 
 def _forecast_rows(chain: Chain, contract: Path, note: Callable[[str], None]) -> dict[str, float]:
@@ -124,7 +125,7 @@ def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
     known = {f"{SAMPLE_SCHEME}{name}" for name in SAMPLES}
     given = {"preferences": data.preferences, "instructions": data.instructions}
     given |= {"corpus": data.corpus} if "filter" in chain.recipe.stages else {}
-    return {name: chain.files(name) for name, source in given.items() if source and source not in known}
+    return {name: chain.files(name) for name, sources in given.items() if not known.issuperset(addresses(sources))}
 
 
 def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict[str, float]:

@@ -8,9 +8,11 @@ from posttrain.models.policy import source_policy
 from posttrain.peft.methods import ENCODER, ENCODER_DECODER, METHODS
 from posttrain.pipeline.chain import Chain
 from schemas.errors import Refusal
+from schemas.evaluation import RewardModelJudge
 from schemas.model import ScratchModel
+from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe
-from schemas.reward import RewardModel, ScratchEncoder
+from schemas.reward import RewardTraining, ScratchEncoder
 
 FIELD = "reward.model"
 
@@ -22,7 +24,10 @@ def check_reward(chain: Chain) -> None:
         Refusal: for the first reason.
     """
     spec, registry = chain.recipe.reward, chain.recipe.registry
-    if spec is None or isinstance(spec.model, ScratchEncoder):
+    if spec is None:
+        return
+    if isinstance(spec.model, ScratchEncoder):
+        _check_answers(chain.recipe, spec.max_length)  # which is its table of positions
         return
     if registry and registry.reward_model and not METHODS[spec.peft.method].merges:
         raise Refusal(
@@ -41,7 +46,34 @@ def check_reward(chain: Chain) -> None:
             allowed="a plain checkpoint",
             remedy="name another model",
         )
-    check_start(spec, reward_config(chain))
+    config = reward_config(chain)
+    check_start(spec, config)
+    _check_answers(chain.recipe, readable_by(config))
+
+
+def _check_answers(recipe: Recipe, limit: int) -> None:
+    """A model that cannot read the longest answers would judge them by their start alone."""
+    asked = {}
+    if isinstance(recipe.alignment, PPO) and any(isinstance(source, StageReward) for source in recipe.alignment.sources):
+        asked["alignment.max_new_tokens"] = recipe.alignment.max_new_tokens
+    if isinstance(recipe.evaluation.judge, RewardModelJudge):
+        asked["evaluation.max_new_tokens"] = recipe.evaluation.max_new_tokens
+    for where, tokens in asked.items():
+        if tokens >= limit:
+            raise Refusal(
+                where=where,
+                found=f"{tokens} with a reward model that reads at most {limit}, prompt and answer together",
+                allowed=f"less than {limit}",
+                remedy="lower it, or train a reward model that reads more",
+            )
+
+
+def readable_by(config: Any) -> int:
+    """Tokens of a prompt with its answer that a reward model can read; a decoder's layouts put a token after the last one."""
+    from posttrain.models.architectures import longest_sequence
+    from posttrain.models.blocks import architecture
+
+    return longest_sequence(config) - (architecture(config) != ENCODER)
 
 
 def _start(chain: Chain) -> Any:
@@ -58,7 +90,7 @@ def reward_config(chain: Chain) -> Any:
     return scratch_config(given, given.vocab_size) if isinstance(given, ScratchModel) else load_config(source_policy(given))
 
 
-def check_start(spec: RewardModel, config: Any) -> None:
+def check_start(spec: RewardTraining, config: Any) -> None:
     """Refuse a section on a model with this config.
 
     Raises:
@@ -66,9 +98,8 @@ def check_start(spec: RewardModel, config: Any) -> None:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-    from posttrain.models.architectures import longest_sequence
     from posttrain.models.blocks import architecture
-    from posttrain.peft.check import Plan, check_method
+    from posttrain.peft.check import MethodUse, check_method
 
     kind, remedy = architecture(config), "name another model: reward.model hub, local, or scratch (a small BERT)"
     if kind == ENCODER_DECODER:
@@ -85,7 +116,7 @@ def check_start(spec: RewardModel, config: Any) -> None:
             allowed="an architecture of AutoModelForSequenceClassification",
             remedy=remedy,
         )
-    longest = longest_sequence(config) - (kind != ENCODER)  # a decoder's layouts put a token after the last one
+    longest = readable_by(config)
     if spec.max_length > longest:
         raise Refusal(
             where="reward.max_length",
@@ -93,8 +124,8 @@ def check_start(spec: RewardModel, config: Any) -> None:
             allowed=f"at most {longest}",
             remedy="lower it",
         )
-    plan = Plan(spec.peft, "reward.peft", config, (), spec.max_length, spec.gradient_checkpointing)
-    if refusal := check_method(plan):
+    use = MethodUse(spec.peft, "reward.peft", config, (), spec.max_length, spec.gradient_checkpointing)
+    if refusal := check_method(use):
         raise refusal
 
 

@@ -47,9 +47,7 @@ class StageWork:
 
 
 def _checks(recipe: Recipe, stage: str) -> Fields:
-    said = recipe.data.reading.model_dump(mode="json", exclude_defaults=True)  # where nothing is said, a key is what it was
-    checks = {"checks": recipe.data.checks.model_dump(mode="json"), "holdout": recipe.data.holdout}
-    return checks | ({"reading": said} if said else {})
+    return {"checks": recipe.data.checks.model_dump(mode="json"), "holdout": recipe.data.holdout}
 
 
 def _rules(recipe: Recipe, stage: str) -> Fields:
@@ -137,7 +135,7 @@ WORK: dict[str, StageWork] = {
         writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=2, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
+        version=3, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(

@@ -34,7 +34,7 @@ def lines(folders: Folders, stage: str, name: str) -> list[Json]:
 def samples(folders: Folders) -> pl.DataFrame | None:
     """Prompts with each policy's response and reward, or None."""
     path = _path(folders, "evaluate", "samples.parquet")
-    return pl.read_parquet(path) if path else None
+    return pl.read_parquet(path, glob=False) if path else None
 
 
 def _path(folders: Folders, stage: str, name: str) -> Path | None:

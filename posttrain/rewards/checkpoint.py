@@ -24,7 +24,7 @@ from posttrain.checkpoints.load import check_size, load_config
 from posttrain.models.blocks import architecture, attached
 from posttrain.models.policy import Policy
 from posttrain.models.shards import refuse_outside_shards
-from posttrain.models.weight_sharing import twin
+from posttrain.models.weight_sharing import shared_copy
 from posttrain.peft import base_identity
 from posttrain.peft.merge import merge
 from posttrain.peft.methods import ENCODER, METHODS
@@ -128,7 +128,7 @@ def load_reward(folder: Path, base: nn.Module | None = None) -> nn.Module:
         refuse_outside_shards(place, f"reward model ({folder})")
     record, options = read_record(folder), {"dtype": torch.float32, "use_safetensors": True}
     if base is not None and record.shares:
-        return _completed(twin(base), {SCORE: new_score(base)}, folder)
+        return _completed(shared_copy(base), {SCORE: new_score(base)}, folder)
     if record.whole:
         model = _read(folder, AutoModelForSequenceClassification, options)
         return model.requires_grad_(False)

@@ -10,14 +10,13 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from posttrain.checkpoints.finite import refuse_not_finite
-from posttrain.checkpoints.load import check_size, load_config, loading, place_of
+from posttrain.checkpoints.load import check_size, load_config, loading, place_of, tokenizer_as_found
 from posttrain.losses.reward import init_score
 from posttrain.models.policy import Policy
 from schemas.errors import Refusal
@@ -105,17 +104,17 @@ def _init_head(model: Any) -> None:
 
 def pair_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
     """An encoder's tokenizer, which puts its own special tokens around and between two texts."""
-    tokenizer: PreTrainedTokenizerBase = loading(policy, lambda: AutoTokenizer.from_pretrained(policy.base, **place_of(policy)))
-    return tokenizer
+    return tokenizer_as_found(policy)
 
 
-def joining_pairs(tokenizer: Any) -> PreTrainedTokenizerBase:
+def joining_pairs(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A generator's tokenizer, made to put EOS before, between and after two texts; this is saved with it."""
     eos = tokenizer.eos_token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+    fast: Any = tokenizer
+    fast.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{eos} $A {eos}", pair=f"{eos} $A {eos} $B {eos}", special_tokens=[(eos, tokenizer.eos_token_id)]
     )
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def marks_responses(tokenizer: PreTrainedTokenizerBase) -> bool:

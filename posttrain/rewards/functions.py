@@ -40,7 +40,7 @@ def load_function(name: str, field: str, timeout: float | None = None) -> Reward
     def checked(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         try:
             rewards = [float(reward) for reward in _in_time(function, prompts, responses, timeout)]
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a `sys.exit(0)` of the user's would end the run as if it were done
             index = _culprit(function, prompts, responses, timeout)
             raise _bad(name, field, f"{_said(error)}{_at(prompts, index)}", "one number per response") from error
         if len(rewards) != len(responses):
@@ -73,7 +73,7 @@ def _imported(name: str, field: str) -> Reward:
             function: Reward = getattr(importlib.import_module(module), attribute)
         if not callable(function):
             raise TypeError("not a function")
-    except Exception as error:  # the module is the user's and may raise anything
+    except (Exception, SystemExit) as error:  # the module is the user's and may raise anything, or be a script that exits
         raise Refusal(
             where=field, found=f"{name} ({error})", allowed="an importable module:function", remedy="check the spelling"
         ) from error
@@ -89,7 +89,7 @@ def _in_time(function: Reward, prompts: Sequence[str], responses: Sequence[str],
     def call() -> None:
         try:
             outcome.append(list(function(prompts, responses)))
-        except BaseException as error:
+        except BaseException as error:  # raised again where the function was called from
             outcome.append(error)
 
     thread = threading.Thread(target=call, daemon=True, name="reward")
@@ -108,7 +108,7 @@ def _culprit(function: Reward, prompts: Sequence[str], responses: Sequence[str],
     for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         try:
             list(map(float, _in_time(function, [prompt], [response], each)))
-        except Exception:
+        except (Exception, SystemExit):  # what it was is known: asked is for which prompt
             return index
     return None
 
@@ -119,7 +119,7 @@ def _at(prompts: Sequence[str], index: int | None) -> str:
     return f" for prompt {index}: {prompts[index][:SHOWN]!r}"
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, TooLong) else f"{type(error).__name__}: {error}"
 
 

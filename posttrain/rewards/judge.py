@@ -45,7 +45,7 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
     from posttrain.rewards.model import open_reward_model
     from posttrain.runtime.device import resolve_device, resolve_dtype
 
-    assert folder
+    assert folder  # a recipe with this judge has a reward stage, which the chain gives
     model = open_reward_model(folder, resolve_device(recipe.compute), resolve_dtype(recipe.compute))
     return _finite(lambda prompts, responses, on_rows=lambda n: None: model.of_texts(prompts, responses, on_rows).tolist())
 

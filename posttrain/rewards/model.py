@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from posttrain.checkpoints.load import tokenizer_as_found
 from posttrain.data.encode import Conversation, cut_left, encode_response
 from posttrain.data.encode_pairs import encode_text_pairs, prompt_text
 from posttrain.data.packing import Example, Tokens, micro_batches
+from posttrain.models.policy import Policy
 from posttrain.peft.methods import ENCODER
-from posttrain.peft.soft_prompts import room
+from posttrain.peft.soft_prompts import context_length
 from posttrain.rewards.checkpoint import load_reward, read_record
 from posttrain.rewards.encoder import marks_responses
 from posttrain.rewards.scorer import RewardScorer, until_padding, use_fastest_layout
@@ -35,7 +37,7 @@ class RewardModel:
         self.scorer, self.tokenizer, self.mean, self.of_policy = scorer.eval(), tokenizer, mean, of_policy
         self.layout: str | None = None
         """How responses are laid out, in words; chosen when the first ones are scored."""
-        positions = room(scorer.model)
+        positions = context_length(scorer.model)
         self.limit = positions if self.is_encoder else positions - 1  # a layout puts a token after the last one
 
     @property
@@ -112,6 +114,6 @@ def open_reward_model(
     """
     record = read_record(folder)
     model = load_reward(folder, base)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = tokenizer_as_found(Policy(str(folder)))
     scorer = RewardScorer(model.to(device), device, dtype, token_types=marks_responses(tokenizer))
     return RewardModel(scorer, tokenizer, record.mean, record.of_policy)

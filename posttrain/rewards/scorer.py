@@ -31,8 +31,8 @@ _ATTRIBUTE = "posttrain_score"  # of a transformers model: names of the modules 
 
 
 @dataclass(frozen=True)
-class Rewards:
-    """What a reward model gives the responses of a batch."""
+class BranchRewards:
+    """The rewards that a reward model gives the branches of a batch."""
 
     values: Tensor  # [B] fp32
 
@@ -57,26 +57,26 @@ class RewardScorer(Scorer):
         super().__init__(model, device, dtype, layout or own)
         self.token_types = token_types
 
-    def forward(self, examples: Sequence[Example], statistics: bool = False) -> Rewards:  # type: ignore[override]
+    def forward(self, examples: Sequence[Example], statistics: bool = False) -> BranchRewards:  # type: ignore[override]
         """The reward of every branch of `examples`, in their order; there are no token statistics."""
         with self.arithmetic():
             if self.layout == ENCODER:
-                return Rewards(self._encoded(examples))
+                return BranchRewards(self._encoded(examples))
             if self.layout == PLAIN or self.scaled(examples):
-                return Rewards(self._reward(torch.cat([self._alone(e.prompt, b) for e in examples for b in e.branches])))
+                return BranchRewards(self._reward(torch.cat([self._alone(e.prompt, b) for e in examples for b in e.branches])))
             model = self.model if self.layout == SOFT_PROMPT else inner_model(self.model)
             ended = _ended(examples)
             forget_lengths(inner_model(model))
-            return Rewards(self._at_ends(LAYOUTS[self.layout](model, ended, self.device, None), ended))
+            return BranchRewards(self._at_ends(LAYOUTS[self.layout](model, ended, self.device, None), ended))
 
-    def score_in_one_row(self, examples: Sequence[Example]) -> Rewards:  # type: ignore[override]
+    def score_in_one_row(self, examples: Sequence[Example]) -> BranchRewards:  # type: ignore[override]
         """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
         if self.scaled(examples):
             return self.forward(examples)
         ended = _ended(examples)
         with self.arithmetic():
             width = sum(example.length for example in ended)
-            return Rewards(self._at_ends(packed(inner_model(self.model), ended, self.device, None, width), ended))
+            return BranchRewards(self._at_ends(packed(inner_model(self.model), ended, self.device, None, width), ended))
 
     def _at_ends(self, at: Located, ended: Sequence[Example]) -> Tensor:
         lengths = [len(branch) for example in ended for branch in example.branches]

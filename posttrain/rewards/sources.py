@@ -31,7 +31,7 @@ Source = Callable[[Answered], Tensor]
 
 
 @dataclass(frozen=True)
-class Rewards:
+class RewardSources:
     """Every source of a recipe by its name, with its weight; those with weight None only watch."""
 
     sources: Mapping[str, tuple[Source, float | None]]
@@ -57,7 +57,7 @@ class Rewards:
         return total, said
 
 
-def load_rewards(spec: PPO, models: Mapping[str, RewardModel]) -> Rewards:
+def load_rewards(spec: PPO, models: Mapping[str, RewardModel]) -> RewardSources:
     """The sources of a recipe.
 
     Args:
@@ -69,7 +69,7 @@ def load_rewards(spec: PPO, models: Mapping[str, RewardModel]) -> Rewards:
     """
     optimised = {f"reward_{source.label}": (_source(source, "reward", models), source.weight) for source in spec.reward}
     watching = {f"monitor_{source.label}": (_source(source, "monitor", models), None) for source in spec.monitor}
-    return Rewards({**optimised, **watching})
+    return RewardSources({**optimised, **watching})
 
 
 def address(source: StageReward | RegistryReward) -> str:

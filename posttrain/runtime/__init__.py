@@ -1,4 +1,5 @@
 """The store, processes, devices and progress. Knows no model.
 
-Reading order: `store`, `provenance`, `progress`, `device`, `peak_memory`, `distributed`, `child_processes`, `interruption`.
+Reading order: `store`, `provenance`, `progress`, `device`, `peak_memory`, `distributed`, `child_processes`, `interruption`,
+`hub_revision`.
 """

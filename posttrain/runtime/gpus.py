@@ -56,7 +56,10 @@ def own_gpus(compute: Compute, folder: Path | None = None) -> Iterator[tuple[str
         try:
             yield held
         finally:
-            os.environ.pop(VISIBLE) if before is None else os.environ.update({VISIBLE: before})
+            if before is None:
+                os.environ.pop(VISIBLE, None)
+            else:
+                os.environ[VISIBLE] = before
 
 
 def _hold(stack: ExitStack, cards: tuple[str, ...], count: int, folder: Path) -> tuple[str, ...]:

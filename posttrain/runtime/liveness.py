@@ -37,7 +37,7 @@ def note_of_this_process(what: str, flow_run: str | None) -> ProcessNote:
 
 @contextmanager
 def noted(path: Path, note: ProcessNote) -> Iterator[None]:
-    """Keep a note fresh inside; a process that is killed leaves it behind."""
+    """Keep a note fresh inside. A process that is killed, or ends by a signal, leaves it behind: others see that it is dead."""
     over = threading.Event()
 
     def beat() -> None:
@@ -51,12 +51,18 @@ def noted(path: Path, note: ProcessNote) -> Iterator[None]:
     write_atomically(path, note.model_dump_json())
     thread = threading.Thread(target=beat, daemon=True, name="liveness")
     thread.start()
+    by_signal = True
     try:
         yield
+        by_signal = False
+    except Exception:
+        by_signal = False
+        raise
     finally:
         over.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if not by_signal:
+            path.unlink(missing_ok=True)
 
 
 def read_note(path: Path) -> ProcessNote | None:

@@ -36,7 +36,7 @@ def install() -> None:
     if getattr(made, "cleans", False):
         return
     cleaning = functools.partial(_record, made)
-    cleaning.cleans = True  # type: ignore[attr-defined]
+    cleaning.cleans = True  # type: ignore[attr-defined]  # a mark for the next call
     logging.setLogRecordFactory(cleaning)
     threading.excepthook = _thread_died
 

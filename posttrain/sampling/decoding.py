@@ -18,7 +18,7 @@ from posttrain.data.packing import Tokens
 from posttrain.models.blocks import core
 from posttrain.models.routing import without_routing
 from posttrain.peft.soft_prompts import virtual_tokens
-from posttrain.sampling.kv_cache import Room, Rooms, kept, moves
+from posttrain.sampling.kv_cache import PreallocatedCache, PreallocatedLayer, kept, moves
 from posttrain.sampling.multinomial import NOTHING, draw
 
 PROMPT_TOKENS = {"cpu": 2**10, "cuda": 2**16}  # of prompts encoded together: on a CPU they stay in its cache
@@ -36,10 +36,10 @@ def can_decode(model: nn.Module) -> bool:
 
 
 @dataclass
-class Rows:
-    """B responses in progress. Prompts stand on the left of one column, from which on all rows get their next tokens."""
+class Batch:
+    """B responses in progress. Prompts end at one column, from which on all rows get their next tokens."""
 
-    cache: Rooms
+    cache: PreallocatedCache
     attended: Tensor  # [B, columns], 1 where there is a token or will be one
     positions: Tensor  # [B], of the next token
     responses: Tensor  # [B], the number of each row's response
@@ -48,8 +48,8 @@ class Rows:
     def drop(self, left: int, tokens: Tensor) -> Tensor:
         """Let the last rows take the places of those that ended; the remaining of `tokens` [B]."""
         places, movers = moves(self.ended, left)
-        for room in self.cache.rooms:
-            room.move(places, movers, left)
+        for layer in self.cache.layers:
+            layer.move(places, movers, left)
         order = kept(places, movers, left)
         self.attended, self.positions = self.attended[order], self.positions[order]
         self.responses, self.ended = self.responses[order], self.ended[order]
@@ -73,7 +73,7 @@ def decode(
     model: nn.Module, prompts: Sequence[Tokens], owner: Sequence[int], uniforms: Tensor, temperature: float, ends: Sequence[int],
     on_rows: Callable[[int], None] = lambda n: None,
 ) -> Tensor:  # fmt: skip
-    """Draw B responses from a model of which `can_decode` holds.
+    """Draw B responses from a model that passes `can_decode`.
 
     Args:
         model: in evaluation mode.
@@ -109,33 +109,34 @@ def decode(
     return out
 
 
-def encode(model: Any, prompts: Sequence[Tokens], owner: Sequence[int], new: int, budget: int) -> tuple[Rows, Tensor]:
+def encode(model: Any, prompts: Sequence[Tokens], owner: Sequence[int], new: int, budget: int) -> tuple[Batch, Tensor]:
     """The rows that continue the prompts by up to `new` tokens, and the last tokens [B] of the prompts, with which they begin.
 
     `prompts` and `owner` are those of `decode`; at most `budget` tokens go through the model together.
     """
     of = torch.tensor(owner, device=model.device)
     past = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)[of]
-    width, rooms = max(1, len(prompts[0]) - 1), list[Room]()
+    width, layers = max(1, len(prompts[0]) - 1), list[PreallocatedLayer]()
     for first, last in _groups(prompts, budget):
-        layers: list[Any] = _encoded(model, prompts[first:last])
-        rooms = rooms or [Room(len(owner), width + new, width, layer) for layer in layers]
+        encoded: list[Any] = _encoded(model, prompts[first:last])
+        layers = layers or [PreallocatedLayer(len(owner), width + new, width, layer) for layer in encoded]
         rows = slice(bisect_left(owner, first), bisect_left(owner, last))
-        columns = layers[0].keys.shape[2]
+        columns = encoded[0].keys.shape[2]
         take = (torch.arange(-columns, 0, device=model.device) + past[rows, None]).clamp(min=0)
-        for room, layer in zip(rooms, layers, strict=True):
-            room.put(rows, *(_taken(part, of[rows] - first, take) for part in (layer.keys, layer.values)))
+        for layer, short in zip(layers, encoded, strict=True):
+            layer.put(rows, *(_taken(part, of[rows] - first, take) for part in (short.keys, short.values)))
     attended = (torch.arange(width + new, device=model.device) >= width - past[:, None]).long()
     tokens = torch.tensor([int(prompt[-1]) for prompt in prompts], device=model.device)[of]
-    return Rows(Rooms(rooms), attended, past, torch.arange(len(owner), device=model.device), of < 0), tokens
+    return Batch(PreallocatedCache(layers), attended, past, torch.arange(len(owner), device=model.device), of < 0), tokens
 
 
 def _encoded(model: Any, prompts: Sequence[Tokens]) -> list[Any]:
     """The cache's layers after all tokens of the prompts but the last; what is right of a shorter prompt means nothing.
 
-    Padding on the right needs no mask: a token sees what is left of it. Of a prompt of one token that token is encoded, in vain.
+    Padding on the right needs no mask: a token sees what is left of it. A one-token prompt is
+    still encoded; its result is unused.
     """
-    ids, _ = padded([prompt[: max(1, len(prompt) - 1)] for prompt in prompts], "right")
+    ids, _ = pad_prompts([prompt[: max(1, len(prompt) - 1)] for prompt in prompts], "right")
     positions = torch.arange(ids.shape[1], device=model.device).expand_as(ids)
     cache = DynamicCache()
     model.base_model(
@@ -158,7 +159,7 @@ def _groups(prompts: Sequence[Tokens], budget: int) -> Iterator[tuple[int, int]]
         first = last
 
 
-def padded(prompts: Sequence[Tokens], side: str) -> tuple[Tensor, Tensor]:
+def pad_prompts(prompts: Sequence[Tokens], side: str) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, both [B, T]; a decoder continues where the row ends, so it is padded on the left."""
     rows = [torch.from_numpy(prompt.astype(np.int64)) for prompt in prompts]
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)

@@ -1,4 +1,4 @@
-"""A cache of keys and values with room for the tokens to come, in the form that transformers' models update.
+"""A cache of keys and values that has space for the tokens to come, in the form that transformers' models update.
 
 transformers' own grows by concatenation: every new token copies the whole cache. Here it is written into its column.
 """
@@ -12,14 +12,14 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class Room(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values, [B, kv heads, columns, D], the first `filled` columns in use.
 
     It keeps all of them where attention is over a sliding window: the mask hides what is out of the window.
     """
 
     def __init__(self, rows: int, columns: int, filled: int, like: Any) -> None:
-        """Room for `rows` times `columns` keys and values of the form that the layer `like` holds."""
+        """Space for `rows` times `columns` keys and values of the form that the layer `like` holds."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.all_keys, self.all_values = (
             part.new_zeros(rows, part.shape[1], columns, part.shape[3]) for part in (like.keys, like.values)
@@ -28,7 +28,7 @@ class Room(DynamicLayer):
         self.fill(filled)
 
     def fill(self, columns: int) -> tuple[Tensor, Tensor]:
-        """Put the first `columns` in use, of which it returns views."""
+        """Mark the first `columns` as used, and return views of them."""
         used = self.all_keys[:, :, :columns], self.all_values[:, :, :columns]
         self.keys, self.values = used
         self.filled = columns
@@ -55,17 +55,18 @@ class Room(DynamicLayer):
         self.fill(self.filled)
 
 
-class Rooms(Cache):
-    """The cache of a model: a room for each layer."""
+class PreallocatedCache(Cache):
+    """The cache of a model."""
 
-    def __init__(self, rooms: list[Room]) -> None:
-        super().__init__(layers=list(rooms))
-        self.rooms = rooms
+    layers: list[PreallocatedLayer]  # type: ignore[assignment]  # of one kind, where transformers allows several
+
+    def __init__(self, layers: list[PreallocatedLayer]) -> None:
+        super().__init__(layers=list(layers))
 
     @property
     def filled(self) -> int:
         """Columns in use."""
-        return self.rooms[0].filled
+        return self.layers[0].filled
 
 
 def moves(ended: Tensor, left: int) -> tuple[Tensor, Tensor]:
@@ -74,7 +75,7 @@ def moves(ended: Tensor, left: int) -> tuple[Tensor, Tensor]:
 
 
 def kept(places: Tensor, movers: Tensor, left: int) -> Tensor:
-    """Indices [left] of the rows that are there after `Room.move`, in their new order."""
+    """Indices [left] of the rows that are there after `PreallocatedLayer.move`, in their new order."""
     order = torch.arange(left, device=places.device)
     order[places] = movers
     return order

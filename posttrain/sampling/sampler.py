@@ -16,7 +16,7 @@ from posttrain.data.packing import Tokens
 from posttrain.models.rope import forget_lengths, unscaled_up_to
 from posttrain.models.routing import without_routing
 from posttrain.peft.soft_prompts import generate
-from posttrain.sampling.decoding import can_decode, decode, padded
+from posttrain.sampling.decoding import can_decode, decode, pad_prompts
 from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.scorer import inner_model
 
@@ -37,7 +37,7 @@ class Sampling:
     samples: int = 1
     """Responses to each prompt."""
     ends: tuple[int, ...]
-    """Tokens of which any ends a response, as `end_tokens` gives them."""
+    """Any of these tokens ends a response; see `end_tokens`."""
     pad: int
     """Token that fills rows; it may be one of `ends`."""
 
@@ -129,7 +129,7 @@ def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(plan.seed)
         for start in range(0, len(rows), batch):
-            ids, attended = padded(rows[start : start + batch], "right" if config.is_encoder_decoder else "left")
+            ids, attended = pad_prompts(rows[start : start + batch], "right" if config.is_encoder_decoder else "left")
             steps = _Steps(len(ids), plan.max_new_tokens, on_rows)
             out = generate(
                 model,

@@ -35,7 +35,7 @@ class LayoutChoice:
     error: float | None
     """Largest difference from the model's own scores; None for `plain`, which is the model's own."""
     doubts: tuple[str, ...] = ()
-    """Why faster layouts were not taken, and what is scored in another way."""
+    """Why faster layouts were rejected, and which examples are scored in another way."""
 
     def apply(self, scorer: Scorer) -> None:
         """Have a scorer use this layout, and its model this attention."""
@@ -92,7 +92,7 @@ def with_few_targets(example: Example) -> Example:
 
 
 def _checked(scorer: Scorer, examples: Sequence[Example]) -> tuple[list[Example], list[str]]:
-    """The longest example that can be packed and the two shortest, with few targets; and what is said of longer ones."""
+    """The longest example that can be packed and the two shortest, with few targets; and a sentence about longer ones."""
     by_length = sorted(examples, key=lambda example: example.length)
     together = [example for example in by_length if not scorer.scaled([example])] or by_length
     few = [with_few_targets(example) for example in (together[-1], *together[:2])]

@@ -71,7 +71,7 @@ def packed(
 
 def padded(model: Any, examples: Sequence[Example], device: torch.device, embed: Embed | None) -> Located:
     """Rows `prompt · branch`, padded on the right."""
-    rows = Rows.of(examples, device)
+    rows = PaddedRows.of(examples, device)
     lengths = rows.attended.sum(1, keepdim=True).expand_as(rows.ids)
     out = model.base_model(
         **_inputs(model, rows.ids, lengths, embed), attention_mask=rows.attended.long(), use_cache=False, **with_routing(model)
@@ -101,7 +101,7 @@ def soft_prompt(model: Any, examples: Sequence[Example], device: torch.device, e
     """Rows after the virtual tokens of `model`, a peft model, whose positions are cut off the output."""
     inner = core(model)
     if not inner.config.is_encoder_decoder:
-        rows = Rows.of(examples, device)
+        rows = PaddedRows.of(examples, device)
         at = prompted(model, rows.ids, rows.attended)
         hidden = inner.base_model(**at.inputs).last_hidden_state[:, at.skip : -1]
         return Located(hidden[rows.scored], rows.ids[:, 1:][rows.scored], rows.branch, len(rows.ids))
@@ -137,7 +137,7 @@ LAYOUTS: dict[str, Layout] = {"packed": packed, "padded": padded, "encoder_decod
 
 
 @dataclass(frozen=True)
-class Rows:
+class PaddedRows:
     """One row `prompt · branch` per branch, padded on the right."""
 
     ids: Tensor  # [B, T]
@@ -146,7 +146,7 @@ class Rows:
     branch: Tensor  # [N]
 
     @classmethod
-    def of(cls, examples: Sequence[Example], device: torch.device) -> Rows:
+    def of(cls, examples: Sequence[Example], device: torch.device) -> PaddedRows:
         """The rows of these examples."""
         pairs = [(e.prompt, branch) for e in examples for branch in e.branches]
         ids, attended = pad_rows([np.concatenate(pair) for pair in pairs], device)

@@ -39,7 +39,7 @@ class Reference:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the model computes what it computed when this was made."""
+        """Inside, the model computes what it did when this was made."""
         self._swap()
         try:
             yield

@@ -15,7 +15,7 @@ from posttrain.models.blocks import core
 from posttrain.models.rope import forget_lengths, unscaled_up_to
 from posttrain.models.routing import balances, with_routing
 from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
-from posttrain.scoring.layouts import LAYOUTS, Embed, Located, Rows, only_targets, packed, shifted, targets_of
+from posttrain.scoring.layouts import LAYOUTS, Embed, Located, PaddedRows, only_targets, packed, shifted, targets_of
 from posttrain.scoring.output_head import head_of, token_logprobs, token_statistics
 from posttrain.scoring.products import fp32_logits
 from schemas.errors import Refusal
@@ -32,8 +32,8 @@ class TokenScores:
     branch: Tensor  # [N]
     branches: int
     normaliser: Tensor | None = None  # [N] log Z of the softmax; None where the model computed the logits itself
-    entropy: Tensor | None = None  # [N] nats, where statistics were asked for
-    top1: Tensor | None = None  # [N] 1 where the target is the most likely token, likewise
+    entropy: Tensor | None = None  # [N] nats, with `statistics`
+    top1: Tensor | None = None  # [N] 1 where the target is the most likely token, with `statistics`
     values: Tensor | None = None  # [N] what a critic expects to come, where there is one
     balance: Tensor | None = None  # auxiliary loss of a mixture of experts that trains, see `routing.py`
 
@@ -116,7 +116,7 @@ class Scorer(nn.Module):
         if len(examples) > 1 or len(examples[0].branches) > 1:
             return self._one_by_one(examples)
         forget_lengths(model)
-        rows = Rows.of(examples, self.device)
+        rows = PaddedRows.of(examples, self.device)
         keep = rows.scored.shape[1] - int(rows.scored.any(0).nonzero()[0])  # columns from the first target on
         last = {"logits_to_keep": keep + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         balance = None

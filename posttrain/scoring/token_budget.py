@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from posttrain.models.blocks import bare
+from posttrain.models.parameters import parameter_count
 
 TRAINING = {"cpu": 4096, "cuda": 16384}  # at most
 LEAST = 512
@@ -30,7 +31,7 @@ def training_tokens(model: Any, device: torch.device) -> int:
         return most
     embedding, head = bare(model.get_input_embeddings()).weight, bare(model.get_output_embeddings())
     tables: set[Any] = {embedding, *([head.weight] if head is not None else [])}
-    body: int = sum(p.numel() for p in model.parameters()) - sum(table.numel() for table in tables)
+    body: int = parameter_count(model) - sum(table.numel() for table in tables)
     per_token = 4 * KEPT_PER_OUTPUT * body // embedding.shape[1]
     fitting = ACTIVATIONS // max(1, int(per_token)) // 128 * 128
     return min(most, max(LEAST, fitting))

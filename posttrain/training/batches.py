@@ -9,7 +9,7 @@ import numpy as np
 Plan = list[list[int]]
 
 
-def _shuffled(rows: int, seed: int) -> Iterator[int]:
+def shuffled(rows: int, seed: int) -> Iterator[int]:
     """Rows forever, in a new order each epoch."""
     epoch = 0
     while True:
@@ -19,7 +19,7 @@ def _shuffled(rows: int, seed: int) -> Iterator[int]:
 
 def by_rows(rows: int, batch_size: int, epochs: int, seed: int) -> Plan:
     """Steps of `batch_size` rows; the last step of an epoch may be smaller, so that every row is seen `epochs` times."""
-    order = _shuffled(rows, seed)
+    order = shuffled(rows, seed)
     plan = []
     for _ in range(epochs):
         epoch = [next(order) for _ in range(rows)]
@@ -31,7 +31,7 @@ def by_tokens(lengths: Sequence[int], batch_tokens: int, tokens: int, seed: int)
     """Steps of about `batch_tokens` tokens until `tokens` were seen, repeating the rows as needed."""
     plan: Plan = [[]]
     seen = in_step = 0
-    for row in _shuffled(len(lengths), seed) if lengths else ():
+    for row in shuffled(len(lengths), seed) if lengths else ():
         if seen >= tokens:
             break
         if plan[-1] and in_step + lengths[row] > batch_tokens:

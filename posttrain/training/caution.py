@@ -6,6 +6,7 @@ from posttrain.data.sources import SAMPLE_SCHEME
 from schemas.evaluation import FunctionJudge
 from schemas.recipe import Recipe
 from schemas.results import Metrics
+from schemas.sources import addresses
 
 TOY_JUDGE = "posttrain.data.samples:sentiment"
 
@@ -27,7 +28,8 @@ def _other_temperature(recipe: Recipe) -> tuple[str, ...]:
 
 def _toy_judge(recipe: Recipe) -> tuple[str, ...]:
     judge, data = recipe.evaluation.judge, recipe.data
-    own = not any(source and source.startswith(SAMPLE_SCHEME) for source in (data.corpus, data.instructions, data.preferences))
+    given = (address for sources in (data.corpus, data.instructions, data.preferences) for address in addresses(sources))
+    own = not any(address.startswith(SAMPLE_SCHEME) for address in given)
     if own and isinstance(judge, FunctionJudge) and judge.name == TOY_JUDGE:
         return (
             f"evaluation.judge: {TOY_JUDGE} is a toy sentiment judge for the sample reviews; name one for this data, or null",

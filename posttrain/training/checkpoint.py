@@ -9,10 +9,11 @@ All processes of a run must call these functions together; the main one writes, 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from posttrain.peft.wrap import load_trainable, trainable_state
 from posttrain.runtime.distributed import barrier, full, gathered, is_main, rank, sharded_like
+from posttrain.runtime.trees import remove
 from posttrain.training.disk import writing
 from posttrain.training.objectives import Rounds
 
@@ -69,14 +71,11 @@ def save_checkpoint(
         "rounds": dict(rounds.state()) if rounds else {},
     }
     if is_main():
-        scratch = folder / "writing"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        with writing(scratch, [trainable, state]):
+        target = folder / f"{position.step:09d}"
+        with _replacing(target, [trainable, state]) as scratch:
+            scratch.mkdir()
             save_file(trainable, scratch / "trainable.safetensors")
             torch.save(state, scratch / "state.pt")
-        target = folder / f"{position.step:09d}"
-        os.replace(scratch, target)
         _drop_all_but(target, position.best_step)
     barrier()  # none goes on, or ends, before the checkpoint is there
 
@@ -105,18 +104,28 @@ def save_best(folder: Path, model: nn.Module, step: int) -> None:
     """Keep the trained tensors as they are at `step`. The next checkpoint drops those of other steps."""
     trainable = _trainable_on_host(model)
     if is_main():
-        target = _best(folder, step)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_suffix(".tmp")
-        with writing(scratch, trainable):
+        with _replacing(_best(folder, step), trainable) as scratch:
             save_file(trainable, scratch)
-        os.replace(scratch, target)
     barrier()
 
 
 def load_best(folder: Path, model: nn.Module, step: int) -> None:
     """Put the tensors of `save_best` back into the model."""
     _load_tensors(model, _best(folder, step))
+
+
+@contextlib.contextmanager
+def _replacing(target: Path, content: Any) -> Iterator[Path]:
+    """A path beside `target` for `content`, which takes its place at the end.
+
+    Its name is fixed: what a killed process left there, as large as a checkpoint, is removed by the next.
+    """
+    scratch = target.with_name("writing")
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    remove(scratch)
+    with writing(scratch, content):
+        yield scratch
+    os.replace(scratch, target)
 
 
 def _best(folder: Path, step: int) -> Path:

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from posttrain.data.packing import micro_batches
-from posttrain.models.weight_sharing import twin
+from posttrain.models.weight_sharing import shared_copy
 from posttrain.peft.wrap import trainable_state
 from posttrain.runtime.distributed import full, rank, size
 from posttrain.scoring.scorer import Scorer, inner_model
@@ -82,12 +82,12 @@ def _sum(state, bucket):  # type: ignore[no-untyped-def]  # DDP takes no annotat
 
 
 def _fsdp2(scorer: Scorer) -> Replica:
-    """A sharded twin: each transformer block is gathered for its own passes, the rest (embeddings, head) for a whole one.
+    """A sharded copy: each transformer block is gathered for its own passes, the rest (embeddings, head) for a whole one.
 
     The tensors of `scorer` itself move to the host, and the trained ones give up their memory until `hand_over`.
     """
     scorer.to("cpu")
-    sharing = twin(scorer)
+    sharing = shared_copy(scorer)
     blocks = set(inner_model(sharing.model)._no_split_modules or ())
     mesh = init_device_mesh(scorer.device.type, (size(),))
     for module in [*(m for m in sharing.modules() if type(m).__name__ in blocks), sharing]:

@@ -17,6 +17,7 @@ from posttrain.data.encode import Encoded, encode_conversations
 from posttrain.data.left_out import reasons_of, refuse_left_out
 from posttrain.data.packing import Example
 from posttrain.models.architectures import longest_sequence, refuse_beyond
+from posttrain.models.parameters import parameter_count, trainable_count
 from posttrain.peft.wrap import save_trained
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.distributed import is_main
@@ -143,7 +144,7 @@ def fit(request: StageRequest, job: Job, layout: str) -> dict[str, float]:
     refuse_unmeasured(request.field, job.spec, job.validation)
     job = replace(job, spec=job.spec.model_copy(update={"keep": kept(stage, job.spec, job.validation)}))
     rate = job.spec.learning_rate
-    assert rate is not None
+    assert rate is not None  # `settled`
     note(f"{stage}: peak learning rate {rate:g}")
     if job.spec.gradient_checkpointing:
         checkpoint_activations(job.scorer.model, f"{request.field}.gradient_checkpointing")
@@ -151,12 +152,10 @@ def fit(request: StageRequest, job: Job, layout: str) -> dict[str, float]:
     if rose := caution.of_stage(stage, metrics):
         note(rose)
     (request.out / "layout.txt").write_text(layout + "\n")
-    parameters = list(job.scorer.model.parameters())
-    trained, all_of_them = (sum(p.numel() for p in group) for group in ([p for p in parameters if p.requires_grad], parameters))
     size = {
         "examples": len(job.objective.examples),
-        "parameters": all_of_them,
-        "trainable_parameters": trained,
+        "parameters": parameter_count(job.scorer.model),
+        "trainable_parameters": trainable_count(job.scorer.model),
         "learning_rate": rate,
     }
     return {**metrics, **size, **row_metrics(request.out)}
@@ -170,7 +169,7 @@ def fit_policy(request: StageRequest, job: Job, layout: str, peft: Peft, tokeniz
 
 
 def checkpoint_activations(model: nn.Module, field: str) -> None:
-    """Enable activation checkpointing: each block keeps its inputs alone and computes the rest again in the backward pass.
+    """Enable activation checkpointing: each block keeps only its inputs and computes the rest again in the backward pass.
 
     Raises:
         Refusal: when the model cannot; `field` is the recipe's.
@@ -185,6 +184,6 @@ def checkpoint_activations(model: nn.Module, field: str) -> None:
 
 def places(request: StageRequest, table: pl.DataFrame, examples: Sequence[int]) -> Sequence[str]:
     """File and row of training examples: they are the training rows of `table` that are not in quarantine, in their order."""
-    left_out = pl.read_parquet(request.out / "quarantine.parquet")
+    left_out = pl.read_parquet(request.out / "quarantine.parquet", glob=False)
     trained = table.filter(split="train").join(left_out, on=["source", "row"], how="anti", maintain_order="left")
     return [f"{source}:{row}" for source, row in trained[list(examples)].select("source", "row").iter_rows()]

@@ -19,7 +19,8 @@ from schemas.peft import Peft
 def hold_frozen(model: Any, peft: Peft, dtype: torch.dtype) -> None:
     """Round the frozen linear layers of a model that is trained in half precision, where its method reads them in products alone.
 
-    The model computes in no other arithmetic from then on: the layout is chosen before, in fp32.
+    The model computes in no other arithmetic from then on: the layout is chosen before, in fp32. On a CPU the other frozen
+    weights are copied: a view of the checkpoint's file keeps all of it mapped, and so resident, the rounded weights as well.
     """
     if dtype == torch.float32 or not METHODS[peft.method].quantized or getattr(peft, "use_dora", False):
         return
@@ -28,3 +29,6 @@ def hold_frozen(model: Any, peft: Peft, dtype: torch.dtype) -> None:
         for parameter in own:
             if parameter.dtype == torch.float32 and not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
+    for parameter in model.parameters():
+        if parameter.dtype == torch.float32 and not parameter.requires_grad and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()

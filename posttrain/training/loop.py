@@ -28,7 +28,7 @@ from posttrain.training.nonfinite import Guard, Places, TrainingDiverged
 from posttrain.training.objectives import Objective, Rounds, Sums
 from posttrain.training.optimizer import Updates
 from posttrain.training.schedule import learning_rate
-from posttrain.training.validation import exhausted, judge, loss_at_start, mean_loss, validation_steps
+from posttrain.training.validation import enter_loss, exhausted, is_lowest, loss_at_start, mean_loss, validation_steps
 from schemas.recipe import Compute
 from schemas.training import Optimization
 
@@ -121,7 +121,7 @@ class _Run:
         self.replica.rest()
         if not math.isfinite(loss):
             return
-        judge(position, loss, self.spec.early_stop)
+        enter_loss(position, loss, self.spec.early_stop)
         if self.spec.keep == "best":
             save_best(self.checkpoints, self.model, position.step)
         self.curve.add(position, {"validation_loss": loss, "validation_loss_start": loss})
@@ -197,10 +197,11 @@ class _Run:
         self.replica.rest()
         if math.isfinite(loss):
             numbers["validation_loss"] = loss
-        lowest = judge(self.position, loss, self.spec.early_stop)
-        if lowest and self.spec.keep == "best":
+        best = self.spec.keep == "best" and is_lowest(self.position, loss)
+        enter_loss(self.position, loss, self.spec.early_stop)
+        if best:
             save_best(self.checkpoints, self.model, self.position.step)
-        return lowest and self.spec.keep == "best"
+        return best
 
     def finish(self) -> None:
         """Leave the weights that the recipe asks for in the job's scorer, ready to score."""

@@ -16,7 +16,7 @@ from posttrain.data.packing import Example
 from posttrain.losses.language_model import cross_entropy_sum, z_loss_sum
 from posttrain.losses.preference import Hyperparameters, preference_loss
 from posttrain.losses.reward import bradley_terry
-from posttrain.rewards.scorer import Rewards
+from posttrain.rewards.scorer import BranchRewards
 from posttrain.scoring.scorer import TokenScores
 from posttrain.statistics.intervals import wins
 from schemas.errors import Refusal
@@ -146,7 +146,7 @@ class BradleyTerry:
         """Pairs."""
         return len(rows)
 
-    def loss(self, scores: Rewards, rows: Sequence[int]) -> tuple[Tensor, Sums]:
+    def loss(self, scores: BranchRewards, rows: Sequence[int]) -> tuple[Tensor, Sums]:
         """The loss, how often and by how much chosen wins, and the rewards of both sides, summed over pairs."""
         chosen, rejected = scores.per_branch().view(len(rows), 2).unbind(1)
         rewards = {"reward_chosen": chosen.detach().sum(), "reward_rejected": rejected.detach().sum()}

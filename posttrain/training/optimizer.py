@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from posttrain.peft.adalora import adaptive, after_step, before_step
+from posttrain.peft.applied import around_steps
 from posttrain.peft.wrap import trainable_state
 from posttrain.runtime.distributed import full
 from posttrain.scoring.scorer import Scorer
@@ -25,7 +25,7 @@ class Updates:
     """Turns losses into updates of the trainable tensors, which are listed once: a model may hold many more that are frozen."""
 
     def __init__(self, scorer: Scorer, spec: Optimization) -> None:
-        self.spec, self.model = spec, scorer.model
+        self.spec, self.model, self.method = spec, scorer.model, around_steps(scorer.model)
         self.optimizer = make_optimizer(scorer.model, spec)
         self.parameters = list(trainable_state(scorer.model).values())
         self.scaler = torch.amp.GradScaler(scorer.device.type, enabled=scorer.dtype == torch.float16)
@@ -43,14 +43,15 @@ class Updates:
             the norm of the gradient before clipping, and 1 where the step was skipped, both on the device.
         """
         self.scaler.unscale_(self.optimizer)
-        before_step(self.model)
+        if self.method:
+            self.method.before_step(self.model)
         norm = full(nn.utils.clip_grad_norm_(self.parameters, self.spec.max_grad_norm))
         skipped = (~torch.isfinite(norm + loss)).float()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._step_unless(skipped)
-        if adaptive(self.model) and not bool(skipped):
-            after_step(self.model, self.optimizer, step, steps)
+        if self.method and not bool(skipped):
+            self.method.after_step(self.model, self.optimizer, step, steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
         return norm, skipped
@@ -58,7 +59,7 @@ class Updates:
     def _step_unless(self, skipped: Tensor) -> None:
         """Fused optimizers read the flag on the device and leave weights and state alone; others have the host wait for it."""
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
+            self.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # as torch's GradScaler sets it
             self.optimizer.step()
         elif not bool(skipped):
             self.optimizer.step()

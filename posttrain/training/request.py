@@ -57,5 +57,5 @@ def carry_out(request: StageRequest) -> Built:
     """Build the stage in this process. torch is imported here, not when a stage is reused."""
     import polars as pl
 
-    built: Built = resolve_name(request.train)(request, request.section, pl.read_parquet(request.rows))
+    built: Built = resolve_name(request.train)(request, request.section, pl.read_parquet(request.rows, glob=False))
     return built

@@ -21,6 +21,7 @@ from posttrain.data.encode_pairs import encode_pairs
 from posttrain.data.packing import Example
 from posttrain.models.architectures import longest_sequence, refuse_beyond
 from posttrain.models.blocks import architecture
+from posttrain.models.parameters import parameter_count
 from posttrain.peft.methods import ENCODER
 from posttrain.rewards.checkpoint import save_reward
 from posttrain.rewards.encoder import joining_pairs, load_encoder, marks_responses, pair_tokenizer, scratch_encoder
@@ -41,7 +42,7 @@ from posttrain.training.learning_rates import settled
 from posttrain.training.objectives import BradleyTerry
 from posttrain.training.request import StageRequest
 from posttrain.training.rows import record_validation
-from schemas.reward import RewardModel, ScratchEncoder
+from schemas.reward import RewardTraining, ScratchEncoder
 
 FIELD = "data.preferences"
 REPORT = "reward.json"
@@ -68,11 +69,11 @@ class Start:
 
 
 @measured
-def reward(request: StageRequest, spec: RewardModel, pairs: pl.DataFrame) -> Built:
+def reward(request: StageRequest, spec: RewardTraining, pairs: pl.DataFrame) -> Built:
     """Train a reward model that ranks chosen above rejected; saves `reward/` and what was measured on held-out pairs."""
     start = _start(request, spec)
     without_dropout(start.model)
-    spec = settled("reward", spec, spec.peft, lambda: sum(p.numel() for p in start.model.parameters()))
+    spec = settled("reward", spec, spec.peft, lambda: parameter_count(start.model))
     rows = pairs.filter(split="train")
     examples = start.read(kept_examples(request, rows, start.encode(rows)))
     held_out, unseen = _held_out(start, pairs)
@@ -88,7 +89,7 @@ def reward(request: StageRequest, spec: RewardModel, pairs: pl.DataFrame) -> Bui
     mean = float(_scores(request, scorer, examples, "centre").double().mean()) if spec.centre else 0.0
     metrics |= {"reward_mean": mean}
     if held_out:
-        metrics |= _judge(request, _scores(request, scorer, held_out, "held-out pairs") - mean, held_out, unseen)
+        metrics |= _held_out_metrics(request, _scores(request, scorer, held_out, "held-out pairs") - mean, held_out, unseen)
     if is_main():
         of_policy = spec.model is None
         save_reward(model, start.tokenizer, spec.peft, request.policy, mean, of_policy, request.out / "reward")
@@ -108,7 +109,7 @@ def _chosen(rows: pl.DataFrame, count: int) -> list[int]:
     return stratified(row_keys(rows), row_sources(rows), count)
 
 
-def _validation(request: StageRequest, spec: RewardModel, held_out: Sequence[Example], rows: pl.DataFrame) -> BradleyTerry:
+def _validation(request: StageRequest, spec: RewardTraining, held_out: Sequence[Example], rows: pl.DataFrame) -> BradleyTerry:
     """On some of the held-out pairs; `rows` are theirs."""
     chosen = _chosen(rows, VALIDATION_EXAMPLES)
     examples = [held_out[row] for row in chosen]
@@ -116,7 +117,7 @@ def _validation(request: StageRequest, spec: RewardModel, held_out: Sequence[Exa
     return BradleyTerry(examples, spec.margin)
 
 
-def _start(request: StageRequest, spec: RewardModel) -> Start:
+def _start(request: StageRequest, spec: RewardTraining) -> Start:
     """The model, its tokenizer and how it reads pairs. `request.policy` is where its weights, or its tokenizer, come from."""
     config = load_config(request.policy)
     if isinstance(spec.model, ScratchEncoder) or architecture(config) == ENCODER:
@@ -130,7 +131,7 @@ def _start(request: StageRequest, spec: RewardModel) -> Start:
     return Start(load_model(request.policy, resolve_device(request.recipe.compute)), tokenizer, encode, pad=pad)
 
 
-def _start_encoder(request: StageRequest, spec: RewardModel, config: PreTrainedConfig) -> Start:
+def _start_encoder(request: StageRequest, spec: RewardTraining, config: PreTrainedConfig) -> Start:
     device, seed = resolve_device(request.recipe.compute), request.recipe.seed
     if isinstance(spec.model, ScratchEncoder):
         tokenizer = joining_pairs(load_tokenizer(request.policy))
@@ -149,7 +150,7 @@ def _scores(request: StageRequest, scorer: RewardScorer, examples: list[Example]
         return score_branches(scorer, examples, budget, counted(request.progress, f"reward: {what}", len(examples)))
 
 
-def _judge(request: StageRequest, rewards: Tensor, pairs: list[Example], rows: pl.DataFrame) -> dict[str, float]:
+def _held_out_metrics(request: StageRequest, rewards: Tensor, pairs: list[Example], rows: pl.DataFrame) -> dict[str, float]:
     """Metrics of rewards [pairs, 2] on held-out pairs and their rows, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
     margins = values[:, 0] - values[:, 1]

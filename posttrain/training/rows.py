@@ -20,6 +20,7 @@ from schemas.data import Checks
 
 FILE = "rows.json"
 TEMPLATE = "the chat template refuses the conversation"
+TEMPLATE_REMEDY = "set model.chat_template to one that takes them"
 COUNTS = ("rows", "left_out", "prompts_cut", "completions_cut")
 
 
@@ -45,8 +46,7 @@ def record_prompts(out: Path, field: str, rows: int, rendered: int, checks: Chec
     reasons = {TEMPLATE: rows - rendered} if rendered < rows else {}
     numbers = {"rows": rows, "examples": rendered, "left_out": rows - rendered}
     _record(out, {"data": field.removeprefix("data."), **numbers, "reasons": reasons})
-    remedy = "set model.chat_template to one that takes them"
-    refuse_left_out(reasons, rows, field, "alignment", checks, remedy=remedy)
+    refuse_left_out(reasons, rows, field, "alignment", checks, remedy=TEMPLATE_REMEDY)
 
 
 def record_validation(

@@ -52,8 +52,13 @@ def validation_steps(steps: int, validations: int) -> frozenset[int]:
     return frozenset(-(-steps * k // validations) for k in range(1, validations + 1))
 
 
-def judge(position: Position, loss: float, rule: EarlyStop | None) -> bool:
-    """Enter a validation loss into `position`; returns whether it is the lowest so far. One that is not finite is no improvement.
+def is_lowest(position: Position, loss: float) -> bool:
+    """Whether a validation loss is lower than all before; one that is not finite is not."""
+    return loss < position.best_loss
+
+
+def enter_loss(position: Position, loss: float, rule: EarlyStop | None) -> None:
+    """Enter a validation loss into `position`.
 
     An improvement is measured from the last improvement, so that a loss which creeps down by less than `min_delta` each time is
     one as soon as the sum of its steps is more.
@@ -62,10 +67,8 @@ def judge(position: Position, loss: float, rule: EarlyStop | None) -> bool:
         position.level, position.stale = loss, 0
     else:
         position.stale += 1
-    if not loss < position.best_loss:
-        return False
-    position.best_loss, position.best_step = loss, position.step
-    return True
+    if is_lowest(position, loss):
+        position.best_loss, position.best_step = loss, position.step
 
 
 def exhausted(position: Position, rule: EarlyStop | None) -> bool:

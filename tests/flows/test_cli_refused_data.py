@@ -27,12 +27,15 @@ def with_users_as_assistants(row: dict) -> dict:
 DATA = {
     "empty": ("preferences", "p.jsonl", lambda rows: b"", ("data.preferences: found", "an empty file", "at least one row")),
     "blank lines": ("preferences", "p.jsonl", lambda rows: b"\n\n\n", ("data.preferences", "no rows left of 0", "at least one")),
-    "unknown kind": ("preferences", "p.csv", lambda rows: b"a,b\n", ("data.preferences: found", "p.csv, a file of an unknown")),
+    "unknown kind": ("preferences", "p.txt", lambda rows: b"a,b\n", ("data.preferences: found", "p.txt, a file of an unknown")),
     "Latin-1": (
         "preferences", "p.jsonl", lambda rows: b'{"chosen": "caf\xe9", "rejected": "tea"}\n' * 20,
-        ("data.preferences: found no rows left of 20", "quarantine.parquet"),
+        ("p.jsonl:1: found text that is not UTF-8", "ISO-8859-1", "iconv"),
     ),
-    "not JSON": ("preferences", "p.jsonl", lambda rows: b"chosen, rejected\n" * 20, ("no rows left of 20", "quarantine.parquet")),
+    "not JSON": ("preferences", "p.jsonl", lambda rows: b"chosen\n" * 20, ("no rows left of 20", "quarantine.parquet")),
+    "CSV by another name": (
+        "preferences", "p.jsonl", lambda rows: b"chosen, rejected\n" * 20, ("looks like CSV", "name it .csv")
+    ),
     "wrong columns": (
         "preferences", "p.jsonl", lambda rows: as_lines([{"prompt": "a", "choosen": "b", "rejected": "c"}] * 3),
         ("p.jsonl: found columns prompt, choosen, rejected", "chosen + rejected", "rename `choosen` to `chosen`"),
@@ -56,10 +59,15 @@ DATA = {
         ("5.00% pairs whose two sides answer different prompts", "prompt_mismatch_fail = 0.01"),
     ),
     "truncated gzip": (
-        "preferences", "p.jsonl.gz", lambda rows: gzip.compress(as_lines(rows))[:60], ("p.jsonl.gz: found content", "download it")
+        "preferences", "p.jsonl.gz", lambda rows: gzip.compress(as_lines(rows))[:-900],
+        ("content that breaks off at row", "a complete file", "download or write it again", "data.checks.incomplete: keep"),
     ),
-    "not gzip at all": ("preferences", "p.jsonl.gz", as_lines, ("p.jsonl.gz: found content that is not .jsonl.gz", "complete")),
-    "not Parquet": ("instructions", "i.parquet", as_lines, ("i.parquet: found content that is not .parquet", "write or")),
+    "not gzip at all": (
+        "preferences", "p.jsonl.gz", lambda rows: b"Not found\n", ("p.jsonl.gz: found content that is not .jsonl.gz", "complete")
+    ),
+    "not Parquet": (
+        "instructions", "i.parquet", lambda rows: b"PAR1PAR1", ("i.parquet: found content that is not Parquet", "write it again")
+    ),
     "instructions without an answer": (
         "instructions", "i.jsonl", lambda rows: as_lines([{"prompt": "Hello?"}] * 5), ("i.jsonl: found columns prompt", "add")
     ),

@@ -16,7 +16,7 @@ from posttrain.data.packing import Example
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
-from posttrain.rewards.sources import Rewards
+from posttrain.rewards.sources import RewardSources
 from posttrain.runtime.progress import Progress, Quiet, reporting
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.layout_choice import choose_layout
@@ -27,13 +27,13 @@ from posttrain.training.loop import Job
 from posttrain.training.ppo.actor_critic import ActorCritic, add_value_head
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
-from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
 from posttrain.training.request import StageRequest
 from posttrain.training.reward import reward
 from schemas.load import validate_recipe
 from schemas.ppo import PPO
 from schemas.recipe import Compute
-from schemas.reward import RewardModel
+from schemas.reward import RewardTraining
 from schemas.training import Full, LoRA
 
 TEXTS = [
@@ -187,7 +187,7 @@ def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
         (tmp_path / name).mkdir(exist_ok=True)
         collect = Collector(
             spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=Words(), ends=(0,),
-            rewards=Rewards({"reward_test": (reward, 1.0)}), log=SampleLog(tmp_path / name / SAMPLES),
+            rewards=RewardSources({"reward_test": (reward, 1.0)}), log=SampleLog(tmp_path / name / ROLLOUTS),
             prompts=Prompts([[{"role": "user", "content": "?"}]] * prompts, tokens),
         )  # fmt: skip
         objective = PolicyOptimization(spec, collect, torch.float32)
@@ -239,7 +239,7 @@ def reward_stage(checkpoint, reward_pairs):
         )  # fmt: skip
         numbers = {"epochs": 4, "batch_size": 8, "max_length": 96, "learning_rate": 5e-3, "peft": {"method": "lora", "r": 4}}
         with reporting(progress or Quiet()):
-            return reward(request, RewardModel(**numbers | section), reward_pairs() if pairs is None else pairs)
+            return reward(request, RewardTraining(**numbers | section), reward_pairs() if pairs is None else pairs)
 
     return run
 

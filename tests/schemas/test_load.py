@@ -54,7 +54,6 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
     ("pretrain.tokens=many", "pretrain.tokens", "'many'", "integer", "correct"),
     ("name=two words", "name", "'two words'", "pattern", "correct"),
     ("data.holdout=1", "data.holdout", "1", "less than 1", "correct"),
-    ("data.reading.preferences.ranking=best", "data.reading.preferences.ranking", "'best'", "adjacent", "correct"),
     ("data.checks.waive=[lenght]", "data.checks.waive.0", "'lenght'", "length_bias", "correct"),
     ("filtering.rules.words={min: 5, max: 1}", "filtering.rules.words", "'min': 5", "min 5.0 is above max 1.0", "correct"),
     ("evaluation.judge.name=sentiment", "evaluation.judge.name", "'sentiment'", "pattern", "correct"),

@@ -191,3 +191,13 @@ def test_a_written_out_model_section_is_read_again(architecture):
     """Prefect hands a recipe on with every field written out: one that does not apply must then be null."""
     model = ScratchModel.model_validate({"source": "scratch", "architecture": architecture})
     assert ScratchModel.model_validate(model.model_dump(mode="json")) == model
+
+
+def test_a_recipe_is_read_again_from_its_document_as_the_same():
+    """`rules` that name one limit leave the others to the preset; written out in full, their nulls would take these away."""
+    written = recipe(PRETRAIN, SFT, DPO, {"filtering": {"rules": {"words": {"min": 10}}}})
+    again = Recipe.model_validate(written.document)
+    assert again == written
+    assert again.filtering.resolved() == written.filtering.resolved()
+    in_full = Recipe.model_validate(written.model_dump(mode="json"))
+    assert in_full.filtering.resolved() != written.filtering.resolved()  # which is why there is a document

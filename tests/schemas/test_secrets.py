@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import time
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -31,7 +35,13 @@ CASES = [  # text, what is shown of it, whether a recipe may not have it
     ("sample://corpus", "sample://corpus", False),
     ("Authorization: Bearer abc.def", "Authorization: Bearer ***", False),
     ("host=db user=u password=hunter2 dbname=x", "host=db user=u password=*** dbname=x", False),
+    ("https://h/x#access_token=abc", "https://h/x#***", True),
+    ("https://h/x?%73ig=abc&p%61rt=1", "https://h/x?***&p%61rt=1", True),
+    ("webhdfs://h/x?delegation=abc", "webhdfs://h/x?***", True),
+    ("x-api-key: abc", "x-api-key: ***", False),
+    ("found hf_" + "aB3" * 10 + " in it", "found *** in it", True),
 ]
+PGPASSWORD = "p&\"'<w+ /=\\é"
 
 
 @pytest.mark.parametrize(("text", "shown", "refused"), CASES)
@@ -47,6 +57,38 @@ def test_what_the_environment_gives_is_hidden_wherever_it_stands(monkeypatch):
     assert without_credentials("pass/word pass%2Fword a-folder") == "*** *** a-folder"
     assert opened("file:///${A_FOLDER}/x", "data.corpus") == "file:///a-folder/x"
     assert without_credentials("in a-folder") == "in ***"
+
+
+@pytest.mark.parametrize("character", [" ", "'", '"', "<"])
+def test_a_password_may_hold_what_ends_an_address_in_a_text(character):
+    """SQLAlchemy takes all of it up to the @."""
+    with pytest.raises(Refusal, match="which holds a credential") as refusal:
+        opened(f"postgresql://u:hun{character}ter2@db/x", "tracking.uri")
+    assert "ter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["PGPASSWORD", "MYSQL_PWD", "DB_PASS", "REDISCLI_AUTH", "AZURE_STORAGE_KEY", "AZURE_STORAGE_CONNECTION_STRING"]
+)
+def test_variables_that_libraries_read_are_hidden(monkeypatch, name):
+    monkeypatch.setenv(name, "zz9secret")
+    assert without_credentials("a zz9secret b") == "a *** b"
+
+
+def test_variables_that_are_no_secret_are_not(monkeypatch):
+    for name in ("TOKENIZERS_PARALLELISM", "PWD", "KEYBOARD", "SSH_AUTH_SOCK"):
+        monkeypatch.setenv(name, "plain-value")
+    assert without_credentials("a plain-value b") == "a plain-value b"
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [str, quote, quote_plus, lambda v: quote(v, safe=""), json.dumps, repr, html.escape,
+     lambda v: base64.b64encode(v.encode()).decode()],
+)  # fmt: skip
+def test_a_secret_is_hidden_however_it_is_spelt(monkeypatch, spell):
+    monkeypatch.setenv("PGPASSWORD", PGPASSWORD)
+    assert without_credentials(f"with {spell(PGPASSWORD)} end").replace('"', "").replace("'", "") == "with *** end"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,16 @@ def test_every_value_is_a_recipe_of_its_own_without_a_registry(written):
     assert planned[0].recipe.evaluation.gates.win_rate_vs_sft is not None  # judged and shown, though it stops nothing
 
 
+def test_a_sweep_of_more_runs_than_anybody_waits_for_is_refused_at_once(written):
+    """40 kB of YAML planned 20,000 runs."""
+    many = {**BETAS, "over": {"field": "seed", "values": list(range(20_000))}}
+    with pytest.raises(Refusal, match="at most 1000 items"):
+        load_sweep(written(many))
+    lines = [{**BETAS, "label": str(n), "over": {"field": "seed", "values": list(range(600))}} for n in range(2)]
+    with pytest.raises(Refusal, match="lines: found 1,200 runs"):
+        load_sweep(written(*lines))
+
+
 # The line, the start of `where`, and words of `found`, `allowed` and `remedy`.
 WRONG = {
     "a typo in the sweep": ({**BETAS, "lable": "x"}, "lines.0.lable", "an unknown field", "label", "did you mean label?"),

@@ -21,6 +21,11 @@ BOMBS = {
     "a long file": ("# " + "x" * 1_000_000, "at most 1,000,000"),
     "no date": ("a: 2024-99-99\n", "month must be in 1..12"),
     "a long number": ("a: " + "1" * 10_000, "in quotes"),
+    "one that Python does not print": ("a: 0x" + "f" * 900_000, "a number of 900,002 characters"),
+    "one of sixties, which takes minutes": ("a: 1" + ":1" * 300_000, "a number of 600,001 characters"),
+    "one that is no float": ("a: 1" + ":1" * 300_000 + ".5", "a number of 600,003 characters"),
+    "no truth value": ("a: !!bool x", "not of its type"),
+    "no timestamp": ("a: !!timestamp x", "not of its type"),
 }
 
 
@@ -45,6 +50,13 @@ def test_the_line_of_what_is_too_deep_is_named():
 def test_a_value_on_the_command_line_has_the_same_limits():
     with pytest.raises(Refusal, match="nested over"):
         apply_overrides({}, ["model=" + "[" * 100])
+
+
+def test_a_number_on_the_command_line_and_a_field_of_a_thousand_levels_are_refused():
+    with pytest.raises(Refusal, match="a number of 10,002 characters"):
+        apply_overrides({}, ["seed=0x" + "f" * 10_000])
+    with pytest.raises(Refusal, match="a field 1,000 levels deep"):
+        apply_overrides({}, [".".join(["a"] * 1000) + "=1"])
 
 
 def test_a_refused_value_of_aliases_is_named_in_a_short_message(tmp_path):

@@ -43,6 +43,13 @@ def test_the_alias_goes_to_a_version_that_is_more_accurate(chain):
     assert champion_of(client_of(chain), "judge").tags["held_out_accuracy"] == "0.750000"
 
 
+@pytest.mark.parametrize("tag", ["nan", "inf", "evil", ""])
+def test_a_champion_whose_tag_is_no_number_neither_stays_for_ever_nor_ends_the_run(chain, tag):
+    promote_reward(chain, version(chain, 0.7))
+    client_of(chain).set_model_version_tag("judge", "1", "held_out_accuracy", tag)
+    assert promote_reward(chain, version(chain, 0.6)) == "champion"
+
+
 def test_a_champion_that_is_seen_again_stays_one(chain):
     first = version(chain, 0.7)
     assert [promote_reward(chain, first) for _ in range(2)] == ["champion", "champion"]

@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from posttrain.models.policy import folder_digest
+from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import RESULT, Built, StageKey, Store
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from schemas.results import Origin
 from tasks import open_runs, tracking
 from tasks.lineage import lineage_of
+from tasks.register import _head_to_head
 from tasks.registry import fetch_version
 from tasks.tracking import connect, own_tracking, start_run
 
@@ -101,6 +103,15 @@ def test_an_index_that_leads_out_of_the_checkpoint_is_refused(root, register):
     index = json.dumps({"weight_map": {"a": "../outside.safetensors"}})
     with pytest.raises(Refusal, match=r"which names '\.\./outside\.safetensors'"):
         fetch(register({}, **{"model.safetensors.index.json": index}).uri, root)
+
+
+def test_a_champion_that_is_not_what_was_registered_is_not_compared_with(root, register):
+    """Whoever replaces its weights by worse ones would let any candidate win."""
+    uri = register({"artifact.checkpoint": "0" * 64}).uri
+    registry = {"registry": {"model": "house", "promote_on": "preference_accuracy"}}
+    chain = Chain(Recipe.model_validate(recipe_on(uri, root).model_dump(mode="json") | registry), Store(root))
+    with pytest.raises(Refusal, match=r"registry\.model: found models:/house/1, whose checkpoint is not what was registered"):
+        _head_to_head(chain, connect(own_tracking(root), root).get_model_version("house", "1"))
 
 
 @pytest.mark.parametrize("content", ["../../../victim", "/tmp/victim", "a\n", "", "é", "x" * 300])

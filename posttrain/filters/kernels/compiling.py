@@ -27,6 +27,11 @@ def kernel(function: F) -> F:
     return compiled
 
 
+def cache_of_user() -> Path:
+    """Where a user's programs keep what they can make again. A store is none: others may write it, or hand it on as a copy."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "posttrain"
+
+
 def keep_compiled(folder: Path) -> None:
     """Keep in `folder` what the kernels compile to; called before their modules are imported, later it changes nothing.
 

@@ -76,7 +76,7 @@ def _words(kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArra
     out[0], out[1], out[2] = found, length / of, lettered / of
     out[3] /= of
     out[4] /= of
-    out[5] /= of
+    out[5] = out[5] / of if found else 0.0
     keys, covered = np.empty(found, np.uint64), np.empty(9, np.int64)
     for at in range(found):
         keys[at] = hashed(prefix, powers, starts[at], ends[at])
@@ -162,10 +162,10 @@ def _known_words(codes: Codes, kinds: Bytes, count: int) -> tuple[int, int]:
         if end - start <= _LONGEST_STOP_WORD:
             packed = np.int64(0)
             for at in range(start, end):
-                packed = packed << 8 | _lower(codes[at])
+                packed = packed << 8 | lower(codes[at])
             for which in range(len(_STOP_WORDS)):
                 found |= (packed == _STOP_WORDS[which]) << which
-        elif end - start == _LOREM_LENGTH and _lower(codes[start]) == _LOREM[0]:
+        elif end - start == _LOREM_LENGTH and lower(codes[start]) == _LOREM[0]:
             lorem += says(codes, start, count, _LOREM)
     total = 0
     for which in range(len(_STOP_WORDS)):
@@ -174,7 +174,7 @@ def _known_words(codes: Codes, kinds: Bytes, count: int) -> tuple[int, int]:
 
 
 @kernel
-def _lower(code: int) -> int:
+def lower(code: int) -> int:
     """A small Latin letter for a capital; 255 for what is no ASCII."""
     return np.int64(code + _TO_LOWER if _LATIN_A <= code <= _LATIN_Z else min(code, 255))
 
@@ -185,7 +185,7 @@ def says(codes: Codes, at: int, count: int, phrase: Codes) -> bool:
     if at + len(phrase) > count:
         return False
     for place in range(len(phrase)):  # noqa: SIM110 - numba has no `all` of a generator
-        if _lower(codes[at + place]) != phrase[place]:
+        if lower(codes[at + place]) != phrase[place]:
             return False
     return True
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from posttrain.filters.kernels.text import Bytes, Codes, Places, code_at
 
 KNOWN = 0x20000  # code points that the table has: nearly all that are written but rare Chinese characters
 OTHERWISE = -1  # in the table: fold this text in Python
+LOWER = 1 << 24  # in the table, added to a code point: lower-casing gives the same
 SHARP_S, SMALL_S = 0xDF, ord("s")  # folds to two letters, and is in every German text
+SIGMA = 0x3A3  # lower-cased in two ways, at the end of a word and elsewhere
 _BLANK = 32
 
 
@@ -27,21 +30,36 @@ def folded(text: str) -> bytes:
     return b" ".join(word for word in composed.translate(_TO_BLANK).encode().split(b" ") if word)
 
 
-def fold(data: Bytes, offsets: Places) -> tuple[Bytes, Places, Places]:
-    """Folded UTF-8 of all documents, and where each starts and ends in it.
+class Folded(NamedTuple):
+    """UTF-8 of some folded documents."""
+
+    data: Bytes
+    starts: Places
+    """Where each document starts in `data`, shape (documents,)."""
+    ends: Places
+    lowered: Bytes
+    """1 where lower-casing instead of case folding would give the same text, shape (documents,)."""
+
+    def texts(self) -> list[bytes]:
+        """The documents."""
+        return [self.data[start:end].tobytes() for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
+
+
+def fold(data: Bytes, offsets: Places) -> Folded:
+    """Fold all documents.
 
     Args:
         data, offsets: as in `document.measure`.
     """
     count = len(offsets) - 1
     out = np.empty(2 * int(offsets[-1] - offsets[0]), np.uint8)
-    starts, ends = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    used = _fold_all(data, offsets, table(), flags(), out, starts, ends) if COMPILED else 0
+    starts, ends, lowered = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.uint8)
+    used = _fold_all(data, offsets, table(), flags(), out, starts, ends, lowered) if COMPILED else 0
     rest = np.flatnonzero(ends == OTHERWISE) if COMPILED else np.arange(count)
     texts = [folded(data[offsets[at] : offsets[at + 1]].tobytes().decode()) for at in rest]
     bounds = used + np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
     starts[rest], ends[rest] = bounds[:-1], bounds[1:]
-    return np.concatenate([out[:used], np.frombuffer(b"".join(texts), np.uint8)]), starts, ends
+    return Folded(np.concatenate([out[:used], np.frombuffer(b"".join(texts), np.uint8)]), starts, ends, lowered)
 
 
 _TO_BLANK = str.maketrans(dict.fromkeys(SPACES, " "))
@@ -56,7 +74,7 @@ def table() -> NDArray[np.int32]:
         if not 0xD800 <= code < 0xE000:
             to = chr(code).casefold()
             if len(to) == 1 and _stands_alone(code, joins) and _stands_alone(ord(to), joins):
-                found[code] = ord(to)
+                found[code] = ord(to) | (LOWER if chr(code).lower() == to and code != SIGMA else 0)
     found[SHARP_S] = SHARP_S
     return found
 
@@ -77,36 +95,40 @@ def _stands_alone(code: int, joins: set[int]) -> bool:
 
 
 @kernel
-def _fold_all(data: Bytes, offsets: Places, to: Codes, flags: Bytes, out: Bytes, starts: Places, ends: Places) -> int:
+def _fold_all(
+    data: Bytes, offsets: Places, to: Codes, flags: Bytes, out: Bytes, starts: Places, ends: Places, lowered: Bytes
+) -> int:
     used = 0
     for each in range(len(offsets) - 1):
         starts[each] = used
-        end = _fold_one(data, offsets[each], offsets[each + 1], to, flags, out, used)
-        ends[each] = end
+        end, same = _fold_one(data, offsets[each], offsets[each + 1], to, flags, out, used)
+        ends[each], lowered[each] = end, same
         used = end if end != OTHERWISE else used
     return used
 
 
 @kernel
-def _fold_one(data: Bytes, start: int, end: int, to: Codes, flags: Bytes, out: Bytes, used: int) -> int:
-    """Where the folded text ends in `out`, or OTHERWISE."""
-    at, first, pending = start, used, False
+def _fold_one(data: Bytes, start: int, end: int, to: Codes, flags: Bytes, out: Bytes, used: int) -> tuple[int, int]:
+    """Where the folded text ends in `out`, or OTHERWISE, and 1 where lower-casing gives the same, else 0."""
+    at, first, pending, same = start, used, False, LOWER
     while at < end:
         code, at = code_at(data, at)
         if flags[code] & SPACE:
             pending = used > first
             continue
-        folded_code = to[code] if code < len(to) else OTHERWISE
-        if folded_code == OTHERWISE:
-            return OTHERWISE
+        entry = to[code] if code < len(to) else OTHERWISE
+        if entry == OTHERWISE:
+            return OTHERWISE, 0
         if pending:
             out[used] = _BLANK
             used, pending = used + 1, False
+        same &= entry
+        folded_code = entry & ~LOWER
         if folded_code == SHARP_S:
             out[used] = SMALL_S
             used, folded_code = used + 1, SMALL_S
         used = _encode(folded_code, out, used)
-    return used
+    return used, same // LOWER
 
 
 @kernel

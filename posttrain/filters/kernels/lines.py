@@ -20,7 +20,8 @@ _KEPT = -1
 _PHRASES = [np.array([ord(character) for character in phrase], np.int32) for phrase in (JAVASCRIPT, *POLICIES)]
 _LENGTHS = np.array([len(phrase) for phrase in _PHRASES], np.int64)
 _PADDED = np.array([np.pad(phrase, (0, 20 - len(phrase))) for phrase in _PHRASES], np.int32)
-_INITIALS = np.array([any(chr(code).lower() == phrase[0] for phrase in (JAVASCRIPT, *POLICIES)) for code in range(128)])
+_FIRST_TWO = {phrase[:2] for phrase in (JAVASCRIPT, *POLICIES)}
+_PAIRS = np.array([[(chr(one) + chr(two)).lower() in _FIRST_TWO for two in range(128)] for one in range(128)])
 
 
 @kernel
@@ -95,8 +96,8 @@ def _phrase(codes: Codes, count: int, limits: Places) -> int:
     if not limits[4] and not limits[5]:
         return _KEPT
     policy = _KEPT
-    for at in range(count):
-        if codes[at] < 128 and _INITIALS[codes[at]]:
+    for at in range(count - 1):
+        if (codes[at] | codes[at + 1]) < 128 and _PAIRS[codes[at], codes[at + 1]]:
             for which in range(len(_LENGTHS)):
                 if says(codes, at, count, _PADDED[which, : _LENGTHS[which]]):
                     if which == 0 and limits[4]:

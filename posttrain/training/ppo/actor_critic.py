@@ -1,6 +1,6 @@
-"""Policy and critic on one backbone: the last hidden states of the policy, or of a twin with a LoRA of its own, become values.
+"""Policy and critic on one backbone: the last hidden states of the policy, or of a copy with a LoRA of its own, become values.
 
-Value head and twin are submodules of the policy while it trains, so that optimizer and checkpoints see them, and are taken off
+Value head and copy are submodules of the policy while it trains, so that optimizer and checkpoints see them, and are taken off
 before it is saved.
 """
 
@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from posttrain.data.packing import Example
-from posttrain.peft.wrap import trainable_state
+from posttrain.models.parameters import trainable_count
+from posttrain.models.weight_sharing import shared_copy
+from posttrain.peft.wrap import wrap
 from posttrain.scoring.layouts import Located
 from posttrain.scoring.output_head import Head, head_of
 from posttrain.scoring.products import fp32_linear
+from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import Scorer, TokenScores, inner_model
+from posttrain.training.dropout import without_dropout
+from schemas.peft import Peft
+from schemas.ppo import PPO
 
 VALUE_HEAD, CRITIC = "value_head", "critic"
 ENTROPY_LOGITS = 2**22  # held at once while the entropy is differentiated
@@ -84,14 +90,36 @@ def add_critic(model: nn.Module, critic: nn.Module) -> None:
     inner_model(model).add_module(CRITIC, critic)
 
 
+def critic_base(base: nn.Module, spec: PPO) -> nn.Module | None:
+    """The model on the base's weights that a critic with a LoRA of its own starts from; None where values come otherwise."""
+    return shared_copy(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
+
+
+def start_policy(policy: nn.Module, spec: PPO, critic: nn.Module | None, peft: Peft, seed: int) -> Reference:
+    """Make a wrapped policy ready for PPO: dropout off, with a critic where the section asks for one; returns its reference.
+
+    Args:
+        policy: the model with the method's parameters.
+        spec: the section.
+        critic: of `critic_base`.
+        peft: what the critic trains.
+        seed: of the critic's new weights.
+    """
+    without_dropout(policy)
+    reference = Reference(policy)
+    if critic is not None:
+        critic = wrap(critic, peft, seed, "alignment.value_model")
+        add_value_head(critic)
+        add_critic(policy, critic)
+    elif spec.advantage == "gae":
+        add_value_head(policy)
+    return reference
+
+
 def remove_critic(model: nn.Module) -> int:
     """Take value head and critic off, and return how many of their parameters trained."""
-    inner, before = inner_model(model), _trainable(model)
+    inner, before = inner_model(model), trainable_count(model)
     for name in (VALUE_HEAD, CRITIC):
         if hasattr(inner, name):
             delattr(inner, name)
-    return before - _trainable(model)
-
-
-def _trainable(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in trainable_state(model).values())
+    return before - trainable_count(model)

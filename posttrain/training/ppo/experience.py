@@ -90,7 +90,7 @@ def estimate(scored: Scored, scores: Tensor, spec: PPO, coefficient: float) -> E
     """
     mask = scored.mask
     if spec.advantage == "gae":
-        assert scored.values is not None
+        assert scored.values is not None  # gae has a critic
         rewards = ppo.token_rewards(scores, scored.rows(scored.logprobs), scored.rows(scored.reference), mask, coefficient)
         rewards = ppo.whiten(rewards, mask, shift=False) if spec.whiten_rewards else rewards
         advantages, returns = ppo.gae(rewards, scored.rows(scored.values), mask, spec.gamma, spec.lam)

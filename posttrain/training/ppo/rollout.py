@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.encode import Conversation
 from posttrain.data.packing import Example, Tokens, micro_batches
 from posttrain.losses import ppo
-from posttrain.rewards.sources import Answered, Rewards
+from posttrain.rewards.sources import Answered, RewardSources
 from posttrain.runtime.progress import counted, current
 from posttrain.sampling.sampler import Count, Sampler, Sampling
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.token_budget import scoring_tokens
+from posttrain.training.batches import shuffled
 from posttrain.training.ppo.actor_critic import ActorCritic
 from posttrain.training.ppo.experience import Scored
 from posttrain.training.ppo.objective import Collected
@@ -44,7 +45,7 @@ class Collector:
     scorer: ActorCritic
     reference: Reference
     sampler: Sampler
-    rewards: Rewards
+    rewards: RewardSources
     tokenizer: PreTrainedTokenizerBase
     prompts: Prompts
     log: SampleLog
@@ -73,7 +74,7 @@ class Collector:
     def _drawn(self, iteration: int) -> list[int]:
         """Prompts of an iteration: each is drawn once before any is drawn again."""
         count = self.spec.rollouts // self.spec.samples
-        return list(itertools.islice(_shuffled(len(self.prompts.tokens), self.seed), iteration * count, (iteration + 1) * count))
+        return list(itertools.islice(shuffled(len(self.prompts.tokens), self.seed), iteration * count, (iteration + 1) * count))
 
     def _answered(self, drawn: Sequence[int], iteration: int) -> list[Example]:
         prompts = [self.prompts.tokens[index] for index in drawn]
@@ -119,11 +120,6 @@ class Collector:
                     parts.setdefault(name, {}).update(zip(group, tokens.cpu().split(sizes), strict=True))
             on_rows(len(group))
         return {name: torch.cat([by_row[i] for i in range(len(examples))]) for name, by_row in parts.items()}
-
-
-def _shuffled(count: int, seed: int) -> Iterator[int]:
-    for epoch in itertools.count():
-        yield from np.random.default_rng([seed, epoch]).permutation(count).tolist()
 
 
 def _numbers(scored: Scored, scores: Tensor, ended: Tensor) -> dict[str, float]:

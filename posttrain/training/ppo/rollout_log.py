@@ -9,7 +9,7 @@ from torch import Tensor
 
 from posttrain.rewards.sources import Answered
 
-SAMPLES = "rollouts.jsonl"
+ROLLOUTS = "rollouts.jsonl"
 
 
 class SampleLog:

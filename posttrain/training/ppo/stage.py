@@ -17,12 +17,13 @@ from posttrain.data.encode import accepted, encode_prompts
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example, Tokens
 from posttrain.models.architectures import longest_sequence, refuse_beyond
+from posttrain.models.parameters import parameter_count, trainable_count
 from posttrain.models.positions import UNLIMITED
 from posttrain.models.rope import unscaled_up_to
-from posttrain.models.weight_sharing import keep_apart, twin
-from posttrain.peft.wrap import save_trained, trainable_state, wrap
+from posttrain.models.weight_sharing import keep_apart
+from posttrain.peft.wrap import save_trained, wrap
 from posttrain.rewards.model import RewardModel, open_reward_model
-from posttrain.rewards.sources import Rewards, address, load_rewards
+from posttrain.rewards.sources import RewardSources, address, load_rewards
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.store import Built
@@ -30,14 +31,13 @@ from posttrain.sampling.sampler import sample
 from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import PLAIN, inner_model
-from posttrain.training.dropout import without_dropout
 from posttrain.training.fit import checkpoint_activations, new_job, start_parameters
 from posttrain.training.learning_rates import settled
 from posttrain.training.loop import train
-from posttrain.training.ppo.actor_critic import ActorCritic, add_critic, add_value_head, remove_critic
+from posttrain.training.ppo.actor_critic import ActorCritic, critic_base, remove_critic, start_policy
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
-from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
 from posttrain.training.request import StageRequest
 from posttrain.training.rows import record_prompts, row_metrics
 from schemas.errors import Refusal
@@ -61,20 +61,20 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
         Refusal: when there is no prompt, when the model has no layout that gives hidden states, or when a reward misbehaves.
     """
     spec = settled("ppo", spec, spec.peft, lambda: start_parameters(request))
-    assert spec.learning_rate is not None
+    assert spec.learning_rate is not None  # `settled`
     tokenizer, device = load_tokenizer(request.policy), resolve_device(request.recipe.compute)
     seed, dtype = request.recipe.seed, resolve_dtype(request.recipe.compute)
     backbone = _backbone(request, spec, tokenizer, device)
     prompts = _prompts(request, spec, rows, tokenizer, inner_model(backbone.policy).config)
     scorer = ActorCritic(backbone.policy, device, dtype, temperature=spec.temperature).eval()
     scorer.entropy = spec.entropy_coefficient > 0
-    layout = _layout(scorer, prompts.tokens)
+    layout = use_layout_for(scorer, prompts.tokens)
     request.progress.note(f"align: {layout}")
     if spec.gradient_checkpointing:
         checkpoint_activations(backbone.policy, "alignment.gradient_checkpointing")
     collect = Collector(
         spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
-        tokenizer=tokenizer, prompts=prompts, log=SampleLog(request.out / SAMPLES),
+        tokenizer=tokenizer, prompts=prompts, log=SampleLog(request.out / ROLLOUTS),
         ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     objective = PolicyOptimization(spec, collect, dtype)
@@ -90,26 +90,19 @@ class _Backbone:
 
     policy: nn.Module
     reference: Reference
-    rewards: Rewards
+    rewards: RewardSources
 
 
 def _backbone(request: StageRequest, spec: PPO, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> _Backbone:
-    """Reward model and critic are twins of the base, made before the policy's method is put on it."""
+    """Reward model and critic share the base's weights; they are made before the policy's method is put on it."""
     seed = request.recipe.seed
     base = load_model(request.policy, device)
     models = _reward_models(request, spec, base, device)
-    critic = twin(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
+    critic = critic_base(base, spec)
     policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer, request.policy.new_tokens)
     for other in (*([critic] if critic is not None else []), *(model.scorer.model for model in models.values())):
         keep_apart(other, policy)
-    without_dropout(policy)
-    reference = Reference(policy)
-    if critic is not None:
-        critic = wrap(critic, LoRA(method="lora"), seed, "alignment.value_model")
-        add_value_head(critic)
-        add_critic(policy, critic)
-    elif spec.advantage == "gae":
-        add_value_head(policy)
+    reference = start_policy(policy, spec, critic, LoRA(method="lora"), seed)
     return _Backbone(policy, reference, load_rewards(spec, models))
 
 
@@ -117,9 +110,18 @@ def _reward_models(request: StageRequest, spec: PPO, base: nn.Module, device: to
     """The models that sources name; one that the run trained on the policy's own weights is put on these."""
     wanted = {address(source) for source in spec.sources if not isinstance(source, FunctionReward)}
     dtype = resolve_dtype(request.recipe.compute)
-    return {
+    models = {
         name: open_reward_model(request.rewards[name], device, dtype, base if name == STAGE else None) for name in sorted(wanted)
     }
+    for name, model in models.items():
+        if spec.max_new_tokens >= model.limit:
+            raise Refusal(
+                where="alignment.max_new_tokens",
+                found=f"{spec.max_new_tokens} with the reward model {name}, which reads at most {model.limit} tokens",
+                allowed=f"less than {model.limit}",
+                remedy="lower it, or take a reward model that reads more: an answer would be rewarded for its start alone",
+            )
+    return models
 
 
 def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
@@ -141,8 +143,14 @@ def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: Pr
     return Prompts(conversations, encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room))
 
 
-def _layout(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
-    """Check the layout on prompts that stand for responses; returns a sentence for the report."""
+def use_layout_for(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
+    """Have a scorer use the fastest layout that is exact on the longest prompts, which stand for responses, too.
+
+    Returns a sentence for the report.
+
+    Raises:
+        Refusal: when no layout gives hidden states.
+    """
     examples = [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in sorted(prompts, key=len)[-CHECKED:]]
     layout = choose_layout(scorer, examples)
     if layout.layout == PLAIN:
@@ -162,6 +170,5 @@ def _saved(
     """Save the policy without its critic."""
     critic = remove_critic(policy)
     outputs = save_trained(policy, tokenizer, spec.peft, request.policy, request.out)
-    trained = sum(parameter.numel() for parameter in trainable_state(policy).values())
-    size = {"parameters": sum(p.numel() for p in policy.parameters()), "trainable_parameters": trained}
+    size = {"parameters": parameter_count(policy), "trainable_parameters": trainable_count(policy)}
     return Built({**metrics, **size, **({"critic_parameters": critic} if critic else {})}, outputs)

@@ -177,7 +177,7 @@ import json, runpy, sys
 from pathlib import Path
 
 import mlflow
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tracking, uri, length = json.loads(sys.argv[1])
@@ -199,6 +199,8 @@ if checkpoint.exists():
     answers["checkpoint"] = answer(AutoModelForCausalLM.from_pretrained(checkpoint))
 if (adapter / "adapter_config.json").exists():
     answers["adapter"] = answer(AutoPeftModelForCausalLM.from_pretrained(adapter))
+    if base.exists():  # as on a machine without the store
+        assert answer(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)) == answers["adapter"]
 elif adapter.exists():
     load_delta = runpy.run_path(str(adapter / "delta.py"))["load_delta"]
     answers["adapter"] = answer(load_delta(AutoModelForCausalLM.from_pretrained(base), adapter))

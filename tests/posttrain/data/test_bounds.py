@@ -55,6 +55,31 @@ def repeated(column: str, kind: pa.DataType, value: object, rows: int, path: Pat
         writer.write_table(pa.table({column: one.take(pa.array(np.zeros(rows, np.int64)))}))
 
 
+def zigzag(number: int) -> bytes:
+    """A number as thrift's compact protocol writes it."""
+    number, written = number << 1, b""
+    while number > 127:
+        written, number = written + bytes([number & 127 | 128]), number >> 7
+    return written + bytes([number])
+
+
+def lying_parquet(path: Path) -> None:
+    """A page of 300 MB; the footer says 1,000 bytes, in as many digits."""
+    table = pa.table({"text": ["x" * MIB] * 300})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, data_page_size=1 << 30, write_statistics=False)
+    said = zigzag(pq.read_metadata(path).row_group(0).column(0).total_uncompressed_size)
+    less = zigzag(1000)
+    less = less[:-1] + bytes([less[-1] | 128]) + bytes([128]) * (len(said) - len(less) - 1) + b"\0"
+    path.write_bytes(path.read_bytes().replace(said, less))
+
+
+def endless_footer(path: Path) -> None:
+    """A footer of 19 bytes that says that a row group has 999,999 columns, for which pyarrow takes half a gigabyte."""
+    columns = b"\x19\x1c\x19\xfc" + bytes([999_999 & 127 | 128, 999_999 >> 7 & 127 | 128, 999_999 >> 14])
+    footer = b"\x15\x02\x19\x1c\x48\x01r\x15\x00\x00\x16\x00" + columns
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
 def compressed_arrow(path: Path) -> None:
     table = pa.table({"text": ["0" * 150_000_000]})
     with pa.ipc.new_stream(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
@@ -82,6 +107,8 @@ BOMBS: dict[str, Callable[[Path], object]] = {
     "text.parquet": lambda path: repeated("text", pa.string(), "x" * MIB, 400, path),
     "messages.parquet": lambda path: repeated("chosen", MESSAGES, [{"role": "user", "content": "x" * MIB}], 400, path),
     "nothing.parquet": lambda path: repeated("text", pa.string(), None, 20_000_000, path),
+    "lying.parquet": lying_parquet,
+    "footer.parquet": endless_footer,
     "compressed.arrow": compressed_arrow,
     "views.arrow": shared_views,
     "lines.jsonl.gz": lambda path: zeros(lambda: lambda s: gzip.GzipFile(fileobj=s, mode="wb"), path, b" " * MIB, 100),
@@ -107,7 +134,7 @@ def refusals(tmp_path_factory) -> dict[tuple[str, str], tuple[str, float]]:
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_small_file_that_decodes_to_gigabytes_is_refused_in_little_memory(refusals, name, kind):
     said, peak = refusals[name, kind]
-    assert "bytes that decode to over" in said or "over 100,000 rows" in said
+    assert "bytes that decode to over" in said or "over 100,000 rows" in said or "Exceeded size limit" in said
     assert peak < LARGEST
 
 

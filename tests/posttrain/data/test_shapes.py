@@ -285,7 +285,7 @@ def test_several_pairs_of_a_row_count_as_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_text(json.dumps({"prompt": "q", "chosen": "a", "rejected": ["b", "c", "d"]}) + "\nno\n")
     tally = Tally()
-    table, bad, rows = collect(KINDS["preferences"], [SourceFile(path.name, str(path))], tally)
+    table, bad, rows = collect(KINDS["preferences"], [SourceFile(path.name, str(path))], tally=tally)
     assert (table.height, len(bad), rows, tally.read) == (3, 1, 4, 2)
     assert tally.as_json(rows)["file_rows"] == 2
     assert table["row"].to_list() == [1, 1, 1]

@@ -13,17 +13,18 @@ import pytest
 
 from posttrain.data.samples import write_sample
 from posttrain.data.sources import SourceFile
-from posttrain.filters import corpus
+from posttrain.filters import documents
 from posttrain.filters.corpus import filter_corpus
 from posttrain.filters.metrics import METRICS
 from schemas.errors import Refusal
-from schemas.filter_rules import Bounds, FilterRules
+from schemas.filter_rules import Bounds, FilterRules, LineRules
 from schemas.filtering import Dedup, Filtering
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/data"
-SHORT_REVIEWS = Filtering(rules=FilterRules(words=Bounds(min=20)))
+OFF = dict.fromkeys([f"duplicate_{n}gram_characters" for n in range(5, 11)] + ["top_4gram_characters"])
+SHORT_REVIEWS = Filtering(rules=FilterRules(words=Bounds(min=20), **OFF))  # whose sentences recur: they are made from a few
 NOTHING_OFF = Filtering(preset="none")
-DOCUMENT = ["id", "text", "source", "row", *METRICS]
+DOCUMENT = ["id", "text", "source", "row", *METRICS, "lines_dropped", "number", "fingerprint", "bands"]
 
 
 def source(path: Path, rows: list[Any]) -> SourceFile:
@@ -93,14 +94,14 @@ def test_summary_agrees_with_the_files(sample: tuple[Path, dict[str, float]]) ->
 
 def test_columns(sample: tuple[Path, dict[str, float]]) -> None:
     assert read(sample[0], "kept").columns == [*DOCUMENT, "split"]
-    assert read(sample[0], "rejected").columns == [*DOCUMENT, "reasons", "duplicate_of"]
+    assert read(sample[0], "rejected").columns == [*DOCUMENT, "reasons", "duplicate_of", "jaccard"]
     assert read(sample[0], "quarantine").columns == ["file", "row", "reason", "value"]
 
 
 def test_batches_do_not_change_the_result(
     sample: tuple[Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "BATCH_CHARACTERS", 400_000)
+    monkeypatch.setattr(documents, "BATCH_CHARACTERS", 400_000)
     progress: list[int] = []
     metrics = filter_corpus(
         [SourceFile("corpus.jsonl", str(sample[0] / "corpus.jsonl"))], SHORT_REVIEWS, 0.1, tmp_path, progress.append
@@ -154,7 +155,7 @@ def test_no_text_column_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_nothing_kept_is_refused_with_the_most_frequent_reasons(tmp_path: Path) -> None:
-    files = [source(tmp_path / "a.jsonl", [{"text": "too short"}, {"text": "the and"}, "{"])]
+    files = [source(tmp_path / "a.jsonl", [{"text": "too short"}, {"text": "the and"}, "{]"])]
     with pytest.raises(Refusal) as caught:
         filter_corpus(files, Filtering(), 0.1, tmp_path)
     assert caught.value.where == "data.corpus"
@@ -164,7 +165,52 @@ def test_nothing_kept_is_refused_with_the_most_frequent_reasons(tmp_path: Path) 
 
 def test_only_bad_rows_are_balanced_too(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="1 documents, none kept, 1 quarantined; most frequent reasons: none"):
-        filter_corpus([source(tmp_path / "a.jsonl", ["{"])], NOTHING_OFF, 0.1, tmp_path)
+        filter_corpus([source(tmp_path / "a.jsonl", ["{]"])], NOTHING_OFF, 0.1, tmp_path)
+
+
+def test_every_planted_kind_is_found_and_nothing_else(sample: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    """Recall and precision of each kind that can be seen in a text, near-duplicates included, are at least 0.95."""
+    noise = noise_of(sample[0])
+    asked = SHORT_REVIEWS.model_copy(update={"dedup": Dedup(near="14x8")})
+    filter_corpus([SourceFile("corpus.jsonl", str(sample[0] / "corpus.jsonl"))], asked, 0.1, tmp_path)
+    rejected = read(tmp_path, "rejected")
+    reasons = {
+        "too_short": "words < 20", "other_language": "stop_words < 2", "duplicate": "duplicate",
+        "near_duplicate": "near_duplicate",
+    }  # fmt: skip
+    for kind, reason in reasons.items():
+        found = {name for name, why in rejected.select("id", "reasons").iter_rows() if reason in why}
+        planted = {name for name, label in noise.items() if label == kind}
+        also = {name for name, label in noise.items() if label in ("too_short", "boilerplate")}  # have few words of any kind
+        assert len(found & planted) >= 0.95 * len(planted), kind
+        assert len(found & (planted | also)) >= 0.95 * len(found), kind
+    boilerplate = {name for name, label in noise.items() if label == "boilerplate"}
+    assert boilerplate <= set(rejected["id"])
+    clean = {name for name, label in noise.items() if label in (None, "pii")}
+    assert len(clean - set(rejected["id"])) >= 0.99 * len(clean)
+
+
+def test_lines_are_dropped_and_counted(tmp_path: Path) -> None:
+    """The kept text is without them; a rejected document keeps what it said, and one without a line left has a reason."""
+    rows = [{"id": "a", "text": "Stay here now.\nSkip this..."}, {"id": "b", "text": "Gone..."}, {"id": "c", "text": "x\ny..."}]
+    rules = Filtering(preset="none", lines=LineRules(drop_ellipsis=True), rules=FilterRules(words=Bounds(min=2)))
+    filter_corpus([source(tmp_path / "a.jsonl", rows)], rules, 0.1, tmp_path)
+    assert read(tmp_path, "kept").select("id", "text", "lines_dropped", "words").rows() == [("a", "Stay here now.", 1, 3)]
+    assert read(tmp_path, "rejected").select("id", "text", "reasons").rows() == [
+        ("b", "Gone...", ["words < 2", "no line left"]), ("c", "x\ny...", ["words < 2"]),
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "summary.json").read_text())["lines_dropped"] == {"drop_ellipsis": 3}
+
+
+def test_a_refused_run_leaves_nothing_but_the_quarantine(tmp_path: Path) -> None:
+    """Not even what an earlier run wrote there."""
+    good, out = source(tmp_path / "a.jsonl", ["{", {"text": "fine"}]), tmp_path / "out"
+    filter_corpus([good], NOTHING_OFF, 0.1, out)
+    assert {path.name for path in out.iterdir()} == {"kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"}
+    with pytest.raises(Refusal, match="none kept"):
+        filter_corpus([good], Filtering(), 0.1, out)
+    assert [path.name for path in out.iterdir()] == ["quarantine.parquet"]
+    assert read(out, "quarantine").select("file", "row").rows() == [("a.jsonl", 1)]
 
 
 @pytest.mark.skipif(not list(REAL.glob("cc_en_head-*.jsonl.gz")), reason="shared/data is not there")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from posttrain.filters.dedup import duplicates, fingerprint
+from posttrain.filters.dedup import KEY, copies, fingerprint, keys
 
 
 @pytest.mark.parametrize(
@@ -31,12 +32,31 @@ def test_fingerprint_is_128_bits_of_xxh3() -> None:
     assert fingerprint("").hex() == "99aa06d3014798d86001c324468d497f"
 
 
-def test_first_is_kept_across_batches() -> None:
-    seen: dict[bytes, str] = {}
-    assert duplicates(["1", "2"], ["x", "y"], [True, True], seen).to_list() == [None, None]
-    assert duplicates(["3", "4", "5"], ["X", "z", " Z"], [True, True, True], seen).to_list() == ["1", None, "4"]
-    assert duplicates(["6"], ["z"], [True], seen).to_list() == ["4"]
+def repeated(*documents: tuple[int, str, bool]) -> dict[int, int]:
+    """Which document each repeats, of (number, text, passes)."""
+    numbers, texts, passes = zip(*documents, strict=True)
+    found = copies(keys([fingerprint(text) for text in texts], np.array(numbers), np.array(passes)))
+    assert found["number"].tolist() == sorted(found["number"])
+    return dict(zip(found["number"].tolist(), found["of"].tolist(), strict=True))
+
+
+def test_the_first_is_kept() -> None:
+    assert repeated((1, "x", True), (2, "y", True), (3, "X", True), (4, "z", True), (5, " Z", True)) == {3: 1, 5: 4}
 
 
 def test_a_rejected_first_copy_does_not_drop_the_second() -> None:
-    assert duplicates(["1", "2", "3"], ["x", "x", "x"], [False, True, True], {}).to_list() == [None, None, "2"]
+    """The third repeats the second; a rejected document may repeat a kept one too."""
+    assert repeated((1, "x", False), (2, "x", True), (3, "x", True), (4, "X", False)) == {3: 2, 4: 2}
+
+
+def test_where_none_passes_none_is_repeated() -> None:
+    assert repeated((1, "x", False), (2, "x", False), (3, "y", True)) == {}
+
+
+def test_order_does_not_matter() -> None:
+    documents = [(number, text, number % 3 > 0) for number, text in enumerate("abcab" * 4)]
+    assert repeated(*documents) == repeated(*reversed(documents))
+
+
+def test_no_documents() -> None:
+    assert len(copies(np.empty(0, KEY))) == 0

@@ -27,7 +27,7 @@ from posttrain.training.dropout import set_dropout
 from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, Preference
 from posttrain.training.optimizer import Updates
 from schemas.peft import Peft
-from schemas.reward import RewardModel
+from schemas.reward import RewardTraining
 from schemas.training import DPO, SFT, Full, LoRA
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -94,7 +94,7 @@ def test_an_adapter_holds_those_of_its_own_tensors_alone():
 def test_a_reward_model_has_a_score_in_place_of_logits():
     """Beside LoRA's numbers a head of 32. At a vocabulary of 30,000 it holds less than DPO, which has blocks of logits."""
     peft = LoRA(method="lora", r=4, target_modules=("q_proj", "v_proj"))
-    spec = RewardModel(peft=peft)
+    spec = RewardTraining(peft=peft)
     found = phases(Training(config(), spec, peft, BradleyTerry(examples(2)), [[0, 1, 2, 3]], False, rewards=True))
     assert found.keys() == {"start-up check", "scoring", "training"}
     assert found["training"].gradients == 4 * (2 * (4 * 32 + 32 * 4 + 4 * 32 + 16 * 4) + 32)
@@ -110,7 +110,7 @@ def test_a_reward_model_has_a_score_in_place_of_logits():
 def test_an_encoder_is_traced_in_its_own_layout():
     """BERT: what lives while it trains grows with the rows; there is no layout to check."""
     shape = BertConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
-    spec = RewardModel(peft=Full(method="full"))
+    spec = RewardTraining(peft=Full(method="full"))
     found = phases(Training(shape, spec, spec.peft, BradleyTerry(examples(2)), [[0, 1, 2, 3]], False, rewards=True))
     assert found.keys() == {"scoring", "training"}
     assert found["training"].gradients == found["training"].weights - 2 * 8 * 512  # buffers of integers

@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from posttrain.peft.adalora import after_step, before_step, budget, importance, keep
+from posttrain.peft.adalora import RankBudget, budget, importance, keep
+from posttrain.peft.applied import around_steps
 from posttrain.peft.wrap import trainable_state, wrap
 
 STEPS = 10
@@ -31,9 +32,10 @@ def take(model, optimizer, steps) -> None:
         torch.manual_seed(step)
         ids = torch.randint(2, 97, (2, 8))
         model(input_ids=ids, labels=ids).loss.backward()
-        before_step(model)
+        ranks_of = around_steps(model)
+        ranks_of.before_step(model)
         optimizer.step()
-        after_step(model, optimizer, step, STEPS)
+        ranks_of.after_step(model, optimizer, step, STEPS)
         optimizer.zero_grad()
 
 
@@ -77,7 +79,7 @@ def test_sensitivity_and_uncertainty_are_smoothed_as_in_the_paper(small):
         with torch.no_grad():
             weight.fill_(2.0)
         weight.grad.fill_(gradient)
-        after_step(model, optimizer, step, 100)
+        around_steps(model).after_step(model, optimizer, step, 100)
         assert optimizer.state[weight]["sensitivity"][0].item() == pytest.approx(mean)
         assert optimizer.state[weight]["uncertainty"][0].item() == pytest.approx(spread)
 
@@ -117,7 +119,7 @@ def test_the_penalty_is_the_gradient_that_autograd_finds(small):
     state = trainable_state(model)
     for parameter in state.values():
         parameter.grad = torch.zeros_like(parameter)
-    before_step(model)
+    around_steps(model).before_step(model)
     ours = {name: parameter.grad.clone() for name, parameter in state.items()}
     matrices = [p if "lora_A" in name else p.T for name, p in state.items() if "lora_E" not in name]
     for parameter in state.values():
@@ -131,10 +133,7 @@ def test_the_penalty_is_the_gradient_that_autograd_finds(small):
             torch.testing.assert_close(ours[name], parameter.grad)
 
 
-def test_other_methods_are_left_alone(spec, tiny):
-    model = wrap(tiny("llama"), spec("lora"), 0, "sft.peft")
-    optimizer = torch.optim.AdamW(trainable_state(model).values())
-    before_step(model)
-    after_step(model, optimizer, 1, 10)
-    assert not optimizer.state
-    assert all(p.grad is None for p in model.parameters())
+def test_other_methods_take_no_part_in_steps(spec, tiny):
+    assert around_steps(wrap(tiny("llama"), spec("lora"), 0, "sft.peft")) is None
+    assert around_steps(tiny("llama")) is None
+    assert isinstance(around_steps(wrap(tiny("llama"), spec("adalora"), 0, "sft.peft")), RankBudget)

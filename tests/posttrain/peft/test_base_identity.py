@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from posttrain.checkpoints.load import merge_adapter
 from posttrain.models.policy import Policy
-from posttrain.peft.base_identity import Lineage, lineage_of
+from posttrain.peft.base_identity import BaseIdentity, identity_of
 from posttrain.peft.wrap import save_trained, wrap
 from schemas.errors import Refusal
 
@@ -60,7 +60,7 @@ def nudge(model, name: str):
 
 def test_it_says_what_was_trained_and_on_what(adapter, tiny):
     record = json.loads((adapter / "lineage.json").read_text())
-    assert record["base"] == {"weights": lineage_of(tiny("llama")).weights, "vocabulary": 97, "adapters": []}
+    assert record["base"] == {"weights": identity_of(tiny("llama")).weights, "vocabulary": 97, "adapters": []}
     assert record["peft"]["method"] in {name.split()[0] for name in NAMES}
 
 
@@ -113,20 +113,20 @@ def test_a_file_that_is_cut_short_is_refused(adapter, tiny):
 def test_the_arithmetic_in_which_the_base_is_held_does_not_matter(tiny):
     """A checkpoint in bf16 has the same lineage when it is loaded in fp32, where the values are the same."""
     half = tiny("llama").bfloat16()
-    assert lineage_of(half) == lineage_of(tiny("llama").bfloat16().float())
-    assert lineage_of(half) != lineage_of(tiny("llama"))
+    assert identity_of(half) == identity_of(tiny("llama").bfloat16().float())
+    assert identity_of(half) != identity_of(tiny("llama"))
 
 
 def test_a_shape_or_a_name_is_part_of_it(tiny):
-    one = lineage_of(tiny("llama"))
+    one = identity_of(tiny("llama"))
     other = tiny("llama")
     other.lm_head.weight = torch.nn.Parameter(other.lm_head.weight.detach().clone())  # untied
-    assert lineage_of(other).weights != one.weights
+    assert identity_of(other).weights != one.weights
 
 
 def test_a_model_without_numbers_has_none(tiny):
     with torch.device("meta"):
-        assert lineage_of(tiny("llama")) == Lineage("", 0)
+        assert identity_of(tiny("llama")) == BaseIdentity("", 0)
 
 
 def test_adapters_stack_in_the_order_of_training_alone(tiny, spec, train, tmp_path):
@@ -140,6 +140,6 @@ def test_adapters_stack_in_the_order_of_training_alone(tiny, spec, train, tmp_pa
         save_trained(model, None, spec(name), Policy("", adapters=tuple(folders)), tmp_path / name)
         folders.append(tmp_path / name / "adapter")
     model = merge_adapter(merge_adapter(tiny("llama"), folders[0]), folders[1])
-    assert len(lineage_of(model).adapters) == 2
+    assert len(identity_of(model).adapters) == 2
     refused(tiny("llama"), folders[1])
     refused(merge_adapter(tiny("llama"), folders[0]), folders[0])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import BertConfig, DeepseekV3Config, GPT2Config, LlamaConfig, MambaConfig, OPTConfig, T5Config
 
-from posttrain.peft.check import Plan, check_method, check_recipe, without_numbers
+from posttrain.peft.check import MethodUse, check_method, check_recipe, without_numbers
 from posttrain.peft.methods import METHODS
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
@@ -91,13 +91,13 @@ POSSIBLE = [
 ]  # fmt: skip
 
 
-def plan(spec, chosen, model: str, more) -> Plan:
-    return Plan(spec(chosen[0], **chosen[1]), "alignment.peft", CONFIGS[model], **more)
+def use(spec, chosen, model: str, more) -> MethodUse:
+    return MethodUse(spec(chosen[0], **chosen[1]), "alignment.peft", CONFIGS[model], **more)
 
 
 @pytest.mark.parametrize(("chosen", "model", "more", "part", "found"), IMPOSSIBLE)
 def test_what_cannot_work_is_refused_with_its_field_and_a_remedy(spec, chosen, model, more, part, found):
-    refusal = check_method(plan(spec, chosen, model, more))
+    refusal = check_method(use(spec, chosen, model, more))
     assert refusal is not None
     assert refusal.where == f"alignment.peft.{part}"
     assert found in refusal.found
@@ -107,7 +107,7 @@ def test_what_cannot_work_is_refused_with_its_field_and_a_remedy(spec, chosen, m
 
 def test_int8_is_refused_where_it_would_quantise_nothing(spec):
     """GPT-2's layers are of a class that torchao does not know and passes over."""
-    refusal = check_method(plan(spec, ("lora", {}), "gpt2", {"quantization": "int8"}))
+    refusal = check_method(use(spec, ("lora", {}), "gpt2", {"quantization": "int8"}))
     assert refusal is not None
     assert refusal.where == "model.quantization"
     assert "stored transposed" in refusal.found
@@ -115,7 +115,7 @@ def test_int8_is_refused_where_it_would_quantise_nothing(spec):
 
 @pytest.mark.parametrize("below", ["bottleneck", "prompt_tuning", "unmerged"])
 def test_a_base_below_an_adapter_that_stays_is_not_quantised(spec, below):
-    refusal = check_method(plan(spec, ("lora", {}), "llama", {"quantization": "int8", "below": (below,)}))
+    refusal = check_method(use(spec, ("lora", {}), "llama", {"quantization": "int8", "below": (below,)}))
     assert refusal is not None
     assert refusal.where == "model.quantization"
     assert f"cannot be merged into it ({below})" in refusal.found
@@ -123,7 +123,7 @@ def test_a_base_below_an_adapter_that_stays_is_not_quantised(spec, below):
 
 @pytest.mark.parametrize(("below", "method"), [((), "p_tuning"), (("prompt_tuning",), "lora")])
 def test_noise_on_embeddings_has_no_place_beside_a_soft_prompt(spec, below, method):
-    noisy = Plan(spec(method), "sft.peft", CONFIGS["llama"], below, neftune_alpha=5.0)
+    noisy = MethodUse(spec(method), "sft.peft", CONFIGS["llama"], below, neftune_alpha=5.0)
     assert check_method(dataclasses.replace(noisy, neftune_alpha=None)) is None
     refusal = check_method(noisy)
     assert refusal is not None
@@ -132,7 +132,7 @@ def test_noise_on_embeddings_has_no_place_beside_a_soft_prompt(spec, below, meth
 
 @pytest.mark.parametrize(("chosen", "model", "more"), POSSIBLE)
 def test_what_can_work_is_not(spec, chosen, model, more):
-    assert check_method(plan(spec, chosen, model, more)) is None
+    assert check_method(use(spec, chosen, model, more)) is None
 
 
 EVERY = [
@@ -146,7 +146,7 @@ EVERY = [
 @pytest.mark.parametrize("name", EVERY)
 def test_every_method_can_be_put_on_a_model_without_numbers(spec, model, name):
     """Where the method fits; else the refusal is one of the table above."""
-    refusal = check_method(plan(spec, (name, {}), model, {}))
+    refusal = check_method(use(spec, (name, {}), model, {}))
     refused = {("bitfit", "t5"), ("oft", "gpt2"), ("loha", "gpt2"), ("lokr", "gpt2"), ("lora olora", "gpt2")}
     assert (refusal is not None) == ((name, model) in refused)
 
@@ -157,7 +157,7 @@ def test_the_config_stays_as_it_is(spec):
     config.tie_word_embeddings = True
     before = config.to_dict()
     for name in ("bitfit", "last_layers head"):
-        assert check_method(Plan(spec(name), "sft.peft", config)) is None
+        assert check_method(MethodUse(spec(name), "sft.peft", config)) is None
     assert config.to_dict() == before
 
 
@@ -166,7 +166,7 @@ def test_a_model_far_larger_than_memory_is_checked(spec):
         hidden_size=8192, intermediate_size=28672, num_hidden_layers=8, num_attention_heads=64, vocab_size=128256
     )
     for name in ("lora pissa", "bottleneck houlsby", "bitfit", "prompt_tuning"):
-        assert check_method(Plan(spec(name), "sft.peft", config)) is None
+        assert check_method(MethodUse(spec(name), "sft.peft", config)) is None
     assert all(p.is_meta for p in without_numbers(config).parameters())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from posttrain.peft.applied import trained
+from posttrain.peft.applied import adapted
 from posttrain.peft.merge import is_plain, merge, not_mergeable, probe
 from posttrain.peft.wrap import wrap
 from schemas.errors import Refusal
@@ -15,7 +15,7 @@ def test_a_merge_that_changes_the_logits_is_refused(spec, tiny, train):
     """An adapter whose scale is changed behind the merge's back."""
     model = wrap(tiny("llama"), spec("lora"), 0, "sft.peft")
     train(model)
-    tuner = trained(model).tuner
+    tuner = adapted(model).tuner
     honest = tuner.merge_and_unload
 
     def careless(**options):
@@ -39,7 +39,7 @@ def test_an_update_that_is_no_number_is_refused(spec, tiny):
 
 def test_a_quantised_base_keeps_the_adapter_beside_it(spec, tiny):
     model = wrap(tiny("llama"), spec("lora"), 0, "sft.peft")
-    assert not_mergeable(model, trained(model).tuner) is None
+    assert not_mergeable(model, adapted(model).tuner) is None
     model.get_base_model().quantization_method = "bitsandbytes"
     with pytest.raises(Refusal, match="quantised"):
         merge(model)

@@ -73,8 +73,6 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
         ("filtering.dedup", {"exact": False}, "filter pretrain sft reward align evaluate register"),
         ("data.holdout", 0.2, "validate filter pretrain sft reward align evaluate register"),
         ("data.checks", {"max_drop_rate": 0.3}, "validate sft reward align evaluate register"),
-        ("data.reading", {"preferences": {"ranking": "adjacent"}}, "validate sft reward align evaluate register"),
-        ("data.reading", {"preferences": {"ranking": "best_worst"}}, ""),
         ("seed", 1, "pretrain sft reward align evaluate register"),
         ("compute.dtype", "bfloat16", "pretrain sft reward align evaluate register"),
         ("evaluation.prompts", 8, "evaluate"),
@@ -134,12 +132,14 @@ def test_a_changed_beta_reuses_what_stands_before_alignment(document, store):
         chain.stored("align")
 
 
-def test_what_a_recipe_says_of_columns_goes_with_the_files(document, store):
-    said = changed(document, "data.reading", {"preferences": {"ignore": ["label"]}})
-    sources = Chain(validate_recipe(said, "tiny.yaml"), store).sources
-    assert {name: {file.reading.ignore for file in files} for name, files in sources.items()} == {
-        "corpus": {()}, "instructions": {()}, "preferences": {("label",)},
-    }  # fmt: skip
+def test_what_a_recipe_says_of_columns_goes_with_the_files_and_counts(document, store):
+    plain = {"path": document["data"]["preferences"]}
+    before, same = keys(document, store), keys(changed(document, "data.preferences", plain), store)
+    said = changed(document, "data.preferences", plain | {"ignore": ["label"]})
+    (file,) = Chain(validate_recipe(said, "tiny.yaml"), store).sources["preferences"]
+    assert file.reading.ignore == ("label",)
+    assert same == before
+    assert keys(said, store)["validate"] != before["validate"]
 
 
 def test_without_the_stages_before_it_a_stage_has_no_identity(document, store):

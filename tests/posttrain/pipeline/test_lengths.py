@@ -13,7 +13,7 @@ from posttrain.forecast.sizing import held_out_limit, memory_of
 from posttrain.models.policy import Policy
 from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
-from posttrain.pipeline.lengths import Rows, first_rows
+from posttrain.pipeline.lengths import FirstRows, first_rows
 from schemas.load import validate_recipe
 from schemas.training import DPO
 
@@ -30,7 +30,7 @@ def rows(checkpoint):
         {"prompt": prompts, "chosen": [says("assistant", "Clean.")] * 5, "rejected": [says("assistant", "Bad")] * 5}
     )
     chain = SimpleNamespace(model=None, source=Policy(str(checkpoint)))
-    return Rows([], {"preferences": table}, {"preferences": 1000}, {"preferences": 5}, chain)
+    return FirstRows([], {"preferences": table}, {"preferences": 1000}, {"preferences": 5}, chain)
 
 
 def test_evaluation_is_forecast_with_its_own_bound_not_that_of_training(rows):
@@ -78,3 +78,22 @@ def test_every_file_is_among_the_first_rows(checkpoint, store, tmp_path):
     first = first_rows(Chain(told, store)).tables["preferences"]["prompt"].to_list()
     assert len(first) == 512
     assert sum(prompt[0]["content"].startswith("b") for prompt in first) == 256
+
+
+def test_rows_that_no_limit_would_cut_are_encoded_once(checkpoint, store):
+    """The training limit of 400 cuts nothing; one of 48 leaves rows out, which evaluation then reads anew."""
+    chain = Chain(recipe(str(checkpoint)), store)
+    prompts = pl.DataFrame({"prompt": [[{"role": "user", "content": "why? " * n}] for n in (1, 2, 30)]})
+    answers = {side: [[{"role": "assistant", "content": side}]] * 3 for side in ("chosen", "rejected")}
+    rows = FirstRows([], {"preferences": prompts.with_columns(**{k: pl.Series(v) for k, v in answers.items()})}, {}, {}, chain)
+    for limit, same in ((400, True), (48, False)):
+        spec = DPO(algorithm="dpo", max_length=limit)
+        trained, _ = rows.examples(spec, False)
+        assert (rows.held_out(spec, 2048, False)[0] is trained) is same
+
+
+def test_a_generated_sample_is_kept(checkpoint, store):
+    told = recipe(str(checkpoint))
+    told = told.model_copy(update={"data": told.data.model_copy(update={"preferences": "sample://preferences"})})
+    first_rows(Chain(told, store))
+    assert list((store.root / "cache" / "samples").glob("preferences-*.jsonl"))

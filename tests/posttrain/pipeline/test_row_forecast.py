@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
 from posttrain.pipeline import row_forecast
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.preflight import preflight
 from posttrain.pipeline.row_forecast import forecast_left_out
+from posttrain.rewards.encoder import joining_pairs
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
 
@@ -58,6 +62,70 @@ def test_too_many_are_refused_with_the_counts(chain):
 
 def test_answers_that_are_cut_are_not_left_out(chain):
     assert forecast_left_out(chain(overlong="truncate"), {"preferences": rows(20, 11)}, print)["align_left_out"] == 0
+
+
+REWARDS = {
+    "of the policy": {},
+    "a decoder of its own": {"model": {"source": "local"}},
+    "an encoder": {"model": {"source": "local", "architecture": "bert"}},
+    "a new encoder": {"model": {"source": "scratch"}, "peft": {"method": "full"}},
+}
+
+
+@pytest.mark.parametrize("case", REWARDS)
+def test_a_reward_model_is_told_of_as_its_stage_reads_pairs(case, checkpoint, tokenizer, store, reward_stage, tmp_path):
+    """The number is that of a run of the stage on the same rows."""
+    section = {"max_length": 64, "epochs": 1, **REWARDS[case]}
+    given = section.get("model", {})
+    if given.pop("architecture", None):
+        section["model"] = {**given, "path": str(bert(tokenizer, tmp_path / "bert"))}
+    elif given.get("source") == "local":
+        section["model"] = {**given, "path": str(checkpoint)}
+    document = {
+        "name": "tiny", "model": {"source": "local", "path": str(checkpoint)}, "reward": section,
+        "data": {"preferences": "p", "checks": {"max_drop_rate": 0.5}},
+    }  # fmt: skip
+    pairs = rows(20, 3).with_columns(source=pl.lit("p"), row=pl.int_range(pl.len()))
+    chain, notes = Chain(validate_recipe(document, "test"), store), []
+    assert forecast_left_out(chain, {"preferences": pairs}, notes.append) == {"reward_left_out": 3}
+    policy = section["model"]["path"] if "path" in section.get("model", {}) else checkpoint
+    built = reward_stage(tmp_path / "out", policy, pairs=pairs, **section)
+    assert built.metrics["left_out"] == 3
+
+
+def bert(tokenizer, folder: Path) -> Path:
+    """A checkpoint of an encoder; its tokenizer puts EOS around texts."""
+    joining_pairs(tokenizer).save_pretrained(folder)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=512, pad_token_id=1, num_labels=1, **shape)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def test_prompts_of_ppo_that_the_template_refuses_are_left_out(checkpoint, store, tmp_path):
+    template = tmp_path / "no-system.jinja"
+    template.write_text(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
+        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + eos_token }}{% endfor %}"
+    )
+    document = {
+        "name": "tiny",
+        "model": {"source": "local", "path": str(checkpoint), "chat_template": str(template)},
+        "data": {"preferences": "p", "checks": {"max_drop_rate": 0.2}},
+        "alignment": {"algorithm": "ppo", "reward": {"source": "function", "name": "posttrain.data.samples:sentiment"}},
+    }
+    chain, pairs = Chain(validate_recipe(document, "test"), store), rows(20, 0)
+    for refused in (3, 11):
+        asked = [
+            [{"role": "system", "content": "Be kind."}, *prompt] if number < refused else prompt
+            for number, prompt in enumerate(pairs["prompt"].to_list()[:20])
+        ]
+        table = pairs.head(20).with_columns(prompt=pl.Series(asked))
+        if refused == 3:
+            assert forecast_left_out(chain, {"preferences": table}, print) == {"align_left_out": 3}
+        else:
+            with pytest.raises(Refusal, match=r"found 11 of 20 training rows(.|\n)*remedy: +set model\.chat_template"):
+                forecast_left_out(chain, {"preferences": table}, print)
 
 
 def test_of_many_rows_a_sample_says_it(chain, monkeypatch):

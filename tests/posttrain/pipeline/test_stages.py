@@ -40,7 +40,7 @@ INPUTS = {
 # Computed at commit 053d191, before there was this table, with version 0 in place of the stage's.
 BEFORE = {
     "validate": "6b21371301030febb18b4eeffe82426e",
-    "filter": "8fab1eb647805d7bef3ce7cf161f4b16",
+    "filter": "c9c23ad0d8a5c6395e241c664bbb110f",
     "register": "87a7c9cd52a3245545eff286da9215c7",
 }
 
@@ -90,7 +90,7 @@ def test_a_key_is_the_digest_of_the_settings_and_inputs_of_the_stage(identities,
     evaluation = {name: value for name, value in told["evaluation"].items() if name != "gates"}
     fields = {
         "validate": {"checks": told["data"]["checks"], **holdout},
-        "filter": {"rules": rules, "dedup": told["filtering"]["dedup"], **holdout},
+        "filter": {"rules": rules, "lines": told["filtering"]["lines"], "dedup": told["filtering"]["dedup"], **holdout},
         "pretrain": {**arithmetic, "pretrain": told["pretrain"], "model": told["model"]},
         "sft": {**arithmetic, "sft": told["sft"]},
         "reward": {**arithmetic, "reward": told["reward"]},

@@ -41,6 +41,25 @@ def test_rewards_come_back_as_floats_in_order(judge):
     assert all(type(value) is float for value in reward(PROMPTS, RESPONSES))
 
 
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_a_judge_that_exits_is_refused_and_ends_nothing(judge, timeout):
+    """`sys.exit(0)` in a function would end the run before it is done, with the exit code of success."""
+
+    def leave(prompts, responses):
+        sys.exit(0)
+
+    section = judge(leave)
+    with pytest.raises(Refusal, match="for prompt 0: 'Rate A'"):
+        load_function(section.name, "alignment.reward.name", timeout)(PROMPTS, RESPONSES)
+
+
+def test_a_script_that_exits_when_it_is_imported_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "script_of_this_test.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match="an importable module:function"):
+        load_function("script_of_this_test:main", "alignment.reward.name")
+
+
 @pytest.mark.parametrize("rewards", [[1.0], [1.0, 2.0, 3.0], []])
 def test_the_wrong_number_of_rewards_is_refused(judge, rewards):
     with pytest.raises(Refusal, match=f"{len(rewards)} rewards for 2 responses") as refused:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +92,20 @@ def test_another_policy_in_memory_is_refused(trained_reward, tiny_llama, tokeniz
     other = tiny_llama(len(tokenizer), seed=1)
     with pytest.raises(Refusal, match="on which it was trained"):
         open_reward_model(trained_reward("lora", LORA), CPU, base=other)
+
+
+@pytest.mark.parametrize(("name", "place"), [("lora", ""), ("prompt_tuning", "base")])
+def test_a_registered_one_whose_config_is_unsound_is_refused(trained_reward, tmp_path, name, place):
+    """Whole, and as a base with what stays beside it."""
+    folder = Path(shutil.copytree(trained_reward(name, METHODS[name]), tmp_path / "reward"))
+    path = folder / place / "config.json"
+    for changes, said in (
+        ({"vocab_size": 9_000_000}, "sizes of a model of"),
+        ({"hidden_size": "64"}, "hidden_size in config.json"),
+    ):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        with pytest.raises(Refusal, match=said):
+            open_reward_model(folder, CPU)
 
 
 def test_an_encoder_reads_texts_and_says_so(trained_reward):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from posttrain.rewards.sources import Answered, Rewards
+from posttrain.rewards.sources import Answered, RewardSources
 from schemas.errors import Refusal
 
 ANSWERED = Answered([], [], [], ["a", "b"])
 
 
-def of(**sources) -> Rewards:
-    return Rewards({name: (lambda answered, said=said: torch.tensor(said), weight) for name, (said, weight) in sources.items()})
+def of(**sources) -> RewardSources:
+    return RewardSources(
+        {name: (lambda answered, said=said: torch.tensor(said), weight) for name, (said, weight) in sources.items()}
+    )
 
 
 def test_sources_are_weighed_and_those_that_watch_are_left_out():

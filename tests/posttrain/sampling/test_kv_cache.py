@@ -1,4 +1,4 @@
-"""The cache with room: what is written where, and who moves when rows leave."""
+"""The preallocated cache: what is written where, and who moves when rows leave."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import torch
 
-from posttrain.sampling.kv_cache import Room, kept, moves
+from posttrain.sampling.kv_cache import PreallocatedLayer, kept, moves
 
 
-def numbered(rows: int, columns: int, filled: int) -> Room:
+def numbered(rows: int, columns: int, filled: int) -> PreallocatedLayer:
     """Keys that say `10 * row + column`, and their negatives as values."""
     keys = (10.0 * torch.arange(rows)[:, None] + torch.arange(filled))[:, None, :, None].expand(-1, 2, -1, 3)
-    room = Room(rows, columns, filled, SimpleNamespace(keys=keys, values=-keys))
-    room.put(slice(0, rows), keys, -keys)
-    return room
+    layer = PreallocatedLayer(rows, columns, filled, SimpleNamespace(keys=keys, values=-keys))
+    layer.put(slice(0, rows), keys, -keys)
+    return layer
 
 
 def test_the_last_rows_take_the_places_of_those_that_left():
@@ -23,10 +23,10 @@ def test_the_last_rows_take_the_places_of_those_that_left():
     assert places.tolist() == [1, 3]
     assert movers.tolist() == [4, 5]
     assert kept(places, movers, 4).tolist() == [0, 4, 2, 5]
-    room = numbered(6, 5, 2)
-    room.move(places, movers, 4)
-    assert room.keys[:, 0, :, 0].tolist() == [[0, 1], [40, 41], [20, 21], [50, 51]]
-    assert torch.equal(room.values, -room.keys)
+    layer = numbered(6, 5, 2)
+    layer.move(places, movers, 4)
+    assert layer.keys[:, 0, :, 0].tolist() == [[0, 1], [40, 41], [20, 21], [50, 51]]
+    assert torch.equal(layer.values, -layer.keys)
 
 
 def test_nothing_moves_when_the_last_rows_leave():
@@ -36,16 +36,16 @@ def test_nothing_moves_when_the_last_rows_leave():
 
 
 def test_new_columns_join_the_old_ones_without_a_copy():
-    room = numbered(2, 4, 2)
-    before = room.keys.data_ptr()
-    keys, values = room.update(torch.full((2, 2, 1, 3), 7.0), torch.full((2, 2, 1, 3), 8.0))
+    layer = numbered(2, 4, 2)
+    before = layer.keys.data_ptr()
+    keys, values = layer.update(torch.full((2, 2, 1, 3), 7.0), torch.full((2, 2, 1, 3), 8.0))
     assert keys[:, 1, :, 2].tolist() == [[0, 1, 7], [10, 11, 7]]
     assert values[0, 0, :, 0].tolist() == [0, -1, 8]
     assert keys.data_ptr() == before
-    assert room.get_seq_length() == 3
+    assert layer.get_seq_length() == 3
 
 
 def test_a_narrower_group_of_prompts_stands_at_the_right():
-    room = Room(3, 4, 3, SimpleNamespace(keys=torch.zeros(1, 1, 3, 1), values=torch.zeros(1, 1, 3, 1)))
-    room.put(slice(1, 3), torch.ones(2, 1, 2, 1), torch.ones(2, 1, 2, 1))
-    assert room.keys[:, 0, :, 0].tolist() == [[0, 0, 0], [0, 1, 1], [0, 1, 1]]
+    layer = PreallocatedLayer(3, 4, 3, SimpleNamespace(keys=torch.zeros(1, 1, 3, 1), values=torch.zeros(1, 1, 3, 1)))
+    layer.put(slice(1, 3), torch.ones(2, 1, 2, 1), torch.ones(2, 1, 2, 1))
+    assert layer.keys[:, 0, :, 0].tolist() == [[0, 0, 0], [0, 1, 1], [0, 1, 1]]

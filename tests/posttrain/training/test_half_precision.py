@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
+from pathlib import Path
 
+import pytest
 import torch
 
+from posttrain.checkpoints.load import load_model
+from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.half_precision import hold_frozen
@@ -49,3 +54,12 @@ def test_in_fp32_and_for_methods_that_read_the_weights_otherwise_nothing_is_roun
         model = wrap(tiny_llama(), peft, 0, "sft.peft")
         hold_frozen(model, peft, dtype)
         assert set(types(model).values()) == {torch.float32}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_file_of_the_checkpoint_is_no_longer_mapped(tiny_llama, tmp_path):
+    tiny_llama().save_pretrained(tmp_path)
+    model = wrap(load_model(Policy(str(tmp_path)), CPU), LORA, 0, "sft.peft")
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    hold_frozen(model, LORA, torch.bfloat16)
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()

@@ -12,7 +12,7 @@ from posttrain.runtime.partial import CHECKPOINT
 from posttrain.training.checkpoint import Position
 from posttrain.training.loop import train
 from posttrain.training.objectives import LanguageModelling
-from posttrain.training.validation import exhausted, judge, loss_at_start, mean_loss, validation_steps
+from posttrain.training.validation import enter_loss, exhausted, is_lowest, loss_at_start, mean_loss, validation_steps
 from schemas.training import EarlyStop
 
 NAN, INF = float("nan"), float("inf")
@@ -90,7 +90,8 @@ def test_patience_by_hand(losses, patience, min_delta, stale, best):
     rule, position, found = EarlyStop(patience=patience, min_delta=min_delta), Position(), []
     for position.step, loss in enumerate(losses, 1):
         before = position.best_loss
-        assert judge(position, loss, rule) == (loss < before)
+        assert is_lowest(position, loss) == (loss < before)
+        enter_loss(position, loss, rule)
         found.append(position.stale)
         assert exhausted(position, rule) == (position.stale >= patience)
         assert not exhausted(position, None)

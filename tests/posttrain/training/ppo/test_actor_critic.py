@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import posttrain.training.ppo.actor_critic as module
-from posttrain.models.weight_sharing import keep_apart, twin
+from posttrain.models.weight_sharing import keep_apart, shared_copy
 from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.scoring.output_head import Head
 from posttrain.scoring.scorer import Scorer
@@ -61,7 +61,7 @@ def test_values_start_at_0_and_are_linear_in_the_hidden_state_before_each_token(
 
 def test_the_critic_of_its_own_gives_the_values_and_the_policy_the_logprobs(tiny_llama, random_examples, lora):
     base, examples = tiny_llama(), random_examples(SIZES)
-    critic = wrap(twin(base), lora(), 0, "alignment.value_model")
+    critic = wrap(shared_copy(base), lora(), 0, "alignment.value_model")
     add_value_head(critic)
     policy = wrap(base, lora(), 1, "alignment.peft")
     expected = Scorer(policy, CPU)(examples).logprobs
@@ -100,7 +100,7 @@ def test_the_temperature_divides_the_logits(tiny_llama, random_examples, tempera
 def test_a_twin_keeps_its_values_where_the_other_model_trains_in_place(tiny_llama):
     """Full fine-tuning of one; the other still computes what it did, and what both leave alone is stored once."""
     policy = tiny_llama()
-    other, ids = twin(policy), torch.arange(10)[None]
+    other, ids = shared_copy(policy), torch.arange(10)[None]
     policy.model.layers.requires_grad_(False)
     keep_apart(other, policy)
     before = other(ids).logits

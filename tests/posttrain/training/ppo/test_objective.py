@@ -20,7 +20,7 @@ from posttrain.scoring.scorer import Scorer
 from posttrain.training.loop import Job, train
 from posttrain.training.ppo.actor_critic import add_critic, add_value_head
 from posttrain.training.ppo.objective import plan_of
-from posttrain.training.ppo.rollout_log import SAMPLES, SampleLog
+from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
 
 CPU = torch.device("cpu")
 GOOD, BAD = 7, 9
@@ -168,12 +168,12 @@ def test_numbers_are_finite_where_nothing_varies(ppo_job, points, changes):
 
 def test_a_line_separator_in_a_text_does_not_break_the_log(tmp_path):
     """U+2028 and its like end a line for `str.splitlines`, and not in JSON."""
-    log = SampleLog(tmp_path / SAMPLES)
+    log = SampleLog(tmp_path / ROLLOUTS)
     asked = [[{"role": "user", "content": "a\u2028b\x85c\u2029d"}]]
     answered = Answered(asked, [np.array([1], np.int32)], [np.array([2], np.int32)], ["good"])
     log.add(0, answered, torch.ones(1))
     log.add(1, answered, torch.ones(1))
-    read = lines({"align": tmp_path}, "align", SAMPLES)
+    read = lines({"align": tmp_path}, "align", ROLLOUTS)
     assert [(row["iteration"], row["prompt"]) for row in read] == [(i, "a\u2028b\x85c\u2029d") for i in (0, 0, 0, 1, 1, 1)]
 
 
@@ -230,7 +230,7 @@ def test_each_iteration_reports_its_responses_scores_and_first_numbers(ppo_job):
 def test_samples_of_every_iteration_are_kept(ppo_job):
     job, _, _ = ppo_job()
     train(job)
-    rows = [json.loads(line) for line in (job.out / SAMPLES).read_text().splitlines()]
+    rows = [json.loads(line) for line in (job.out / ROLLOUTS).read_text().splitlines()]
     assert [(row["iteration"], row["rank"]) for row in rows] == [(i, r) for i in range(3) for r in ("best", "middle", "worst")]
     assert rows[0]["reward"] >= rows[1]["reward"] >= rows[2]["reward"]
 

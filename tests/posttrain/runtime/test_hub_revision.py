@@ -49,7 +49,7 @@ def commit_of(tmp_path):
     (cache / "main").write_text(CACHED)
 
     def ask(name: str, revision: str, **variables: str) -> str:
-        code = "import sys; from posttrain.models.hub_revision import commit_of; print(commit_of(*sys.argv[1:]))"
+        code = "import sys; from posttrain.runtime.hub_revision import commit_of; print(commit_of(*sys.argv[1:]))"
         settings = {
             "HF_HUB_CACHE": str(tmp_path),
             "PYTHONPATH": str(ROOT),

@@ -1,0 +1,114 @@
+"""One reading of JSON for every container: `NaN` is null, and a fault is named by what is wrong: encoding, syntax, a cut."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+import orjson
+
+from posttrain.data.containers.rows import LONGEST_VALUE
+
+BOM: Final = b"\xef\xbb\xbf"
+# What Python's and JavaScript's writers leave where a number is none; JSON has no word for it.
+NOT_FINITE: Final = re.compile(rb"\bNaN\b|\bInfinity\b")
+TOKENS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+CUT_NUMBER: Final = re.compile(r"\.|[eE][+-]?")
+
+
+class Fault(ValueError):
+    """Text that is not JSON, or not UTF-8; says so as ``code: detail``."""
+
+
+def parse(text: bytes) -> Any:
+    """The value of a JSON text; `NaN` and `Infinity` are null.
+
+    Raises:
+        Fault: when it is not UTF-8, not JSON, nested too deeply, or has half of a surrogate pair.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if NOT_FINITE.search(text):
+            try:
+                return _lenient(text)
+            except (ValueError, RecursionError):
+                pass
+        raise Fault(fault(text, error)) from None
+
+
+def _lenient(text: bytes) -> Any:
+    value = json.loads(text.decode(), parse_constant=lambda name: None)
+    json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair has no UTF-8
+    return value
+
+
+def fault(text: bytes, error: ValueError) -> str:
+    """Which of the two things is wrong with a text: its encoding or its syntax."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as encoding:
+        return f"not_utf8: byte {encoding.start + 1} of the line"
+    return f"not_json: {error}"
+
+
+def unfinished(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether the text would have to go on: JSON that is cut, not JSON that is wrong."""
+    rest = text[error.pos :]
+    cut = any(token.startswith(rest) for token in TOKENS) or CUT_NUMBER.fullmatch(rest)
+    return bool(cut) or error.msg.startswith("Unterminated string") or (error.msg.startswith("Invalid \\") and len(rest) < 6)
+
+
+def is_cut(text: bytes) -> bool:
+    """Whether a text is the beginning of an object."""
+    said = text.decode(errors="replace").strip()
+    if not said.startswith("{"):
+        return False
+    try:
+        json.loads(said)
+    except json.JSONDecodeError as error:
+        return unfinished(said, error)
+    except RecursionError:
+        pass
+    return False
+
+
+def doubled_keys(text: bytes, value: dict[str, Any]) -> list[str]:
+    """Keys that one object of a text has twice, of which a parser keeps the last.
+
+    Counting comes first, since it costs little: as many colons after a quotation mark as keys is the rule.
+    """
+    keys, colons = _keys(value), text.count(b'":')
+    if colons == keys or colons + text.count(b'" :') - text.count(b'\\":') <= keys:
+        return []
+    found: dict[str, None] = {}
+
+    def pairs(items: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in items]
+        if len(set(names)) < len(names):
+            found.update(dict.fromkeys(name for name in names if names.count(name) > 1))
+
+    try:
+        json.loads(text, object_pairs_hook=pairs)
+    except (ValueError, RecursionError):  # what one parser reads and the other does not is no matter of doubled keys
+        return []
+    return list(found)
+
+
+def _keys(value: Any) -> int:
+    """Keys of an object and of all in it."""
+    count, left = 0, [value]
+    for inner in left:  # which grows
+        if type(inner) is dict:
+            count += len(inner)
+            inner = inner.values()
+        for each in inner:
+            if type(each) is dict or type(each) is list:
+                left.append(each)
+    return count
+
+
+def excerpt(text: bytes) -> str:
+    """The beginning of a text, for a message."""
+    return text[: 4 * LONGEST_VALUE].decode(errors="replace").strip()

@@ -1,0 +1,98 @@
+"""What every reader gives, numbered rows and rows that cannot be read, and what it is told: the file and whom to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from schemas.errors import Refusal
+
+LONGEST_VALUE: Final = 200  # characters of a bad row that are kept
+KEEP: Final = "data.checks.incomplete: keep"
+
+Row = tuple[int, dict[str, Any]]
+"""Number of the row in its file, from 1 (of the line, in JSON lines), and its columns."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that could not be read. `reason` is ``code`` or ``code: detail``; `row` is 1-based, a line number in JSONL."""
+
+    file: str
+    row: int
+    reason: str
+    value: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", self.value[:LONGEST_VALUE])
+
+    @property
+    def code(self) -> str:
+        """The machine-readable part of the reason."""
+        return self.reason.split(":", 1)[0]
+
+
+OnBad = Callable[[BadRow], None]
+OnNote = Callable[[str], None]
+
+
+class BrokenStream(Exception):
+    """A stream ends too early, or its compressed bytes are damaged. `byte` counts from 1, in the file as it is stored."""
+
+    def __init__(self, why: str, byte: int) -> None:
+        super().__init__(why)
+        self.why, self.byte = why, byte
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one file is read, and whom to tell."""
+
+    name: str
+    """Of the file, in messages."""
+    on_bad: OnBad
+    """Is given each row that cannot be read."""
+    note: OnNote
+    """Is given a sentence about the file that a person should see."""
+    columns: frozenset[str] | None = None
+    """Columns that are asked for; None for all. Parquet and Arrow read no others."""
+    keep_incomplete: bool = False
+    """Whether what stands before a break is read, instead of the file being refused."""
+    size: int | None = None
+    """Bytes of the file as it is stored, where that is known."""
+
+    def bad(self, row: int, reason: str, value: str = "") -> None:
+        """Report a row that cannot be read."""
+        self.on_bad(BadRow(self.name, row, reason, value))
+
+    def snapped(self, row: int, error: BrokenStream) -> None:
+        """As `broken`, for a stream that cannot be decompressed any further; says how much of the file is left unread."""
+        left = max(0, (self.size or 0) - error.byte)
+        missing = f"the last {left:,} of {self.size:,} bytes and all that should follow" if left else "all that should follow"
+        self.broken(row, error.byte, error.why, missing)
+
+    def broken(self, row: int, byte: int, why: str, missing: str = "all that should follow") -> None:
+        """Refuse a file that breaks off; or, where the recipe keeps such files, report the row at which it does.
+
+        Raises:
+            Refusal: unless incomplete files are kept.
+        """
+        if not self.keep_incomplete:
+            raise Refusal(
+                where=f"{self.name}:{row}",
+                found=f"content that breaks off at row {row:,}, byte {byte:,}: {why}",
+                allowed="a complete file",
+                remedy=f"download or write it again; {KEEP} reads the rows before it",
+            )
+        self.bad(row, f"broken_stream: {why} at byte {byte:,}; this row is missing, and {missing}")
+        self.note(f"{self.name} breaks off at row {row:,}, byte {byte:,} ({why}): missing are this row, and {missing}")
+
+    def unreadable(self, kind: str, why: object) -> Refusal:
+        """The refusal of a file that is not what it seems to be."""
+        return Refusal(
+            where=self.name,
+            found=f"content that is not {kind}: {why}",
+            allowed=f"a complete file of {kind}",
+            remedy="download or write it again",
+        )

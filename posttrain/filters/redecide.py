@@ -1,0 +1,141 @@
+"""Decide again about a filtered corpus by other rules, from the metrics that it keeps; only candidates' texts are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posttrain.filters.dedup import COPY, KEY, Records, copies, keys
+from posttrain.filters.kernels.text import Places
+from posttrain.filters.metrics import METRICS, Buffers, buffers, without_lines
+from posttrain.filters.near import AT_ONCE, BAND, band_records, clusters, links, verified
+from posttrain.filters.outputs import judged
+from posttrain.filters.plan import bands_and_rows
+from posttrain.filters.rules import DROPPED, arrays, passing
+from posttrain.filters.summary import Summary
+from posttrain.runtime.writing import replacing
+from schemas.errors import Refusal
+from schemas.filtering import Filtering
+
+TABLES = ("kept", "rejected")
+DECISIONS = pa.schema(
+    {"id": pa.string(), "source": pa.string(), "row": pa.int64(), "number": pa.int64(), "kept": pa.bool_(),
+     "reasons": pa.list_(pa.string()), "duplicate_of": pa.string(), "jaccard": pa.float64()}
+)  # fmt: skip
+"""Columns of decisions.parquet; the reasons of a kept document are null."""
+
+
+def redecide(folder: Path, filtering: Filtering, out: Path) -> dict[str, float]:
+    """Write decisions.parquet and summary.json into `out`, from what `filter_corpus` wrote into `folder`.
+
+    Returns:
+        documents_in, documents_kept, documents_rejected, documents_quarantined.
+
+    Raises:
+        Refusal: when `folder` holds no such result, when what is asked cannot be told from its metrics, or nothing is kept.
+    """
+    before = _told(folder)
+    _refuse_other_texts(before["filtering"], filtering, folder)
+    exact, near = _repeated(folder, filtering)
+    summary, rules, texts = Summary(filtering), filtering.resolved(), _Texts(folder, filtering)
+    out.mkdir(parents=True, exist_ok=True)
+    empty = pl.DataFrame(DECISIONS.empty_table())
+    with replacing(out / "decisions.parquet") as scratch, pq.ParquetWriter(scratch, DECISIONS) as writer:
+        for documents in _rows(folder, ["id", "source", "row", "number", DROPPED, *METRICS]):
+            kept, rejected = judged(documents, rules, exact, near, texts.ids)
+            for some, yes in ((kept, True), (rejected, False)):
+                decided = pl.concat([some.with_columns(kept=pl.lit(yes)), empty], how="diagonal")
+                writer.write_table(decided.select(DECISIONS.names).to_arrow().cast(DECISIONS))
+            summary.add(kept, rejected)
+        read = {"documents": before["kept"] + before["rejected"], "quarantined": before["quarantined"]}
+        found = summary.finish(read | before["lines_dropped"], out / "summary.json")
+    return {name: found[name] for name in (f"documents_{each}" for each in ("in", "kept", "rejected", "quarantined"))}
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """The summary of the run that wrote the folder."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        for name in TABLES:
+            pq.read_schema(folder / f"{name}.parquet").field("fingerprint")
+        return found | {"filtering": Filtering.model_validate(found["filtering"])}
+    except (OSError, ValueError, KeyError) as error:
+        raise Refusal(
+            where="--from-metrics",
+            found=f"{folder}: {error}",
+            allowed="a folder that `posttrain filter --out` wrote: kept.parquet, rejected.parquet and summary.json",
+            remedy="name that folder, or filter the corpus first",
+        ) from error
+
+
+def _refuse_other_texts(before: Filtering, now: Filtering, folder: Path) -> None:
+    pairs = {
+        "filtering.lines": (before.resolved_lines(), now.resolved_lines(), "lines are dropped while the texts are read"),
+        "filtering.dedup.near": (before.dedup.near, now.dedup.near or before.dedup.near, "band hashes are made from the texts"),
+    }
+    for where, (was, wanted, why) in pairs.items():
+        if was != wanted:
+            raise Refusal(
+                where=where, found=f"{wanted}; {folder} was made with {was}", allowed=f"what it was: {why}",
+                remedy="leave it as it was, or filter the corpus again",
+            )  # fmt: skip
+
+
+def _rows(folder: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
+    """Some columns of all documents, a row group at a time."""
+    for name in TABLES:
+        with pq.ParquetFile(folder / f"{name}.parquet") as file:
+            for group in range(file.num_row_groups):
+                yield pl.DataFrame(file.read_row_group(group, columns=columns))
+
+
+def _repeated(folder: Path, filtering: Filtering) -> tuple[Records, Records]:
+    """Copies and near-duplicates under the new rules, each sorted by number."""
+    rules, shape = filtering.resolved(), bands_and_rows(filtering)
+    all_keys, all_bands = [np.empty(0, KEY)], [np.empty(0, BAND)]
+    for documents in _rows(folder, ["number", "fingerprint", "bands", DROPPED, *METRICS]):
+        numbers = documents["number"].to_numpy()
+        passes = passing(arrays(documents), rules)
+        all_keys.append(keys(documents["fingerprint"].to_list(), numbers, passes))
+        if shape and passes.any():
+            hashes = documents["bands"].filter(pl.Series(passes)).explode().to_numpy().reshape(-1, shape[0])
+            all_bands.append(band_records(hashes, numbers[passes]))
+    exact = copies(np.concatenate(all_keys)) if filtering.dedup.exact else np.empty(0, COPY)
+    if shape is None:
+        return exact, np.empty(0, COPY)
+    bands = np.concatenate(all_bands)
+    candidates = clusters(links(bands[~np.isin(bands["number"], exact["number"])]), AT_ONCE)
+    texts = _Texts(folder, filtering).texts
+    near = [verified(some, texts, *shape, filtering.dedup.threshold) for some in candidates]
+    found = np.concatenate([np.empty(0, COPY), *near])
+    found.sort(order="number")
+    return exact, found
+
+
+class _Texts:
+    """Documents of the folder by number."""
+
+    def __init__(self, folder: Path, filtering: Filtering) -> None:
+        self._table = pl.concat([pl.scan_parquet(folder / f"{name}.parquet").select("number", "id", "text") for name in TABLES])
+        self._lines = filtering.resolved_lines()
+
+    def _some(self, numbers: Places, column: str) -> list[Any]:
+        wanted = pl.Series(numbers)
+        found = self._table.filter(pl.col("number").is_in(wanted.implode())).select("number", column).collect()
+        values: list[Any] = found.sort("number")[column].to_list()
+        return values
+
+    def ids(self, numbers: Places) -> list[str]:
+        """The identifiers of some documents, in the order of their numbers, which are sorted."""
+        return self._some(numbers, "id") if len(numbers) else []
+
+    def texts(self, numbers: Places) -> Buffers:
+        """The texts of some documents, likewise; a rejected one was kept with the lines that a rule takes out."""
+        return without_lines(buffers(pa.array(self._some(numbers, "text"), pa.large_string())), self._lines)[0]

@@ -1,0 +1,89 @@
+"""`posttrain deploy` against a real Prefect server: what is made, and that the second time changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.deployed.registration import SLUG, Site, plan, register
+from flows.deployed.removal import remove
+from posttrain.pipeline.stages import WORK
+from schemas.errors import Refusal
+from schemas.load import load_recipe
+
+POOLS = {"cpu": "registration-cpu", "gpu": "registration-gpu"}
+
+
+@pytest.fixture
+def client(prefect_url):
+    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def site(tmp_path) -> Site:
+    return Site(store=tmp_path / "store", dtype="bfloat16", pools=POOLS, gpu_limit=2)
+
+
+@pytest.fixture
+def recipes(tiny) -> dict:
+    return {"tiny": load_recipe(tiny.recipe)}
+
+
+def test_every_stage_has_a_deployment_on_its_pool_and_the_recipe_its_values(client, site, recipes):
+    planned = plan(site, recipes, {"tiny": "0 2 * * *"})
+    register(site, planned)
+    for stage, work in WORK.items():
+        found = client.read_deployment_by_name(f"{stage}/posttrain")
+        assert found.work_pool_name == POOLS[work.pool]
+        assert found.entrypoint == f"flows.deployed.stage:{stage}"
+    of_recipe = client.read_deployment_by_name("post-training/tiny")
+    assert of_recipe.parameters == {"store": str(site.store), "dtype": "bfloat16", "recipe": recipes["tiny"].document}
+    assert [(each.slug, each.schedule.cron, each.schedule.timezone) for each in of_recipe.schedules] == [
+        (SLUG, "0 2 * * *", "UTC")
+    ]
+    assert of_recipe.job_variables["command"].endswith(" -P -m prefect.engine")
+    assert client.read_work_pool(POOLS["gpu"]).concurrency_limit == 2
+
+
+def test_the_second_time_keeps_deployments_pools_and_schedules_of_people(client, site, recipes):
+    register(site, plan(site, recipes, {"tiny": "0 2 * * *"}))
+    first = client.read_deployment_by_name("post-training/tiny")
+    mine = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 12 * * 1", timezone="UTC"), active=False, slug="mine")
+    client.create_deployment_schedules(first.id, [mine])
+    register(site, plan(site, recipes, {"tiny": "0 3 * * *"}))
+    again = client.read_deployment_by_name("post-training/tiny")
+    assert again.id == first.id
+    assert {(each.slug, each.schedule.cron, each.active) for each in again.schedules} == {
+        (SLUG, "0 3 * * *", True), ("mine", "0 12 * * 1", False),
+    }  # fmt: skip
+    register(site, plan(site, recipes, {}))
+    assert len(client.read_deployment_by_name("post-training/tiny").schedules) == 2
+
+
+def test_a_pool_of_another_type_is_refused_and_left(client, site):
+    register(site, plan(site, {}, {}))
+    other = Site(store=site.store, dtype="float32", pools=POOLS, kind="docker")
+    with pytest.raises(Refusal, match="is of type process"):
+        register(other, plan(other, {}, {}))
+    assert client.read_work_pool(POOLS["cpu"]).type == "process"
+
+
+def test_a_time_that_is_none_is_refused(site, recipes):
+    with pytest.raises(Refusal, match="--schedule"):
+        plan(site, recipes, {"tiny": "every night"})
+
+
+def test_what_was_registered_is_taken_away_and_another_store_keeps_its_own(client, site, recipes, tmp_path):
+    other = Site(store=tmp_path / "other", dtype="float32", pools=POOLS)
+    register(site, plan(site, recipes, {}))
+    register(other, plan(other, {"else": recipes["tiny"].model_copy(update={"name": "else"})}, {}))
+    remove(client, site.store, pools=False)
+    left = {each.name for each in client.read_deployments() if each.work_pool_name in POOLS.values()}
+    assert left >= {"else"}
+    assert "tiny" not in left
+    remove(client, other.store, pools=True)
+    assert not {pool.name for pool in client.read_work_pools()} & set(POOLS.values())

@@ -1,0 +1,119 @@
+"""End to end: servers, workers, everything registered by `posttrain deploy`; runs by API, by cron, and refused ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+REUSED_SECONDS = 30  # that a repetition may take, on a quiet machine of two cores
+
+
+@pytest.fixture(scope="module")
+def first(site, small):
+    """The first run, triggered from a terminal: process and what it printed as JSON."""
+    done = site.call("trigger", small.recipe, "--wait", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def stages_of(api):
+    """Flow runs of the stages that a run has dispatched, by stage."""
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    def stages(flow_run: str) -> dict:
+        wanted = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [flow_run]}})
+        found = api(lambda client: client.read_flow_runs(flow_run_filter=wanted))
+        return {tag.partition(":")[2]: run for run in found for tag in run.tags if tag.startswith("stage:")}
+
+    return stages
+
+
+def test_a_run_builds_each_missing_stage_on_its_pool_and_no_other(first, stages_of):
+    stages = stages_of(first["flow_run"])
+    assert {name: run.work_pool_name for name, run in stages.items()} == {"validate": "cpu", "evaluate": "gpu", "register": "cpu"}
+    assert all(run.state.is_completed() for run in stages.values())
+    assert first["message"].endswith("built: validate, evaluate, register")
+
+
+def test_names_tags_logs_and_the_table_of_stages_are_in_prefect(first, api, stages_of):
+    from prefect.client.schemas.filters import ArtifactFilter, LogFilter
+
+    evaluate = stages_of(first["flow_run"])["evaluate"]
+    assert evaluate.name == "small evaluate"
+    assert {"posttrain", "recipe:small", "stage:evaluate"} < set(evaluate.tags)
+    said = api(lambda client: client.read_logs(LogFilter.model_validate({"flow_run_id": {"any_": [evaluate.id]}})))
+    assert any("held-out prompts" in line.message for line in said), [line.message for line in said]
+    wanted = ArtifactFilter.model_validate({"flow_run_id": {"any_": [first["flow_run"]]}})
+    artifacts = {each.key: each.data for each in api(lambda client: client.read_artifacts(artifact_filter=wanted))}
+    assert "| evaluate | " in artifacts["run"]
+    assert "| pretrain | " in artifacts["run"]
+    assert {"run", "report", "mlflow"} <= set(artifacts)
+
+
+def test_the_registered_version_answers(first, site):
+    code = (
+        "import mlflow; model = mlflow.pyfunc.load_model('models:/small@champion');"
+        "print(model.predict([{'messages': [{'role': 'user', 'content': 'Hello'}]}])[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=_environment(site), capture_output=True, text=True, timeout=300, cwd=site.store
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def _environment(site) -> dict[str, str]:
+    return site.workers[0].environment | site.clients
+
+
+def test_a_scheduled_run_fires_reuses_everything_and_is_quick(first, site, small, api):
+    """Deployed again, with a time: what was there stays, and a schedule that a person has added is kept."""
+    assert (
+        site.call("deploy", "--store", site.store, "--recipes", small.folder, small.recipe, "--schedule", "* * * * *").returncode
+        == 0
+    )
+    run = _the_next_scheduled(api)
+    assert run.state.name == "Completed", run.state.message
+    assert run.state.message.endswith("all stages were reused")
+    assert run.auto_scheduled
+    assert run.total_run_time.total_seconds() <= REUSED_SECONDS
+    assert site.call("undeploy", "--store", site.store).returncode == 0
+    assert site.call("deploy", "--store", site.store, "--recipes", small.folder).returncode == 0  # without the time
+
+
+def _the_next_scheduled(api, seconds: float = 240):
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        runs = api(
+            lambda client: client.read_flow_runs(
+                flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": ["auto-scheduled"]}})
+            )
+        )
+        if ended := [run for run in runs if run.state and run.state.is_final()]:
+            return ended[0]
+        time.sleep(1)
+    raise AssertionError("no scheduled run ended")
+
+
+def test_a_refusal_on_the_other_pool_reaches_the_terminal_with_its_exit_code(first, site, small):
+    """Only the machine that trains can say that it has no CUDA."""
+    words = ("--set", "compute.device=cuda", "--set", "evaluation.max_new_tokens=5")
+    done = site.call("trigger", small.recipe, *words, "--wait", "--json")
+    assert done.returncode == 2, done.stdout + done.stderr
+    ended = json.loads(done.stdout)
+    assert ended["state"] == "Refused"
+    assert ended["message"].startswith("compute.device: found cuda")
+
+
+def test_a_gate_that_refuses_on_a_pool_ends_the_run_as_the_gate(first, site, small):
+    words = ("--set", "registry.model=other", "--set", "evaluation.gates.win_rate_vs_sft.lower_bound_above=0.99")
+    done = site.call("trigger", small.recipe, *words, "--wait", "--json")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert json.loads(done.stdout)["state"] == "GateRefused"

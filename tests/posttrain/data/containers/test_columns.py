@@ -1,0 +1,115 @@
+"""Parquet and Arrow: only the columns that are asked for are read, and what is in the others does no harm."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from posttrain.data.containers.columns import UNREAD
+from posttrain.data.readers import read_rows
+from posttrain.data.sources import SourceFile
+from posttrain.runtime.peak_memory import peak_memory_gb, reset_peak
+from schemas.errors import Refusal
+
+IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+FAR = 10**17  # microseconds: the year 5138
+
+
+def write(path: Path, table: pa.Table) -> None:
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+
+
+def read(path: Path, columns: set[str] | None = None) -> list[dict]:
+    wanted = None if columns is None else frozenset(columns)
+    return [row for _, row in read_rows(SourceFile(path.name, str(path)), lambda bad: None, columns=wanted)]
+
+
+@pytest.fixture(params=["x.parquet", "x.arrow"])
+def path(request, tmp_path) -> Path:
+    return tmp_path / request.param
+
+
+def test_only_the_columns_that_are_asked_for_are_read(path):
+    write(path, pa.table({"prompt": ["a", "b"], "chosen": ["c", "d"], "extra": [1, 2]}))
+    assert read(path, {"prompt", "chosen", "rejected"}) == [
+        {"prompt": "a", "chosen": "c", "extra": UNREAD},
+        {"prompt": "b", "chosen": "d", "extra": UNREAD},
+    ]
+
+
+def test_where_none_of_them_is_there_all_are_read_so_that_a_message_can_name_them(path):
+    write(path, pa.table({"question": ["a"], "answer": ["b"]}))
+    assert read(path, {"prompt"}) == [{"question": "a", "answer": "b"}]
+
+
+def test_images_are_not_read_unless_asked_for(path):
+    image = pa.array([{"bytes": b"\x89PNG", "path": None}], IMAGE)
+    write(path, pa.table({"prompt": ["a"], "image": image, "images": pa.array([image.to_pylist()], pa.list_(IMAGE))}))
+    assert read(path) == [{"prompt": "a", "image": UNREAD, "images": UNREAD}]
+
+
+def test_a_column_of_nulls_is_no_column_that_was_not_read(tmp_path):
+    write(tmp_path / "x.parquet", pa.table({"prompt": ["a", "b"], "images": pa.nulls(2, pa.list_(IMAGE))}))
+    assert read(tmp_path / "x.parquet") == [{"prompt": "a"}, {"prompt": "b"}]
+
+
+def test_dates_of_any_year_are_numbers(path):
+    """Python has none outside the years 1 to 9999, and none with nanoseconds."""
+    turns = pa.array([[{"content": "hi", "at": 10**18}]], pa.list_(pa.struct({"content": pa.string(), "at": pa.timestamp("us")})))
+    day = pa.array([3_000_000], pa.date32())
+    late = pa.array([FAR * 10], pa.timestamp("us"))
+    write(path, pa.table({"conversation": turns, "day": day, "late": late, "took": pa.array([7], pa.duration("ns"))}))
+    assert read(path) == [{"conversation": [{"content": "hi", "at": 10**18}], "day": 3_000_000, "late": FAR * 10, "took": 7}]
+
+
+def test_an_honest_date_is_a_number_too(path):
+    write(path, pa.table({"a": ["x"], "on": [datetime.date(1970, 1, 11)]}))
+    assert read(path) == [{"a": "x", "on": 10}]
+
+
+def test_text_that_is_stored_as_bytes_is_text(path):
+    write(
+        path,
+        pa.table({"a": pa.array([b"caf\xc3\xa9", b"\xff\xfe", None]), "b": pa.array([b"x", b"y", b"z"]).dictionary_encode()}),
+    )
+    assert [row["a"] for row in read(path)] == ["café", b"\xff\xfe", None]
+    assert [row["b"] for row in read(path)] == ["x", "y", "z"]
+
+
+def test_two_columns_of_one_name_are_refused(path):
+    write(path, pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["a", "a"]))
+    with pytest.raises(Refusal, match="two columns of the name a"):
+        read(path)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.99])
+def test_a_file_that_is_cut_is_refused_since_its_directory_stands_at_its_end(tmp_path, share, keep):
+    whole = tmp_path / "whole.parquet"
+    write(whole, pa.table({"a": [f"text {at}" for at in range(5_000)]}))
+    cut = tmp_path / "x.parquet"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+    with pytest.raises(Refusal, match="content that is not Parquet") as refusal:
+        list(read_rows(SourceFile("x.parquet", str(cut)), lambda bad: None, keep_incomplete=keep))
+    assert refusal.value.where == "x.parquet"
+
+
+def test_a_column_that_is_not_read_takes_no_memory(tmp_path):
+    """400 MB of images beside 400 prompts, in one row group."""
+    images = (b"\xff" + bytes([at]) * 999_999 for at in range(200))
+    batch = pa.table({"prompt": ["q"] * 200, "image": pa.array(list(images))})
+    with pq.ParquetWriter(tmp_path / "x.parquet", batch.schema, compression="none", use_dictionary=False) as writer:
+        writer.write_table(pa.concat_tables([batch, batch]))
+    del batch
+    reset_peak()
+    before = peak_memory_gb()
+    assert len(read(tmp_path / "x.parquet", {"prompt"})) == 400
+    assert peak_memory_gb() - before < 0.1
