@@ -17,7 +17,7 @@ from posttrain.data.packing import Example
 from posttrain.data.rendering import rendered
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.objectives import LanguageModelling
-from schemas.conversations import MESSAGES
+from schemas.messages import MESSAGES
 
 # ChatML that marks what the assistant says, without the token that ends it.
 MARKED = (
