@@ -37,16 +37,17 @@ class Data(Frozen):
     """Sources: a path, folder, glob, fsspec URL, `hub://NAME` or `sample://corpus|instructions|preferences`; or a list of them.
 
     Files are JSON lines, JSON, CSV, TSV, Parquet or Arrow, plain or as .gz, .zst, .bz2 or .xz. A source that says more is a
-    mapping: `{path: …}` or `{name: …}` with `split`, `config`, `revision`, `weight`. `${NAME}` stands for an environment
+    mapping: `{path: …}` or `{name: …}` with `split`, `config`, `revision`, `weight`, `columns`,
+    `ignore`, `ranking`. `${NAME}` stands for an environment
     variable; a password or token written out is refused.
     """
 
     corpus: Sources | None = None
     """Documents for pretraining, with a column `text`."""
     instructions: Sources | None = None
-    """Conversations for supervised fine-tuning: `messages`, or `prompt` and `completion`."""
+    """Conversations for supervised fine-tuning: `messages`, `prompt` and `completion`, or another shape of docs/data.md."""
     preferences: Sources | None = None
-    """Preference pairs: `chosen` and `rejected`, with or without `prompt`."""
+    """Preference pairs: `chosen` and `rejected`, with or without `prompt`, or another shape of docs/data.md."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts (by hash) and documents that no training stage sees."""
     checks: Checks = Checks()

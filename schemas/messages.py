@@ -6,9 +6,11 @@ from typing import Final
 
 import polars as pl
 
-ROLES: Final = ("system", "user", "assistant")
+ROLES: Final = ("system", "user", "assistant", "tool")
 SPLITS: Final = ("train", "holdout")
-MESSAGE: Final = pl.Struct({"role": pl.String, "content": pl.String})
+MESSAGE: Final = pl.Struct({"role": pl.String, "content": pl.String, "extra": pl.String})
+"""`extra` is null, or a JSON object of what else the message has for a chat template: `tool_calls`, `tool_call_id`, `name`,
+`reasoning_content`; `weight: 0` where it is not trained on; and `tools` on the first message of a conversation that has some."""
 MESSAGES: Final = pl.List(MESSAGE)
 
 

@@ -11,6 +11,8 @@ from schemas.messages import MESSAGE, SPLITS, one_answer
 class Preferences(pa.DataFrameModel):
     """One pair a row: a prompt that both sides share, and one assistant message on each side.
 
+    A row of a file may be several pairs, which then have the same `source` and `row`.
+
     Validate a collected DataFrame with ``lazy=True``: on a LazyFrame pandera would silently skip the checks of values.
     """
 
@@ -26,7 +28,7 @@ class Preferences(pa.DataFrameModel):
     class Config:
         strict = "filter"
         ordered = True
-        unique = ["source", "row"]  # noqa: RUF012 - pandera reads a plain list
+        unique = ["source", "row", "chosen", "rejected"]  # noqa: RUF012 - pandera reads a plain list
 
     @pa.dataframe_check(name="prompt_not_empty")
     def _prompt(cls, data: pa.PolarsData) -> pl.LazyFrame:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from schemas.base import Frozen, refused
+from schemas.base import refused
+from schemas.reading import Reading
 
 HUB_SCHEME: Final = "hub://"
 REPOSITORY: Final = r"^[\w.-]+(/[\w.-]+)?$"
@@ -14,7 +15,7 @@ Address = Annotated[str, Field(min_length=1)]
 Split = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 
 
-class DataSource(Frozen):
+class DataSource(Reading):
     """One source of rows: files (`path`) or a data set of the Hugging Face hub (`name`)."""
 
     path: Address | None = None
@@ -30,6 +31,11 @@ class DataSource(Frozen):
     says. Rows of test, validation and the like are never trained on."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """Share of this source in the rows that are kept, relative to the weights of the others; all or none of them have one."""
+
+    @property
+    def reading(self) -> Reading:
+        """What it says about columns."""
+        return Reading(columns=self.columns, ignore=self.ignore, ranking=self.ranking)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -101,7 +107,9 @@ def _unfolded(source: DataSource) -> DataSource:
     """With `path: hub://…` written out."""
     if source.path is None or not source.path.startswith(HUB_SCHEME):
         return source
-    return _of_address(source.path).model_copy(update={"split": source.split, "weight": source.weight})
+    return _of_address(source.path).model_copy(
+        update={name: getattr(source, name) for name in (*Reading.model_fields, "split", "weight")}
+    )
 
 
 def _of_address(address: str) -> DataSource:

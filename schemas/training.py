@@ -14,6 +14,7 @@ from schemas.peft import Peft as Peft
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 Overlong = Literal["quarantine", "truncate"]
+TrainOn = Literal["all", "last"]
 
 
 class EarlyStop(Frozen):
@@ -89,8 +90,10 @@ class RowTraining(Optimization):
 
 
 class SFT(RowTraining):
-    """Cross-entropy on the last assistant turn of each conversation."""
+    """Cross-entropy on the answers of each conversation."""
 
+    train_on: TrainOn = "all"
+    """Answers of a conversation that are trained on: `all` without `weight: 0`, or the `last`; encoder-decoders: the last."""
     epochs: Positive = 2
     """Passes over the training conversations."""
     learning_rate: Rate | None = None

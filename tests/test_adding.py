@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.stages import stage_flow
 from posttrain.data import preferences
-from posttrain.data.conversations import Shape
+from posttrain.data.pairs import pair
+from posttrain.data.shapes import Shape
 from posttrain.filters.rules import reasons
 from posttrain.losses.preference import VARIANTS, Hyperparameters, Variant, preference_loss
 from posttrain.peft.methods import METHODS, Applied, Method
@@ -125,7 +126,7 @@ def test_a_reward_is_a_function_of_the_users(module):
 
 
 def test_a_shape_of_rows_is_read_by_its_columns(monkeypatch):
-    shape = Shape(("question", "good", "bad"), lambda row: preferences.pair(row["question"], row["good"], row["bad"]))
+    shape = Shape("toy", ("question", "good", "bad"), lambda row, reading: pair(row["question"], row["good"], row["bad"]))
     monkeypatch.setattr(preferences, "SHAPES", (*preferences.SHAPES, shape))
     (row,) = preferences.normalise([(1, {"question": "Why?", "good": "So.", "bad": "No."})], "toy.jsonl", pytest.fail)
     assert [row[name][0]["content"] for name in ("prompt", "chosen", "rejected")] == ["Why?", "So.", "No."]

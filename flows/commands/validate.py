@@ -1,27 +1,70 @@
-"""`posttrain validate`: preference pairs against the contract."""
+"""`posttrain validate`: the rows of a data set against its contract."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from flows.commands.shared import HOME, Json, show
 
+Ranking = Literal["best_worst", "adjacent"]
+
 
 def validate(
     data: Annotated[
-        str, typer.Argument(help="Preference pairs: a path, glob, URL, or sample://preferences.", show_default=False)
-    ],
+        str | None, typer.Argument(help="Rows: a path, glob, URL, or sample://preferences.", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for clean and quarantined rows.")] = Path("validated"),
+    kind: Annotated[
+        Literal["preferences", "instructions"], typer.Option("--as", help="What the rows are: pairs, or conversations.")
+    ] = "preferences",
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", metavar="KNOWN=YOURS", help="Name of a column in your rows; may be repeated.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", metavar="COLUMN", help="Column that is left out; may be repeated.")
+    ] = None,
+    ranking: Annotated[Ranking, typer.Option("--ranking", help="Pairs of several ranked answers.")] = "best_worst",
+    explain: Annotated[
+        Literal["shapes"] | None, typer.Option("--explain", help="Print which columns make which shape of rows, and stop.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check preference pairs against the contract."""
+    """Check preference pairs or conversations against their contract."""
+    from dataclasses import replace
+
+    from posttrain.data.explain import shapes_table
     from posttrain.data.sources import resolve
-    from posttrain.data.validate import validate as check_pairs
+    from posttrain.data.validate import validate as check
     from schemas.data import Checks, Data
 
-    check_pairs(resolve(data, "DATA", Path(HOME) / "cache"), None, Checks(), Data.model_fields["holdout"].default, out)
+    if explain:
+        typer.echo(shapes_table().rstrip())
+        return
+    if data is None:
+        raise typer.BadParameter("name the rows, or say --explain shapes", param_hint="DATA")
+    reading = _reading(columns or [], ignore or [], ranking)
+    files = [replace(file, reading=reading) for file in resolve(data, "DATA", Path(HOME) / "cache")]
+    given = {name: files if name == kind else None for name in ("preferences", "instructions")}
+    check(given["preferences"], given["instructions"], Checks(), Data.model_fields["holdout"].default, out)
     show({"out": str(out), **json.loads((out / "summary.json").read_text())}, as_json)
+
+
+def _reading(columns: list[str], ignore: list[str], ranking: Ranking) -> Any:
+    """The options as a recipe would say them."""
+    from schemas.errors import Refusal
+    from schemas.reading import Reading
+
+    named = [each.partition("=") for each in columns]
+    for known, equals, yours in named:
+        if not (known and equals and yours):
+            raise Refusal(
+                where="--columns",
+                found=f"{known}{equals}{yours}",
+                allowed="KNOWN=YOURS, such as prompt=question",
+                remedy="write both names with = between them",
+            )
+    return Reading(columns={known: yours for known, _, yours in named}, ignore=tuple(ignore), ranking=ranking)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import polars as pl
 import xxhash
@@ -45,7 +46,14 @@ def representative(table: pl.DataFrame, count: int) -> pl.DataFrame:
 def row_keys(table: pl.DataFrame) -> list[bytes]:
     """What a row says, as JSON: not where it stands."""
     parts = [name for name in PARTS if name in table.columns]
-    return [json.dumps(row, sort_keys=True).encode() for row in table.select(parts).iter_rows()]
+    return [json.dumps([_said(part) for part in row], sort_keys=True).encode() for row in table.select(parts).iter_rows()]
+
+
+def _said(part: Any) -> Any:
+    """A text, or messages without the fields that they do not have: what a row says is no other for a field of no message."""
+    if not isinstance(part, list):
+        return part
+    return [{name: value for name, value in message.items() if value is not None} for message in part]
 
 
 def row_sources(table: pl.DataFrame) -> list[str]:

@@ -18,7 +18,9 @@ SIDES: Final = ("chosen", "rejected", "completion")
 MARKER: Final = r"\b(?:Human|Assistant):"
 # ChatML, Llama 3, Phi, Zephyr and kin share <|name|>; then Gemma; then Llama 2 and Mistral.
 TEMPLATE_TOKEN: Final = r"<\|\w+\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
-ALTERNATING: Final = r"^(?:system )?(?:user assistant )*user assistant$"
+# A turn of the assistant may call tools, whose answers come before it goes on; a greeting by the assistant may come first.
+_TURN: Final = "user (?:assistant (?:tool )+)*assistant"
+ALTERNATING: Final = f"^(?:system )?(?:assistant )?(?:{_TURN} )*{_TURN}$"
 QUOTABLE: Final = 30  # characters from which a prompt inside its answer is no coincidence
 EXAMPLES: Final = 3
 
@@ -66,20 +68,23 @@ class Verdict:
 def features(table: pl.DataFrame, holdout: float) -> pl.DataFrame:
     """The table with the columns that the checks read, and with `split` resolved (`declared` keeps what stood there).
 
-    Per message column C: `C_text` (contents, two newlines between), `C_roles` (blanks between), `C_blank` (no messages, or one
-    without text). `key` is the prompt, folded and without its system message; `pair` and `reversed` are hashes of the contents;
+    Per message column C: `C_text` (contents, two newlines between), `C_extra` (calls of tools and the like), `C_roles` (blanks
+    between), `C_blank` (no messages, or one without text or call). `key` is the prompt, folded and without its system message;
+    `pair` and `reversed` are hashes of the contents and calls;
     `same` says that two sides are equal but for case, white space and Unicode composition.
     """
     sides = [side for side in SIDES if side in table.columns]
     columns = ["prompt", *sides]
     contents = [_contents(c).list.join("\n\n").alias(f"{c}_text") for c in columns]
     roles = [pl.col(c).list.eval(pl.element().struct.field("role")).list.join(" ").alias(f"{c}_roles") for c in columns]
+    extras = [_extras(c).alias(f"{c}_extra") for c in columns]
     blank = [_blank(c).alias(f"{c}_blank") for c in columns]
     question = _contents("prompt").list.last().alias("question")
     keys = folded(table.select(_key()).to_series())
-    wide = table.rename({"split": "declared"}).with_columns(*contents, *roles, *blank, question, key=keys.hash())
-    wide = wide.with_columns(assign(wide["declared"], keys, holdout), _same(*(wide[f"{side}_text"] for side in sides)))
-    hashes = wide.select("prompt_roles", *(pl.col(f"{c}_text").hash() for c in columns))
+    wide = table.rename({"split": "declared"}).with_columns(*contents, *extras, *roles, *blank, question, key=keys.hash())
+    same = _same(*(wide[f"{side}_text"] for side in sides)) & _all_equal(*(wide[f"{side}_extra"] for side in sides))
+    wide = wide.with_columns(assign(wide["declared"], keys, holdout), same)
+    hashes = wide.select("prompt_roles", *(pl.struct(f"{c}_text", f"{c}_extra").hash().alias(f"{c}_text") for c in columns))
     return wide.with_columns(_identity(hashes, sides, "pair"), _identity(hashes, sides[::-1], "reversed"))
 
 
@@ -87,9 +92,17 @@ def _contents(column: str) -> pl.Expr:
     return pl.col(column).list.eval(pl.element().struct.field("content"))
 
 
+def _extras(column: str) -> pl.Expr:
+    """What the messages of a column have beside their contents."""
+    extras = pl.col(column).list.eval(pl.element().struct.field("extra"))
+    return extras.list.join("\n", ignore_nulls=True).fill_null("")
+
+
 def _blank(column: str) -> pl.Expr:
-    empty = pl.col(column).list.eval(pl.element().struct.field("content").str.strip_chars() == "")
-    return (pl.col(column).list.len() == 0) | empty.list.any()
+    """No messages, or one that says nothing and calls no tool."""
+    silent = pl.element().struct.field("content").str.strip_chars() == ""
+    calls = pl.element().struct.field("extra").str.contains('"tool_calls"', literal=True).fill_null(False)
+    return (pl.col(column).list.len() == 0) | pl.col(column).list.eval(silent & ~calls).list.any()
 
 
 def _key() -> pl.Expr:
@@ -117,6 +130,10 @@ def _same(one: pl.Series, *other: pl.Series) -> pl.Series:
     return same
 
 
+def _all_equal(one: pl.Series, *other: pl.Series) -> pl.Series:
+    return pl.repeat(True, len(one), dtype=pl.Boolean, eager=True) if not other else one == other[0]
+
+
 def _of_side(side: str) -> tuple[RowCheck, ...]:
     text, both = pl.col(f"{side}_text"), (pl.col("prompt_text"), pl.col(f"{side}_text"))
     roles = pl.concat_str("prompt_roles", f"{side}_roles", separator=" ")
@@ -139,6 +156,8 @@ _OF_ALL: Final = (
     RowCheck("duplicate", "drop", ~pl.struct("pair", "split").is_first_distinct()),
     RowCheck("leaked_prompt", "drop", ~_HELD & pl.col("key").is_in(pl.col("key").filter(_HELD).implode())),
     RowCheck("unknown_split", "warn", ~_KNOWN),
+    # Kept as it is; a chat template that starts with the user alone refuses such rows, and encoding leaves them out.
+    RowCheck("assistant_first", "warn", pl.col("prompt_roles").str.contains("^(?:system )?assistant user")),
 )
 
 CONVERSATION_CHECKS: Final = (*_OF_ALL, *_of_side("completion"))

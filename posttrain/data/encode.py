@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.packing import Example, Tokens
 from posttrain.data.rendering import rendered
 from posttrain.data.tokenizer import added_tokens, writes_bos
+from posttrain.data.turns import Span, common_prefix, spans_of, with_turns
 from schemas.errors import Refusal
-from schemas.training import Overlong
+from schemas.training import Overlong, TrainOn
 
 MAX_SHIFTED_BOUNDARIES = 0.01  # share of rows whose prompt is not a token prefix of prompt + completion
 
@@ -35,6 +36,10 @@ class Encoded:
     """Examples whose prompt lost tokens on its left."""
     completions_cut: int = 0
     """Examples with a completion that lost its end."""
+    turns: int = 0
+    """Earlier answers that are trained on beside the last one."""
+    turns_unlike: int = 0
+    """Earlier answers that are not, since the template writes them otherwise once the conversation goes on."""
 
     def quarantine(self, table: pl.DataFrame) -> pl.DataFrame:
         """The rows left out, by the file and row that `table` names."""
@@ -47,7 +52,15 @@ class Encoded:
         return (
             f"{rows:,} rows: {len(self.examples):,} examples, {len(self.left_out):,} left out; "
             f"{self.prompts_cut:,} prompts and {self.completions_cut:,} completions cut, {self.shifted:,} boundaries moved"
+            f"{self._of_turns()}"
         )
+
+    def _of_turns(self) -> str:
+        if not self.turns and not self.turns_unlike:
+            return ""
+        trained = f"; {self.turns:,} earlier answers trained on"
+        unlike = f", {self.turns_unlike:,} not, which the template writes otherwise once the conversation goes on"
+        return trained + (unlike if self.turns_unlike else "")
 
 
 @dataclass(frozen=True)
@@ -67,38 +80,6 @@ class Rules:
     def least(self, prompt: list[int]) -> int:
         """Length below which no prompt is cut: BOS, one token of the text, the encoder's EOS."""
         return min(len(prompt), self.head(prompt) + 1 + self.suffix)
-
-
-def encode_documents(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int, encoder_decoder: bool = False
-) -> list[Example]:
-    """Documents, each ended by EOS, in examples of at most `context` tokens; an empty document gives none.
-
-    A document starts with BOS where a chat does; special tokens spelled out in it are plain text. Decoders get pieces that
-    overlap by one token, so that each token but the first is a target once. Encoder-decoders get prefix language modelling (T5,
-    arXiv 1910.10683 section 3.2): the encoder reads the first half of a piece, the decoder continues with the second.
-    """
-    if not texts:
-        return []
-    cut = _halves if encoder_decoder else _overlapping
-    documents = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [example for ids in documents if ids for example in cut([*ids, tokenizer.eos_token_id], tokenizer, context)]
-
-
-def _overlapping(ids: list[int], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
-    bos = [tokenizer.bos_token_id] if writes_bos(tokenizer) else []
-    tokens = np.asarray([*bos, *ids], np.int32)
-    pieces = [tokens[start : start + context] for start in range(0, len(tokens) - 1, context - 1)]
-    return [Example(piece[:1], (piece[1:],)) for piece in pieces]
-
-
-def _halves(ids: list[int], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Example]:
-    before, after = added_tokens(tokenizer)
-    pieces = np.array_split(np.asarray(ids, np.int32), -(-len(ids) // (context - len(before) - len(after))))
-    return [
-        Example(np.asarray([*before, *piece[: len(piece) // 2], *after], np.int32), (piece[len(piece) // 2 :],))
-        for piece in pieces
-    ]
 
 
 def encode_prompts(
@@ -144,7 +125,7 @@ def encode_response(conversation: Conversation, response: str, tokenizer: PreTra
     whole = [*conversation, {"role": "assistant", "content": response}]
     texts = [_text(tokenizer, conversation, generation_prompt=True), _text(tokenizer, whole, generation_prompt=False)]
     prompt, ids = _tokens(tokenizer, texts)
-    boundary = max(1, _common_prefix(prompt, ids))
+    boundary = max(1, common_prefix(prompt, ids))
     rules = _rules(tokenizer, limit, "truncate", 0)
     branch = np.asarray(_with_eos(ids[boundary:], tokenizer), np.int32)[: limit - rules.least(prompt[:boundary])]
     return Example(cut_left(prompt[:boundary], limit - len(branch), rules.bos), (branch,))
@@ -157,6 +138,7 @@ def encode_conversations(
     field_name: str,
     overlong: Overlong = "quarantine",
     encoder_decoder: bool = False,
+    train_on: TrainOn = "last",
 ) -> Encoded:
     """Rows with `prompt` and one or more completion columns (`completion`, or `chosen` and `rejected`) to examples.
 
@@ -171,6 +153,7 @@ def encode_conversations(
         field_name: recipe field of the data, for messages.
         overlong: what happens to a row whose completion does not fit.
         encoder_decoder: end prompts with what the tokenizer itself puts after a text (EOS for T5), which encoders expect.
+        train_on: `all` for the answers in the prompt of a `completion` too, but for an encoder, which reads the prompt.
 
     Raises:
         Refusal: when the template writes two BOS tokens, or when the prompt is not a token prefix in more than 1% of rows.
@@ -180,17 +163,22 @@ def encode_conversations(
     _refuse_double_bos(tokenizer, [prompt for prompt, *_ in tokenised.values()], field_name)
     after = added_tokens(tokenizer)[1] if encoder_decoder else []
     rules = _rules(tokenizer, max_length, overlong, len(after))
+    spans = _earlier(table, tokenizer, tokenised) if train_on == "all" and not encoder_decoder else {}
     for row, (prompt, *wholes) in tokenised.items():
-        boundary = min(_common_prefix(prompt, whole) for whole in wholes)
+        boundary = min(common_prefix(prompt, whole) for whole in wholes)
         encoded.shifted += boundary < len(prompt)
         branches = [_with_eos(whole[boundary:], tokenizer) for whole in wholes]
         example = fit([*prompt[:boundary], *after], branches, rules) if boundary else "the prompt has no token"
         if isinstance(example, str):
             encoded.left_out.append((row, example))
             continue
-        encoded.examples.append(example)
         encoded.prompts_cut += len(example.prompt) < boundary + len(after)
         encoded.completions_cut += example.targets < sum(map(len, branches))
+        if row in spans:
+            alike = [span for span in spans[row] if span]
+            encoded.turns, encoded.turns_unlike = encoded.turns + len(alike), encoded.turns_unlike + len(spans[row]) - len(alike)
+            example = with_turns(example, boundary, alike, rules.head(prompt) > 0)
+        encoded.examples.append(example)
     _refuse_shifted(encoded.shifted, len(tokenised), field_name)
     encoded.left_out.sort()
     assert len(encoded.examples) + len(encoded.left_out) == table.height
@@ -214,6 +202,16 @@ def _tokenise(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, encoded: 
             encoded.left_out.append((row, f"the chat template refuses the conversation: {error}"))
     ids = iter(_tokens(tokenizer, [text for rendered in texts.values() for text in rendered]))
     return {row: [next(ids) for _ in rendered] for row, rendered in texts.items()}
+
+
+def _earlier(
+    table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, tokenised: dict[int, list[list[int]]]
+) -> dict[int, list[Span | None]]:
+    """The earlier answers of conversations; none of pairs, whose shared history is their prompt."""
+    if "completion" not in table.columns:
+        return {}
+    rows = {row: both for row, both in enumerate(table.select("prompt", "completion").iter_rows()) if row in tokenised}
+    return spans_of(tokenizer, rows, {row: tokenised[row][1] for row in rows})
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, generation_prompt: bool) -> str:
@@ -261,10 +259,6 @@ def cut_left(prompt: Sequence[int] | Tokens, room: int, bos: int | None) -> Toke
         head = int(bos is not None and ids[0] == bos)
         ids = np.concatenate([ids[:head], ids[len(ids) - room + head :]])
     return ids
-
-
-def _common_prefix(left: list[int], right: list[int]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def _refuse_double_bos(tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], field_name: str) -> None:

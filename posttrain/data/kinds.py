@@ -11,18 +11,21 @@ import polars as pl
 from posttrain.data import contract, conversations, preferences
 from posttrain.data.contract import RowCheck
 from posttrain.data.readers import OnBad, Row
+from posttrain.data.shapes import Shape, Tally
+from schemas.reading import Reading
 
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of data set: its normal form and its contract."""
 
-    normalise: Callable[[Iterable[Row], str, OnBad], Iterator[dict[str, Any]]]
+    normalise: Callable[[Iterable[Row], str, OnBad, Reading, Tally | None], Iterator[dict[str, Any]]]
     columns: dict[str, pl.DataType | type[pl.DataType]]
     checks: tuple[RowCheck, ...]
+    shapes: tuple[Shape, ...]
 
 
 KINDS: Final = {
-    "preferences": Kind(preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS),
-    "instructions": Kind(conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS),
+    "preferences": Kind(preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES),
+    "instructions": Kind(conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES),
 }

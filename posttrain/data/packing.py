@@ -23,10 +23,14 @@ TOKEN_COST = 6 * 256
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt of at least one token, and the completions that are scored after it."""
+    """A prompt of at least one token, and the completions that are scored after it.
+
+    `trained` says which tokens of its one branch are targets, where not all are: those of all answers of a conversation.
+    """
 
     prompt: Tokens
     branches: tuple[Tokens, ...]
+    trained: NDArray[np.bool_] | None = None
 
     @property
     def length(self) -> int:
@@ -36,7 +40,7 @@ class Example:
     @property
     def targets(self) -> int:
         """Tokens that are scored."""
-        return sum(map(len, self.branches))
+        return sum(map(len, self.branches)) if self.trained is None else int(self.trained.sum())
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
 import threading
 import time
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from posttrain.data.messages import extra_of
 from schemas.errors import Refusal
 
 SECONDS: Final = 10.0  # that one chat may take; usual ones take a thousandth
@@ -90,15 +93,66 @@ _watch = _Watch()
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Any], generation_prompt: bool = False) -> str:
-    """A chat as the tokenizer's template writes it.
+    """A chat as the tokenizer's template writes it, with the calls of tools and the like that its messages have in `extra`.
 
     Raises:
         Refusal: when that takes too long or too much memory.
+        jinja2.TemplateError: when the chat has what the template cannot write.
         Exception: whatever else the template raises.
     """
+    messages, tools = unfolded(chat)
+    _refuse_unwritten(tokenizer, messages, tools)
     return limited(
-        lambda: str(tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=generation_prompt))
+        lambda: str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=generation_prompt))
     )
+
+
+def generated(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Token ids of a chat, and 1 for each that stands in a block that the template marks with `{% generation %}`.
+
+    Raises:
+        Refusal: when that takes too long or too much memory.
+    """
+    messages, tools = unfolded(chat)
+    found: dict[str, Any] = {}
+
+    def render() -> str:
+        made: Any = tokenizer.apply_chat_template(messages, tools=tools, return_dict=True, return_assistant_tokens_mask=True)
+        found.update(made)
+        return ""
+
+    limited(render)
+    return list(found["input_ids"]), list(found["assistant_masks"])
+
+
+PLACES: Final = {
+    "tools": re.compile(r"\btools\b"),
+    "tool_calls": re.compile(r"\btool_calls\b"),
+    "reasoning_content": re.compile(r"\b(?:reasoning_content|reasoning|thinking)\b"),
+}
+"""What a template that writes a field of a message, or the tools, has in its text."""
+
+
+def _refuse_unwritten(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], tools: list[Any] | None) -> None:
+    """Refuse as a template does what it has no place for, rather than lose it without a word."""
+    held = {name for message in messages for name in PLACES if name in message} | ({"tools"} if tools else set())
+    if not held:
+        return
+    given = tokenizer.chat_template
+    template = "\n".join(given.values()) if isinstance(given, dict) else str(given)
+    if missing := [name for name in sorted(held) if not PLACES[name].search(template)]:
+        raise TemplateError(f"it has no place for {', '.join(missing)}, which `ignore` would leave out")
+
+
+def unfolded(chat: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Any] | None]:
+    """Messages as templates read them, and the conversation's tools; `schemas.conversations.MESSAGE` says what `extra` holds."""
+    messages, tools = [], None
+    for message in chat:
+        more = extra_of(message)
+        tools = more.pop("tools", tools)
+        more.pop("weight", None)
+        messages.append({name: value for name, value in message.items() if name != "extra"} | more)
+    return messages, tools
 
 
 def limited(render: Callable[[], str]) -> str:

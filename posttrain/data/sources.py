@@ -29,6 +29,7 @@ from posttrain.runtime.trees import Irregular, read_regular
 from posttrain.runtime.writing import replacing
 from schemas.addresses import opened
 from schemas.errors import Refusal, closest
+from schemas.reading import AS_READ, Reading
 from schemas.sources import HUB_SCHEME, DataSource, Sources, listed
 
 __all__ = ["SAMPLES", "SAMPLE_SCHEME", "SourceFile", "kind_of", "resolve", "source_digest"]
@@ -56,6 +57,8 @@ class SourceFile:
     """Of its source among the others."""
     identity: str | None = None
     """What decides its bytes where that is known without reading them: a file of one commit of the hub."""
+    reading: Reading = AS_READ
+    """What the recipe says about its columns."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What a person should know about where it is from, a sentence each."""
 
@@ -79,7 +82,11 @@ def resolve(sources: Sources, where: str, cache: Path) -> list[SourceFile]:
     found = [_files_of(source, f"{where}.{at}" if len(every) > 1 else where, cache) for at, source in enumerate(every)]
     if len(every) > 1:
         found = [_prefixed(files, label) for files, label in zip(found, _labels(every), strict=True)]
-    files = [replace(file, group=at, weight=every[at].weight) for at, of_source in enumerate(found) for file in of_source]
+    files = [
+        replace(file, group=at, weight=every[at].weight, reading=every[at].reading)
+        for at, of_source in enumerate(found)
+        for file in of_source
+    ]
     held = [file.name for file in files if file.split == "holdout"]
     if not held:
         return [replace(file, split=None) for file in files]
@@ -95,6 +102,8 @@ def source_digest(files: Iterable[SourceFile]) -> str:
         said = (file.split, file.group, file.weight)
         if said != (None, 0, None):
             total.update(repr(said).encode())
+        if file.reading != AS_READ:
+            total.update(file.reading.model_dump_json().encode())
     return total.hexdigest()
 
 

@@ -20,6 +20,7 @@ from posttrain.data.contract import EXAMPLES, Finding, Verdict
 from posttrain.data.kinds import KINDS, Kind
 from posttrain.data.mixture import mix
 from posttrain.data.readers import BadRow, OnNote, Row, limited, read_rows
+from posttrain.data.shapes import Tally
 from posttrain.data.sources import SourceFile
 from posttrain.runtime.progress import current
 from posttrain.runtime.writing import write_atomically
@@ -112,8 +113,8 @@ def examine(name: str, files: list[SourceFile], limits: Checks, holdout: float) 
         Refusal: when a file cannot be read as what it should be.
     """
     kind = KINDS[name]
-    notes: list[str] = []
-    table, bad, rows_in = collect(kind, files, limits.incomplete == "keep", notes.append)
+    notes, tally = list[str](), Tally()
+    table, bad, rows_in = collect(kind, files, limits.incomplete == "keep", notes.append, tally)
     verdict = contract.judge(table, kind.checks, limits, holdout, rows_in)
     clean = CLEAN[name].to_schema().validate(verdict.clean, lazy=True)
     mixture = mix(clean, files)
@@ -126,23 +127,31 @@ def examine(name: str, files: list[SourceFile], limits: Checks, holdout: float) 
     findings = [*_bad_findings(bad, rows_in), *verdict.findings, _drop_rate(quarantine, limits, rows_in)]
     findings += [contract.length_bias(verdict.lengths, limits)] if "chosen" in verdict.lengths.columns else []
     _warn_waived(name, findings, limits)
-    summary = _summary(rows_in, clean, quarantine, verdict, findings) | mixture.summary
+    notes += [f"data.{name}: {sentence}" for sentence in tally.sentences()]
     for note in notes:
         current().note(note)
+    summary = _summary(rows_in, clean, quarantine, verdict, findings) | mixture.summary | tally.as_json(rows_in)
     summary |= {"notices": notes} if notes else {}
     return Outcome(clean, quarantine, summary, tuple(finding for finding in findings if finding.failed))
 
 
 def collect(
-    kind: Kind, files: list[SourceFile], keep_incomplete: bool = False, note: OnNote = lambda sentence: None
+    kind: Kind,
+    files: list[SourceFile],
+    keep_incomplete: bool = False,
+    note: OnNote = lambda sentence: None,
+    tally: Tally | None = None,
 ) -> tuple[pl.DataFrame, list[BadRow], int]:
     """All rows in normal form, the rows that could not be read or normalised, and how many there were of both.
+
+    Where several rows of a file make one record, or one makes several, the records count.
 
     Args:
         kind: what the rows should be.
         files: where they are.
         keep_incomplete: whether the rows before a break in a file are read, instead of the file being refused.
         note: is given what a person should know about a file, a sentence each.
+        tally: is given what is said of shapes and columns.
 
     Raises:
         Refusal: when a file cannot be read as what it should be.
@@ -157,15 +166,20 @@ def collect(
             read += 1
             yield row
 
+    tally = tally or Tally()
     empty = pl.DataFrame(schema=kind.columns)
     schema = empty.to_arrow().schema
     frames = [empty]
     for file in files:
-        records = kind.normalise(rows(file), file.name, limited(file, bad.append))
+        records = kind.normalise(rows(file), file.name, limited(file, bad.append), file.reading, tally)
         while chunk := list(islice(records, CHUNK)):
             # Through Arrow: three times as fast as polars with nested Python objects.
             frames.append(pl.DataFrame(pyarrow.Table.from_pylist(chunk, schema)))
-    return pl.concat(frames), unread + bad, read + len(unread)
+    table = pl.concat(frames)
+    # Every row that was read is in a record, or was refused.
+    assert read == tally.taken + len(bad), f"{read} rows read: {tally.taken} in records and {len(bad)} refused"
+    tally.read = read + len(unread)
+    return table, unread + bad, table.height + len(unread) + len(bad)
 
 
 def _unreadable(name: str, bad: list[BadRow]) -> pl.DataFrame:
@@ -219,7 +233,10 @@ def _refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
     failures = [(name, f) for name, outcome in outcomes.items() for f in outcome.failures]
     if not empty and not failures:
         return
-    found = [f"no rows left of {outcomes[name].summary['rows_in']} in data.{name}" for name in empty]
+    found = [
+        f"no rows left of {outcomes[name].summary['rows_in']} in data.{name}{_reasons(outcomes[name].quarantine)}"
+        for name in empty
+    ]
     found += [_described(name, finding) for name, finding in failures]
     allowed = [f"at least one clean row in data.{name}" for name in empty]
     allowed += [f"data.checks.{_field(f)} = {f.limit:g}" for _, f in failures]
@@ -229,6 +246,14 @@ def _refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
     )
     where = ", ".join(dict.fromkeys(f"data.{name}" for name in [*empty, *(name for name, _ in failures)]))
     raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy)
+
+
+def _reasons(quarantine: pl.DataFrame) -> str:
+    """The most frequent reasons in words, with one row's own words where it has some."""
+    reasons = quarantine["reasons"].explode().to_list()
+    codes = Counter(reason.partition(":")[0] for reason in reasons).most_common(EXAMPLES)
+    said = [f"{next(reason for reason in reasons if reason.partition(':')[0] == code)} ({count:,} rows)" for code, count in codes]
+    return f": {'; '.join(said)}" if said else ""
 
 
 def _field(finding: Finding) -> str:

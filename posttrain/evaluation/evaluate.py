@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
 from posttrain.checkpoints.unmerged import virtual_tokens_of
 from posttrain.data.choose import by_source, held_out_pieces, representative
-from posttrain.data.encode import cut_left, encode_conversations, encode_documents, encode_prompts
+from posttrain.data.encode import cut_left, encode_conversations, encode_prompts
+from posttrain.data.encode_documents import encode_documents
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example
 from posttrain.evaluation.numbers import Measured, Responses, RowScores, compare, write

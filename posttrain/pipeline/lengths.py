@@ -17,7 +17,8 @@ import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_tokenizer
-from posttrain.data.encode import encode_conversations, encode_documents
+from posttrain.data.encode import encode_conversations
+from posttrain.data.encode_documents import encode_documents
 from posttrain.data.kinds import KINDS
 from posttrain.data.packing import Example
 from posttrain.data.readers import BadRow, read_rows
@@ -93,8 +94,9 @@ class FirstRows:
             return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
         name = _table_of(spec)
         try:
+            turns = spec.train_on if isinstance(spec, SFT) else "last"
             return encode_conversations(
-                self.tables[name], self.tokenizer, spec.max_length, f"data.{name}", spec.overlong, encoder_decoder
+                self.tables[name], self.tokenizer, spec.max_length, f"data.{name}", spec.overlong, encoder_decoder, turns
             ).examples
         except Refusal:  # for a share of rows, which may be another one in all rows
             return ()
@@ -146,7 +148,7 @@ def _documents(files: Sequence[SourceFile]) -> list[str]:
 
 def _table(name: str, files: Sequence[SourceFile]) -> pl.DataFrame:
     kind = KINDS[name]
-    few = list(_few([kind.normalise(read_rows(file, _ignore), file.name, _ignore) for file in files]))
+    few = list(_few([kind.normalise(read_rows(file, _ignore), file.name, _ignore, file.reading, None) for file in files]))
     return pl.DataFrame(pyarrow.Table.from_pylist(few, pl.DataFrame(schema=kind.columns).to_arrow().schema))
 
 

@@ -146,7 +146,7 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: f"{_TRAINERS}.pretrain:pretrain", tokens=f"{_TOKENS}:pretrain",
     ),
     "sft": StageWork(
-        version=6, fields=_training, inputs=_start_and_rows, task="tasks.training:sft", pool="gpu",
+        version=7, fields=_training, inputs=_start_and_rows, task="tasks.training:sft", pool="gpu",
         writes=_TRAINED,
         train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
     ),

@@ -9,7 +9,7 @@ soft_prompt      one row per branch, after the virtual tokens of a soft prompt, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -117,6 +117,20 @@ def soft_prompt(model: Any, examples: Sequence[Example], device: torch.device, e
         **{"use_cache": False} | decoder,
     ).last_hidden_state
     return Located(hidden[scored], targets[scored], scored.nonzero()[:, 0], len(targets))
+
+
+def targets_of(examples: Sequence[Example], device: torch.device) -> Tensor | None:
+    """Which tokens of all branches, in their order, are targets [tokens]; None where all are."""
+    if all(example.trained is None for example in examples):
+        return None
+    masks = [np.ones(e.targets, np.bool_) if e.trained is None else e.trained for e in examples]
+    return torch.from_numpy(np.concatenate(masks)).to(device)
+
+
+def only_targets(at: Located, examples: Sequence[Example]) -> Located:
+    """Without the tokens of branches that are not trained on."""
+    kept = targets_of(examples, at.targets.device)
+    return at if kept is None else replace(at, hidden=at.hidden[kept], targets=at.targets[kept], branch=at.branch[kept])
 
 
 LAYOUTS: dict[str, Layout] = {"packed": packed, "padded": padded, "encoder_decoder": encoder_decoder, "soft_prompt": soft_prompt}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from posttrain.models.blocks import core
 from posttrain.models.rope import forget_lengths, unscaled_up_to
 from posttrain.models.routing import balances, with_routing
 from posttrain.peft.soft_prompts import padded_logits, virtual_tokens
-from posttrain.scoring.layouts import LAYOUTS, Embed, Located, PaddedRows, packed, shifted
+from posttrain.scoring.layouts import LAYOUTS, Embed, Located, PaddedRows, only_targets, packed, shifted, targets_of
 from posttrain.scoring.output_head import head_of, token_logprobs, token_statistics
 from posttrain.scoring.products import fp32_logits
 from schemas.errors import Refusal
@@ -72,7 +72,9 @@ class Scorer(nn.Module):
             if not alone:
                 return self._score(self.locate(examples), statistics)
             with fp32_logits(inner_model(self.model)):
-                return self._plain(examples)
+                scores = self._plain(examples)
+        kept = targets_of(examples, self.device)
+        return scores if kept is None else replace(scores, logprobs=scores.logprobs[kept], branch=scores.branch[kept])
 
     def scaled(self, examples: Sequence[Example]) -> bool:
         """Whether positions would depend on what else is in a batch: such examples are scored one sequence at a time."""
@@ -83,7 +85,7 @@ class Scorer(nn.Module):
         """The last hidden states that predict the completion tokens, in a layout other than `plain`."""
         model = self.model if self.layout == SOFT_PROMPT else inner_model(self.model)
         forget_lengths(inner_model(model))
-        return LAYOUTS[self.layout](model, examples, self.device, self._embed)
+        return only_targets(LAYOUTS[self.layout](model, examples, self.device, self._embed), examples)
 
     def score_in_one_row(self, examples: Sequence[Example]) -> TokenScores:
         """Score in the packed layout, all examples in one row: what the start-up check compares with separate scoring."""
@@ -92,7 +94,8 @@ class Scorer(nn.Module):
         forget_lengths(inner_model(self.model))
         with self.arithmetic():
             width = sum(example.length for example in examples)
-            return self._score(packed(inner_model(self.model), examples, self.device, None, width), False)
+            at = packed(inner_model(self.model), examples, self.device, None, width)
+            return self._score(only_targets(at, examples), False)
 
     def arithmetic(self) -> torch.autocast:
         """Autocast to this scorer's dtype."""

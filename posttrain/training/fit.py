@@ -84,7 +84,8 @@ def encode_held_out(
 
 def _encoded(request: StageRequest, spec: SFT | DPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     two_parts = bool(load_config(request.policy).is_encoder_decoder)
-    return encode_conversations(rows, tokenizer, spec.max_length, _data_field(request), spec.overlong, two_parts)
+    turns = spec.train_on if isinstance(spec, SFT) else "last"
+    return encode_conversations(rows, tokenizer, spec.max_length, _data_field(request), spec.overlong, two_parts, turns)
 
 
 def _data_field(request: StageRequest) -> str:

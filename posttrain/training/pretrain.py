@@ -9,7 +9,7 @@ import polars as pl
 
 from posttrain.checkpoints.load import load_model, load_tokenizer, scratch_model
 from posttrain.data.choose import held_out_pieces
-from posttrain.data.encode import encode_documents
+from posttrain.data.encode_documents import encode_documents
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.models.architectures import longest_sequence, refuse_beyond
 from posttrain.peft.wrap import wrap

@@ -1,4 +1,4 @@
-"""The stage sft: cross-entropy on the last assistant turn of each conversation."""
+"""The stage sft: cross-entropy on the answers of each conversation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from schemas.training import SFT
 
 @measured
 def sft(request: StageRequest, spec: SFT, conversations: pl.DataFrame) -> Built:
-    """Cross-entropy on the last assistant turn; saves `model/` or `adapter/`."""
+    """Cross-entropy on all answers, or on the last one; saves `model/` or `adapter/`."""
     spec = settled("sft", spec, spec.peft, lambda: start_parameters(request))
     tokenizer = load_tokenizer(request.policy)
     examples = encode_train(request, spec, conversations, tokenizer)

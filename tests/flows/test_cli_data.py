@@ -37,6 +37,21 @@ def test_validate_quarantines_exactly_the_planted_rows_of_the_sample(call, tmp_p
     assert json.loads(Path("checked/summary.json").read_text()) == {"preferences": summary}
 
 
+def test_validate_explains_shapes_and_reads_conversations_under_other_names(call):
+    shown = call("validate", "--explain", "shapes")
+    assert shown.code == 0
+    assert "| Alpaca | `instruction`, `output` or" in shown.out
+    Path("t.jsonl").write_text("".join(f'{{"ask": "a {n}?", "reply": "b", "label": true}}\n' for n in range(4)))
+    given = ["validate", "t.jsonl", "--as", "instructions", "--columns", "prompt=ask", "--columns", "completion=reply", "--json"]
+    refused = call(*given)
+    assert refused.code == 2
+    assert "`label` in 4 rows: it says which answers are good" in refused.err
+    done = call(*given, "--ignore", "label")
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)["instructions"]
+    assert (summary["kept"], summary["shapes"], summary["unread_columns"]) == (4, {"prompt, completion": 4}, {})
+
+
 def test_validate_writes_to_the_folder_validated_unless_told(call):
     Path("p.jsonl").write_text('{"prompt": "a?", "chosen": "b", "rejected": "c"}\n')
     done = call("validate", "p.jsonl")

@@ -11,8 +11,8 @@ import pytest
 from schemas.conversations import Conversations
 
 GOOD: dict[str, Any] = {
-    "prompt": [{"role": "user", "content": "q"}],
-    "completion": [{"role": "assistant", "content": "a"}],
+    "prompt": [{"role": "user", "content": "q", "extra": None}],
+    "completion": [{"role": "assistant", "content": "a", "extra": None}],
     "source": "f.jsonl",
     "row": 1,
     "split": "train",

@@ -11,9 +11,9 @@ import pytest
 from schemas.preferences import Preferences
 
 GOOD: dict[str, Any] = {
-    "prompt": [{"role": "user", "content": "q"}],
-    "chosen": [{"role": "assistant", "content": "a"}],
-    "rejected": [{"role": "assistant", "content": "b"}],
+    "prompt": [{"role": "user", "content": "q", "extra": None}],
+    "chosen": [{"role": "assistant", "content": "a", "extra": None}],
+    "rejected": [{"role": "assistant", "content": "b", "extra": None}],
     "source": "f.jsonl",
     "row": 1,
     "score_chosen": None,

@@ -57,7 +57,7 @@ def messages(*roles: str) -> list[dict[str, str]]:
         ({"prompt": messages("system", "user", "assistant", "user")}, set()),
         ({"prompt": messages("user", "user")}, {"roles_chosen", "roles_rejected"}),
         ({"prompt": messages("user", "system", "user")}, {"roles_chosen", "roles_rejected"}),
-        ({"prompt": messages("assistant", "user")}, {"roles_chosen", "roles_rejected"}),
+        ({"prompt": messages("assistant", "user")}, {"assistant_first"}),
         ({"prompt": messages("user", "assistant")}, {"roles_chosen", "roles_rejected"}),
         ({"prompt": messages("wizard")}, {"roles_chosen", "roles_rejected"}),
         ({"rejected": [{"role": "user", "content": "eh"}], "prompt": messages("user")}, {"roles_rejected"}),
@@ -104,9 +104,9 @@ def test_every_reason_of_a_row_is_kept_with_its_values() -> None:
     assert (dropped["file"], dropped["row"]) == ("f", 1)
     assert set(dropped["reasons"]) == {"empty_rejected", "template_token_chosen", "reversed_scores"}
     assert json.loads(dropped["values"]) == {
-        "prompt": [{"role": "user", "content": "q"}],
-        "chosen": [{"role": "assistant", "content": "x<|im_end|>"}],
-        "rejected": [{"role": "assistant", "content": ""}],
+        "prompt": [{"role": "user", "content": "q", "extra": None}],
+        "chosen": [{"role": "assistant", "content": "x<|im_end|>", "extra": None}],
+        "rejected": [{"role": "assistant", "content": "", "extra": None}],
         "score_chosen": 1.0,
         "score_rejected": 3.0,
         "split": "test",

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.conversations import normalise, transcript
+from posttrain.data.conversations import normalise
+from posttrain.data.messages import transcript
 from posttrain.data.readers import BadRow
 from schemas.errors import Refusal
 
@@ -68,11 +69,10 @@ def test_a_declared_split_is_kept() -> None:
         ({"messages": ["q"]}, "wrong_type: `messages[0]` is text, not a message with `role` and `content`"),
         ({"messages": [{"content": "q"}]}, "wrong_type: `messages[0].role` is null, not text"),
         (
-            {"messages": [user("q"), {"role": "assistant", "content": []}]},
-            "wrong_type: `messages[1].content` is a list, not text",
+            {"messages": [user("q"), {"role": "assistant", "content": [5]}]},
+            "wrong_type: `messages[1].content[0]` is a number, not a part with text",
         ),
         ({"instruction": True, "output": "a"}, "wrong_type: `instruction` is true or false, not text"),
-        ({"prompt": "q", "completion": "a", "split": 1}, "wrong_type: `split` is a number, not text"),
     ],
 )
 def test_a_wrong_type_costs_its_row(row: dict[str, Any], reason: str) -> None:
@@ -83,17 +83,17 @@ def test_a_wrong_type_costs_its_row(row: dict[str, Any], reason: str) -> None:
 
 def test_a_row_without_the_columns_among_others_is_quarantined() -> None:
     bad: list[BadRow] = []
-    rows: list[tuple[int, dict[str, Any]]] = [(1, {"text": "x"}), (2, {"prompt": "q", "completion": "a"})]
+    rows: list[tuple[int, dict[str, Any]]] = [(1, {"words": "x"}), (2, {"prompt": "q", "completion": "a"})]
     assert [record["row"] for record in normalise(rows, "f", bad.append)] == [2]
-    assert [(b.row, b.reason, b.value) for b in bad] == [(1, "missing_columns: found text", '{"text":"x"}')]
+    assert [(b.row, b.reason, b.value) for b in bad] == [(1, "missing_columns: found words", '{"words":"x"}')]
 
 
 def test_a_file_without_the_columns_is_refused_with_a_rename() -> None:
     with pytest.raises(Refusal) as refusal:
         list(normalise([(1, {"prompt": "q", "completions": "a"})], "f", lambda _: None))
     assert (refusal.value.where, refusal.value.found) == ("f", "columns prompt, completions")
-    assert refusal.value.remedy == "rename `completions` to `completion`"
-    assert "messages; or prompt + completion; or" in refusal.value.allowed
+    assert refusal.value.remedy == "rename `completions` to `completion` (or set columns: {completion: completions})"
+    assert "messages; or conversations|conversation; or prompt + completion|response|answer|output; or" in refusal.value.allowed
 
 
 def test_no_rows_are_no_refusal_here() -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from posttrain.data.encode import encode_documents
+from posttrain.data.encode_documents import encode_documents
 from posttrain.data.tokenizer import prepare_tokenizer
 
 EOS = 0

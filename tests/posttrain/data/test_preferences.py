@@ -72,7 +72,7 @@ def test_shapes(row: dict[str, Any], prompt: object, chosen: object, rejected: o
 
 def test_answers_that_start_alike_stay_whole() -> None:
     """The common characters `The capital is P` are no prompt."""
-    record, _ = one({"chosen": "The capital is Paris.", "rejected": "The capital is Prague."})
+    record, _ = one({"prompt": None, "chosen": "The capital is Paris.", "rejected": "The capital is Prague."})
     assert record is not None
     assert record["prompt"] == []
     assert record["chosen"] == [assistant("The capital is Paris.")]
@@ -82,6 +82,9 @@ def test_answers_that_start_alike_stay_whole() -> None:
     ("scores", "expected"),
     [
         ({"score_chosen": 9, "score_rejected": 2.5}, (9.0, 2.5)),
+        ({"score_chosen": "8.5", "score_rejected": " 3"}, (8.5, 3.0)),
+        ({"chosen_rating": 1.0, "rejected_avg_rating": 5}, (1.0, 5.0)),
+        ({"score_chosen": "", "score_rejected": "nan"}, (None, None)),
         ({"chosen_score": 9, "rejected_score": 2.5}, (9.0, 2.5)),
         ({"score_chosen": None, "chosen_score": 0, "score_rejected": math.nan}, (0.0, None)),
         ({}, (None, None)),
@@ -121,13 +124,16 @@ def test_alpaca_eval(preference: float, chosen: str, scores: tuple[float, float]
     ("row", "reason"),
     [
         ({"chosen": 1, "rejected": "b"}, "wrong_type: `chosen` is a number, not text or a list of messages"),
-        ({"chosen": "a", "rejected": "b", "score_chosen": "9"}, "wrong_type: `score_chosen` is text, not a finite number"),
         (
-            {"chosen": "a", "rejected": "b", "score_chosen": True},
+            {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "high"},
+            "wrong_type: `score_chosen` is text, not a finite number",
+        ),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": True},
             "wrong_type: `score_chosen` is true or false, not a finite number",
         ),
         (
-            {"chosen": "a", "rejected": "b", "score_chosen": math.inf},
+            {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": math.inf},
             "wrong_type: `score_chosen` is a number, not a finite number",
         ),
         (
@@ -147,8 +153,16 @@ def test_a_wrong_type_costs_its_row(row: dict[str, Any], reason: str) -> None:
 @pytest.mark.parametrize(
     ("columns", "remedy"),
     [
-        (("prompt", "choosen", "rejected"), "rename `choosen` to `chosen`"),
-        (("prompt", "Chosen", "reject"), "rename `Chosen` to `chosen`, rename `reject` to `rejected`"),
+        (("prompt", "choosen", "rejected"), "rename `choosen` to `chosen` (or set columns: {chosen: choosen})"),
+        (
+            ("prompt", "Chosen", "reject"),
+            "rename `Chosen` to `chosen`, rename `reject` to `rejected` (or set columns: {chosen: Chosen, rejected: reject})",
+        ),
+        (
+            ("Prompt", "Chosen", "Rejected"),
+            "rename `Prompt` to `prompt`, rename `Chosen` to `chosen`, rename `Rejected` to `rejected` "
+            "(or set columns: {prompt: Prompt, chosen: Chosen, rejected: Rejected})",
+        ),
         (("prompt", "chosen"), "add `rejected`"),
     ],
 )
@@ -156,5 +170,5 @@ def test_a_file_without_the_columns_is_refused_with_a_rename(columns: tuple[str,
     with pytest.raises(Refusal) as refusal:
         one(dict.fromkeys(columns, "x"))
     assert refusal.value.found == f"columns {', '.join(columns)}"
-    assert refusal.value.allowed.startswith("chosen + rejected; or ")
+    assert "; or prompt + chosen + rejected; or " in refusal.value.allowed
     assert refusal.value.remedy == remedy

@@ -132,6 +132,16 @@ def test_a_changed_beta_reuses_what_stands_before_alignment(document, store):
         chain.stored("align")
 
 
+def test_what_a_recipe_says_of_columns_goes_with_the_files_and_counts(document, store):
+    plain = {"path": document["data"]["preferences"]}
+    before, same = keys(document, store), keys(changed(document, "data.preferences", plain), store)
+    said = changed(document, "data.preferences", plain | {"ignore": ["label"]})
+    (file,) = Chain(validate_recipe(said, "tiny.yaml"), store).sources["preferences"]
+    assert file.reading.ignore == ("label",)
+    assert same == before
+    assert keys(said, store)["validate"] != before["validate"]
+
+
 def test_without_the_stages_before_it_a_stage_has_no_identity(document, store):
     with pytest.raises(LookupError, match=r"stage .* is not finished"):
         Chain(validate_recipe(document, "tiny.yaml"), store).identity("sft")

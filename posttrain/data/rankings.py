@@ -1,0 +1,102 @@
+"""Shapes of rows with several answers and a score or rank for each: which pairs are made of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Final, cast
+
+from posttrain.data.messages import WrongType, kind
+from posttrain.data.pairs import instructed, pair, score
+from posttrain.data.shapes import Build, Record, Shape
+from schemas.reading import Reading
+
+# How data sets name the score of an answer, by preference, and the answer itself.
+MARKS: Final = ("overall_score", "score", "rating", "fine-grained_score", "pm_score")
+ANSWERS: Final = ("response", "answer", "text", "content", "output", "completion")
+SKIPPED: Final = "{count} prompts have answers between the best and the worst, which are in no pair (ranking: adjacent uses them)"
+
+
+def ranked(prompt: object, answers: list[tuple[float, object]], ranking: str) -> list[Record]:
+    """The pairs of answers with their marks, of which a higher one is better; equal marks are left to the contract.
+
+    Args:
+        prompt: what was asked.
+        answers: mark and answer of each.
+        ranking: `best_worst` or `adjacent`, which pairs each with the next one that has a lower mark.
+    """
+    best, worst = max(answers, key=lambda each: each[0]), min(answers, key=lambda each: each[0])
+    if ranking == "adjacent" and best[0] > worst[0]:
+        first = {mark: (mark, answer) for mark, answer in reversed(answers)}  # of equal marks the first stands for all
+        chosen = list(pairwise(first[mark] for mark in sorted(first, reverse=True)))
+    else:
+        chosen = [(best, worst)]
+    note = {"note": SKIPPED} if ranking == "best_worst" and len(answers) > 2 else {}
+    return [pair(prompt, good[1], bad[1]) | {"score_chosen": good[0], "score_rejected": bad[0]} | note for good, bad in chosen]
+
+
+def _listed(prompt: str, answers: str) -> Build:
+    """A list of objects, each with an answer and its score or rank; a rank of 1 is the best."""
+
+    def build(row: dict[str, Any], reading: Reading) -> list[Record]:
+        listed = row[answers]
+        if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+            raise WrongType(f"`{answers}` is {kind(listed)}, not a list of objects with `response` and a score")
+        marked = [(mark, _answer(each)) for each in listed if (mark := _mark(each)) is not None]
+        if len(marked) < 2:
+            raise WrongType(f"`{answers}` has {len(marked)} answers with a score, not two or more")
+        asked = instructed(row) if prompt == "instruction" else row[prompt]
+        return ranked(asked, marked, reading.ranking)
+
+    return build
+
+
+def _mark(each: dict[str, Any]) -> float | None:
+    rank = score(each, "rank")
+    return -rank if rank is not None else score(each, *MARKS)
+
+
+def _answer(each: dict[str, Any]) -> object:
+    return next((each[name] for name in ANSWERS if each.get(name) is not None), None)
+
+
+def _columns(answers: str, marks: str, sign: int) -> Build:
+    """Answers in one list and their scores, or their ranks (`sign` -1), in another."""
+
+    def build(row: dict[str, Any], reading: Reading) -> list[Record]:
+        texts, numbers = row[answers], row[marks]
+        if not isinstance(texts, list) or not isinstance(numbers, list) or len(texts) != len(numbers) or len(texts) < 2:
+            raise WrongType(f"`{answers}` and `{marks}` are not two lists of one length, of two or more")
+        marked = [(score({marks: number}, marks), text) for number, text in zip(numbers, texts, strict=True)]
+        if any(mark is None for mark, _ in marked):
+            raise WrongType(f"`{marks}` has an answer without a number")
+        return ranked(row["prompt"], [(sign * cast(float, mark), text) for mark, text in marked], reading.ranking)
+
+    return build
+
+
+def _help_steer(row: dict[str, Any], reading: Reading) -> list[Record]:
+    """Rows of one prompt, one after the other, each with a response and its marks: `helpfulness` decides."""
+    marked = [(mark, each["response"]) for each in row["rows"] if (mark := score(each, "helpfulness")) is not None]
+    if len(marked) < 2:
+        raise WrongType("the prompt has one response with a mark, and a pair needs two", "unpaired")
+    return ranked(row["prompt"], marked, reading.ranking)
+
+
+_LISTS: Final = "responses|answers|completions|candidates"
+_OTHER_MARKS: Final = ("correctness", "coherence", "complexity", "verbosity")
+_OBJECTS: Final = (
+    Shape("HelpSteer and HelpSteer2", ("prompt", "response", "helpfulness"), _help_steer, _OTHER_MARKS,
+          "prompt; pairs of the responses of neighbouring rows with one prompt, by helpfulness", "prompt"),
+    Shape("UltraFeedback", ("instruction", "completions"), _listed("instruction", "completions"), ("input", "models"),
+          "instruction; pairs of the completions by score"),
+    Shape("ranking", ("prompt|question", "answers|completions|responses"), _listed("prompt", "answers"), (),
+          "prompt; pairs of the answers, which are objects, by rank (Nectar) or score"),
+)  # fmt: skip
+# Before the rest, whose `responses` are objects.
+RANKINGS: Final = (
+    Shape("ranking, scores apart", ("prompt|question|instruction", _LISTS, "scores|rewards|ratings"),
+          _columns("responses", "scores", 1), (), "prompt; pairs of the responses by their scores"),
+    Shape("ranking, ranks apart", ("prompt|question|instruction", _LISTS, "ranks|ranking"),
+          _columns("responses", "ranks", -1), (), "prompt; pairs of the responses by their ranks, 1 the best"),
+    *_OBJECTS,
+)  # fmt: skip
