@@ -71,8 +71,10 @@ def filter_corpus(
 
 
 def _remove_results(out: Path) -> None:
+    """Those of an earlier run, and what a killed one had begun to write."""
     for name in (*(f"{output}.parquet" for output in OUTPUTS), SUMMARY):
-        remove(out / name)
+        for path in (out / name, *out.glob(f".{name}.*.tmp")):
+            remove(path)
 
 
 def _run(plan: Plan, engine: Engine, out: Path, on_progress: Progress) -> dict[str, float]:

@@ -161,6 +161,8 @@ def test_pieces_of_another_run_are_not_taken_up(tmp_path) -> None:
     (file,) = corpus(tmp_path / "in", 1)
     out, piece = tmp_path / "out", tmp_path / "out" / ".checkpoint" / "done-00000.json"
     start_and_kill(tmp_path / "in", out, piece)
+    (out / ".kept.parquet.0123456789abcdef.tmp").write_text("begun")  # killed while it wrote
     with Path(file.url).open("a") as stream:
         stream.write('{"id": "new", "text": "one more"}\n')
     assert filter_corpus([file], ASKED, 0.1, out)["documents_in"] == 401
+    assert {path.name for path in out.iterdir()} == {"kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"}
