@@ -123,7 +123,8 @@ class _Texts:
     """Documents of the folder by number."""
 
     def __init__(self, folder: Path, filtering: Filtering) -> None:
-        self._table = pl.concat([pl.scan_parquet(folder / f"{name}.parquet").select("number", "id", "text") for name in TABLES])
+        files = [folder / f"{name}.parquet" for name in TABLES]
+        self._table = pl.concat([pl.scan_parquet(file, glob=False).select("number", "id", "text") for file in files])
         self._lines = filtering.resolved_lines()
 
     def _some(self, numbers: Places, column: str) -> list[Any]:

@@ -15,22 +15,16 @@ from schemas.recipe import STAGES
 
 # What each stage leaves behind for the later ones.
 OUTPUTS = {
-    "validate": {"instructions": "instructions.parquet", "preferences": "preferences.parquet"},
-    "filter": {"kept": "kept.parquet"},
-    "pretrain": {"model": "model/weights"},
-    "sft": {"model": "model/weights"},
-    "reward": {"reward": "reward/weights"},
-    "align": {"adapter": "adapter/weights"},
-    "evaluate": {"evaluation": "evaluation.json"},
-    "register": {},
-}
+    "validate": {"instructions": "instructions.parquet", "preferences": "preferences.parquet"}, "filter": {"kept": "kept.parquet"},
+    "pretrain": {"model": "model/weights"}, "sft": {"model": "model/weights"}, "reward": {"reward": "reward/weights"},
+    "align": {"adapter": "adapter/weights"}, "evaluate": {"evaluation": "evaluation.json"}, "register": {},
+}  # fmt: skip
 
 
 def changed(document: dict, field: str, value) -> dict:
     """A copy of a recipe document with one dotted field set."""
-    document = copy.deepcopy(document)
+    document = place = copy.deepcopy(document)
     *parents, last = field.split(".")
-    place = document
     for parent in parents:
         place = place.setdefault(parent, {})
     place[last] = value
@@ -301,7 +295,6 @@ def test_a_template_stays_with_the_policy_until_a_stage_saved_a_checkpoint(with_
     keys(with_template, store)
     chain = Chain(validate_recipe(with_template, "tiny.yaml"), store)
     assert (chain.source.chat_template, chain.policy_before("align").chat_template) == ("llama", None)
-    adapters = changed(changed(with_template, "pretrain", None), "sft", None)
-    keys(adapters, store)
+    keys(adapters := changed(changed(with_template, "pretrain", None), "sft", None), store)
     policy = Chain(validate_recipe(adapters, "tiny.yaml"), store).policy_before("register")
     assert (len(policy.adapters), policy.chat_template) == (1, "llama")
