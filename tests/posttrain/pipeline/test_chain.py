@@ -15,9 +15,9 @@ from schemas.recipe import STAGES
 
 # What each stage leaves behind for the later ones.
 OUTPUTS = {
-    "validate": {"instructions": "instructions.parquet", "preferences": "preferences.parquet"},
-    "filter": {"kept": "kept.parquet"}, "pretrain": {"model": "model/weights"}, "sft": {"model": "model/weights"}, "register": {},
-    "reward": {"reward": "reward/weights"}, "align": {"adapter": "adapter/weights"}, "evaluate": {"evaluation": "evaluation.json"},
+    "validate": {"instructions": "instructions.parquet", "preferences": "preferences.parquet"}, "register": {},
+    "filter": {"kept": "kept.parquet"}, "pretrain": {"model": "model/weights"}, "sft": {"model": "model/weights"},
+    "reward": {"reward": "reward/weights"}, "align": {"adapter": "adapter/weights"}, "evaluate": {"evaluation": "e.json"},
 }  # fmt: skip
 
 
