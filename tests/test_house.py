@@ -115,7 +115,7 @@ def normalised(requirement: str) -> str:
 
 
 def test_what_is_imported_is_declared_and_the_reverse():
-    """FastAPI is declared only to bound what Prefect takes, pydantic pins its core; an extra may be imported where it is used."""
+    """FastAPI and SQLAlchemy only bound what Prefect takes, pydantic pins its core; an extra may be imported where it is used."""
     project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
     declared = {normalised(line) for line in project["dependencies"]}
     extras = {normalised(line) for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines}
@@ -124,7 +124,7 @@ def test_what_is_imported_is_declared_and_the_reverse():
     # Several distributions may own one module: mlflow, mlflow-skinny and mlflow-tracing.
     owners = {module: {normalised(owner) for owner in installed[module]} for module in modules if module in installed}
     assert [module for module, names in owners.items() if not names & (declared | extras)] == [], "not in pyproject.toml"
-    assert declared - {"fastapi"} - set().union(*owners.values()) == set(), "in pyproject.toml but not imported"
+    assert declared - {"fastapi", "sqlalchemy"} - set().union(*owners.values()) == set(), "in pyproject.toml but not imported"
 
 
 def test_constraints_pin_every_dependency_without_a_build():
