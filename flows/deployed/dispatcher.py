@@ -124,7 +124,7 @@ class _Dispatch:
     def _create(self, attempt: int) -> FlowRun:
         recipe, stage = self.chain.recipe, self.stage
         try:
-            run: FlowRun = run_deployment(
+            run = run_deployment(
                 deployment_of(stage),
                 parameters={
                     "recipe": recipe.document,
@@ -144,6 +144,7 @@ class _Dispatch:
                 allowed="stages that are registered on their pools",
                 remedy="run `posttrain deploy` for this server",
             ) from error
+        assert isinstance(run, FlowRun)  # outside of an event loop it is no coroutine
         return run
 
     def _wait(self, dispatched: Dispatched) -> StageOutcome | State:

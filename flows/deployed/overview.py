@@ -42,7 +42,9 @@ def _schedules(deployment: DeploymentResponse) -> list[dict[str, Any]]:
 
 def _pool(client: SyncPrefectClient, name: str) -> dict[str, Any]:
     pool = client.read_work_pool(name)
-    answer = client.request("POST", "/work_pools/{name}/workers/filter", path_params={"name": name}, json={"limit": 200})
+    answer = client.request(
+        "POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": name}, json={"limit": 200}
+    )
     online = [worker["name"] for worker in answer.json() if worker["status"] == "ONLINE"]
     return {"type": pool.type, "limit": pool.concurrency_limit, "paused": pool.is_paused, "workers": sorted(online)}
 

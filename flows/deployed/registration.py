@@ -142,9 +142,9 @@ def _ensure_pool(site: Site, machine: str, client: SyncPrefectClient) -> str:
     try:
         pool: WorkPool = client.read_work_pool(name)
     except ObjectNotFound:
-        limit = {"concurrency_limit": site.gpu_limit} if machine == "gpu" and site.gpu_limit else {}
+        limit = site.gpu_limit if machine == "gpu" else None
         template = site.templates.get(machine) or _default_template(site.kind)
-        client.create_work_pool(WorkPoolCreate(name=name, type=site.kind, base_job_template=template, **limit))
+        client.create_work_pool(WorkPoolCreate(name=name, type=site.kind, base_job_template=template, concurrency_limit=limit))
         return f"work pool {name} of type {site.kind} is made"
     if pool.type != site.kind:
         raise Refusal(

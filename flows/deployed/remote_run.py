@@ -84,13 +84,18 @@ def follow(run: Started, console: Console) -> Ended:
     while True:
         here, stages = insist(lambda client: _look(client, UUID(run.id)), "how the run goes on")
         for each in (*stages, here):
-            assert each.state
-            if (each.id, each.state.name) not in said:
-                said.add((each.id, each.state.name))
-                console.print(clean(f"{each.name}: {each.state.name.lower()}"), highlight=False, markup=False, soft_wrap=True)
-        if here.state.is_final():
-            return _ended(here.state, UUID(run.id))
+            state = _state_of(each).name or ""
+            if (each.id, state) not in said:
+                said.add((each.id, state))
+                console.print(clean(f"{each.name}: {state.lower()}"), highlight=False, markup=False, soft_wrap=True)
+        if _state_of(here).is_final():
+            return _ended(_state_of(here), UUID(run.id))
         time.sleep(POLL_SECONDS)
+
+
+def _state_of(run: FlowRun) -> State:
+    assert run.state
+    return run.state
 
 
 def _look(client: SyncPrefectClient, flow_run: UUID) -> tuple[FlowRun, list[FlowRun]]:
@@ -100,8 +105,8 @@ def _look(client: SyncPrefectClient, flow_run: UUID) -> tuple[FlowRun, list[Flow
 
 
 def _ended(state: State, flow_run: UUID) -> Ended:
-    code = 0 if state.is_completed() else EXIT_CODES.get(state.name, 1)
+    code = 0 if state.is_completed() else EXIT_CODES.get(state.name or "", 1)
     wanted = ArtifactFilter.model_validate({"flow_run_id": {"any_": [flow_run]}, "key": {"any_": [RUN]}})
     found = insist(lambda client: client.read_artifacts(artifact_filter=wanted), "the result of the run")
     summary = clean(str(found[-1].data)) if found else None
-    return Ended(state.name, clean(state.message or ""), code, summary)
+    return Ended(state.name or "", clean(state.message or ""), code, summary)

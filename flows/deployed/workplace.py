@@ -26,10 +26,11 @@ Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 WIDTH = 400  # of a log line; longer ones are folded
 
 
-class _Lines(io.TextIOBase):
+class _Lines(io.StringIO):
     """A stream whose lines are log records of one flow run, from whatever thread they come."""
 
     def __init__(self, log: Log) -> None:
+        super().__init__()
         self.log = log
 
     def write(self, text: str) -> int:

@@ -1,0 +1,83 @@
+"""Runs without a process are freed, and those that have one are left, against a real Prefect server."""
+
+from __future__ import annotations
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Pending, Running
+
+from flows.deployed import watch
+from flows.deployed.names import TAG
+from flows.deployed.reconcile import reconcile
+from posttrain.runtime.liveness import note_of_this_process
+from posttrain.runtime.writing import write_atomically
+from schemas.deployed import Dispatched, StageOutcome
+from tasks.exchange import CHAIN, Exchange, chain_note
+
+
+@flow(name="reconciled")
+def something(store: str = "") -> None:
+    """A flow to have runs of."""
+
+
+@pytest.fixture
+def client(prefect_url):
+    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def a_run(client, tmp_path):
+    """A run of this store in a state."""
+    return lambda state: client.create_flow_run(something, parameters={"store": str(tmp_path)}, state=state, tags=[TAG])
+
+
+def note(path, what: str, flow_run, alive: bool) -> None:
+    """The note of this process, or of an earlier one with its id."""
+    mine = note_of_this_process(what, str(flow_run.id))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (mine if alive else mine.model_copy(update={"started": "1"})).model_dump_json())
+
+
+def test_a_chain_whose_process_is_dead_is_freed_once_and_a_living_one_is_left(client, a_run, tmp_path):
+    dead, alive = a_run(Running()), a_run(Running())
+    note(chain_note(tmp_path, str(dead.id)), CHAIN, dead, alive=False)
+    note(chain_note(tmp_path, str(alive.id)), CHAIN, alive, alive=True)
+    told: list[str] = []
+    assert reconcile(tmp_path, told.append) == 1
+    assert client.read_flow_run(dead.id).state.is_crashed()
+    assert client.read_flow_run(alive.id).state.is_running()
+    assert "is freed" in told[0]
+    assert not chain_note(tmp_path, str(dead.id)).exists()
+    assert reconcile(tmp_path, told.append) == 0
+
+
+def test_a_stage_that_finished_while_prefect_was_away_is_no_crash(client, a_run, tmp_path):
+    stage = a_run(Running())
+    exchange = Exchange(tmp_path, "run-1", "sft")
+    exchange.note_dispatch(Dispatched(attempt=1, flow_run=str(stage.id)))
+    exchange.end(StageOutcome(attempt=1, kind="finished"))
+    note(exchange.process, "sft", stage, alive=False)
+    assert reconcile(tmp_path, lambda text: None) == 1
+    assert client.read_flow_run(stage.id).state.is_completed()
+
+
+def test_runs_that_never_got_a_process_are_freed_after_a_while(client, a_run, tmp_path, monkeypatch):
+    pending, running = a_run(Pending()), a_run(Running())
+    assert reconcile(tmp_path, lambda text: None) == 0
+    monkeypatch.setattr(watch, "PENDING_SECONDS", 0)
+    monkeypatch.setattr(watch, "UNNOTED_SECONDS", 0)
+    assert reconcile(tmp_path, lambda text: None) == 2
+    assert all(client.read_flow_run(each.id).state.is_crashed() for each in (pending, running))
+
+
+def test_runs_of_another_store_and_finished_ones_are_left(client, a_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "UNNOTED_SECONDS", 0)
+    finished, other = a_run(Completed()), a_run(Running())
+    note(chain_note(tmp_path, str(finished.id)), CHAIN, finished, alive=False)
+    assert reconcile(tmp_path / "other", lambda text: None) == 0
+    assert client.read_flow_run(other.id).state.is_running()
+    assert reconcile(tmp_path, lambda text: None) == 1  # the other one, which is of this store
+    assert client.read_flow_run(finished.id).state.is_completed()
