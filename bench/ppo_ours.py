@@ -74,7 +74,8 @@ def reward_model_of(base: nn.Module, tokenizer: PreTrainedTokenizerBase, folder:
 def prompts_of(workload: Workload) -> Prompts:
     """The prompts of all iterations, in the peer's tokens: without a chat template."""
     texts = [row["prompt"] for row in workload.rows()]
-    return Prompts([[{"role": "user", "content": text}] for text in texts], [np.asarray(token_ids(t), np.int32) for t in texts])
+    tokens = [np.asarray(token_ids(text), np.int32) for text in texts]
+    return Prompts([[{"role": "user", "content": text}] for text in texts], tokens, [{} for _ in texts])
 
 
 def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tuple[Job, str]:

@@ -11,6 +11,8 @@ from schemas.messages import MESSAGE, SPLITS, one_answer
 class Conversations(pa.DataFrameModel):
     """One conversation a row: the answer to learn, and everything before it.
 
+    `extra` has the row's other columns as a JSON object, which rewards and judges see.
+
     Validate a collected DataFrame with ``lazy=True``: on a LazyFrame pandera would silently skip the checks of values.
     """
 
@@ -19,6 +21,7 @@ class Conversations(pa.DataFrameModel):
     source: pl.String = pa.Field()
     row: pl.Int64 = pa.Field(ge=1)
     split: pl.String = pa.Field(isin=SPLITS)
+    extra: pl.String = pa.Field(nullable=True)
 
     class Config:
         strict = "filter"

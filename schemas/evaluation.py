@@ -13,7 +13,7 @@ from schemas.fields import AboveZero, ImportName, Limits, Positive
 
 
 class FunctionJudge(Frozen):
-    """A Python function of (prompts, responses) that returns one reward per response."""
+    """A Python function of (prompts, responses) or (prompts, responses, rows) that returns one reward per response."""
 
     source: Literal["function"] = "function"
     """A Python function."""

@@ -49,7 +49,10 @@ class RegistryReward(Rewarding):
 
 
 class FunctionReward(Rewarding):
-    """A Python function of (prompts, responses) that returns one reward per response."""
+    """A Python function of (prompts, responses) or (prompts, responses, rows) that returns one reward per response.
+
+    A reward of None means that the function does not apply to this response.
+    """
 
     source: Literal["function"]
     """A Python function."""
@@ -57,6 +60,8 @@ class FunctionReward(Rewarding):
     """`module:function`."""
     timeout_seconds: AboveZero = 60.0
     """Longest time that one call, with all responses of an iteration, may take."""
+    max_failed: Share = 0.0
+    """Share of an iteration's responses with which the function may fail or hang: they are counted and left out; 0: none may."""
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ class Preferences(pa.DataFrameModel):
     """One pair a row: a prompt that both sides share, and one assistant message on each side.
 
     A row of a file may be several pairs, which then have the same `source` and `row`.
+    `extra` has the row's other columns as a JSON object, which rewards and judges see.
 
     Validate a collected DataFrame with ``lazy=True``: on a LazyFrame pandera would silently skip the checks of values.
     """
@@ -24,6 +25,7 @@ class Preferences(pa.DataFrameModel):
     score_chosen: pl.Float64 = pa.Field(nullable=True)
     score_rejected: pl.Float64 = pa.Field(nullable=True)
     split: pl.String = pa.Field(isin=SPLITS)
+    extra: pl.String = pa.Field(nullable=True)
 
     class Config:
         strict = "filter"

@@ -21,6 +21,7 @@ COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "source": pl.String,
     "row": pl.Int64,
     "split": pl.String,
+    "extra": pl.String,
 }
 NO_OUTPUT: Final = frozenset({"<nooutput>", "nooutput"})  # Alpaca's words for an answer that is missing
 

@@ -24,6 +24,7 @@ COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "score_chosen": pl.Float64,
     "score_rejected": pl.Float64,
     "split": pl.String,
+    "extra": pl.String,
 }
 ONE_ANSWER: Final = (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "response"), ("text",),
                      ("instruction", "output"), ("input", "output"), ("question", "answer"))  # fmt: skip

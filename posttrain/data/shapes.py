@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def normalise_shapes(
     """Build each row by the first shape whose columns it has; rows without one, or with a wrong type, go to `on_bad`.
 
     A shape whose columns hold something is preferred to one whose columns are null. Records have `source`, `row` (that of the
-    first row, where several make a record) and `split` as declared or None.
+    first row, where several make a record) and `split` as declared or None, `extra` (the columns that the shape does not read).
 
     Args:
         rows: number and columns of each row.
@@ -228,6 +229,7 @@ class _File:
             records = made if isinstance(made, list) else [made]
             if fit.context:
                 records = [in_context(record, first, fit.read) for record in records]
+            extra = _unread_columns(first, fit.unread)
         except WrongType as error:
             said = fit.in_words_of_the_row(str(error))
             for at, row in rows:
@@ -241,7 +243,7 @@ class _File:
         for record in records:
             if note := record.pop("note", None):
                 self.tally.notes[note] += 1
-            record["source"], record["row"], record["split"] = self.file, number, split
+            record |= {"source": self.file, "row": number, "split": split, "extra": extra}
             yield record
 
     def _no_shape(self) -> Refusal:
@@ -254,6 +256,26 @@ class _File:
             remedy = wrong_columns(present, [tuple(names[0] for names in shape.names) for shape in self.shapes])
         allowed = "; or ".join(dict.fromkeys(" + ".join(shape.needs) for shape in self.shapes))
         return Refusal(where=self.file, found=f"columns {', '.join(present)}", allowed=allowed, remedy=remedy)
+
+
+def _unread_columns(row: dict[str, Any], names: Sequence[str]) -> str | None:
+    """The columns that are no part of the normal form, as JSON, for rewards and judges; None where they hold nothing.
+
+    Values that JSON does not have become text.
+
+    Raises:
+        WrongType: when they are nested too deeply to be kept.
+    """
+    left = {name: row[name] for name in names if row[name] not in EMPTY}
+    if not left:
+        return None
+    try:
+        return orjson.dumps(left, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError:  # integers beyond 64 bits, or deep nesting
+        try:
+            return json.dumps(left, default=str)
+        except RecursionError:
+            raise WrongType(f"one of {', '.join(left)} is nested too deeply") from None
 
 
 def _json(row: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
 from posttrain.checkpoints.unmerged import virtual_tokens_of
-from posttrain.data.choose import by_source, held_out_pieces, representative
+from posttrain.data.choose import by_source, held_out_pieces, representative, row_keys, row_sources, stratified
 from posttrain.data.encode import cut_left, encode_conversations, encode_prompts
 from posttrain.data.encode_documents import encode_documents
 from posttrain.data.end_tokens import end_tokens
@@ -27,6 +27,7 @@ from posttrain.evaluation.numbers import Measured, Responses, RowScores, compare
 from posttrain.models.architectures import readable
 from posttrain.models.policy import Policy
 from posttrain.rewards.judge import Judge, open_judge
+from posttrain.rewards.rows import columns_of, sample_rows
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import give_back, measured
 from posttrain.runtime.progress import Progress, counted
@@ -66,12 +67,21 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What every policy answers."""
+
+    conversations: Conversations
+    columns: list[dict[str, Any]]
+    """What the data says beside each prompt, for judges that are functions."""
+
+
+@dataclass(frozen=True)
 class _Work:
     """What is asked of every policy."""
 
     recipe: Recipe
     held_out: HeldOut
-    prompts: Conversations
+    asked: Asked
     limit: int  # longest sequence that all policies can read, in tokens
     judge: Judge | None
     progress: Progress
@@ -129,7 +139,7 @@ def evaluate(
         give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
     ordered = {name: found[name] for name in policies}
     numbers = compare(recipe, ordered) | _counts(work, ordered[candidate])
-    outputs = write(out, recipe.evaluation.temperature, work.prompts, ordered, numbers)
+    outputs = write(out, recipe.evaluation.temperature, work.asked.conversations, ordered, numbers)
     _record(work, out)
     return Built(flattened(numbers), outputs)
 
@@ -137,7 +147,7 @@ def evaluate(
 def _counts(work: _Work, candidate: Measured) -> dict[str, Estimate]:
     """How many held-out rows the numbers are of, and what was cut or left out of them."""
     held_out, samples = work.held_out, work.recipe.evaluation.samples
-    counts = {"prompts": len(work.prompts) // samples, "prompts_cut": candidate.responses.cut // samples}
+    counts = {"prompts": len(work.asked.conversations) // samples, "prompts_cut": candidate.responses.cut // samples}
     if work.pairs is not None:
         read = candidate.pairs.rows if candidate.pairs else []
         counts |= {"pairs": len(read), "pairs_left_out": work.pairs.height - len(read)}
@@ -156,7 +166,7 @@ def _record(work: _Work, out: Path) -> None:
 def _measure(work: _Work, name: str, policy: Policy, known: Known | None, candidate: Measured | None) -> Measured:
     """One policy, which is in memory only here; `candidate` is None where this is the candidate itself."""
     scorer, tokenizer = open_policy(work.recipe, policy)
-    responses = respond(work.recipe, name, scorer, tokenizer, work.prompts, work.progress, work.judge, work.limit)
+    responses = respond(work.recipe, name, scorer, tokenizer, work.asked, work.progress, work.judge, work.limit)
     layout = choose_layout(scorer, responses.examples)
     layout.apply(scorer)
     work.progress.note(f"evaluate {name}: {layout}")
@@ -185,7 +195,7 @@ def longest_row(recipe: Recipe, policy: Policy) -> int:
 
 
 def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
-    """At most `limit` distinct held-out prompts, of every source its share, in the column `prompt`.
+    """At most `limit` distinct held-out prompts, of every source its share, in the column `prompt`, each with its first row.
 
     They are of the preferences where there are some, else of the instructions.
 
@@ -201,13 +211,15 @@ def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
             remedy="raise data.holdout, or give more rows",
         )
     keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in table["prompt"].to_list()])
-    distinct = table.filter(keys.is_first_distinct()).select("prompt", *(name for name in ("source",) if name in table.columns))
-    return representative(distinct, limit)
+    distinct = table.filter(keys.is_first_distinct())
+    return distinct[stratified(row_keys(distinct.select("prompt")), row_sources(distinct), limit)]
 
 
-def asked(held_out: HeldOut, spec: Evaluation) -> Conversations:
+def asked(held_out: HeldOut, spec: Evaluation) -> Asked:
     """What every policy answers: each held-out prompt `spec.samples` times in a row."""
-    return [prompt for prompt in held_out_prompts(held_out, spec.prompts)["prompt"].to_list() for _ in range(spec.samples)]
+    table = held_out_prompts(held_out, spec.prompts)
+    each = [pair for pair in zip(table["prompt"].to_list(), columns_of(table), strict=True) for _ in range(spec.samples)]
+    return Asked([prompt for prompt, _ in each], [columns for _, columns in each])
 
 
 def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:
@@ -218,12 +230,13 @@ def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedToken
 
 
 def respond(
-    recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, prompts: Conversations, progress: Progress,
+    recipe: Recipe, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase, asked: Asked, progress: Progress,
     judge: Judge | None, limit: int,
 ) -> Responses:  # fmt: skip
     """Sample one answer per prompt and have it judged, where there is a judge; both together are at most `limit` tokens long."""
     config, spec = inner_model(scorer.model).config, recipe.evaluation
     new = min(spec.max_new_tokens, limit - 1)
+    prompts = asked.conversations
     whole = encode_prompts(prompts, tokenizer, config.is_encoder_decoder)
     ids = [cut_left(prompt, limit - new, tokenizer.bos_token_id) for prompt in whole]
     ends, pad = tuple(end_tokens(tokenizer)), tokenizer.pad_token_id
@@ -233,10 +246,13 @@ def respond(
         sampled = sample(scorer.model, ids, plan, counted(progress, f"evaluate {name}: sampling", len(prompts)))
     generated = [response for (response,) in sampled]
     texts = tokenizer.batch_decode([tokens.tolist() for tokens in generated], skip_special_tokens=True)
+    ended = [int(tokens[-1]) in ends for tokens in generated]
+    rows = sample_rows(asked.columns, prompts, ids, generated, ended)
+    judged = counted(progress, f"evaluate {name}: judging", len(texts))
     return Responses(
         texts=texts,
-        rewards=list(judge(prompts, texts, counted(progress, f"evaluate {name}: judging", len(texts)))) if judge else None,
-        ended=[int(tokens[-1]) in ends for tokens in generated],
+        rewards=list(judge(prompts, texts, judged, rows)) if judge else None,
+        ended=ended,
         examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
         cut=sum(len(some) < len(prompt) for some, prompt in zip(ids, whole, strict=True)),
     )

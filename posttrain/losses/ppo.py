@@ -47,18 +47,28 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, (advantages + values) * mask
 
 
-def leave_one_out(totals: Tensor, samples: int) -> Tensor:
-    """RLOO (arXiv 2402.14740, equation 9): a response's reward [R] less the mean of its prompt's other responses'."""
-    groups = totals.view(-1, samples)
-    others = (groups.sum(1, keepdim=True) - groups) / (samples - 1)
-    return (groups - others).view(-1)
+def leave_one_out(totals: Tensor, samples: int, applies: Tensor) -> Tensor:
+    """RLOO (arXiv 2402.14740, equation 9): a response's reward [R] less the mean of its prompt's other responses'.
+
+    A response that `applies` [R] excludes counts in no mean; it and one that has no other to compare with get 0.
+    """
+    groups, counted = totals.view(-1, samples), applies.view(-1, samples)
+    groups, others = groups * counted, counted.sum(1, keepdim=True) - 1
+    mean_of_others = (groups.sum(1, keepdim=True) - groups) / others.clamp(min=1)
+    return ((groups - mean_of_others) * counted * (others > 0)).view(-1)
 
 
-def group_relative(totals: Tensor, samples: int) -> Tensor:
-    """GRPO (arXiv 2402.03300, section 4.1.2): a response's reward [R] in standard deviations from its prompt's mean."""
-    groups = totals.view(-1, samples)
-    centred = groups - groups.mean(1, keepdim=True)
-    return (centred / (groups.std(1, keepdim=True, unbiased=True) + 1e-4)).view(-1)
+def group_relative(totals: Tensor, samples: int, applies: Tensor) -> Tensor:
+    """GRPO (arXiv 2402.03300, section 4.1.2): a response's reward [R] in standard deviations from its prompt's mean.
+
+    A response that `applies` [R] excludes counts in no statistic; it and one that has no other to compare with get 0.
+    """
+    groups, counted = totals.view(-1, samples), applies.view(-1, samples)
+    number = counted.sum(1, keepdim=True)
+    mean = (groups * counted).sum(1, keepdim=True) / number.clamp(min=1)
+    centred = (groups - mean) * counted
+    deviation = (centred.square().sum(1, keepdim=True) / (number - 1).clamp(min=1)).sqrt()  # the unbiased one
+    return (centred / (deviation + 1e-4)).view(-1)
 
 
 def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:

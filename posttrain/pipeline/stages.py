@@ -156,7 +156,7 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
     ),
     "align": StageWork(
-        version=6, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
+        version=7, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
         writes=(*_TRAINED, "reference.safetensors"),
         train=lambda recipe: _ALGORITHMS[recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),

@@ -1,57 +1,135 @@
-"""Rewards from a Python function of the user: whatever it does wrong is refused with its name and the prompt that showed it."""
+"""Rewards from a Python function of the user: whatever it does wrong is refused with its name and the prompt that showed it.
+
+The function takes (prompts, responses) or (prompts, responses, rows). It gives for each response a number, None where it does not
+apply, or a `Verdict` with what it read the number from. `rewarded_rows` of `rows.py` says what is in a row.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from posttrain.rewards.calls import Rows, in_time, said, takes_rows
 from posttrain.runtime.permissions import refuse_function
 from schemas.errors import Refusal
 
-Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 REMEDY = "mend the reward function and run again; finished stages and checkpoints are kept"
 LARGEST = 3.4028234e38  # of fp32, in which PPO adds rewards up: one beyond it would be infinite there
 SHOWN = 80  # characters of a prompt in a message
+EACH = "one per response: a number, None where the function does not apply, or a Verdict"
 
 
-class TooLong(Exception):
-    """A call was not back in time."""
+class Verdict(NamedTuple):
+    """What a function says of one response."""
+
+    reward: float | None
+    """None: it does not apply to this response, which then counts in no mean and no advantage."""
+    extracted: str | None = None
+    """What the reward was read from, for people: the number that was found in the response, say."""
+    failed: bool = False
+    """Whether the function raised, or was not back in time, with this response alone."""
 
 
-def load_function(name: str, field: str, timeout: float | None = None) -> Reward:
+@dataclass(frozen=True)
+class RewardFunction:
+    """A function of the user, checked on every call.
+
+    A call raises Refusal when the function raises, takes too long, or gives the wrong number of rewards or one that is not finite
+    in fp32. It names the index of the prompt that was to blame.
+    """
+
+    function: Callable[..., Sequence[Any]]
+    name: str
+    field: str
+    timeout: float | None
+    max_failed: float
+    with_rows: bool
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], rows: Rows | None = None) -> list[float | None]:
+        """The reward of each response, None where the function does not apply."""
+        return [verdict.reward for verdict in self.verdicts(prompts, responses, rows)]
+
+    def verdicts(self, prompts: Sequence[str], responses: Sequence[str], rows: Rows | None = None) -> list[Verdict]:
+        """What the function says of each response; at most the share `max_failed` of them may fail, each asked for alone."""
+        rows = rows if rows is not None else [{} for _ in responses]
+        try:
+            found = [_verdict(each) for each in self._ask(prompts, responses, rows, self.timeout)]
+        except (Exception, SystemExit) as error:  # a `sys.exit(0)` of the user's would end the run as if it were done
+            found = self._one_by_one(prompts, responses, rows, error)
+        if len(found) != len(responses):
+            told = f"{len(found)} rewards for {len(responses)} responses (prompts 0 to {len(prompts) - 1})"
+            raise self._bad(told, "one reward per response")
+        for index, verdict in enumerate(found):
+            if verdict.reward is not None and not abs(verdict.reward) <= LARGEST:
+                told = f"{verdict.reward}{_at(prompts, index)}"
+                raise self._bad(told, f"finite numbers of at most {LARGEST:.1e}, in fp32")
+        return found
+
+    def _ask(self, prompts: Sequence[str], responses: Sequence[str], rows: Rows, timeout: float | None) -> list[Any]:
+        given = (prompts, responses, rows) if self.with_rows else (prompts, responses)
+        return in_time(lambda: self.function(*given), timeout)
+
+    def _one_by_one(self, prompts: Sequence[str], responses: Sequence[str], rows: Rows, error: BaseException) -> list[Verdict]:
+        """Every response alone, as far as some may fail; else up to the first that fails, which is named.
+
+        Raises:
+            Refusal: when too many fail, or when each alone does not and all together do.
+        """
+        each = None if self.timeout is None else self.timeout / len(prompts)
+        found: list[Verdict] = []
+        failed: list[int] = []
+        for index, (prompt, response, row) in enumerate(zip(prompts, responses, rows, strict=True)):
+            try:
+                (verdict,) = map(_verdict, self._ask([prompt], [response], [row], each))
+            except (Exception, SystemExit):  # what it was is known: asked is for which prompt
+                failed.append(index)
+                verdict = Verdict(None, failed=True)
+                if len(failed) > self.max_failed * len(prompts):
+                    break
+            found.append(verdict)
+        if failed and len(failed) <= self.max_failed * len(prompts):
+            return found
+        more = f"; {len(failed)} responses failed, {self.max_failed:.0%} may" if self.max_failed else ""
+        raise self._bad(f"{said(error)}{_at(prompts, failed[0] if failed else None)}{more}", EACH) from error
+
+    def _bad(self, found: str, allowed: str) -> Refusal:
+        return Refusal(where=f"{self.field} ({self.name})", found=found, allowed=allowed, remedy=REMEDY)
+
+
+def load_function(name: str, field: str, timeout: float | None = None, max_failed: float = 0.0) -> RewardFunction:
     """The function that `module:function` means, checked on every call.
+
+    A function that has an attribute `check` is asked by it first whether it can work on this machine.
 
     Args:
         name: `module:function`.
         field: the recipe's field, for refusals.
         timeout: seconds that a call may take; None waits for ever.
+        max_failed: share of a call's responses with which the function may fail; they count as ones that it does not apply to.
 
     Raises:
-        Refusal: when module or function does not exist, or may not be imported on this machine; from the returned function,
-            when a call raises, takes too long, or gives the wrong number of rewards or one that is not finite in fp32. It
-            names the index of the prompt that was to blame.
+        Refusal: when module or function does not exist, may not be imported on this machine, or takes other arguments; and what
+            its own check raises.
     """
     function = _imported(name, field)
-
-    def checked(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        try:
-            rewards = [float(reward) for reward in _in_time(function, prompts, responses, timeout)]
-        except (Exception, SystemExit) as error:  # a `sys.exit(0)` of the user's would end the run as if it were done
-            index = _culprit(function, prompts, responses, timeout)
-            raise _bad(name, field, f"{_said(error)}{_at(prompts, index)}", "one number per response") from error
-        if len(rewards) != len(responses):
-            found = f"{len(rewards)} rewards for {len(responses)} responses (prompts 0 to {len(prompts) - 1})"
-            raise _bad(name, field, found, "one reward per response")
-        for index, reward in enumerate(rewards):
-            if not abs(reward) <= LARGEST:
-                raise _bad(name, field, f"{reward}{_at(prompts, index)}", f"finite numbers of at most {LARGEST:.1e}, in fp32")
-        return rewards
-
-    return checked
+    try:
+        with_rows = takes_rows(function)
+    except TypeError as error:
+        raise Refusal(
+            where=field,
+            found=f"{name}: {error}",
+            allowed="a function of (prompts, responses) or (prompts, responses, rows)",
+            remedy="change its arguments",
+        ) from error
+    check: Callable[[], None] | None = getattr(function, "check", None)
+    if check is not None:
+        check()
+    return RewardFunction(function, name, field, timeout, max_failed, with_rows)
 
 
 @contextmanager
@@ -65,12 +143,12 @@ def modules_of_user() -> Iterator[None]:
         del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]  # the last one
 
 
-def _imported(name: str, field: str) -> Reward:
+def _imported(name: str, field: str) -> Callable[..., Sequence[Any]]:
     refuse_function(name, field)
     module, _, attribute = name.partition(":")
     try:
         with modules_of_user():
-            function: Reward = getattr(importlib.import_module(module), attribute)
+            function: Callable[..., Sequence[Any]] = getattr(importlib.import_module(module), attribute)
         if not callable(function):
             raise TypeError("not a function")
     except (Exception, SystemExit) as error:  # the module is the user's and may raise anything, or be a script that exits
@@ -80,48 +158,13 @@ def _imported(name: str, field: str) -> Reward:
     return function
 
 
-def _in_time(function: Reward, prompts: Sequence[str], responses: Sequence[str], timeout: float | None) -> Sequence[float]:
-    """Call in a thread that is left behind when it does not come back: Python can stop no function from outside."""
-    if timeout is None:
-        return function(prompts, responses)
-    outcome: list[Sequence[float] | BaseException] = []
-
-    def call() -> None:
-        try:
-            outcome.append(list(function(prompts, responses)))
-        except BaseException as error:  # raised again where the function was called from
-            outcome.append(error)
-
-    thread = threading.Thread(target=call, daemon=True, name="reward")
-    thread.start()
-    thread.join(timeout)
-    if not outcome:
-        raise TooLong(f"no answer within {timeout:g} s")
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
-
-
-def _culprit(function: Reward, prompts: Sequence[str], responses: Sequence[str], timeout: float | None) -> int | None:
-    """The first prompt with which the function fails alone, or None where it fails for many together only."""
-    each = None if timeout is None else timeout / len(prompts)
-    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        try:
-            list(map(float, _in_time(function, [prompt], [response], each)))
-        except (Exception, SystemExit):  # what it was is known: asked is for which prompt
-            return index
-    return None
+def _verdict(given: Any) -> Verdict:
+    if isinstance(given, Verdict):
+        return Verdict(None if given.reward is None else float(given.reward), given.extracted)
+    return Verdict(None if given is None else float(given))
 
 
 def _at(prompts: Sequence[str], index: int | None) -> str:
     if index is None:
         return f" for prompts 0 to {len(prompts) - 1} together"
     return f" for prompt {index}: {prompts[index][:SHOWN]!r}"
-
-
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, TooLong) else f"{type(error).__name__}: {error}"
-
-
-def _bad(name: str, field: str, found: str, allowed: str) -> Refusal:
-    return Refusal(where=f"{field} ({name})", found=found, allowed=allowed, remedy=REMEDY)

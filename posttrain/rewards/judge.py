@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from posttrain.rewards.functions import SHOWN, Reward, load_function, modules_of_user
+from posttrain.rewards.calls import Rows
+from posttrain.rewards.functions import REMEDY, SHOWN, RewardFunction, load_function, modules_of_user
 from posttrain.runtime.permissions import refuse_function
 from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
@@ -23,9 +24,16 @@ class Judge(Protocol):
     """Says how good answers are."""
 
     def __call__(
-        self, prompts: Sequence[Conversation], responses: Sequence[str], on_rows: Callable[[int], None] = ...
+        self,
+        prompts: Sequence[Conversation],
+        responses: Sequence[str],
+        on_rows: Callable[[int], None] = ...,
+        rows: Rows | None = None,
     ) -> Sequence[float]:
-        """One reward per answer, from conversations and the texts of the answers; `on_rows` is told how many were judged."""
+        """One reward per answer, from conversations and the texts of the answers; `on_rows` is told how many were judged.
+
+        `rows`, as `sample_rows` has them, are for functions.
+        """
 
 
 def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
@@ -47,14 +55,27 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
 
     assert folder  # a recipe with this judge has a reward stage, which the chain gives
     model = open_reward_model(folder, resolve_device(recipe.compute), resolve_dtype(recipe.compute))
-    return _finite(lambda prompts, responses, on_rows=lambda n: None: model.of_texts(prompts, responses, on_rows).tolist())
+
+    def judge(
+        prompts: Sequence[Conversation],
+        responses: Sequence[str],
+        on_rows: Callable[[int], None] = lambda n: None,
+        rows: Rows | None = None,
+    ) -> Sequence[float]:
+        rewards: list[float] = model.of_texts(prompts, responses, on_rows).tolist()
+        return rewards
+
+    return _finite(judge)
 
 
 def _finite(judge: Judge) -> Judge:
     """A reward model's NaN would lose or win every comparison without a word. What functions return is checked with them."""
 
     def checked(
-        prompts: Sequence[Conversation], responses: Sequence[str], on_rows: Callable[[int], None] = lambda n: None
+        prompts: Sequence[Conversation],
+        responses: Sequence[str],
+        on_rows: Callable[[int], None] = lambda n: None,
+        rows: Rows | None = None,
     ) -> Sequence[float]:
         rewards = judge(prompts, responses, on_rows)
         for row, reward in enumerate(rewards):
@@ -71,20 +92,34 @@ def _finite(judge: Judge) -> Judge:
     return checked
 
 
-def _of_function(function: Reward) -> Judge:
-    """A function is asked once: it may compare answers with each other."""
+def _of_function(function: RewardFunction) -> Judge:
+    """A function is asked once: it may compare answers with each other. Win rates need a number for every answer."""
 
     def judge(
-        prompts: Sequence[Conversation], responses: Sequence[str], on_rows: Callable[[int], None] = lambda n: None
+        prompts: Sequence[Conversation],
+        responses: Sequence[str],
+        on_rows: Callable[[int], None] = lambda n: None,
+        rows: Rows | None = None,
     ) -> Sequence[float]:
-        rewards = function([str(prompt[-1]["content"]) for prompt in prompts], responses)
+        rewards = function([str(prompt[-1]["content"]) for prompt in prompts], responses, rows)
         on_rows(len(rewards))
-        return rewards
+        return [_number(function, answer, reward) for answer, reward in enumerate(rewards)]
 
     return judge
 
 
-def load_judge(judge: FunctionJudge) -> Reward:
+def _number(function: RewardFunction, answer: int, reward: float | None) -> float:
+    if reward is None:
+        raise Refusal(
+            where=f"{function.field} ({function.name})",
+            found=f"None for answer {answer}",
+            allowed="a number for every answer: win rates compare all of them",
+            remedy=f"look whether the held-out rows have the column that it reads, or {REMEDY}",
+        )
+    return reward
+
+
+def load_judge(judge: FunctionJudge) -> RewardFunction:
     """The function that `evaluation.judge.name` means, checked on every call.
 
     Raises:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from posttrain.data.encode import Conversation
 from posttrain.data.packing import Tokens
-from posttrain.rewards.functions import load_function
+from posttrain.rewards.functions import Verdict, load_function
 from posttrain.rewards.model import RewardModel
 from schemas.errors import Refusal
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
@@ -24,10 +25,43 @@ class Answered:
     prompts: Sequence[Tokens]
     responses: Sequence[Tokens]
     texts: Sequence[str]
+    rows: Sequence[Mapping[str, Any]] = ()
+    """As `sample_rows` has them; only functions read them."""
 
 
-Source = Callable[[Answered], Tensor]
-"""From R answers to rewards [R] in fp32."""
+@dataclass(frozen=True)
+class Said:
+    """What a source says of R answers."""
+
+    rewards: Tensor
+    """[R] in fp32; NaN where the source does not apply."""
+    extracted: Sequence[str | None] = ()
+    """[R] what each reward was read from, of a source that says so."""
+    failed: int = 0
+    """Answers with which a function failed; it counts as not applying to them."""
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """What R answers are worth."""
+
+    total: Tensor
+    """[R] in fp32, the weighted sum of the sources that apply; NaN where none does, which counts nowhere."""
+    said: Mapping[str, Said] = field(default_factory=dict)
+    """By name of the source."""
+
+    def numbers(self) -> dict[str, float]:
+        """For the curve: each source's mean over the answers that it applies to, and how many it or all do not apply to."""
+        applied = {name: said.rewards[~said.rewards.isnan()] for name, said in self.said.items()}
+        numbers = {name: float(rewards.mean()) for name, rewards in applied.items() if len(rewards)}
+        if any(len(rewards) < len(self.total) for rewards in applied.values()):
+            numbers["not_applicable_share"] = float(self.total.isnan().float().mean())
+        if failed := sum(said.failed for said in self.said.values()):
+            numbers["reward_failures"] = float(failed)
+        return numbers
+
+
+Source = Callable[[Answered], Said]
 
 
 @dataclass(frozen=True)
@@ -36,25 +70,33 @@ class RewardSources:
 
     sources: Mapping[str, tuple[Source, float | None]]
 
-    def __call__(self, answered: Answered) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum that is maximised [R], and what each source says [R].
+    def __call__(self, answered: Answered) -> Rewarded:
+        """What the answers are worth: the sum that is maximised, and what each source says.
 
         Raises:
-            Refusal: where the sum is not finite.
+            Refusal: where the sum is not finite, or no source applies to any answer.
         """
         said = {name: source(answered) for name, (source, _) in self.sources.items()}
-        weighed = [weight * said[name] for name, (_, weight) in self.sources.items() if weight is not None]
-        total = torch.stack(weighed).sum(0)
-        if not total.isfinite().all():
-            index = int((~total.isfinite()).nonzero()[0])
-            found = ", ".join(f"{name} {float(rewards[index])}" for name, rewards in said.items())
+        weighed = torch.stack([w * said[name].rewards for name, (_, w) in self.sources.items() if w is not None])
+        applies = ~weighed.isnan()
+        total = weighed.where(applies, 0.0).sum(0).where(applies.any(0), torch.nan)
+        if not applies.any():
+            raise Refusal(
+                where="alignment.reward",
+                found=f"no number for any of {len(total)} responses: every source says that it does not apply",
+                allowed="a number for one response at least",
+                remedy="look whether the rows have the column that the reward reads",
+            )
+        if total.isinf().any():
+            index = int(total.isinf().nonzero()[0])
+            found = ", ".join(f"{name} {float(each.rewards[index])}" for name, each in said.items())
             raise Refusal(
                 where="alignment.reward",
                 found=f"a weighted sum that is not finite in fp32, for prompt {index}: {found}",
                 allowed="finite numbers of at most 3.4e38",
                 remedy="lower the weights, or scale the rewards",
             )
-        return total, said
+        return Rewarded(total, said)
 
 
 def load_rewards(spec: PPO, models: Mapping[str, RewardModel]) -> RewardSources:
@@ -82,15 +124,33 @@ def _source(source: RewardSource, field: str, models: Mapping[str, RewardModel])
         return _function(source, f"alignment.{field}.name")
     model = models[address(source)]
     if isinstance(source, StageReward) and model.of_policy:  # what was sampled, to the token
-        return lambda answered: model(answered.prompts, answered.responses)
-    return lambda answered: model.of_texts(answered.conversations, answered.texts)
+        return lambda answered: Said(_numbers(model(answered.prompts, answered.responses)))
+    return lambda answered: Said(_numbers(model.of_texts(answered.conversations, answered.texts)))
+
+
+def _numbers(rewards: Tensor) -> Tensor:
+    """A reward model's NaN is no word of not applying."""
+    if rewards.isnan().any():
+        raise Refusal(
+            where="alignment.reward",
+            found=f"nan from the reward model for prompt {int(rewards.isnan().nonzero()[0])}",
+            allowed="finite numbers",
+            remedy="lower reward.learning_rate, or set compute.dtype=float32",
+        )
+    return rewards
 
 
 def _function(source: FunctionReward, field: str) -> Source:
-    function = load_function(source.name, field, source.timeout_seconds)
+    function = load_function(source.name, field, source.timeout_seconds, source.max_failed)
 
-    def call(answered: Answered) -> Tensor:
+    def call(answered: Answered) -> Said:
         questions = [str(conversation[-1]["content"]) for conversation in answered.conversations]
-        return torch.tensor(function(questions, answered.texts))
+        return _said(function.verdicts(questions, answered.texts, answered.rows))
 
     return call
+
+
+def _said(verdicts: Sequence[Verdict]) -> Said:
+    rewards = torch.tensor([torch.nan if verdict.reward is None else verdict.reward for verdict in verdicts])
+    extracted = [verdict.extracted for verdict in verdicts]
+    return Said(rewards, extracted if any(extracted) else (), sum(verdict.failed for verdict in verdicts))

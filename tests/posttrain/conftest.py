@@ -16,7 +16,7 @@ from posttrain.data.packing import Example
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
-from posttrain.rewards.sources import RewardSources
+from posttrain.rewards.sources import RewardSources, Said
 from posttrain.runtime.progress import Progress, Quiet, reporting
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.layout_choice import choose_layout
@@ -187,8 +187,9 @@ def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
         (tmp_path / name).mkdir(exist_ok=True)
         collect = Collector(
             spec=spec, seed=0, scorer=scorer, reference=reference, sampler=sample, tokenizer=Words(), ends=(0,),
-            rewards=RewardSources({"reward_test": (reward, 1.0)}), log=SampleLog(tmp_path / name / ROLLOUTS),
-            prompts=Prompts([[{"role": "user", "content": "?"}]] * prompts, tokens),
+            rewards=RewardSources({"reward_test": (lambda answered: Said(reward(answered)), 1.0)}),
+            log=SampleLog(tmp_path / name / ROLLOUTS),
+            prompts=Prompts([[{"role": "user", "content": "?"}]] * prompts, tokens, [{}] * prompts),
         )  # fmt: skip
         objective = PolicyOptimization(spec, collect, torch.float32)
         compute = Compute(device="cpu", **{"checkpoint_seconds": 1e9} | (job or {}))

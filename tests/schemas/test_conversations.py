@@ -16,6 +16,7 @@ GOOD: dict[str, Any] = {
     "source": "f.jsonl",
     "row": 1,
     "split": "train",
+    "extra": '{"answer": 4}',
 }
 SCHEMA = {name: column.dtype.type for name, column in Conversations.to_schema().columns.items()}
 

@@ -19,6 +19,7 @@ GOOD: dict[str, Any] = {
     "score_chosen": None,
     "score_rejected": 0.5,
     "split": "train",
+    "extra": '{"answer": 4}',
 }
 SCHEMA = {name: column.dtype.type for name, column in Preferences.to_schema().columns.items()}
 

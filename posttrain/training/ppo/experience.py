@@ -86,18 +86,23 @@ class Experience:
 def estimate(scored: Scored, scores: Tensor, spec: PPO, coefficient: float) -> Experience:
     """Advantages of scored responses by the recipe's estimator; `scores` [R] are their rewards, `coefficient` that of the KL.
 
-    With a critic the divergence from the reference is a reward of every token, in RLOO of the response; GRPO has it in its loss.
+    A response whose score is NaN has none: its advantages are 0, its values are trained to stay as they are, and no statistic
+    counts it. With a critic the divergence from the reference is a reward of every token, in RLOO of the response; GRPO has it in
+    its loss.
     """
-    mask = scored.mask
+    mask, applies = scored.mask, ~scores.isnan()
+    counted, scores = mask * applies[:, None], scores.nan_to_num(nan=0.0)
     if spec.advantage == "gae":
         assert scored.values is not None  # gae has a critic
         rewards = ppo.token_rewards(scores, scored.rows(scored.logprobs), scored.rows(scored.reference), mask, coefficient)
-        rewards = ppo.whiten(rewards, mask, shift=False) if spec.whiten_rewards else rewards
-        advantages, returns = ppo.gae(rewards, scored.rows(scored.values), mask, spec.gamma, spec.lam)
-        return Experience(scored, scored.flat(ppo.whiten(advantages, mask)), scored.flat(returns))
+        rewards = ppo.whiten(rewards, counted, shift=False) if spec.whiten_rewards else rewards
+        values = scored.rows(scored.values)
+        advantages, returns = ppo.gae(rewards, values, mask, spec.gamma, spec.lam)
+        returns = returns.where(applies[:, None], values)
+        return Experience(scored, scored.flat(ppo.whiten(advantages, counted)), scored.flat(returns))
     divergence = scored.rows(scored.logprobs - scored.reference).sum(1)
     if spec.advantage == "rloo":
-        per_response = ppo.leave_one_out(scores - coefficient * divergence, spec.samples)
+        per_response = ppo.leave_one_out(scores - coefficient * divergence, spec.samples, applies)
     else:
-        per_response = ppo.group_relative(scores, spec.samples)
+        per_response = ppo.group_relative(scores, spec.samples, applies)
     return Experience(scored, scored.flat(per_response[:, None] * mask), None)

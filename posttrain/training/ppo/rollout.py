@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from posttrain.data.encode import Conversation
 from posttrain.data.packing import Example, Tokens, micro_batches
 from posttrain.losses import ppo
+from posttrain.rewards.rows import sample_rows
 from posttrain.rewards.sources import Answered, RewardSources
 from posttrain.runtime.progress import counted, current
 from posttrain.sampling.sampler import Count, Sampler, Sampling
@@ -34,6 +35,8 @@ class Prompts:
 
     conversations: Sequence[Conversation]
     tokens: Sequence[Tokens]
+    columns: Sequence[Mapping[str, Any]]
+    """What the data says beside each prompt, for reward functions."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,14 @@ class Collector:
         examples = self._answered(drawn, iteration)
         scored = self.scored(examples)
         answered = self._as_text(drawn, examples)
-        rewards, said = self.rewards(answered)
-        ended = torch.tensor([int(tokens[-1]) in self.ends for tokens in answered.responses])
-        scores = rewards - self.spec.missing_eos_penalty * (~ended).float()
+        rewarded = self.rewards(answered)
+        ended = torch.tensor([row["ended"] for row in answered.rows])
+        scores = rewarded.total - self.spec.missing_eos_penalty * (~ended).float()
         if self.spec.reward_clip is not None:
             scores = scores.clamp(-self.spec.reward_clip, self.spec.reward_clip)
-        self.log.add(iteration, answered, rewards)
+        self.log.add(iteration, answered, rewarded)
         self.scorer.train(training)
-        return Collected(
-            scored, scores, {**_numbers(scored, scores, ended), **{name: float(x.mean()) for name, x in said.items()}}
-        )
+        return Collected(scored, scores, {**_numbers(scored, scores, ended), **rewarded.numbers()})
 
     def _drawn(self, iteration: int) -> list[int]:
         """Prompts of an iteration: each is drawn once before any is drawn again."""
@@ -94,7 +95,10 @@ class Collector:
         ]
         texts = self.tokenizer.batch_decode([branch.tolist() for _, _, branch in each], skip_special_tokens=True)
         conversations = [self.prompts.conversations[index] for index, _, _ in each]
-        return Answered(conversations, [prompt for _, prompt, _ in each], [branch for _, _, branch in each], texts)
+        prompts, responses = [prompt for _, prompt, _ in each], [branch for _, _, branch in each]
+        ended = [int(tokens[-1]) in self.ends for tokens in responses]
+        rows = sample_rows([self.prompts.columns[index] for index, _, _ in each], conversations, prompts, responses, ended)
+        return Answered(conversations, prompts, responses, texts, rows)
 
     @torch.no_grad()
     def scored(self, examples: list[Example]) -> Scored:
@@ -126,9 +130,10 @@ def _numbers(scored: Scored, scores: Tensor, ended: Tensor) -> dict[str, float]:
     """What a person watches: score, divergence, lengths."""
     log_ratio = scored.logprobs - scored.reference
     lengths = torch.tensor(scored.lengths, dtype=torch.float32)
+    rewarded = scores[~scores.isnan()]
     numbers: dict[str, Any] = {
-        "score": scores.mean(),
-        "score_std": scores.std(unbiased=len(scores) > 1),
+        "score": rewarded.mean(),
+        "score_std": rewarded.std(unbiased=len(rewarded) > 1),
         "kl": log_ratio.mean(),
         "kl_k3": ppo.k3(scored.logprobs, scored.reference).mean(),
         "kl_per_response": log_ratio.sum() / len(lengths),

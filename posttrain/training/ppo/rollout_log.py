@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from torch import Tensor
-
-from posttrain.rewards.sources import Answered
+from posttrain.rewards.sources import Answered, Rewarded
 
 ROLLOUTS = "rollouts.jsonl"
 
@@ -18,13 +16,16 @@ class SampleLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, iteration: int, answered: Answered, rewards: Tensor) -> None:
-        """Append the best, the middle and the worst response of an iteration."""
+    def add(self, iteration: int, answered: Answered, rewarded: Rewarded) -> None:
+        """Append the best, the middle and the worst response of an iteration, of those that have a reward."""
         lines = self.path.read_text("utf-8").split("\n") if self.path.exists() else []  # a text may hold other line separators
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] < iteration]
-        order = rewards.argsort(descending=True).tolist()
+        rewards = rewarded.total
+        order = [index for index in rewards.argsort(descending=True).tolist() if not rewards[index].isnan()]
         for rank, index in {"best": order[0], "middle": order[len(order) // 2], "worst": order[-1]}.items():
             prompt = str(answered.conversations[index][-1]["content"])
             row = {"iteration": iteration, "rank": rank, "prompt": prompt, "response": answered.texts[index]}
-            kept.append(json.dumps({**row, "reward": float(rewards[index])}, ensure_ascii=False))
+            read = {name: said.extracted[index] for name, said in rewarded.said.items() if said.extracted}
+            row |= {"reward": float(rewards[index])} | ({"extracted": read} if read else {})
+            kept.append(json.dumps(row, ensure_ascii=False))
         self.path.write_text("\n".join(kept) + "\n", "utf-8")

@@ -23,6 +23,7 @@ from posttrain.models.rope import unscaled_up_to
 from posttrain.models.weight_sharing import keep_apart
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.rewards.model import RewardModel, open_reward_model
+from posttrain.rewards.rows import columns_of
 from posttrain.rewards.sources import RewardSources, address, load_rewards
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import measured
@@ -125,22 +126,27 @@ def _reward_models(request: StageRequest, spec: PPO, base: nn.Module, device: to
 
 
 def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
-    """The distinct training prompts, cut from the left to leave room for a response; rows that the template refuses count."""
+    """The distinct training prompts, each with the columns of its first row, cut from the left to leave room for a response.
+
+    Rows that the template refuses are counted.
+    """
     room = spec.max_length - spec.max_new_tokens
     refuse_beyond(min(longest_sequence(config), unscaled_up_to(config) or UNLIMITED), "alignment", "max_length", spec.max_length)
     train = rows.filter(split="train")
-    prompts = accepted(tokenizer, train)["prompt"].to_list()
-    record_prompts(request.out, f"data.{request.recipe.prompts_table}", len(train), len(prompts), request.recipe.data.checks)
-    distinct = {json.dumps(prompt, sort_keys=True): prompt for prompt in prompts}
-    if not distinct:
+    kept = accepted(tokenizer, train)
+    record_prompts(request.out, f"data.{request.recipe.prompts_table}", len(train), len(kept), request.recipe.data.checks)
+    keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in kept["prompt"].to_list()], dtype=pl.String)
+    distinct = kept.filter(keys.is_first_distinct())
+    if distinct.is_empty():
         raise Refusal(
             where="data.preferences",
             found="no prompt to train on",
             allowed="at least one",
             remedy="lower data.holdout, or give more rows",
         )
-    conversations = list(distinct.values())
-    return Prompts(conversations, encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room))
+    conversations = distinct["prompt"].to_list()
+    tokens = encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room)
+    return Prompts(conversations, tokens, columns_of(distinct))
 
 
 def use_layout_for(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:

@@ -110,6 +110,7 @@ def test_every_reason_of_a_row_is_kept_with_its_values() -> None:
         "score_chosen": 1.0,
         "score_rejected": 3.0,
         "split": "test",
+        "extra": None,
     }
 
 

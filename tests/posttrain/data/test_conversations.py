@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 from typing import Any
 
 import pytest
@@ -51,8 +53,22 @@ def one(row: dict[str, Any]) -> tuple[dict[str, Any] | None, list[BadRow]]:
     ],
 )
 def test_shapes(row: dict[str, Any], prompt: object, completion: object) -> None:
-    expected = {"prompt": prompt, "completion": completion, "source": "f.jsonl", "row": 7, "split": None}
+    expected = {"prompt": prompt, "completion": completion, "source": "f.jsonl", "row": 7, "split": None, "extra": None}
     assert one(row) == (expected, [])
+
+
+def test_other_columns_are_kept_with_their_types() -> None:
+    """Rewards and judges see them; what the conversation was made of is not there a second time."""
+    row = {"instruction": "Add.", "input": "1", "output": "2", "split": "test", "answer": 2, "tags": ["x"], "big": 2**70}
+    record, _ = one(row)
+    assert record
+    assert json.loads(record["extra"]) == {"answer": 2, "tags": ["x"], "big": 2**70}
+
+
+def test_a_column_that_json_cannot_say_becomes_text() -> None:
+    record, _ = one({"prompt": "q", "completion": "a", "day": datetime.date(2024, 2, 29)})
+    assert record
+    assert json.loads(record["extra"]) == {"day": "2024-02-29"}
 
 
 def test_a_declared_split_is_kept() -> None:

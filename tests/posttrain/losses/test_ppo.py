@@ -99,14 +99,17 @@ def test_the_value_loss_takes_the_worse_of_value_and_clipped_value():
     assert losses.tolist() == pytest.approx([0.32, 2.0, 0.405])
 
 
+EVERY = torch.ones(6, dtype=torch.bool)
+
+
 def test_leave_one_out_by_hand():
     """1, 2, 6: less the means 4, 3.5, 1.5 of the others. The second prompt's responses are equal."""
-    assert ppo.leave_one_out(torch.tensor([1.0, 2, 6, 5, 5, 5]), 3).tolist() == [-3, -1.5, 4.5, 0, 0, 0]
+    assert ppo.leave_one_out(torch.tensor([1.0, 2, 6, 5, 5, 5]), 3, EVERY).tolist() == [-3, -1.5, 4.5, 0, 0, 0]
 
 
 def test_group_relative_by_hand():
     """1, 2, 3: mean 2, standard deviation 1 of a sample. Equal rewards teach nothing."""
-    found = ppo.group_relative(torch.tensor([1.0, 2, 3, 5, 5, 5]), 3).tolist()
+    found = ppo.group_relative(torch.tensor([1.0, 2, 3, 5, 5, 5]), 3, EVERY).tolist()
     assert found == pytest.approx([-1 / 1.0001, 0, 1 / 1.0001, 0, 0, 0])
 
 
@@ -180,3 +183,11 @@ def test_losses_equal_an_independent_implementation(n, clip, seed):
     tensors = [torch.tensor(x) for x in (new, old, advantage, value, before, target)]
     assert ppo.policy_loss(*tensors[:3], clip).tolist() == pytest.approx(policy, abs=1e-6)
     assert ppo.value_loss(*tensors[3:], clip).tolist() == pytest.approx(values, abs=1e-6)
+
+
+def test_a_response_without_a_reward_counts_in_no_group():
+    """Of 1, (9), 6 the mean of the other is 6 and 1; (9) alone, and 5 with nobody beside it, learn nothing."""
+    totals, applies = torch.tensor([1.0, 9, 6, 5, 9, 9]), torch.tensor([True, False, True, True, False, False])
+    assert ppo.leave_one_out(totals, 3, applies).tolist() == [-5, 0, 5, 0, 0, 0]
+    deviation = 5 / math.sqrt(2) + 1e-4
+    assert ppo.group_relative(totals, 3, applies).tolist() == pytest.approx([-2.5 / deviation, 0, 2.5 / deviation, 0, 0, 0])

@@ -66,3 +66,12 @@ def test_a_checkpoint_gives_it_back(scored, ppo_section, tmp_path):
     for one, other in zip(restored.scored.examples, scored.examples, strict=True):
         assert np.array_equal(one.prompt, other.prompt)
         assert all(np.array_equal(a, b) for a, b in zip(one.branches, other.branches, strict=True))
+
+
+def test_a_response_without_a_reward_teaches_nothing(scored, ppo_section):
+    """Its advantages are 0, its values stay, and the others are whitened among themselves: 4 of 5 tokens as above."""
+    found = estimate(scored, torch.tensor([4.0, 1, float("nan"), 5]), ppo_section(lam=0.0), 1.0)
+    assert found.returns.tolist() == [0.5, 5, 1, 2, 4]
+    raw = np.array([0.0, 4, 1, 3])
+    expected = (raw - raw.mean()) / raw.std()
+    assert found.advantages.tolist() == pytest.approx([*expected[:3], 0, expected[3]], abs=1e-5)

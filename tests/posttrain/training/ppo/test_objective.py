@@ -14,7 +14,7 @@ import torch
 from posttrain.data.packing import Example
 from posttrain.peft.wrap import trainable_state, wrap
 from posttrain.report.read import lines
-from posttrain.rewards.sources import Answered
+from posttrain.rewards.sources import Answered, Rewarded, Said
 from posttrain.runtime.progress import Quiet, reporting
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.loop import Job, train
@@ -171,10 +171,20 @@ def test_a_line_separator_in_a_text_does_not_break_the_log(tmp_path):
     log = SampleLog(tmp_path / ROLLOUTS)
     asked = [[{"role": "user", "content": "a\u2028b\x85c\u2029d"}]]
     answered = Answered(asked, [np.array([1], np.int32)], [np.array([2], np.int32)], ["good"])
-    log.add(0, answered, torch.ones(1))
-    log.add(1, answered, torch.ones(1))
+    log.add(0, answered, Rewarded(torch.ones(1)))
+    log.add(1, answered, Rewarded(torch.ones(1)))
     read = lines({"align": tmp_path}, "align", ROLLOUTS)
     assert [(row["iteration"], row["prompt"]) for row in read] == [(i, "a\u2028b\x85c\u2029d") for i in (0, 0, 0, 1, 1, 1)]
+
+
+def test_the_log_leaves_out_what_has_no_reward_and_tells_what_rewards_were_read_from(tmp_path):
+    log, asked = SampleLog(tmp_path / ROLLOUTS), [[{"role": "user", "content": "?"}]] * 3
+    answered = Answered(asked, [np.array([1], np.int32)] * 3, [np.array([2], np.int32)] * 3, ["a", "b", "c"])
+    rewards = torch.tensor([1.0, float("nan"), 0.0])
+    log.add(0, answered, Rewarded(rewards, {"reward_number": Said(rewards, ["4", None, "5"])}))
+    read = [(row["response"], row["reward"], row["extracted"]) for row in lines({"align": tmp_path}, "align", ROLLOUTS)]
+    four, five = {"reward_number": "4"}, {"reward_number": "5"}
+    assert read == [("a", 1.0, four), ("c", 0.0, five), ("c", 0.0, five)]
 
 
 def test_the_plan_sees_every_prompt_once_in_each_epoch(ppo_section):
