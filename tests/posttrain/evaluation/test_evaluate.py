@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import types
 from typing import get_args
 
 import numpy as np
@@ -182,28 +180,6 @@ def test_perplexity_of_a_model_with_zero_head_is_the_size_of_its_vocabulary(sett
     flat = {**policies, "aligned": Policy(str(tmp_path / "flat"))}
     numbers = evaluate(recipe(), flat, held_out, tmp_path, Quiet()).metrics
     assert math.isclose(numbers["perplexity_aligned"], len(tokenizer), rel_tol=1e-5)
-
-
-def echoes(prompts, responses, rows):
-    """A judge that reads a column of the data, and what is told of the sample."""
-    assert all(row["response_tokens"] <= 6 and row["conversation"][-1]["content"] == prompt
-               for prompt, row in zip(prompts, rows, strict=True))  # fmt: skip
-    return [row["answer"] for row in rows]
-
-
-def test_a_judge_sees_the_columns_of_the_held_out_row(setting, tmp_path, monkeypatch):
-    policies, held_out = setting
-    module = types.ModuleType("judge_of_rows")
-    module.echoes = echoes
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    table = held_out.preferences
-    answers = dict(zip((prompt[-1]["content"] for prompt in table["prompt"].to_list()), range(table.height), strict=True))
-    wide = table.with_columns(extra=pl.Series([json.dumps({"answer": answer}) for answer in answers.values()]))
-    asked_for = recipe(judge={"name": "judge_of_rows:echoes"}, samples=2)
-    evaluate(asked_for, {"base": policies["base"]}, HeldOut(None, None, wide), tmp_path, Quiet())
-    samples = pl.read_parquet(tmp_path / "samples.parquet")
-    assert samples["reward_base"].to_list() == [answers[prompt] for prompt in samples["prompt"]]
-    assert samples.height == 16
 
 
 def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):

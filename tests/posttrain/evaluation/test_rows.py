@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 
 import polars as pl
 import pytest
@@ -110,3 +112,22 @@ def test_what_a_model_was_made_to_read():
     assert readable(GPT2Config(n_positions=128)) == 128
     assert readable(RobertaConfig(max_position_embeddings=514)) == 512
     assert readable(T5Config()) == UNLIMITED
+
+
+def echoes(prompts, responses, rows):
+    """A judge that reads a column of the data, and what is told of the sample."""
+    said = zip(prompts, rows, strict=True)
+    assert all(row["response_tokens"] <= 4 and row["conversation"][-1]["content"] == prompt for prompt, row in said)
+    return [row["answer"] for row in rows]
+
+
+def test_a_judge_sees_the_columns_of_the_held_out_row(policies, tmp_path, monkeypatch):
+    module = types.ModuleType("judge_of_rows")
+    module.echoes = echoes
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    table = pairs(extra=[json.dumps({"answer": answer}) for answer in range(10)])
+    spec = recipe(judge={"name": "judge_of_rows:echoes"}, samples=2)
+    evaluate(spec, {"base": policies["base"]}, HeldOut(None, None, table), tmp_path, Quiet())
+    samples = pl.read_parquet(tmp_path / "samples.parquet")
+    assert [f"Rate hotel {answer:g}." for answer in samples["reward_base"]] == samples["prompt"].to_list()
+    assert samples.height == 16
