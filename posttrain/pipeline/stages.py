@@ -133,7 +133,7 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=2, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        version=3, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(

@@ -1,7 +1,7 @@
 """Rewards that are verified, not learned: 1.0 where a response holds what its row asks for, else 0.0, with what was read from it.
 
-Each function takes (prompts, responses, rows) and does not apply (None) to rows without the column that it reads. A recipe names one as
-`posttrain.rewards.verifiable:number`; other columns and limits take a function of your own that calls one of these.
+Each function takes (prompts, responses, rows) and does not apply (None) to rows without the column that it reads. A recipe names
+one as `posttrain.rewards.verifiable:number`; other columns and limits take a function of your own that calls one of these.
 """
 
 from __future__ import annotations
