@@ -68,11 +68,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Asked:
-    """What every policy answers."""
+    """What every policy answers, and the data's columns beside each prompt, for judges that are functions."""
 
     conversations: Conversations
     columns: list[dict[str, Any]]
-    """What the data says beside each prompt, for judges that are functions."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
     assert folder  # a recipe with this judge has a reward stage, which the chain gives
     model = open_reward_model(folder, resolve_device(recipe.compute), resolve_dtype(recipe.compute))
 
-    def judge(
+    def by_model(
         prompts: Sequence[Conversation],
         responses: Sequence[str],
         on_rows: Callable[[int], None] = lambda n: None,
@@ -65,7 +65,7 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
         rewards: list[float] = model.of_texts(prompts, responses, on_rows).tolist()
         return rewards
 
-    return _finite(judge)
+    return _finite(by_model)
 
 
 def _finite(judge: Judge) -> Judge:
