@@ -85,7 +85,8 @@ class Tally:
     def sentences(self) -> list[str]:
         """Everything that a person should know, the columns first."""
         said = [
-            f"column `{name}` is not read ({count:,} rows): list it in `ignore`, or name it in `columns`"
+            f"column `{name}` is not read ({count:,} rows), but by functions that take rows: list it in `ignore`, or name it in "
+            "`columns`"
             for name, count in self.unread.items()
         ]
         return said + [note.format(count=f"{count:,}") for note, count in self.notes.items()]
