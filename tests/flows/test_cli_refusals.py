@@ -160,7 +160,7 @@ def test_rows_longer_than_a_checkpoint_reads_are_refused_before_anything_runs(re
 OTHER = {
     "validate a missing file": (["validate", "nowhere.jsonl"], ("DATA: found nothing at 'nowhere.jsonl'",)),
     "filter by an unknown preset": (
-        ["filter", "sample://corpus", "--out", "o", "--preset", "gofer"], ("--preset: found 'gofer'", "gopher, none")
+        ["filter", "sample://corpus", "--out", "o", "--preset", "gofer"], ("--preset: found 'gofer'", "gopher, llama3, none")
     ),
     "filter an unknown sample": (["filter", "sample://corps", "--out", "o"], ("DATA: found sample://corps", "did you mean")),
     "lineage of an unknown run": (["lineage", "0123"], ("MODEL: found 0123", "models:/NAME@ALIAS", "check --store")),
