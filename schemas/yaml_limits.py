@@ -7,12 +7,14 @@ from typing import Any
 import yaml
 
 from schemas.errors import Refusal
+from schemas.text import short
 
 BYTES = 1_000_000  # of a file
 VALUES = 50_000  # with each alias counted as what it stands for
 DEPTH = 30  # recipes have 6
 DIGITS = 100  # characters of a number: `0xfff...` and `1:1:1...` make one that takes minutes, and that Python will not print
 NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+MERGE = "tag:yaml.org,2002:merge"  # `<<`, which takes in another mapping and may come again
 
 
 class _Limited(yaml.SafeLoader):
@@ -38,6 +40,8 @@ class _Limited(yaml.SafeLoader):
                         "put the value in quotes, or correct it")  # fmt: skip
         if alias and id(node) not in self.weights:
             raise _over(self.place, line, "an alias inside of what it stands for", "aliases of what is complete before them")
+        if isinstance(node, yaml.MappingNode) and not alias:
+            _refuse_twice(node, self.place)
         if not alias:
             self.weights[id(node)] = 1 + sum(self.weights[id(part)] for part in _parts(node))
         if self.weights[id(node)] > VALUES:
@@ -51,6 +55,17 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         return [part for pair in node.value for part in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _refuse_twice(node: yaml.MappingNode, place: str) -> None:
+    """A key that comes again: PyYAML would drop the first value without a word, and YAML 1.2 (3.2.1.1) wants keys that differ."""
+    lines: dict[tuple[str, str], int] = {}
+    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE):
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in lines:
+            found = f"{short(key.value)} a second time, after line {lines[name]}"
+            raise _over(place, line, found, "each key once", "keep one of the two")
+        lines[name] = line
 
 
 def _over(place: str, line: int, found: str, allowed: str, remedy: str = "write the document without them") -> Refusal:

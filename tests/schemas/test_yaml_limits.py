@@ -70,3 +70,20 @@ def test_a_refused_value_of_aliases_is_named_in_a_short_message(tmp_path):
 def test_anchors_of_a_recipe_still_work():
     text = "shared: &rate {learning_rate: 1.0e-3, peft: &p {r: 4}}\nsft: *rate\nreward: {<<: *rate, peft: *p}\n"
     assert read(text, "r.yaml") == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sft: {epochs: 1}\nname: a\nsft: {epochs: 2}\n", r"^r\.yaml:3: found 'sft' a second time, after line 1"),
+        ("sft:\n  epochs: 1\n  epochs: 1\n", r"^r\.yaml:3: found 'epochs' a second time, after line 2"),
+        ("{seed: 1, 'seed': 2}", r"^r\.yaml:1: found 'seed' a second time"),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused_rather_than_one_of_its_values_dropped(text, said):
+    with pytest.raises(Refusal, match=said):
+        read(text, "r.yaml")
+
+
+def test_what_a_merged_mapping_brings_may_be_set_anew():
+    assert read("a: &a {r: 1, s: 2}\nb: {<<: *a, r: 3}\nc: {<<: *a, <<: {t: 4}}\n", "r.yaml")["b"] == {"r": 3, "s": 2}
