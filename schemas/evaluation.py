@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
-from schemas.fields import AboveZero, ImportName, Limits, Positive
+from schemas.fields import AboveZero, ImportName, Limits, Number, Positive
 
 
 class FunctionJudge(Frozen):
@@ -40,7 +40,7 @@ Judge = Annotated[
 class Gate(Limits):
     """Limits on one metric; all that are given must hold."""
 
-    lower_bound_above: float | None = None
+    lower_bound_above: Annotated[float, Number] | None = None
     """The lower end of the 95% interval must lie above this."""
 
     @model_validator(mode="after")

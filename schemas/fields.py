@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-AboveZero = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+def _no_truth_value(value: Any) -> Any:
+    """YAML reads `on` and `yes` as true, of which pydantic would make the number 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "a number, which a truth value is not")
+    return value
+
+
+Number = BeforeValidator(_no_truth_value)
+Positive = Annotated[int, Field(ge=1), Number]
+NonNegative = Annotated[float, Field(ge=0), Number]
+AboveZero = Annotated[float, Field(gt=0), Number]
+Share = Annotated[float, Field(ge=0, le=1), Number]
+BelowOne = Annotated[float, Field(ge=0, lt=1), Number]
 """A share, decay or probability that cannot be 1."""
 ImportName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """`module:function`."""
@@ -24,9 +33,9 @@ ModelUri = Annotated[str, Field(pattern=r"^models:/[^/@]+(@[^/@]+|/[0-9]+)$")]
 class Limits(Frozen):
     """An inclusive interval; null is open, 0 means 0."""
 
-    min: float | None = None
+    min: Annotated[float, Number] | None = None
     """Smallest allowed value."""
-    max: float | None = None
+    max: Annotated[float, Number] | None = None
     """Largest allowed value."""
 
     @model_validator(mode="after")

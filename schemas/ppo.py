@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
-from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Positive, Share
+from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Number, Positive, Share
 from schemas.peft import LoRA, Peft
 from schemas.training import Optimization, Rate
 
@@ -18,7 +18,7 @@ from schemas.training import Optimization, Rate
 class Rewarding(Frozen):
     """What every source of rewards has."""
 
-    weight: float = 1.0
+    weight: Annotated[float, Number] = 1.0
     """Factor of this reward in the sum."""
 
 

@@ -15,7 +15,7 @@ from schemas.addresses import refuse_secrets
 from schemas.base import Frozen, refused
 from schemas.data import Data
 from schemas.evaluation import Evaluation, Registry
-from schemas.fields import AboveZero, Positive
+from schemas.fields import AboveZero, Number, Positive
 from schemas.filtering import Filtering
 from schemas.model import Model, Quantization
 from schemas.ppo import PPO
@@ -102,7 +102,7 @@ class Recipe(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     """Name of the run: letters, digits, dot, dash, underscore."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32), Number] = 0
     """Seed of every random choice: initialisation, order, sampling."""
     model: Model
     """Where the weights start."""

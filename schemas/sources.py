@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from schemas.base import refused
+from schemas.fields import AboveZero
 from schemas.reading import Reading
 
 HUB_SCHEME: Final = "hub://"
@@ -29,7 +30,7 @@ class DataSource(Reading):
     split: Split | tuple[Split, ...] | None = None
     """Splits to read, as the hub or the names of files have them; null is all. Of one file: what its rows are, whatever its name
     says. Rows of test, validation and the like are never trained on."""
-    weight: Annotated[float, Field(gt=0)] | None = None
+    weight: AboveZero | None = None
     """Share of this source in the rows that are kept, relative to the weights of the others; all or none of them have one."""
 
     @property

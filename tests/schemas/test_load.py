@@ -37,6 +37,9 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
     # A value outside its range or of another type.
     ("sft.learning_rate=-1", "sft.learning_rate", "-1", "greater than 0", "correct"),
     ("sft.learning_rate=.nan", "sft.learning_rate", "nan", "finite", "correct"),
+    ("sft.batch_size=on", "sft.batch_size", "True", "a number, which a truth value is not", "correct"),
+    ("seed=yes", "seed", "True", "truth value", "correct"),
+    ("evaluation.gates.kl_per_token.max=true", "evaluation.gates.kl_per_token.max", "True", "truth value", "correct"),
     ("alignment.beta=0", "alignment.beta", "0", "greater than 0", "correct"),
     ("alignment.label_smoothing=0.5", "alignment.label_smoothing", "0.5", "less than 0.5", "correct"),
     ("alignment.loss=dpo", "alignment.loss", "'dpo'", "'kto_pair'", "correct"),
