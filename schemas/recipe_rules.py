@@ -140,6 +140,13 @@ def _too_long(recipe: Recipe) -> Problems:
                 allowed=f"at most {longest}",
                 remedy="lower it, or raise model.max_length",
             )
+    if recipe.model.architecture != "t5" and (tokens := recipe.evaluation.max_new_tokens) > longest - 2:
+        yield refused(
+            where="evaluation.max_new_tokens",
+            found=f"{tokens} with model.max_length {longest}",
+            allowed=f"at most {longest - 2}, which leaves room for a prompt",
+            remedy="lower it, or raise model.max_length",
+        )
 
 
 def _cannot_register(recipe: Recipe) -> Problems:

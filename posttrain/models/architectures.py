@@ -53,6 +53,17 @@ def refuse_beyond(longest: int, section: str, field: str, tokens: int) -> None:
         )
 
 
+def refuse_long_answers(positions: int, tokens: int) -> None:
+    """Refuse answers of evaluation that would fill all positions: each prompt would lose all but its last token to them."""
+    if tokens > positions - 2:
+        raise Refusal(
+            where="evaluation.max_new_tokens",
+            found=f"{tokens} with a model of {positions} positions",
+            allowed=f"at most {positions - 2}, which leaves room for a prompt",
+            remedy="lower it",
+        )
+
+
 def auto_class(config: PreTrainedConfig) -> Any:
     """The transformers class that generates text with this architecture."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

@@ -204,7 +204,7 @@ def check_lengths(chain: Chain) -> None:
     if isinstance(chain.model, ScratchModel):
         return
     from posttrain.checkpoints.load import check_size, load_config
-    from posttrain.models.architectures import longest_sequence, refuse_beyond
+    from posttrain.models.architectures import longest_sequence, readable, refuse_beyond, refuse_long_answers
     from posttrain.models.rope import unscaled_up_to
 
     policy = source_policy(chain.model)
@@ -216,6 +216,7 @@ def check_lengths(chain: Chain) -> None:
     for stage in (stage for stage in recipe.stages if STAGES[stage].policy):
         field = "context" if stage == "pretrain" else "max_length"
         refuse_beyond(longest, STAGES[stage].section, field, getattr(recipe.section(stage), field))
+    refuse_long_answers(readable(config), recipe.evaluation.max_new_tokens)
 
 
 def check_methods(chain: Chain) -> None:

@@ -157,6 +157,15 @@ def test_rows_longer_than_a_checkpoint_reads_are_refused_before_anything_runs(re
     refused(tiny.recipe, words, (f"{field}: found 65 with a model of 64 positions", "at most 64", "lower it"))
 
 
+def test_answers_that_leave_no_room_for_a_prompt_are_refused_before_anything_runs(refused, tiny, short_gpt2):
+    """As many new tokens as a model has positions: evaluation would cut every prompt to its last token."""
+    fields = {"model": f"{{source: local, path: {short_gpt2}}}", "pretrain": "null", "sft.max_length": 64}
+    fields |= {"alignment.max_length": 64, "evaluation.max_new_tokens": 63}
+    words = [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
+    said = "evaluation.max_new_tokens: found 63 with a model of 64 positions"
+    refused(tiny.recipe, words, (said, "at most 62, which leaves room for a prompt", "lower it"))
+
+
 OTHER = {
     "validate a missing file": (["validate", "nowhere.jsonl"], ("DATA: found nothing at 'nowhere.jsonl'",)),
     "filter by an unknown preset": (

@@ -62,6 +62,13 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
     ("evaluation.judge.name=sentiment", "evaluation.judge.name", "'sentiment'", "pattern", "correct"),
     ("sft.max_length=9999", "sft.max_length", "9999 with model.max_length", "at most", "raise model.max_length"),
     ("alignment.max_length=9999", "alignment.max_length", "9999 with model.max_length", "at most", "raise model.max_length"),
+    (
+        "evaluation.max_new_tokens=2047",
+        "evaluation.max_new_tokens",
+        "2047 with model.max_length",
+        "2046",
+        "raise model.max_length",
+    ),
     ("model.max_length=255", "pretrain.context", "256 with model.max_length 255", "at most 255", "raise model.max_length"),
     ("compute.device=tpu", "compute.device", "'tpu'", "'cuda'", "correct"),
     ("alignment=dpo", "alignment", "'dpo'", "dictionary", "correct"),
