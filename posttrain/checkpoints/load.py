@@ -27,7 +27,8 @@ from schemas.model import ScratchModel
 
 # What transformers raises on files that are missing, cut short or of an unknown kind, and on configs that make no sense.
 BROKEN = (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error, SafetensorError,
-          StrictDataclassError, ArithmeticError, AttributeError, TypeError, RecursionError, ImportError)  # fmt: skip
+          StrictDataclassError, ArithmeticError, AssertionError, AttributeError, TypeError, RecursionError, StopIteration,
+          ImportError)  # fmt: skip
 READABLE = (
     "a folder of save_pretrained with safetensors and tokenizer, or a hub id that is reachable or cached",
     "check the path or name; offline, download it first and use model.source local",
@@ -54,8 +55,14 @@ def scratch_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: 
 
 
 def load_tokenizer(policy: Policy) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer with EOS, padding and chat template in place."""
-    return prepare_tokenizer(tokenizer_as_found(policy), policy.chat_template)
+    """The policy's tokenizer with EOS, padding and chat template in place.
+
+    Raises:
+        Refusal: when it cannot be read, or cannot encode a letter.
+    """
+    found = tokenizer_as_found(policy)
+    tokenizer: PreTrainedTokenizerBase = loading(policy, lambda: prepare_tokenizer(found, policy.chat_template))
+    return tokenizer
 
 
 def tokenizer_as_found(policy: Policy) -> PreTrainedTokenizerBase:
@@ -198,7 +205,9 @@ def loading(policy: Policy, load: Any) -> Any:
     """
     try:
         return load()
-    except BROKEN as error:
+    except Exception as error:
+        if not (isinstance(error, BROKEN) or type(error) is Exception):  # tokenizers raises Exception itself
+            raise
         first_line = " ".join((str(error).strip().splitlines() or [type(error).__name__])[:2])
         allowed, remedy = _readable_gguf() if policy.gguf else READABLE
         raise Refusal(
