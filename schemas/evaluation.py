@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
-from schemas.fields import AboveZero, ImportName, Limits, Number, Positive
+from schemas.fields import ImportName, Limits, Number, Positive, Temperature
 
 
 class FunctionJudge(Frozen):
@@ -135,7 +135,7 @@ class Evaluation(Frozen):
     max_length: Annotated[int, Field(ge=8)] | None = None
     """Longest held-out row in tokens, prompt and answer: prompts are cut from the left, rows whose answer does not fit left out;
     null: the positions that the policies were made for."""
-    temperature: AboveZero = 1.0
+    temperature: Temperature = 1.0
     """Sampling temperature; `kl_per_token` is the divergence of the policies at it."""
     judge: Judge | None = None
     """Who scores responses; null: no one, so that rewards and win rates are not measured."""

@@ -22,6 +22,8 @@ Positive = Annotated[int, Field(ge=1), Number]
 NonNegative = Annotated[float, Field(ge=0), Number]
 AboveZero = Annotated[float, Field(gt=0), Number]
 Share = Annotated[float, Field(ge=0, le=1), Number]
+Temperature = Annotated[float, Field(ge=1e-3), Number]
+"""Divides logits, in fp32: by one near 0 they would be infinite. At the lowest the most likely token is drawn."""
 BelowOne = Annotated[float, Field(ge=0, lt=1), Number]
 """A share, decay or probability that cannot be 1."""
 ImportName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
-from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Number, Positive, Share
+from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Number, Positive, Share, Temperature
 from schemas.peft import LoRA, Peft
 from schemas.training import Optimization, Rate
 
@@ -122,7 +122,7 @@ class PPO(Optimization):
     """Longest response in tokens."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Longest prompt with its response in tokens; prompts are cut from the left."""
-    temperature: AboveZero = 0.7
+    temperature: Temperature = 0.7
     """Divides the logits of policy and reference, in sampling and in training."""
     kl: KL = KL()
     """The pull to the reference."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from schemas.evaluation import _RANGES, Gates
+from schemas.evaluation import _RANGES, Evaluation, Gates
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,10 @@ def test_the_ends_of_the_range_are_limits_and_a_loss_may_fall_or_rise_by_any_num
 
 def test_every_gate_has_a_range():
     assert _RANGES.keys() == Gates.model_fields.keys()
+
+
+def test_a_temperature_by_which_logits_would_be_infinite_is_refused():
+    """1e-39 is 0 in fp32; at 0.001 a logit of 1e5 is still far from the largest number."""
+    assert Evaluation.model_validate({"temperature": 1e-3}).temperature == 1e-3
+    with pytest.raises(ValidationError, match=r"temperature\n +Input should be greater than or equal to 0\.001"):
+        Evaluation.model_validate({"temperature": 1e-39})
