@@ -43,6 +43,12 @@ class Example:
         return sum(map(len, self.branches)) if self.trained is None else int(self.trained.sum())
 
 
+def prompt_groups(examples: Sequence[Example]) -> list[int]:
+    """For each example a number that those with the same prompt share: what is measured on them is not independent."""
+    numbers: dict[bytes, int] = {}
+    return [numbers.setdefault(np.asarray(each.prompt, np.int64).tobytes(), len(numbers)) for each in examples]
+
+
 @dataclass(frozen=True)
 class Packed:
     """A batch in the packed layout: R rows of C tokens, N scored tokens, B branches in the order of the examples."""

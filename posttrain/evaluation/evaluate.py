@@ -22,7 +22,7 @@ from posttrain.data.choose import by_source, held_out_pieces, representative, ro
 from posttrain.data.encode import cut_left, encode_conversations, encode_prompts
 from posttrain.data.encode_documents import encode_documents
 from posttrain.data.end_tokens import end_tokens
-from posttrain.data.packing import Example
+from posttrain.data.packing import Example, prompt_groups
 from posttrain.evaluation.numbers import Measured, Responses, RowScores, compare, write
 from posttrain.models.architectures import readable
 from posttrain.models.policy import Policy
@@ -297,4 +297,5 @@ def row_scores(
         scores = scores.clone()
         scores[unknown] = score_branches(scorer, rows, scoring_tokens(scorer.device), counted(progress, what, len(rows)))
     tokens = torch.tensor([[len(branch) for branch in example.branches] for example in encoded.examples])
-    return RowScores([row for row in range(len(table)) if row not in left_out], tokens, scores, encoded.prompts_cut)
+    read = [row for row in range(len(table)) if row not in left_out]
+    return RowScores(read, tokens, scores, prompt_groups(encoded.examples), encoded.prompts_cut)

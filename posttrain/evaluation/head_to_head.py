@@ -71,7 +71,7 @@ def _accuracy(match: Match) -> Estimate:
     """Difference of the preference accuracies, both against this run's reference, paired by pair."""
     ours, theirs, reference = _pairs(match)
     won = (wins(pair_margins(match.recipe, each, reference)).tolist() for each in (ours, theirs))
-    return share_interval([mine - other for mine, other in zip(*won, strict=True)], -1, 1)
+    return share_interval([mine - other for mine, other in zip(*won, strict=True)], -1, 1, groups=ours.prompts)
 
 
 def _loss(match: Match) -> Estimate:
@@ -84,9 +84,10 @@ def _loss(match: Match) -> Estimate:
     if isinstance(match.recipe.alignment, DPO):
         ours, theirs, reference = _pairs(match)
         losses = [pair_losses(match.recipe.alignment, each, reference) for each in (theirs, ours)]
-        return ratio_interval((losses[0] - losses[1]).tolist())
+        return ratio_interval((losses[0] - losses[1]).tolist(), groups=ours.prompts)
     ours, theirs = _shared(_answers(match, match.candidate, "candidate"), _answers(match, match.champion, "champion"))
-    return ratio_interval((ours.logprobs - theirs.logprobs).double().sum(1).tolist(), ours.tokens.sum(1).tolist())
+    gained, tokens = (ours.logprobs - theirs.logprobs).double().sum(1), ours.tokens.sum(1)
+    return ratio_interval(gained.tolist(), tokens.tolist(), groups=ours.prompts)
 
 
 _BY_METRIC: dict[str, Callable[[Match], Estimate]] = {"preference_accuracy": _accuracy, "validation_loss": _loss}
@@ -108,7 +109,7 @@ def _answers(match: Match, policy: Policy, name: str) -> RowScores:
 def _scored(match: Match, policy: Policy, name: str, table: pl.DataFrame) -> RowScores:
     limit = longest_row(match.recipe, policy)
     scored = row_scores(*open_policy(match.recipe, policy), table, limit, match.progress, f"register {name}: held-out rows")
-    return scored or RowScores([], torch.zeros(0, 1), torch.zeros(0, 1))
+    return scored or RowScores([], torch.zeros(0, 1), torch.zeros(0, 1), [])
 
 
 def _shared(*scores: RowScores) -> list[RowScores]:

@@ -44,13 +44,14 @@ class RowScores:
     rows: list[int]  # of the held-out table
     tokens: Tensor  # [rows, answers per row]
     logprobs: Tensor  # the same, summed over tokens
+    prompts: list[int]  # rows of one prompt have the same number: they are not independent of each other
     cut: int = 0  # rows whose prompt lost tokens on its left
 
     def only(self, rows: Sequence[int]) -> RowScores:
         """Some of the rows, in this order."""
         at = {row: index for index, row in enumerate(self.rows)}
         chosen = [at[row] for row in rows]
-        return RowScores(list(rows), self.tokens[chosen], self.logprobs[chosen])
+        return RowScores(list(rows), self.tokens[chosen], self.logprobs[chosen], [self.prompts[index] for index in chosen])
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ def _against_reference(recipe: Recipe, ours: Measured, reference: Measured) -> d
     if ours.pairs is not None and reference.pairs is not None:
         # To the policy before alignment, also for a loss that trains without a reference.
         margins = pair_margins(recipe, ours.pairs, reference.pairs)
-        found["preference_accuracy"] = share_interval(wins(margins).tolist())
-        found["preference_margin"] = ratio_interval(margins.tolist())
+        found["preference_accuracy"] = share_interval(wins(margins).tolist(), groups=ours.pairs.prompts)
+        found["preference_margin"] = ratio_interval(margins.tolist(), groups=ours.pairs.prompts)
         found["preference_accuracy_length_controlled"] = length_controlled(
-            wins(margins).tolist(), (ours.pairs.tokens[:, 0] - ours.pairs.tokens[:, 1]).tolist()
+            wins(margins).tolist(), (ours.pairs.tokens[:, 0] - ours.pairs.tokens[:, 1]).tolist(), ours.pairs.prompts
         )
         found["calibration_error"] = Estimate(expected_calibration_error(reliability(margins.numpy())))
     return found
@@ -192,7 +193,7 @@ def write(
 def _pair_table(pairs: Mapping[str, RowScores]) -> pl.DataFrame:
     """One line per held-out pair: its row, its tokens, and what every policy gives to both sides."""
     some = next(iter(pairs.values()))
-    columns: dict[str, Any] = {"row": some.rows}
+    columns: dict[str, Any] = {"row": some.rows, "prompt": some.prompts}
     for index, side in enumerate(SIDES):
         columns[f"tokens_{side}"] = some.tokens[:, index].tolist()
         columns |= {f"{side}_{name}": each.logprobs[:, index].tolist() for name, each in pairs.items()}
@@ -206,7 +207,7 @@ def read_pairs(folder: Path, policy: str) -> RowScores:
         torch.tensor(table.select(f"{side}_{what}" if what == policy else f"{what}_{side}" for side in SIDES).rows())
         for what in ("tokens", policy)
     )
-    return RowScores(table["row"].to_list(), tokens, logprobs)
+    return RowScores(table["row"].to_list(), tokens, logprobs, table["prompt"].to_list())
 
 
 def _unit(name: str, temperature: float) -> str:

@@ -151,7 +151,7 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
     ),
     "reward": StageWork(
-        version=3, fields=_training, inputs=_start_and_rows, task="tasks.training:reward", pool="gpu",
+        version=4, fields=_training, inputs=_start_and_rows, task="tasks.training:reward", pool="gpu",
         writes=(*_TRAINED, "reward", "reward.json"),
         train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
     ),

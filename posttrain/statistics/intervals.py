@@ -29,15 +29,24 @@ Array = NDArray[np.float64]
 Margins = TypeVar("Margins", Array, "Tensor")
 
 
-def share_interval(units: Sequence[float], low: float = 0.0, high: float = 1.0) -> Estimate:
+def share_interval(units: Sequence[float], low: float = 0.0, high: float = 1.0, groups: Sequence[int] | None = None) -> Estimate:
     """Mean of units that lie between `low` and `high`, such as wins with ties as one half, and its 95% interval.
+
+    Units of one of `groups`, such as pairs of one prompt, are not independent of each other: the interval is then over groups.
 
     Raises:
         ValueError: when a number is not finite.
     """
     numbers = _finite(units)
-    lower, upper = share_bounds((numbers - low) / (high - low))
+    shares = (numbers - low) / (high - low)
+    lower, upper = share_bounds(shares) if groups is None else _grouped_share_bounds(*_sums(shares, groups))
     return Estimate(float(numbers.mean()), (low + (high - low) * float(lower), low + (high - low) * float(upper)))
+
+
+def _sums(numbers: Array, groups: Sequence[int]) -> tuple[Array, Array]:
+    """[groups] sums of the numbers of each group, and how many they are."""
+    _, place = np.unique(np.asarray(groups), return_inverse=True)
+    return np.bincount(place, numbers).astype(np.float64), np.bincount(place).astype(np.float64)
 
 
 def share_bounds(units: Array) -> tuple[Array, Array]:
@@ -53,19 +62,43 @@ def share_bounds(units: Array) -> tuple[Array, Array]:
     return np.maximum(mean - reach, 0), np.minimum(mean + reach, 1)
 
 
-def ratio_interval(numerators: Sequence[float], denominators: Sequence[float] | None = None, samples: int = 1) -> Estimate:
+def _grouped_share_bounds(won: Array, units: Array) -> tuple[float, float]:
+    """`share_bounds` for groups of unequal size: the variance is that of a ratio of sums, and what is added are four groups.
+
+    With one unit in each group both are the same. Of a single group nothing is known: the interval is the whole range.
+    """
+    if won.size < 2:
+        return 0.0, 1.0
+    size = float(units.mean())
+    top = np.concatenate([won, [size] * PSEUDO, [0.0] * PSEUDO])
+    bottom = np.concatenate([units, [size] * 2 * PSEUDO])
+    n, mean = top.size, float(top.sum() / bottom.sum())
+    error = math.sqrt(float(((top - mean * bottom) ** 2).sum()) * n / (n - 1)) / float(bottom.sum())
+    reach = student_t(n - 1) * error
+    return max(mean - reach, 0.0), min(mean + reach, 1.0)
+
+
+def ratio_interval(
+    numerators: Sequence[float],
+    denominators: Sequence[float] | None = None,
+    samples: int = 1,
+    groups: Sequence[int] | None = None,
+) -> Estimate:
     """sum(numerators) / sum(denominators) and its 95% interval over the n units (prompts, pairs); without denominators, the mean.
 
     Units that compare two policies on one prompt make the interval paired. A unit has `samples` consecutive numbers: answers to
-    one prompt are not independent of each other, so that prompts are what is resampled. One unit says nothing of the spread: its
-    interval has no ends.
+    one prompt are not independent of each other, so that prompts are what is resampled; where prompts have different numbers of
+    units, `groups` says which units are of one prompt. One unit says nothing of the spread: its interval has no ends.
 
     Raises:
         ValueError: when a number is not finite.
     """
     numbers = _finite(numerators)
     parts = np.ones_like(numbers) if denominators is None else _finite(denominators)
-    top, bottom = (each.reshape(-1, samples).sum(1) for each in (numbers, parts))
+    if groups is None:
+        top, bottom = (each.reshape(-1, samples).sum(1) for each in (numbers, parts))
+    else:
+        top, bottom = (_sums(each, groups)[0] for each in (numbers, parts))
     low, high = ratio_bounds(top, bottom)
     return Estimate(float(top.sum() / bottom.sum()), (float(low), float(high)))
 

@@ -18,7 +18,7 @@ from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
 from posttrain.data.choose import row_keys, row_sources, stratified
 from posttrain.data.encode import Encoded, encode_conversations
 from posttrain.data.encode_pairs import encode_pairs
-from posttrain.data.packing import Example
+from posttrain.data.packing import Example, prompt_groups
 from posttrain.models.architectures import longest_sequence, refuse_beyond
 from posttrain.models.blocks import architecture
 from posttrain.models.parameters import parameter_count
@@ -154,7 +154,7 @@ def _held_out_metrics(request: StageRequest, rewards: Tensor, pairs: list[Exampl
     """Metrics of rewards [pairs, 2] on held-out pairs and their rows, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
     margins = values[:, 0] - values[:, 1]
-    accuracy = share_interval(wins(margins).tolist())
+    accuracy = share_interval(wins(margins).tolist(), groups=prompt_groups(pairs))
     points = reliability(margins)
     numbers = {
         **accuracy.flat("held_out_accuracy"),

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from posttrain.data.packing import Example, micro_batches, pack
+from posttrain.data.packing import Example, micro_batches, pack, prompt_groups
 from posttrain.scoring.attention_mask import visible_keys
 
 
@@ -129,3 +129,8 @@ def test_the_cheapest_width_weighs_padding_against_attention():
     examples = [Example(ints(*[1] * (n - 1)), (ints(2),)) for n in (60, 40, 40, 40)]
     assert pack(examples, token_cost=0).input_ids.shape == (4, 64)
     assert pack(examples, token_cost=10**6).input_ids.shape == (1, 184)
+
+
+def test_examples_with_one_prompt_share_a_number_wherever_they_are():
+    examples = [Example(prompt, ((5,),)) for prompt in ((1, 2), (3,), (1, 2), (1,), (3,))]
+    assert prompt_groups(examples) == [0, 1, 0, 2, 1]

@@ -104,7 +104,8 @@ def test_accuracy_is_the_difference_of_what_both_win_paired_by_pair(match, held_
     ours, theirs = (margins(each, reference, held_out.preferences) for each in (asked.candidate, asked.champion))
     differences = [float(mine > 0) - float(other > 0) for mine, other in zip(ours, theirs, strict=True)]
     assert len(set(differences)) > 1, "policies that agree in every pair prove nothing"
-    assert against_champion(asked, "preference_accuracy") == share_interval(differences, -1, 1)
+    found, expected = against_champion(asked, "preference_accuracy"), share_interval(differences, -1, 1)
+    assert found == Estimate(expected.value, pytest.approx(expected.interval))
 
 
 def test_the_loss_of_a_champion_is_that_of_this_runs_alignment(match, held_out):
@@ -140,7 +141,8 @@ def test_only_rows_that_both_can_read_are_compared(match, held_out):
     ours, theirs = margins(asked.candidate, reference, rest), margins(asked.champion, reference, rest, 64)
     differences = [float(mine > 0) - float(other > 0) for mine, other in zip(ours, theirs, strict=True)]
     assert len(differences) == 9
-    assert against_champion(asked, "preference_accuracy") == share_interval(differences, -1, 1)
+    found, expected = against_champion(asked, "preference_accuracy"), share_interval(differences, -1, 1)
+    assert found == Estimate(expected.value, pytest.approx(expected.interval))
 
 
 def test_no_common_row_is_refused(match):
