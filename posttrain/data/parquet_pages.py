@@ -118,8 +118,8 @@ class _Column:
 
 def _place(column: pq.ColumnChunkMetaData) -> tuple[int, int]:
     """Where a column begins, with its dictionary, and its bytes."""
-    starts = (column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
-    return min(starts), column.total_compressed_size
+    starts = (column.data_page_offset, column.dictionary_page_offset or 0)
+    return min((start for start in starts if start > 0), default=0), column.total_compressed_size  # 0: it has no such page
 
 
 def _header(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, int], int]:

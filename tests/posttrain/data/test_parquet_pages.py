@@ -114,3 +114,11 @@ ENDLESS = {
 def test_headers_that_would_not_end_are_none(name):
     with pytest.raises(IndexError):
         _Column(0, len(ENDLESS[name]), lambda decoded: None).look(0, ENDLESS[name])
+
+
+def test_a_table_without_rows_has_dictionaries_and_no_pages():
+    """Arrow's writer leaves one row group of no rows, whose columns name no page of data."""
+    written = io.BytesIO()
+    with pq.ParquetWriter(written, schema := pa.schema({"a": pa.string(), "b": pa.string()})) as writer:
+        writer.write_table(schema.empty_table(), row_group_size=1)
+    assert pq.read_table(watched(written.getvalue())).num_rows == 0
