@@ -293,9 +293,8 @@ def row_scores(
     if scores is None:
         scores = torch.full((len(encoded.examples), len(encoded.examples[0].branches)), math.nan)
     if unknown := scores.isnan().any(1).nonzero().flatten().tolist():
-        rows = [encoded.examples[row] for row in unknown]
-        scores = scores.clone()
-        scores[unknown] = score_branches(scorer, rows, scoring_tokens(scorer.device), counted(progress, what, len(rows)))
+        new, scores = [encoded.examples[row] for row in unknown], scores.clone()
+        scores[unknown] = score_branches(scorer, new, scoring_tokens(scorer.device), counted(progress, what, len(new)))
     tokens = torch.tensor([[len(branch) for branch in example.branches] for example in encoded.examples])
-    read = [row for row in range(len(table)) if row not in left_out]
-    return RowScores(read, tokens, scores, prompt_groups(encoded.examples), encoded.prompts_cut)
+    rows = [row for row in range(len(table)) if row not in left_out]
+    return RowScores(rows, tokens, scores, prompt_groups(encoded.examples), encoded.prompts_cut)
