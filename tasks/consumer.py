@@ -200,11 +200,11 @@ def _number(value: Any) -> bool:
 
 
 RANGES = (
-    ("max_new_tokens", lambda value: _whole(value) and value >= 1, "a whole number from 1"),
-    ("temperature", lambda value: _number(value) and value >= 0, "a number from 0; 0 takes the most likely token"),
-    ("top_p", lambda value: _number(value) and 0 < value <= 1, "a number above 0, up to 1"),
-    ("stop", lambda value: all(isinstance(text, str) and text for text in value), "texts of at least one character"),
-    ("seed", lambda value: _whole(value) and 0 <= value < 2**63, "a whole number from 0 to 2**63 - 1"),
+    ("max_new_tokens", lambda n: _whole(n) and n >= 1, "a whole number from 1"),
+    ("temperature", lambda t: _number(t) and (t == 0 or t >= 0.001), "0, the most likely token, or a number from 0.001"),
+    ("top_p", lambda p: _number(p) and 0 < p <= 1, "a number above 0, up to 1"),
+    ("stop", lambda stops: all(isinstance(text, str) and text for text in stops), "texts of at least one character"),
+    ("seed", lambda n: _whole(n) and 0 <= n < 2**63, "a whole number from 0 to 2**63 - 1"),
 )
 
 

@@ -102,15 +102,14 @@ def _client(root: Path, tracking: str | None) -> MlflowClient:
 
 
 def _versions(client: MlflowClient, name: str | None) -> list[ModelVersion]:
-    wanted = f"name = '{name.replace(chr(39), '')}'" if name else None
-    found = _pages(client.search_model_versions, wanted)
+    found = [each for each in _pages(client.search_model_versions) if name in (None, each.name)]
     return sorted(found, key=lambda version: (version.name, -int(version.version)))
 
 
-def _pages(search: Any, wanted: str | None = None) -> list[Any]:
+def _pages(search: Any) -> list[Any]:
     found, token = [], None
     while True:
-        page = search(filter_string=wanted, page_token=token)
+        page = search(page_token=token)
         found += page
         token = page.token
         if not token:

@@ -7,7 +7,9 @@ also the history that a rollback reads. Its entries are deleted in MLflow's sens
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from getpass import getuser
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,12 +60,10 @@ def settle(client: MlflowClient, name: str) -> int:
 
 def take(client: MlflowClient, name: str, after: int, before: str, version: str, why: str, rollback: bool = False) -> bool:
     """Move the alias from one version to another as turn `after` + 1; False where somebody else had that turn."""
-    from getpass import getuser
-
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
-    tags = {"before": before, "version": version, "why": why[:500], "by": getuser(), "rollback": "yes" if rollback else ""}
+    tags = {"before": before, "version": version, "why": why[:500], "by": _user(), "rollback": "yes" if rollback else ""}
     try:
         client.create_experiment(f"{_entry(name, '')}{after + 1:06d}", tags=tags)
     except MlflowException as error:
@@ -82,6 +82,14 @@ def _set_alias(client: MlflowClient, name: str, turn: Turn) -> None:
     last = history(client, name)[-1]
     if last.number != turn.number:
         client.set_registered_model_alias(name, CHAMPION, last.version)
+
+
+def _user() -> str:
+    """Who runs this: by name, or by number in a container whose user has no name."""
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _entry(name: str, number: str) -> str:

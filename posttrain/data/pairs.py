@@ -156,11 +156,6 @@ def _paired(prompt: str) -> Build:
     return build
 
 
-def _unasked(record: Record) -> bool:
-    """Whether both answers stand alone. Several messages are two different prompts, which the contract tells."""
-    return not record["prompt"] and len(record["chosen"]) == len(record["rejected"]) == 1
-
-
 def _swift(row: dict[str, Any], reading: Reading) -> Record:
     """The last turn of `messages` is chosen."""
     whole = messages(row["messages"], "user", "messages")

@@ -64,8 +64,6 @@ def batches(file: SourceFile) -> Iterator[Batch]:
     batch = Batch()
 
     def on_bad(bad: BadRow) -> None:
-        if bad.code == "broken_stream":
-            raise _cut_off(bad)
         batch.bad.append(bad)
 
     try:
@@ -79,15 +77,6 @@ def batches(file: SourceFile) -> Iterator[Batch]:
         raise
     if batch.rows or batch.bad:
         yield batch
-
-
-def _cut_off(bad: BadRow) -> Refusal:
-    return Refusal(
-        where=f"{bad.file}:{bad.row}",
-        found=bad.reason,
-        allowed="a file that is whole: nobody knows what is missing",
-        remedy="write or download it again",
-    )
 
 
 def _with_text(file: SourceFile, rows: Iterator[Row]) -> Iterator[Row]:

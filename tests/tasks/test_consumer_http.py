@@ -100,6 +100,7 @@ def test_requests_at_once_with_one_seed_get_one_answer(served):
     [
         ({"messages": []}, "conversation 0"),
         ({"messages": "hello", "temperature": -1}, "temperature is -1"),
+        ({"messages": ONE, "temperature": 1e-300}, "temperature is 1e-300"),
         ({"messages": [{"content": "no role"}]}, "message 0 has no role"),
         ({"messages": [{"role": "user"}]}, "has no text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "has no text"),

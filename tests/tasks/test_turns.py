@@ -114,3 +114,15 @@ def test_of_two_processes_that_take_the_same_turn_one_has_it(client, root, tmp_p
     assert not won[0] & won[1]
     last = turns.history(client, "house")[-1]
     assert champion(client) == last.version == str(4 + 2 * (RACES - 1) + ((RACES - 1) in won[1]))
+
+
+def test_a_user_without_a_name_is_known_by_number(client, monkeypatch):
+    """As in a container that is run by any user id."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(turns, "getuser", nameless)
+    monkeypatch.setattr(turns.os, "getuid", lambda: 12345)
+    assert turns.take(client, "house", 0, "", "1", "the first")
+    assert [turn.by for turn in turns.history(client, "house")] == ["uid 12345"]

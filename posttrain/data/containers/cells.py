@@ -9,7 +9,6 @@ from typing import Final
 
 from posttrain.data import bounds
 from posttrain.data.containers.rows import BrokenStream, Reading, Row
-from schemas.errors import Refusal
 
 DELIMITERS: Final = ",;\t|"
 csv.field_size_limit(bounds.LONGEST_ROW)  # of the process, and 128 KiB unless said: answers are longer
@@ -68,14 +67,7 @@ def _chain(first: str, rest: io.TextIOWrapper) -> Iterator[str]:
 
 def _header(reading: Reading, names: list[str]) -> list[str]:
     stripped = [name.strip() for name in names]
-    twice = sorted({name for name in stripped if name and stripped.count(name) > 1})
-    if twice:
-        raise Refusal(
-            where=reading.name,
-            found=f"two columns of the name {', '.join(twice)}",
-            allowed="one column of a name",
-            remedy="rename or remove one of them",
-        )
+    reading.refuse_repeated(stripped)
     return stripped
 
 

@@ -16,7 +16,6 @@ from posttrain.data.arrow_messages import MAGIC, decoded_sizes
 from posttrain.data.bounds import Expansion
 from posttrain.data.containers.rows import Reading, Row
 from posttrain.data.parquet_pages import LONGEST_LIST, LONGEST_STRING, PagesWatched
-from schemas.errors import Refusal
 
 BATCH: Final = 1024  # rows
 READ_AHEAD: Final = 1 << 20  # bytes of a column that are in memory at a time
@@ -64,14 +63,7 @@ def chosen(reading: Reading, schema: pa.Schema) -> list[str]:
     Raises:
         Refusal: when two have one name.
     """
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-    if twice:
-        raise Refusal(
-            where=reading.name,
-            found=f"two columns of the name {', '.join(twice)}",
-            allowed="one column of a name",
-            remedy="rename or remove one of them",
-        )
+    reading.refuse_repeated(schema.names)
     asked = [name for name in schema.names if name in reading.columns] if reading.columns is not None else []
     return asked or [field.name for field in schema if not _is_media(field.type)]
 

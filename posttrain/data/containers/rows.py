@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -83,10 +83,20 @@ class Reading:
                 where=f"{self.name}:{row}",
                 found=f"content that breaks off at row {row:,}, byte {byte:,}: {why}",
                 allowed="a complete file",
-                remedy=f"download or write it again; {KEEP} reads the rows before it",
+                remedy=f"download or write it again; of preferences and instructions, {KEEP} reads the rows before it",
             )
         self.bad(row, f"broken_stream: {why} at byte {byte:,}; this row is missing, and {missing}")
         self.note(f"{self.name} breaks off at row {row:,}, byte {byte:,} ({why}): missing are this row, and {missing}")
+
+    def refuse_repeated(self, names: Sequence[str]) -> None:
+        """Refuse a file in which two columns have one name, of which a row could hold only one."""
+        if twice := sorted({name for name in names if name and names.count(name) > 1}):
+            raise Refusal(
+                where=self.name,
+                found=f"two columns of the name {', '.join(twice)}",
+                allowed="one column of a name",
+                remedy="rename or remove one of them",
+            )
 
     def unreadable(self, kind: str, why: object) -> Refusal:
         """The refusal of a file that is not what it seems to be."""
