@@ -72,10 +72,9 @@ def undeploy(
 ) -> None:
     """Take away what `deploy` has told Prefect for a store; runs, and what they have made, stay."""
     root = prepare_remote(str(_root(store)))
-    from flows.deployed.api import ask
     from flows.deployed.removal import remove
 
-    show({"done": ask(lambda client: remove(client, root, pools))}, as_json)
+    show({"done": remove(root, pools)}, as_json)
 
 
 def _root(store: str) -> Path:

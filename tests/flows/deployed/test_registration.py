@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.deployed import api
 from flows.deployed.registration import SLUG, Site, plan, register
 from flows.deployed.removal import remove
 from posttrain.pipeline.stages import WORK
@@ -81,9 +87,54 @@ def test_what_was_registered_is_taken_away_and_another_store_keeps_its_own(clien
     other = Site(store=tmp_path / "other", dtype="float32", pools=POOLS)
     register(site, plan(site, recipes, {}))
     register(other, plan(other, {"else": recipes["tiny"].model_copy(update={"name": "else"})}, {}))
-    remove(client, site.store, pools=False)
+    remove(site.store, pools=False)
     left = {each.name for each in client.read_deployments() if each.work_pool_name in POOLS.values()}
     assert left >= {"else"}
     assert "tiny" not in left
-    remove(client, other.store, pools=True)
+    remove(other.store, pools=True)
     assert not {pool.name for pool in client.read_work_pools()} & set(POOLS.values())
+
+
+@pytest.fixture
+def busy(prefect_url):
+    """Address of the server by a way on which every first request to delete something finds it busy; and what was asked."""
+    seen: list[str] = []
+
+    class Way(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            seen.append(f"{self.command} {self.path}")
+            if self.command == "DELETE" and seen.count(seen[-1]) == 1:
+                return self.send_error(503)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            there = Request(prefect_url.removesuffix("/api") + self.path, body or None, method=self.command)
+            there.add_header("Content-Type", "application/json")
+            try:
+                answer = urlopen(there, timeout=60)
+            except HTTPError as refused:
+                answer = refused
+            with answer:
+                content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_DELETE = answer
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Way) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/api", seen
+        server.shutdown()
+
+
+def test_a_server_that_is_busy_for_a_moment_ends_no_removal(client, busy, site, monkeypatch):
+    """A server on SQLite answers 503 while a run writes to its database."""
+    monkeypatch.setattr(api, "RETRY_SECONDS", 0.1)
+    planned = plan(site, {}, {})[:2]
+    register(site, planned)
+    address, seen = busy
+    with temporary_settings({PREFECT_API_URL: address}):
+        done = remove(site.store, pools=True)
+    assert len(done) == len(planned) + len({each.pool for each in planned})
+    assert sum(request.startswith("DELETE") for request in seen) == 2 * len(done)
+    assert not {each.work_pool_name for each in client.read_deployments()} & {each.pool for each in planned}

@@ -9,8 +9,6 @@ import time
 
 import pytest
 
-REUSED_SECONDS = 30  # that a repetition may take, on a quiet machine of two cores
-
 
 @pytest.fixture(scope="module")
 def first(site, small):
@@ -71,7 +69,7 @@ def _environment(site) -> dict[str, str]:
     return site.workers[0].environment | site.clients
 
 
-def test_a_scheduled_run_fires_reuses_everything_and_is_quick(first, site, small, api):
+def test_a_scheduled_run_fires_and_reuses_everything(first, site, small, api):
     """Deployed again, with a time: what was there stays, and a schedule that a person has added is kept."""
     assert (
         site.call("deploy", "--store", site.store, "--recipes", small.folder, small.recipe, "--schedule", "* * * * *").returncode
@@ -81,7 +79,6 @@ def test_a_scheduled_run_fires_reuses_everything_and_is_quick(first, site, small
     assert run.state.name == "Completed", run.state.message
     assert run.state.message.endswith("all stages were reused")
     assert run.auto_scheduled
-    assert run.total_run_time.total_seconds() <= REUSED_SECONDS
     assert site.call("undeploy", "--store", site.store).returncode == 0
     assert site.call("deploy", "--store", site.store, "--recipes", small.folder).returncode == 0  # without the time
 
