@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
-from schemas.fields import ImportName, Limits, Number, Positive, Temperature
-
-
-class FunctionJudge(Frozen):
-    """A Python function of (prompts, responses) or (prompts, responses, rows) that returns one reward per response."""
-
-    source: Literal["function"] = "function"
-    """A Python function."""
-    name: ImportName
-    """`module:function`; `posttrain.data.samples:sentiment` is a toy for the sample reviews."""
-
-
-class RewardModelJudge(Frozen):
-    """The reward model that this run trains. A policy that was aligned with it is judged by what it was trained to please."""
-
-    source: Literal["reward_model"]
-    """The stage reward."""
-
-
-def _function_by_default(given: Any) -> Any:
-    return {"source": "function", **given} if isinstance(given, dict) else given
-
-
-Judge = Annotated[
-    Annotated[FunctionJudge | RewardModelJudge, Field(discriminator="source")], BeforeValidator(_function_by_default)
-]
+from schemas.fields import Limits, Number, Positive, Temperature
+from schemas.judge import Judge
 
 
 class Gate(Limits):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import refused
-from schemas.evaluation import RewardModelJudge
+from schemas.judge import RewardModelJudge
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe, policies, policy_of
 

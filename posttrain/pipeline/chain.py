@@ -17,7 +17,7 @@ from posttrain.models.policy import Policy, folder_digest, model_origin, policy_
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.judge import function_origin, judge_origin
 from posttrain.runtime.store import StageKey, Store, Stored
-from schemas.evaluation import RewardModelJudge
+from schemas.judge import RewardModelJudge
 from schemas.model import GgufModel, LocalModel, Model, RegistryModel
 from schemas.peft import Full
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward

@@ -23,7 +23,7 @@ from posttrain.rewards.judge import load_judge
 from posttrain.runtime.trees import inside
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
-from schemas.evaluation import FunctionJudge
+from schemas.judge import FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
 from schemas.peft import LoRA, Peft
 from schemas.ppo import PPO, FunctionReward, RegistryReward

@@ -13,7 +13,7 @@ from posttrain.rewards.calls import Rows
 from posttrain.rewards.functions import REMEDY, SHOWN, RewardFunction, load_function, modules_of_user
 from posttrain.runtime.permissions import refuse_function
 from schemas.errors import Refusal
-from schemas.evaluation import FunctionJudge
+from schemas.judge import EndpointJudge, FunctionJudge
 from schemas.recipe import Recipe
 from schemas.results import Origin
 
@@ -128,8 +128,11 @@ def load_judge(judge: FunctionJudge) -> RewardFunction:
     return load_function(judge.name, "evaluation.judge.name")
 
 
-def judge_origin(judge: FunctionJudge) -> Origin:
-    """The judge as an input of evaluation: the source of its module."""
+def judge_origin(judge: FunctionJudge | EndpointJudge) -> Origin:
+    """The judge as an input of evaluation: the source of its module, or which model answers where."""
+    if isinstance(judge, EndpointJudge):
+        digest = hashlib.sha256(f"{judge.url}\0{judge.model}".encode()).hexdigest()
+        return Origin(name="evaluation.judge", digest=digest, location=f"{judge.model} at {judge.url}")
     return function_origin(judge.name, "evaluation.judge")
 
 
