@@ -39,6 +39,8 @@ _RANGES = {
     "preference_accuracy": _SHARE,
     "preference_accuracy_length_controlled": _SHARE,
     "calibration_error": _SHARE,
+    "judge_agreement": _SHARE,
+    "judge_consistency": _SHARE,
     "perplexity_ratio_vs_base": _NOT_NEGATIVE,
     "kl_per_token": _NOT_NEGATIVE,  # an estimate may fall below 0, and then only by chance
     "validation_loss_falls": _ANY,
@@ -71,6 +73,10 @@ class Gates(Frozen):
     """The same share if both responses were equally long."""
     calibration_error: Gate | None = None
     """Expected calibration error of the implicit rewards on held-out pairs: how far their confidence is from their accuracy."""
+    judge_agreement: Gate | None = None
+    """Share of held-out pairs on which the judge prefers the response that people chose; ties count half."""
+    judge_consistency: Gate | None = None
+    """Share of comparisons in which a language model as judge names the same winner in both orders."""
     perplexity_ratio_vs_base: Gate | None = None
     """Perplexity of held-out text, divided by the base model's."""
     kl_per_token: Gate | None = None

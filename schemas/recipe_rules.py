@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import refused
-from schemas.judge import RewardModelJudge
+from schemas.judge import EndpointJudge, RewardModelJudge
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe, policies, policy_of
 
@@ -66,6 +66,7 @@ def _impossible_gates(recipe: Recipe) -> Problems:
     measured |= {"perplexity_ratio_vs_base"} if opponents else set()
     measured |= {"kl_per_token"} if "align" in recipe.stages else set()
     measured |= _OF_PAIRS if "align" in recipe.stages and recipe.data.preferences else set()
+    measured |= _of_judge(recipe)
     trains = any(map(policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
     measured |= {"validation_loss_falls"} if trains else set()
     wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
@@ -78,9 +79,21 @@ def _impossible_gates(recipe: Recipe) -> Problems:
         yield _unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins)
 
 
+def _of_judge(recipe: Recipe) -> set[str]:
+    """What is measured of the judge."""
+    judge, model = recipe.evaluation.judge, isinstance(recipe.evaluation.judge, EndpointJudge)
+    pairs = judge is not None and recipe.data.preferences is not None and getattr(judge, "pairs", 1) > 0
+    compares = model and getattr(judge, "mode", None) == "pairwise" and (pairs or len(policies(recipe)) > 1)
+    return ({"judge_agreement"} if pairs else set()) | ({"judge_consistency"} if compares else set())
+
+
 def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
     """A refusal of one of them; a win rate may lack nothing but a judge."""
-    remedy = "set evaluation.judge: a function or a reward model" if name in wins else "remove it, or add the stage that it is of"
+    remedy = (
+        "set evaluation.judge: a function, a reward model or an endpoint"
+        if name in wins
+        else "remove it, or add the stage that it is of"
+    )
     return refused(
         where=where,
         found=name,

@@ -17,5 +17,6 @@ def evaluate(chain: Chain, out: Path) -> Built:
     from posttrain.evaluation.held_out import held_out, known_scores
 
     return measure(
-        chain.recipe, chain.policies(), held_out(chain), out, progress.current(), chain.judging_model(), known_scores(chain)
-    )
+        chain.recipe, chain.policies(), held_out(chain), out, progress.current(), chain.judging_model(), known_scores(chain),
+        chain.verdicts,
+    )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,16 @@ from torch import Tensor
 from posttrain.data.packing import Example
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
 from posttrain.statistics.calibration import expected_calibration_error, reliability
-from posttrain.statistics.intervals import ratio_interval, share_interval, win_rate, wins
+from posttrain.statistics.intervals import (
+    Array,
+    Rewards,
+    judged,
+    mean_of_samples,
+    prompt_wins,
+    ratio_interval,
+    share_interval,
+    wins,
+)  # fmt: skip
 from posttrain.statistics.length_control import length_controlled
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
@@ -31,7 +41,7 @@ class Responses:
     """One policy's answers to the held-out prompts, in the order of `asked`."""
 
     texts: list[str]
-    rewards: list[float] | None  # None without a judge
+    rewards: list[float | None] | None  # None without a judge of single answers; of one, where it cannot say
     ended: list[bool]  # whether the response ends in EOS
     examples: list[Example]  # prompt and own response as tokens
     cut: int = 0  # prompts that were too long, and lost tokens on their left
@@ -59,15 +69,18 @@ class Measured:
     """One policy on the held-out rows."""
 
     responses: Responses
-    perplexity: float | None
+    texts: dict[str, float]  # `perplexity` of held-out text, and where that goes `word_perplexity` and `bits_per_byte`
     pairs: RowScores | None  # of the held-out pairs, where the recipe aligns
     answers: Tensor | None  # [answers] log-probabilities of the candidate's answers, where the divergence is measured
 
 
-def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, Estimate]:
+def compare(
+    recipe: Recipe, measured: Mapping[str, Measured], compared: Mapping[str, Rewards] = MappingProxyType({})
+) -> dict[str, Estimate]:
     """By name: rewards, win rates, preference accuracy, perplexities, KL, lengths, ends and variety of the candidate's answers.
 
-    The last of `measured` is the candidate, the one before it the reference.
+    The last of `measured` is the candidate, the one before it the reference. `compared` has, by opponent, what each answer of the
+    candidate wins, from a judge that compares two.
     """
     *opponents, candidate = measured
     ours, samples = measured[candidate], recipe.evaluation.samples
@@ -75,11 +88,10 @@ def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, Estim
     for name, m in measured.items():
         found |= _of_policy(name, m, samples)
     for name in opponents:
-        theirs = measured[name].responses.rewards
         found[f"length_ratio_vs_{name}"] = length_ratio(ours.responses, measured[name].responses, samples)
-        if ours.responses.rewards is not None and theirs is not None:
-            found[f"win_rate_vs_{name}"] = win_rate(ours.responses.rewards, theirs, samples)
-            found[f"length_controlled_win_rate_vs_{name}"] = at_equal_length(ours.responses, measured[name].responses, samples)
+        won = _won(ours.responses, measured[name].responses, compared.get(name), samples)
+        if won is not None:
+            found |= _win_rates(name, won, ours.responses, measured[name].responses, samples)
     found["eos_share"] = share_interval(_per_prompt(ours.responses.ended, samples))
     found["distinct_2"] = Estimate(distinct(ours.responses.texts))
     if opponents and "perplexity_base" in found:
@@ -115,12 +127,31 @@ def length_ratio(ours: Responses, theirs: Responses, samples: int) -> Estimate:
     return ratio_interval(mine, other, samples)
 
 
-def at_equal_length(ours: Responses, theirs: Responses, samples: int) -> Estimate:
-    """The win rate that answers of equal length would have; both must have rewards."""
-    rewards = [np.asarray(each.rewards, np.float64).reshape(-1, samples) for each in (ours, theirs)]
-    won = wins(rewards[0][:, :, None] - rewards[1][:, None, :]).mean((1, 2))
-    longer = [_per_prompt([example.targets for example in each.examples], samples) for each in (ours, theirs)]
-    return length_controlled(won.tolist(), [mine - other for mine, other in zip(*longer, strict=True)])
+def _won(ours: Responses, theirs: Responses, compared: Rewards | None, samples: int) -> Array | None:
+    """[prompts] share of a prompt's comparisons that are won, NaN where none was judged; None where nobody judges."""
+    if compared is not None:
+        return mean_of_samples(compared, samples)
+    if ours.rewards is None or theirs.rewards is None:
+        return None
+    return prompt_wins(ours.rewards, theirs.rewards, samples)
+
+
+def _win_rates(name: str, won: Array, ours: Responses, theirs: Responses, samples: int) -> dict[str, Estimate]:
+    """Of the prompts that were judged; how many were not is said where there are such."""
+    lacking = int(np.isnan(won).sum())
+    found = {f"unjudged_vs_{name}": Estimate(float(lacking))} if lacking else {}
+    if lacking == won.size:
+        return found
+    found[f"win_rate_vs_{name}"] = share_interval(judged(won).tolist())
+    found[f"length_controlled_win_rate_vs_{name}"] = at_equal_length(won, ours, theirs, samples)
+    return found
+
+
+def at_equal_length(won: Array, ours: Responses, theirs: Responses, samples: int) -> Estimate:
+    """The win rate that answers of equal length would have, of `won` [prompts]; those of NaN are left out."""
+    there = ~np.isnan(won)
+    lengths = [np.asarray(_per_prompt([example.targets for example in each.examples], samples)) for each in (ours, theirs)]
+    return length_controlled(won[there].tolist(), (lengths[0] - lengths[1])[there].tolist())
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float:
@@ -136,13 +167,21 @@ def _per_prompt(numbers: Sequence[float], samples: int) -> list[float]:
 
 def _of_policy(name: str, m: Measured, samples: int) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
-    if m.responses.rewards is not None:
-        found[f"reward_{name}"] = ratio_interval(m.responses.rewards, samples=samples)
-    if m.perplexity is not None:
-        found[f"perplexity_{name}"] = Estimate(m.perplexity)
+    if m.responses.rewards is not None and any(reward is not None for reward in m.responses.rewards):
+        found[f"reward_{name}"] = _mean_reward(m.responses.rewards, samples)
+    found |= {f"{what}_{name}": Estimate(value) for what, value in m.texts.items()}
     found[f"eos_share_{name}"] = Estimate(float(np.mean(m.responses.ended)))
     found[f"response_tokens_{name}"] = Estimate(float(np.mean([example.targets for example in m.responses.examples])))
     return found
+
+
+def _mean_reward(rewards: Rewards, samples: int) -> Estimate:
+    """Over the answers that have one, with the interval over the prompts that have such an answer."""
+    number = [0.0 if reward is None else reward for reward in rewards]
+    totals = np.asarray(number, np.float64).reshape(-1, samples).sum(1)
+    counts = np.asarray([reward is not None for reward in rewards], np.float64).reshape(-1, samples).sum(1)
+    there = counts > 0
+    return ratio_interval(totals[there].tolist(), counts[there].tolist())
 
 
 def pair_margins(recipe: Recipe, policy: RowScores, reference: RowScores) -> Tensor:
@@ -172,7 +211,7 @@ def _with_ends(estimate: Estimate) -> Estimate:
 
 def write(
     out: Path, temperature: float, prompts: Sequence[Sequence[Mapping[str, Any]]], measured: Mapping[str, Measured],
-    numbers: Mapping[str, Estimate],
+    numbers: Mapping[str, Estimate], compared: Mapping[str, Rewards] = MappingProxyType({}),
 ) -> dict[str, str]:  # fmt: skip
     """Write `evaluation.json`, `samples.parquet` and, where pairs were scored, `pairs.parquet`; returns the stage's outputs."""
     (out / "evaluation.json").write_text(json.dumps(_document(temperature, measured, numbers), indent=1))
@@ -181,6 +220,7 @@ def write(
         columns[f"response_{name}"] = m.responses.texts
         if m.responses.rewards is not None:
             columns[f"reward_{name}"] = m.responses.rewards
+    columns |= {f"won_vs_{name}": list(won) for name, won in compared.items()}
     pl.DataFrame(columns).write_parquet(out / "samples.parquet")
     outputs = {"evaluation": "evaluation.json", "samples": "samples.parquet"}
     pairs = {name: m.pairs for name, m in measured.items() if m.pairs is not None}
@@ -214,7 +254,9 @@ def _unit(name: str, temperature: float) -> str:
     """At which temperature a number holds: that of the answers, or 1 where given texts are scored."""
     if name.startswith("held_out"):
         return "held-out rows"
-    if name.startswith(("perplexity", "preference", "calibration")):
+    if name.startswith("judge"):
+        return "held-out pairs" if name.startswith("judge_agreement") else "questions to the judge"
+    if name.startswith(("perplexity", "word_perplexity", "bits_per_byte", "preference", "calibration")):
         return "texts at temperature 1"
     return f"{'nats, ' if name == 'kl_per_token' else ''}answers at temperature {temperature:g}"
 

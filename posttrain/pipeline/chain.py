@@ -215,6 +215,11 @@ class Chain:
         own = isinstance(self.recipe.evaluation.judge, RewardModelJudge)
         return self.output("reward", "reward") if own else None
 
+    @property
+    def verdicts(self) -> Path:
+        """Folder where the answers of an endpoint that judges are kept, by the content of the questions."""
+        return self.store.root / "cache" / "verdicts"
+
     def judge_origins(self) -> tuple[Origin, ...]:
         """The judge by content, where there is one."""
         match self.recipe.evaluation.judge:

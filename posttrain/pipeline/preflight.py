@@ -20,10 +20,11 @@ from posttrain.pipeline.reward_check import check_reward
 from posttrain.pipeline.vocabulary_check import check_vocabulary
 from posttrain.rewards.functions import load_function
 from posttrain.rewards.judge import load_judge
+from posttrain.runtime.endpoint_address import check_endpoint
 from posttrain.runtime.trees import inside
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
-from schemas.judge import FunctionJudge
+from schemas.judge import EndpointJudge, FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
 from schemas.peft import LoRA, Peft
 from schemas.ppo import PPO, FunctionReward, RegistryReward
@@ -74,6 +75,8 @@ def _check_names(recipe: Recipe) -> None:
         check_device(recipe)
     if isinstance(recipe.evaluation.judge, FunctionJudge):
         load_judge(recipe.evaluation.judge)
+    if isinstance(recipe.evaluation.judge, EndpointJudge) and recipe.placement == "inline":
+        check_endpoint(recipe.evaluation.judge, "evaluation.judge")
 
 
 def _check_models(chain: Chain) -> None:

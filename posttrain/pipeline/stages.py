@@ -79,12 +79,16 @@ def _pretraining(recipe: Recipe, stage: str) -> Fields:
     return {**_training(recipe, stage), "model": sizes}
 
 
+_OF_THE_CONNECTION = {"key", "allow_http", "timeout_seconds", "retries", "concurrency"}
+"""What says how an endpoint is asked, and not what."""
+
+
 def _evaluation(recipe: Recipe, stage: str) -> Fields:
     """Gates are no part of what is measured."""
     return {
         "seed": recipe.seed,
         "dtype": dtype_name(recipe.compute),
-        "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"gates"}),
+        "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"gates": True, "judge": _OF_THE_CONNECTION}),
         "beta": getattr(recipe.alignment, "beta", None),
         "loss": getattr(recipe.alignment, "loss", None),
     }
@@ -161,7 +165,7 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: _ALGORITHMS[recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
-        version=7, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
+        version=8, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
         writes=("evaluation.json", "samples.parquet", "pairs.parquet", "rows.json"),
         tokens=f"{_TOKENS}:evaluate",
     ),

@@ -9,7 +9,9 @@ from pathlib import Path
 from posttrain.rewards.calls import Rows
 from posttrain.rewards.verdicts import Conversation, pair_question, pair_verdict, score_question, score_verdict
 from posttrain.runtime.chat_endpoint import BUDGET, ChatEndpoint, Messages, Reply
+from posttrain.statistics.intervals import share_interval
 from schemas.errors import Refusal
+from schemas.estimates import Estimate
 from schemas.judge import EndpointJudge
 
 
@@ -78,6 +80,15 @@ class ModelJudge:
         given = zip(prompts, responses, strict=True)
         questions = [score_question(prompt, response, self.spec.criteria, self.spec.scale) for prompt, response in given]
         return self._verdicts(questions, lambda text: score_verdict(text, self.spec.scale), on_rows)
+
+    def numbers(self) -> dict[str, Estimate]:
+        """Questions, those without a verdict by reason, and how often both orders of a pair name the same winner."""
+        found = {f"judge_{name}": Estimate(float(count)) for name, count in self.counts.items()}
+        if self.consistent:
+            contradictions = len(self.consistent) - sum(self.consistent)
+            found["judge_contradictions"] = Estimate(contradictions)
+            found["judge_consistency"] = share_interval(self.consistent)
+        return found
 
     def _verdicts(
         self, questions: Sequence[Messages], read: Callable[[str], float | None], on_replies: Callable[[int], None]

@@ -74,6 +74,12 @@ class ChatEndpoint:
         """Requests sent (`calls`), answers of the cache (`cached`), and questions by what came of them (`failed`, `budget`)."""
         self._in_a_row = 0  # questions that failed since the last one that was answered
 
+    @property
+    def described(self) -> str:
+        """What was asked so far, in a sentence."""
+        calls, cached, failed = (self.counts[name] for name in ("calls", "cached", "failed"))
+        return f"{self.spec.model}: {calls:,} requests sent, {cached:,} answers were known, {failed:,} questions failed"
+
     def ask(
         self, questions: Sequence[Messages], on_replies: Callable[[int], None] = lambda n: None,
         keep: Callable[[str], bool] = lambda text: True,

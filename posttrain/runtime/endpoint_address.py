@@ -35,6 +35,17 @@ def opened_url(spec: Endpoint, field: str) -> str:
     return url.rstrip("/")
 
 
+def check_endpoint(spec: Endpoint, field: str) -> None:
+    """Check what can be known of an endpoint before it is asked; a Prefect block is read when the flow runs.
+
+    Raises:
+        Refusal: as `opened_url` and `opened_key`.
+    """
+    opened_url(spec, field)
+    if spec.key is not None and not spec.key.startswith(BLOCK):
+        opened_key(spec, field)
+
+
 def _refuse_public(host: str, where: str) -> None:
     """Without TLS everybody on the way reads the key and the texts, and may change the verdicts."""
     try:

@@ -6,6 +6,7 @@ import pytest
 
 from posttrain.data.packing import Example
 from posttrain.evaluation.numbers import Responses, at_equal_length, distinct, length_ratio
+from posttrain.statistics.intervals import prompt_wins
 
 
 def answers(lengths: list[int], rewards: list[float] | None = None) -> Responses:
@@ -31,7 +32,7 @@ def test_wins_by_longer_answers_alone_are_no_wins_at_equal_length():
     longer = [index % 4 != 0 for index in range(40)]
     ours = answers([20 if each else 4 for each in longer], [1.0 if each else -1.0 for each in longer])
     theirs = answers([12] * 40, [0.0] * 40)
-    controlled = at_equal_length(ours, theirs, samples=1)
+    controlled = at_equal_length(prompt_wins(ours.rewards, theirs.rewards), ours, theirs, samples=1)
     assert controlled.value < 0.75
     assert controlled.low < 0.5
 
@@ -39,4 +40,5 @@ def test_wins_by_longer_answers_alone_are_no_wins_at_equal_length():
 def test_several_answers_to_a_prompt_are_one_unit():
     """Each answer meets each of the opponent's: 1 beats 0 and loses to 2, so every prompt is half won."""
     ours, theirs = answers([5] * 8, [1.0, 1.0] * 4), answers([5] * 8, [0.0, 2.0] * 4)
-    assert at_equal_length(ours, theirs, samples=2).value == pytest.approx(0.5, abs=1e-6)
+    won = prompt_wins(ours.rewards, theirs.rewards, 2)
+    assert at_equal_length(won, ours, theirs, samples=2).value == pytest.approx(0.5, abs=1e-6)
