@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
+from schemas.benchmarks import Benchmark, refuse_impossible
 from schemas.fields import Limits, Number, Positive, Temperature
 from schemas.judge import Judge
 
@@ -123,6 +124,23 @@ class Evaluation(Frozen):
     """Who scores responses; null: no one, so that rewards and win rates are not measured."""
     gates: Gates = Gates()
     """Limits before the registry."""
+    benchmarks: tuple[Benchmark, ...] = ()
+    """Tasks of lm-eval that every policy answers, in a stage of their own."""
+
+    @model_validator(mode="after")
+    def _asks_each_benchmark_once(self) -> Evaluation:
+        seen: set[str] = set()
+        for index, benchmark in enumerate(self.benchmarks):
+            refuse_impossible(benchmark, f"evaluation.benchmarks.{index}")
+            if benchmark.task in seen:
+                raise refused(
+                    where=f"evaluation.benchmarks.{index}.task",
+                    found=f"{benchmark.task} a second time",
+                    allowed="each task once: its numbers have its name",
+                    remedy="remove one of them",
+                )
+            seen.add(benchmark.task)
+        return self
 
     @model_validator(mode="after")
     def _leaves_room_for_a_prompt(self) -> Evaluation:

@@ -226,7 +226,21 @@ def _quantised(recipe: Recipe) -> Problems:
             )
 
 
+def _compares_with_nobody(recipe: Recipe) -> Problems:
+    """Gates of benchmarks on a difference to a policy that this recipe does not have."""
+    opponents = policies(recipe)[:-1]
+    for index, benchmark in enumerate(recipe.evaluation.benchmarks):
+        gate = benchmark.gate
+        if gate and gate.compares and (gate.against or next(iter(opponents), None)) not in opponents:
+            yield refused(
+                where=f"evaluation.benchmarks.{index}.gate.against",
+                found=f"{gate.against}, which this recipe does not compare",
+                allowed=f"one of {', '.join(opponents)}" if opponents else "a recipe that trains on another policy",
+                remedy="name another policy, or ask for min or max alone",
+            )
+
+
 RULES = (
-    _missing_inputs, _impossible_gates, _cannot_reward, _too_long, _cannot_register, _bounds_without_interval, _does_not_fit,
-    _quantised,
+    _missing_inputs, _impossible_gates, _compares_with_nobody, _cannot_reward, _too_long, _cannot_register,
+    _bounds_without_interval, _does_not_fit, _quantised,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The task that evaluates."""
+"""The tasks that evaluate, and that run benchmarks."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ def evaluate(chain: Chain, out: Path) -> Built:
         chain.recipe, chain.policies(), held_out(chain), out, progress.current(), chain.judging_model(), known_scores(chain),
         chain.verdicts,
     )  # fmt: skip
+
+
+@stage_task
+def benchmark(chain: Chain, out: Path) -> Built:
+    """Have every policy answer the recipe's tasks of lm-eval, on the same documents."""
+    from posttrain.evaluation.benchmarks.stage import benchmark as measure
+
+    return measure(chain, out, progress.current())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import task
 
-from posttrain.evaluation.gates import check_gates, describe
+from posttrain.evaluation.gates import describe, gates_of
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress, redaction
 from posttrain.runtime.store import Built
@@ -38,7 +38,7 @@ def _registered(recipe: Recipe, store: str, run_id: str) -> StageReport:
     started = time.monotonic()
     chain = chain_of(recipe, store, run_id)
     reward = register_reward(chain, run_id)
-    gates = check_gates(recipe.evaluation.gates, chain.measured())
+    gates = gates_of(recipe, chain.measured())
     if failed := [gate for gate in gates if not gate.passed]:
         raise GateRefused("; ".join(map(describe, failed)))
     _forget_unless_registered(chain)

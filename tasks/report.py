@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from posttrain.evaluation.gates import check_gates
+from posttrain.evaluation.gates import gates_of
 from posttrain.pipeline.chain import Chain
 from posttrain.report.build import write_report
 from posttrain.runtime import redaction
@@ -92,7 +92,7 @@ def _promotion(ended: Exception | None, error: Failure | None, registered: dict[
 def _gates(chain: Chain, numbers: Metrics) -> tuple[GateReport, ...]:
     """What was measured of the gates; nothing where a metric is missing, which is then why the run failed."""
     try:
-        return check_gates(chain.recipe.evaluation.gates, numbers)
+        return gates_of(chain.recipe, numbers)
     except Refusal:
         return ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from posttrain.pipeline.benchmark_check import check_benchmarks
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.preflight import check_device, check_methods
 from posttrain.runtime.endpoint_address import check_endpoint
@@ -17,5 +18,6 @@ def check_machine(chain: Chain) -> None:
     check_device(chain.recipe)
     if isinstance(chain.recipe.evaluation.judge, EndpointJudge):
         check_endpoint(chain.recipe.evaluation.judge, "evaluation.judge")
+    check_benchmarks(chain.recipe)
     if chain.recipe.quantization is not None:
         check_methods(chain)

@@ -15,6 +15,7 @@ import polars as pl
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
 from posttrain.models.policy import adapter_beside, folder_policy, source_policy
 from posttrain.models.shards import refuse_outside_shards
+from posttrain.pipeline.benchmark_check import check_benchmarks
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.reward_check import check_reward
 from posttrain.pipeline.vocabulary_check import check_vocabulary
@@ -77,6 +78,8 @@ def _check_names(recipe: Recipe) -> None:
         load_judge(recipe.evaluation.judge)
     if isinstance(recipe.evaluation.judge, EndpointJudge) and recipe.placement == "inline":
         check_endpoint(recipe.evaluation.judge, "evaluation.judge")
+    if recipe.evaluation.benchmarks and recipe.placement == "inline":
+        check_benchmarks(recipe)
 
 
 def _check_models(chain: Chain) -> None:

@@ -81,6 +81,7 @@ def _pretraining(recipe: Recipe, stage: str) -> Fields:
 
 _OF_THE_CONNECTION = {"key", "allow_http", "timeout_seconds", "retries", "concurrency"}
 """What says how an endpoint is asked, and not what."""
+_NOT_MEASURED: Any = {"gates": True, "benchmarks": True, "judge": _OF_THE_CONNECTION}
 
 
 def _evaluation(recipe: Recipe, stage: str) -> Fields:
@@ -88,10 +89,16 @@ def _evaluation(recipe: Recipe, stage: str) -> Fields:
     return {
         "seed": recipe.seed,
         "dtype": dtype_name(recipe.compute),
-        "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"gates": True, "judge": _OF_THE_CONNECTION}),
+        "evaluation": recipe.evaluation.model_dump(mode="json", exclude=_NOT_MEASURED),
         "beta": getattr(recipe.alignment, "beta", None),
         "loss": getattr(recipe.alignment, "loss", None),
     }
+
+
+def _benchmarks(recipe: Recipe, stage: str) -> Fields:
+    """A folder of tasks counts by its content."""
+    asked = [each.model_dump(mode="json", exclude={"gate", "folder"}) for each in recipe.evaluation.benchmarks]
+    return {"seed": recipe.seed, "dtype": dtype_name(recipe.compute), "benchmarks": asked}
 
 
 def _registered(recipe: Recipe, stage: str) -> Fields:
@@ -123,6 +130,10 @@ def _policies_rows_and_judge(chain: Chain, stage: str) -> tuple[Origin, ...]:
     kept = (chain.stored("filter").origin("kept"),) if "filter" in chain.recipe.stages else ()
     held_out = (*kept, *(chain.stored("validate").origin(name) for name in tables))
     return (*chain.start_origins(stage), *held_out, *chain.judge_origins())
+
+
+def _policies_and_tasks(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    return (*chain.start_origins(stage), *chain.task_origins())
 
 
 def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
@@ -168,6 +179,10 @@ WORK: dict[str, StageWork] = {
         version=8, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
         writes=("evaluation.json", "samples.parquet", "pairs.parquet", "rows.json"),
         tokens=f"{_TOKENS}:evaluate",
+    ),
+    "benchmark": StageWork(
+        version=1, fields=_benchmarks, inputs=_policies_and_tasks, task="tasks.evaluation:benchmark", pool="gpu",
+        writes=("benchmarks.json", "documents.parquet"),
     ),
     "register": StageWork(
         version=3, fields=_registered, inputs=_candidate, task="tasks.register:register", pool="cpu", writes=_EXPORTED,

@@ -83,7 +83,7 @@ def test_a_response_that_a_judge_cannot_judge_masks_its_prompt_and_is_counted(se
     won = [(a > b) + (a == b) / 2 for a, b in zip(there["reward_aligned"], there["reward_base"], strict=True)]
     expected = share_interval(won)
     assert [numbers[f"win_rate_vs_base{end}"] for end in ("", "_low", "_high")] == [expected.value, expected.low, expected.high]
-    assert numbers["reward_aligned"] == pytest.approx(np.mean(there["reward_aligned"]))
+    assert numbers["reward_aligned"] == pytest.approx(there["reward_aligned"].mean())
     assert numbers["unjudged_vs_base"] == masked.sum() > 0
     assert "length_controlled_win_rate_vs_base" in numbers
 
