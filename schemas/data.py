@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
 from schemas.fields import Share
 from schemas.sources import Sources, listed
+
+CONTRACTS: Final = ("preferences", "feedback", "instructions")
+"""Fields of `data` whose rows have a contract, in the order in which they are reported."""
 
 
 class Checks(Frozen):
@@ -48,6 +51,8 @@ class Data(Frozen):
     """Conversations for supervised fine-tuning: `messages`, `prompt` and `completion`, or another shape of docs/data.md."""
     preferences: Sources | None = None
     """Preference pairs: `chosen` and `rejected`, with or without `prompt`, or another shape of docs/data.md."""
+    feedback: Sources | None = None
+    """Single answers that are desirable or not, for loss `kto`: `prompt`, `completion`, `label`, or another shape of docs/data.md."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts (by hash) and documents that no training stage sees."""
     checks: Checks = Checks()
@@ -56,7 +61,7 @@ class Data(Frozen):
     @model_validator(mode="after")
     def _weights_apply(self) -> Data:
         """Weights compare sources, so that one without a weight among others that have one would mean nothing."""
-        for field in ("corpus", "instructions", "preferences"):
+        for field in ("corpus", *CONTRACTS):
             weights = [source.weight for source in listed(getattr(self, field))]
             given = [weight for weight in weights if weight is not None]
             if given and field == "corpus":

@@ -85,6 +85,11 @@ def features(table: pl.DataFrame, holdout: float) -> pl.DataFrame:
     same = _same(*(wide[f"{side}_text"] for side in sides)) & _all_equal(*(wide[f"{side}_extra"] for side in sides))
     wide = wide.with_columns(assign(wide["declared"], keys, holdout), same)
     hashes = wide.select("prompt_roles", *(pl.struct(f"{c}_text", f"{c}_extra").hash().alias(f"{c}_text") for c in columns))
+    if "label" in table.columns:  # an answer and its label stand for the order of a pair
+        labels = (table["label"], ~table["label"])
+        hashes = hashes.with_columns(pl.struct("completion_text", labels[0]).hash().alias("one_text"),
+                                     pl.struct("completion_text", labels[1]).hash().alias("other_text"))  # fmt: skip
+        return wide.with_columns(_identity(hashes, ["one"], "pair"), _identity(hashes, ["other"], "reversed"))
     return wide.with_columns(_identity(hashes, sides, "pair"), _identity(hashes, sides[::-1], "reversed"))
 
 
@@ -160,7 +165,15 @@ _OF_ALL: Final = (
     RowCheck("assistant_first", "warn", pl.col("prompt_roles").str.contains("^(?:system )?assistant user")),
 )
 
+_CONFLICT: Final = RowCheck(
+    "conflict",
+    "drop",
+    pl.col("pair").is_in(pl.col("reversed").implode()) & (pl.col("pair") != pl.col("reversed")),
+    "conflict_fail",
+)
+
 CONVERSATION_CHECKS: Final = (*_OF_ALL, *_of_side("completion"))
+FEEDBACK_CHECKS: Final = (*CONVERSATION_CHECKS, _CONFLICT)
 PREFERENCE_CHECKS: Final = (
     *_OF_ALL,
     *_of_side("chosen"),
@@ -172,12 +185,7 @@ PREFERENCE_CHECKS: Final = (
         (pl.col("chosen").list.len() > 1) | (pl.col("rejected").list.len() > 1),
         "prompt_mismatch_fail",
     ),
-    RowCheck(
-        "conflict",
-        "drop",
-        pl.col("pair").is_in(pl.col("reversed").implode()) & (pl.col("pair") != pl.col("reversed")),
-        "conflict_fail",
-    ),
+    _CONFLICT,
     RowCheck("reversed_scores", "drop", pl.col("score_chosen") < pl.col("score_rejected"), "reversed_scores_fail"),
     RowCheck("tied_scores", "drop", pl.col("score_chosen") == pl.col("score_rejected")),
 )
