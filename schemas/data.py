@@ -52,7 +52,7 @@ class Data(Frozen):
     preferences: Sources | None = None
     """Preference pairs: `chosen` and `rejected`, with or without `prompt`, or another shape of docs/data.md."""
     feedback: Sources | None = None
-    """Single answers that are desirable or not, for loss `kto`: `prompt`, `completion`, `label`, or another shape of docs/data.md."""
+    """Single answers that are desirable or not, for loss `kto`: `prompt`, `completion`, `label`, or another shape (docs/data.md)."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts (by hash) and documents that no training stage sees."""
     checks: Checks = Checks()
