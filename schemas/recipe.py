@@ -131,8 +131,9 @@ class Recipe(Frozen):
 
     @property
     def prompts_table(self) -> str:
-        """The data set whose prompts PPO answers: the preferences where there are some, else the instructions."""
-        return "preferences" if self.data.preferences is not None else "instructions"
+        """The data set whose prompts PPO and evaluation ask: the first that there is of prompts, preferences and instructions."""
+        named = ("prompts", "preferences", "instructions")
+        return next((name for name in named if getattr(self.data, name) is not None), "instructions")
 
     @property
     def document(self) -> dict[str, Any]:

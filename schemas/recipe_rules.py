@@ -44,12 +44,12 @@ def _missing_inputs(recipe: Recipe) -> Problems:
             allowed="at least one of pretrain, sft, reward, alignment",
             remedy="add the stage that you want",
         )
-    if recipe.data.instructions is None and recipe.data.preferences is None:
+    if getattr(recipe.data, recipe.prompts_table) is None:
         yield refused(
-            where="data.instructions",
-            found="null, and data.preferences null",
-            allowed="one of the two",
-            remedy="evaluation needs held-out prompts: give instructions or preferences",
+            where="data.prompts",
+            found="null, and data.preferences and data.instructions null",
+            allowed="one of them",
+            remedy="evaluation needs held-out prompts: give prompts, instructions or preferences",
         )
 
 

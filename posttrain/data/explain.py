@@ -13,6 +13,7 @@ HEAD: Final = ("| shape | columns that it needs | and reads | becomes |", "|---|
 PARTS: Final = {
     "preferences": "prompt; chosen; rejected",
     "instructions": "turns before the answer; the answer",
+    "prompts": "what is asked; all other columns are for reward functions and judges",
 }
 
 

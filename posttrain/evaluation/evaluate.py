@@ -57,13 +57,14 @@ class HeldOut:
     documents: pl.DataFrame | None
     instructions: pl.DataFrame | None
     preferences: pl.DataFrame | None
+    prompts: pl.DataFrame | None = None
     refused: int = 0
     """Held-out rows beside these, which the candidate's chat template refuses."""
 
     @property
-    def prompts(self) -> pl.DataFrame | None:
-        """The rows whose prompts are answered: preferences where there are some, else instructions."""
-        return self.instructions if self.preferences is None else self.preferences
+    def asked(self) -> pl.DataFrame | None:
+        """The rows whose prompts are answered: as `Recipe.prompts_table`."""
+        return next((table for table in (self.prompts, self.preferences, self.instructions) if table is not None), None)
 
 
 @dataclass(frozen=True)
@@ -194,14 +195,12 @@ def longest_row(recipe: Recipe, policy: Policy) -> int:
 
 
 def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
-    """At most `limit` distinct held-out prompts, of every source its share, in the column `prompt`, each with its first row.
-
-    They are of the preferences where there are some, else of the instructions.
+    """At most `limit` distinct prompts of `HeldOut.asked`, of every source its share, in `prompt`, each with its first row.
 
     Raises:
         Refusal: when there is none.
     """
-    table = held_out.prompts
+    table = held_out.asked
     if table is None or table.is_empty():
         raise Refusal(
             where="data.holdout",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.runtime.device import dtype_name
+from schemas.data import CONTRACTS
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import STAGES, Recipe
@@ -44,6 +45,10 @@ class StageWork:
     """For a stage that trains: the function of (`StageRequest`, its section, its rows) that does, here or in other processes."""
     tokens: str | None = None
     """For a stage that computes on a model: the function that counts the tokens which pass it, from which `check` forecasts."""
+
+
+_READ = ("instructions", "preferences", "prompts")
+"""`CONTRACTS` in the order in which inputs are in keys."""
 
 
 def _checks(recipe: Recipe, stage: str) -> Fields:
@@ -96,7 +101,7 @@ def _registered(recipe: Recipe, stage: str) -> Fields:
 
 
 def _tables(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    return tuple(chain.source_origin(name) for name in ("instructions", "preferences") if name in chain.sources)
+    return tuple(chain.source_origin(name) for name in _READ if name in chain.sources)
 
 
 def _corpus(chain: Chain, stage: str) -> tuple[Origin, ...]:
@@ -115,7 +120,7 @@ def _start_rows_and_rewards(chain: Chain, stage: str) -> tuple[Origin, ...]:
 
 
 def _policies_rows_and_judge(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    tables = [name for name in ("instructions", "preferences") if name in chain.sources]
+    tables = [name for name in _READ if name in chain.sources]
     kept = (chain.stored("filter").origin("kept"),) if "filter" in chain.recipe.stages else ()
     held_out = (*kept, *(chain.stored("validate").origin(name) for name in tables))
     return (*chain.start_origins(stage), *held_out, *chain.judge_origins())
@@ -134,7 +139,7 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
         version=3, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
-        writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
+        writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
         version=3, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
