@@ -28,7 +28,7 @@ def validate(chain: Chain, out: Path) -> Built:
 def filter(chain: Chain, out: Path) -> Built:
     """Decide about every document of the corpus; rejected documents keep their reasons."""
     from posttrain.filters import engines
-    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
+    from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 
     keep_compiled(compiled := cache_of_user())
     from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
