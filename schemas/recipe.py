@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from schemas.addresses import refuse_secrets
 from schemas.base import Frozen, refused
-from schemas.data import CONTRACTS, Data
+from schemas.data import ASKED, Data
 from schemas.evaluation import Evaluation, Registry
 from schemas.fields import AboveZero, Number, Positive
 from schemas.filtering import Filtering
@@ -131,8 +131,8 @@ class Recipe(Frozen):
 
     @property
     def prompts_table(self) -> str:
-        """The data set whose prompts PPO and evaluation answer: the first of `CONTRACTS` that there is."""
-        return next((name for name in CONTRACTS if getattr(self.data, name) is not None), "instructions")
+        """The data set whose prompts PPO and evaluation ask: the first of `ASKED` that there is."""
+        return next((name for name in ASKED if getattr(self.data, name) is not None), "instructions")
 
     @property
     def document(self) -> dict[str, Any]:

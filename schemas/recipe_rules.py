@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import refused
-from schemas.data import CONTRACTS
 from schemas.evaluation import RewardModelJudge
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe, policies, policy_of
@@ -46,12 +45,12 @@ def _missing_inputs(recipe: Recipe) -> Problems:
             allowed="at least one of pretrain, sft, reward, alignment",
             remedy="add the stage that you want",
         )
-    if all(getattr(recipe.data, name) is None for name in CONTRACTS):
+    if getattr(recipe.data, recipe.prompts_table) is None:
         yield refused(
-            where="data.instructions",
-            found="null, and data.preferences and data.feedback null",
-            allowed="one of the three",
-            remedy="evaluation needs held-out prompts: give instructions, preferences or feedback",
+            where="data.prompts",
+            found="null, and data.preferences, data.feedback and data.instructions null",
+            allowed="one of them",
+            remedy="evaluation needs held-out prompts: give prompts, instructions, preferences or feedback",
         )
     if isinstance(recipe.alignment, DPO) and not recipe.unpaired and recipe.data.feedback is not None:
         yield refused(

@@ -19,8 +19,8 @@ def validate(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for clean and quarantined rows.")] = Path("validated"),
     kind: Annotated[
-        Literal["preferences", "feedback", "instructions"],
-        typer.Option("--as", help="What the rows are: pairs, answers with a label, or conversations."),
+        Literal["preferences", "feedback", "instructions", "prompts"],
+        typer.Option("--as", help="What the rows are: pairs, answers with a label, conversations, or prompts without answers."),
     ] = "preferences",
     columns: Annotated[
         list[str] | None, typer.Option("--columns", metavar="KNOWN=YOURS", help="Name of a column in your rows; may be repeated.")

@@ -14,6 +14,7 @@ PARTS: Final = {
     "preferences": "prompt; chosen; rejected",
     "feedback": "turns before the answer; the answer; whether it is desirable",
     "instructions": "turns before the answer; the answer",
+    "prompts": "what is asked; all other columns are for reward functions and judges",
 }
 
 

@@ -29,6 +29,7 @@ from schemas.data import CONTRACTS, Checks
 from schemas.errors import Refusal
 from schemas.feedback import Feedback
 from schemas.preferences import Preferences
+from schemas.prompts import Prompts
 
 CHUNK: Final = 20_000  # rows that are held as Python objects at a time
 QUARANTINE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
@@ -52,6 +53,7 @@ CLEAN: Final[dict[str, type[pa.DataFrameModel]]] = {
     "preferences": Preferences,
     "feedback": Feedback,
     "instructions": Conversations,
+    "prompts": Prompts,
 }
 """The schema of what is left, by kind."""
 
@@ -66,11 +68,11 @@ class Outcome:
     failures: tuple[Finding, ...]
 
 
-def validate(files: Mapping[str, list[SourceFile]], checks: Checks, holdout: float, out: Path) -> dict[str, float]:
+def validate(given: Mapping[str, list[SourceFile]], checks: Checks, holdout: float, out: Path) -> dict[str, float]:
     """Check the data sets that are given and write `NAME.parquet` for each, `quarantine.parquet` and `summary.json` into `out`.
 
     Args:
-        files: of each data set of `CONTRACTS` that there is.
+        given: files by data set, one of `CONTRACTS`.
         checks: thresholds of the recipe.
         holdout: part of the prompts, by hash, that goes to the split `holdout`.
         out: folder to write into; made when absent.
@@ -82,7 +84,7 @@ def validate(files: Mapping[str, list[SourceFile]], checks: Checks, holdout: flo
         Refusal: when a file cannot be read as what it should be; or, after everything was written, for all data sets that break
             a threshold or have no row left, in one.
     """
-    outcomes = {name: examine(name, files[name], checks, holdout) for name in CONTRACTS if name in files}
+    outcomes = {name: examine(name, files, checks, holdout) for name, files in given.items()}
     out.mkdir(parents=True, exist_ok=True)
     for name, outcome in outcomes.items():
         outcome.clean.write_parquet(out / f"{name}.parquet")

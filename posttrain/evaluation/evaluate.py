@@ -38,7 +38,7 @@ from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.objectives import LanguageModelling
 from posttrain.training.validation import mean_loss
-from schemas.data import CONTRACTS
+from schemas.data import ASKED
 from schemas.errors import Refusal
 from schemas.estimates import Estimate, flattened
 from schemas.evaluation import Evaluation
@@ -56,14 +56,14 @@ class HeldOut:
     instructions: pl.DataFrame | None
     preferences: pl.DataFrame | None
     feedback: pl.DataFrame | None = None
+    prompts: pl.DataFrame | None = None
     refused: int = 0
     """Held-out rows beside these, which the candidate's chat template refuses."""
 
     @property
-    def prompts(self) -> pl.DataFrame | None:
-        """The rows whose prompts are answered: of the first data set of `CONTRACTS` that there is."""
-        given = (getattr(self, name) for name in CONTRACTS)
-        return next((table for table in given if table is not None), None)
+    def asked(self) -> pl.DataFrame | None:
+        """The rows whose prompts are answered: as `Recipe.prompts_table`."""
+        return next((table for name in ASKED if (table := getattr(self, name)) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -204,14 +204,12 @@ def longest_row(recipe: Recipe, policy: Policy) -> int:
 
 
 def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
-    """At most `limit` distinct held-out prompts, of every source its share, in the column `prompt`, each with its first row.
-
-    They are of the preferences where there are some, else of the feedback, else of the instructions.
+    """At most `limit` distinct prompts of `HeldOut.asked`, of every source its share, in `prompt`, each with its first row.
 
     Raises:
         Refusal: when there is none.
     """
-    table = held_out.prompts
+    table = held_out.asked
     if table is None or table.is_empty():
         raise Refusal(
             where="data.holdout",

@@ -26,7 +26,7 @@ from posttrain.models.positions import UNLIMITED
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.reach import reach_of
 from posttrain.pipeline.chain import Chain
-from posttrain.pipeline.lengths import FirstRows, Spec
+from posttrain.pipeline.lengths import Answering, FirstRows, Section
 from posttrain.pipeline.reward_check import reward_config
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.encoder import encoder_config
@@ -149,8 +149,13 @@ def held_out_limit(recipe: Recipe, config: PreTrainedConfig) -> int:
     return min(readable(config), recipe.evaluation.max_length or UNLIMITED)
 
 
-def prompts_section(recipe: Recipe) -> SFT | DPO:
-    """The section that says how the rows are encoded whose prompts evaluation takes."""
+def prompts_section(recipe: Recipe) -> SFT | DPO | Answering:
+    """The section that says how the rows are encoded whose prompts PPO and evaluation take."""
+    if recipe.data.prompts is not None:
+        asking = recipe.alignment if isinstance(recipe.alignment, PPO) else None
+        new = asking.max_new_tokens if asking else recipe.evaluation.max_new_tokens
+        most = asking.max_length if asking else recipe.evaluation.max_length or max(1024, 2 * new)
+        return Answering(most, new, recipe.evaluation.prompts)
     if recipe.prompts_table == "instructions":
         return recipe.sft or SFT()
     given = recipe.alignment if isinstance(recipe.alignment, DPO) else DPO(algorithm="dpo")
@@ -158,7 +163,7 @@ def prompts_section(recipe: Recipe) -> SFT | DPO:
     return given if given.unpaired == single else given.model_copy(update={"loss": "kto" if single else "sigmoid"})
 
 
-def _objective(spec: Spec, examples: Sequence[Example]) -> Objective:
+def _objective(spec: Section, examples: Sequence[Example]) -> Objective:
     if isinstance(spec, RewardTraining):
         return BradleyTerry(examples, spec.margin)
     if not isinstance(spec, DPO):
@@ -171,7 +176,7 @@ def _objective(spec: Spec, examples: Sequence[Example]) -> Objective:
     return preference(spec, examples, reference)
 
 
-def _plan(spec: Spec, examples: Sequence[Example], seed: int) -> Plan:
+def _plan(spec: Section, examples: Sequence[Example], seed: int) -> Plan:
     """Steps over the rows that were read, as many times as it takes to see a large one."""
     if isinstance(spec, Pretrain):
         return by_tokens([e.length for e in examples], spec.batch_tokens, min(spec.tokens, STEPS * spec.batch_tokens), seed)

@@ -27,7 +27,6 @@ from posttrain.pipeline.stages import WORK
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.sampling.sampler import BATCH
 from posttrain.training.fit import VALIDATION_EXAMPLES
-from schemas.data import CONTRACTS
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe, policies
@@ -189,7 +188,7 @@ def evaluate(data: Data) -> Passed:
     examples = data.rows.held_out(section, data.limit, data.two_parts)[0]
     prompt = float(np.mean([min(len(example.prompt), data.limit - spec.max_new_tokens) for example in examples]))
     length = float(np.mean([example.length for example in examples]))
-    rows = sum(data.number(name, "holdout") for name in CONTRACTS) * length
+    rows = sum(data.number(name, "holdout") for name in ("instructions", "preferences", "feedback")) * length
     answers = prompts * spec.samples * (prompt + spec.max_new_tokens)
     number = len(policies(data.recipe))
     return Passed(number * (prompts * prompt + rows) + 2 * answers, sampled=number * prompts * spec.samples * spec.max_new_tokens)

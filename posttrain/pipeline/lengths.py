@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_tokenizer
-from posttrain.data.encode import encode_conversations
+from posttrain.data.encode import accepted, encode_conversations, encode_prompts
 from posttrain.data.encode_documents import encode_documents
 from posttrain.data.feedback import unpaired
 from posttrain.data.kinds import KINDS
@@ -34,7 +34,20 @@ from schemas.reward import RewardTraining
 from schemas.training import DPO, SFT, Pretrain
 
 T = TypeVar("T")
-Spec = Pretrain | SFT | DPO | RewardTraining
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How rows of `data.prompts` are read, which no section trains on: each prompt with an answer of the longest length."""
+
+    max_length: int
+    """Of a prompt with its answer, in tokens."""
+    max_new_tokens: int
+    batch_size: int
+
+
+Section = Pretrain | SFT | DPO | RewardTraining
+Spec = Section | Answering
 ROWS = 512  # of each data set: the first of every file, since what follows would have to be read to be chosen from
 COMPRESSION = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5}  # bytes of text per byte of file, about
 COLUMNAR = {".parquet": 3}
@@ -46,7 +59,7 @@ class FirstRows:
 
     documents: list[str]
     tables: dict[str, pl.DataFrame]
-    """By data set with a contract, where the recipe has it."""
+    """By data set that the recipe has, of those with a contract."""
     sizes: dict[str, int]
     """Bytes of text in the files, by data set; estimated where they are compressed."""
     numbers: dict[str, int]
@@ -70,8 +83,11 @@ class FirstRows:
             return longest(spec), f"no row could be read: rows of up to {_limit(spec)} tokens"
         return found, _said(found)
 
-    def held_out(self, spec: SFT | DPO, limit: int, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
+    def held_out(self, spec: SFT | DPO | Answering, limit: int, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
         """The same as evaluation reads them: up to `limit` tokens, whatever training allows."""
+        if isinstance(spec, Answering):
+            whole = replace(spec, max_length=limit)
+            return self.examples(whole if self._encoded(whole, encoder_decoder) else spec, encoder_decoder)
         found = self._encoded(spec, encoder_decoder)
         if not self._all_short(spec, found, min(limit, spec.max_length)):
             found = self._encoded(spec.model_copy(update={"max_length": limit, "overlong": "quarantine"}), encoder_decoder)
@@ -84,7 +100,7 @@ class FirstRows:
         return 0 < len(found) == self._table(spec).height and longest_of(found) < limit
 
     def _encoded(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
-        kind = type(spec) if isinstance(spec, Pretrain | SFT) else DPO
+        kind = type(spec) if isinstance(spec, Pretrain | SFT | Answering) else DPO
         key = (kind, _is_unpaired(spec), _limit(spec), getattr(spec, "overlong", None), encoder_decoder)
         if key not in self._encodings:
             self._encodings[key] = self._encode(spec, encoder_decoder)
@@ -93,6 +109,8 @@ class FirstRows:
     def _encode(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         if isinstance(spec, Pretrain):
             return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
+        if isinstance(spec, Answering):
+            return self._answered(spec, encoder_decoder)
         field = f"data.{self._table_of(spec)}"
         try:
             turns = spec.train_on if isinstance(spec, SFT) else "last"
@@ -102,19 +120,27 @@ class FirstRows:
         except Refusal:  # for a share of rows, which may be another one in all rows
             return ()
 
-    def _table_of(self, spec: SFT | DPO | RewardTraining) -> str:
+    def _answered(self, spec: Answering, encoder_decoder: bool) -> Sequence[Example]:
+        rows = accepted(self.tokenizer, self.tables["prompts"])["prompt"].to_list()
+        answer = (np.zeros(spec.max_new_tokens, np.int32),)
+        prompts = encode_prompts(rows, self.tokenizer, encoder_decoder, max(1, spec.max_length - spec.max_new_tokens))
+        return [Example(prompt, answer) for prompt in prompts]
+
+    def _table_of(self, spec: Section) -> str:
         """The data set that a section's rows are of."""
+        if isinstance(spec, Answering):
+            return "prompts"
         if isinstance(spec, SFT):
             return "instructions"
         return "feedback" if _is_unpaired(spec) and "feedback" in self.tables else "preferences"
 
-    def _table(self, spec: SFT | DPO | RewardTraining) -> pl.DataFrame:
+    def _table(self, spec: Section) -> pl.DataFrame:
         """Its rows, of which KTO takes pairs apart."""
         table = self.tables[self._table_of(spec)]
         return unpaired(table) if _is_unpaired(spec) else table
 
 
-def _is_unpaired(spec: Spec) -> bool:
+def _is_unpaired(spec: object) -> bool:
     return isinstance(spec, DPO) and spec.unpaired
 
 

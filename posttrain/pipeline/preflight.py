@@ -133,13 +133,14 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
     """Counts of the data contract: those that this store holds, or of a run of it on the user's rows into the folder `out`."""
     if _validated(chain):
         return chain.stored("validate").result.metrics
-    if not own.keys() & set(CONTRACTS):
+    given = {name: own[name] for name in CONTRACTS if name in own}
+    if not given:
         return {}
     from posttrain.data.validate import refuse_empty_splits, validate
 
     data = chain.recipe.data
     try:
-        counts = validate(own, data.checks, data.holdout, out)
+        counts = validate(given, data.checks, data.holdout, out)
         refuse_empty_splits(counts)
         return counts
     except Refusal as refusal:
