@@ -39,6 +39,7 @@ _RANGES = {
     "distinct_2": _SHARE,
     "preference_accuracy": _SHARE,
     "preference_accuracy_length_controlled": _SHARE,
+    "feedback_auc": _SHARE,
     "calibration_error": _SHARE,
     "judge_agreement": _SHARE,
     "judge_consistency": _SHARE,
@@ -72,6 +73,8 @@ class Gates(Frozen):
     """Share of held-out pairs whose implicit reward is higher for the chosen response."""
     preference_accuracy_length_controlled: Gate | None = None
     """The same share if both responses were equally long."""
+    feedback_auc: Gate | None = None
+    """P(a desirable held-out answer has a higher implicit reward than an undesirable one), of data.feedback."""
     calibration_error: Gate | None = None
     """Expected calibration error of the implicit rewards on held-out pairs: how far their confidence is from their accuracy."""
     judge_agreement: Gate | None = None

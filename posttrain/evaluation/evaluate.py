@@ -20,7 +20,8 @@ from posttrain.data.encode import cut_left, encode_prompts
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example
 from posttrain.evaluation.agreement import judge_agreement
-from posttrain.evaluation.numbers import Measured, Responses, compare, write
+from posttrain.evaluation.answers import Responses
+from posttrain.evaluation.numbers import Labelled, Measured, compare, write
 from posttrain.evaluation.perplexity import perplexity
 from posttrain.evaluation.row_scores import Known, row_scores
 from posttrain.models.architectures import readable
@@ -37,6 +38,7 @@ from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
 from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.scoring.token_budget import scoring_tokens
+from schemas.data import ASKED
 from schemas.errors import Refusal
 from schemas.estimates import Estimate, flattened
 from schemas.evaluation import Evaluation
@@ -52,13 +54,15 @@ class HeldOut:
     documents: pl.DataFrame | None
     instructions: pl.DataFrame | None
     preferences: pl.DataFrame | None
+    feedback: pl.DataFrame | None = None
+    prompts: pl.DataFrame | None = None
     refused: int = 0
     """Held-out rows beside these, which the candidate's chat template refuses."""
 
     @property
-    def prompts(self) -> pl.DataFrame | None:
-        """The rows whose prompts are answered: preferences where there are some, else instructions."""
-        return self.instructions if self.preferences is None else self.preferences
+    def asked(self) -> pl.DataFrame | None:
+        """The rows whose prompts are answered: as `Recipe.prompts_table`."""
+        return next((table for name in ASKED if (table := getattr(self, name)) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ class _Work:
     def pairs(self) -> pl.DataFrame | None:
         """Held-out pairs, where the recipe aligns."""
         return self.held_out.preferences if self.aligns else None
+
+    @property
+    def feedback(self) -> pl.DataFrame | None:
+        """Held-out answers with a label, where the recipe aligns."""
+        return self.held_out.feedback if self.aligns else None
 
     @property
     def aligns(self) -> bool:
@@ -194,17 +203,23 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, candid
     layout.apply(scorer)
     work.progress.note(f"evaluate {name}: {layout}")
     held_out = work.held_out
-    answers = held_out.instructions if held_out.instructions is not None else held_out.preferences
+    tables = (held_out.instructions, held_out.preferences, _liked(held_out.feedback))
+    answers = next((table for table in tables if table is not None), None)
     texts = perplexity(scorer, tokenizer, held_out.documents, answers, work.limit, partial(work.counted, name, "perplexity"))
     pairs = None
     if work.pairs is not None:
         pairs = row_scores(scorer, tokenizer, work.pairs, work.limit, work.progress, f"evaluate {name}: pairs", known)
+    labelled = None
+    if work.feedback is not None:
+        what = f"evaluate {name}: feedback"
+        scores = row_scores(scorer, tokenizer, work.feedback, work.limit, work.progress, what)
+        labelled = None if scores is None else Labelled(scores, work.feedback["label"][scores.rows].to_list())
     divergence = None
     if work.diverges(name):
         examples = (candidate.responses if candidate else responses).examples
         count = work.counted(name, "divergence", len(examples))
         divergence = score_branches(_as_drawn(scorer, work.recipe), examples, scoring_tokens(scorer.device), count)[:, 0]
-    return Measured(responses, texts, pairs, divergence)
+    return Measured(responses, texts, pairs, divergence, labelled)
 
 
 def _as_drawn(scorer: Scorer, recipe: Recipe) -> Scorer:
@@ -220,14 +235,12 @@ def longest_row(recipe: Recipe, policy: Policy) -> int:
 
 
 def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
-    """At most `limit` distinct held-out prompts, of every source its share, in the column `prompt`, each with its first row.
-
-    They are of the preferences where there are some, else of the instructions.
+    """At most `limit` distinct prompts of `HeldOut.asked`, of every source its share, in `prompt`, each with its first row.
 
     Raises:
         Refusal: when there is none.
     """
-    table = held_out.prompts
+    table = held_out.asked
     if table is None or table.is_empty():
         raise Refusal(
             where="data.holdout",
@@ -281,3 +294,8 @@ def respond(
         examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
         cut=sum(len(some) < len(prompt) for some, prompt in zip(ids, whole, strict=True)),
     )
+
+
+def _liked(feedback: pl.DataFrame | None) -> pl.DataFrame | None:
+    """The answers that a policy should give."""
+    return None if feedback is None else feedback.filter("label")

@@ -14,19 +14,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from posttrain.data.packing import Example
+from posttrain.evaluation.answers import Responses, distinct, length_ratio, mean_reward, per_prompt, win_rates, won_of
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
+from posttrain.statistics.auc import auc
 from posttrain.statistics.calibration import expected_calibration_error, reliability
-from posttrain.statistics.intervals import (
-    Array,
-    Rewards,
-    judged,
-    mean_of_samples,
-    prompt_wins,
-    ratio_interval,
-    share_interval,
-    wins,
-)  # fmt: skip
+from posttrain.statistics.intervals import Rewards, ratio_interval, share_interval, wins
 from posttrain.statistics.length_control import length_controlled
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
@@ -34,17 +26,6 @@ from schemas.training import DPO
 
 PAIRS = "pairs.parquet"
 SIDES = ("chosen", "rejected")
-
-
-@dataclass(frozen=True)
-class Responses:
-    """One policy's answers to the held-out prompts, in the order of `asked`."""
-
-    texts: list[str]
-    rewards: list[float | None] | None  # None without a judge of single answers; of one, where it cannot say
-    ended: list[bool]  # whether the response ends in EOS
-    examples: list[Example]  # prompt and own response as tokens
-    cut: int = 0  # prompts that were too long, and lost tokens on their left
 
 
 @dataclass(frozen=True)
@@ -65,6 +46,14 @@ class RowScores:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Held-out answers that somebody liked or did not."""
+
+    scores: RowScores
+    desirable: list[bool]  # of each of its rows
+
+
+@dataclass(frozen=True)
 class Measured:
     """One policy on the held-out rows."""
 
@@ -72,6 +61,7 @@ class Measured:
     texts: dict[str, float]  # `perplexity` of held-out text, and where that goes `word_perplexity` and `bits_per_byte`
     pairs: RowScores | None  # of the held-out pairs, where the recipe aligns
     answers: Tensor | None  # [answers] log-probabilities of the candidate's answers, where the divergence is measured
+    labelled: Labelled | None = None  # of the held-out feedback, where the recipe aligns
 
 
 def compare(
@@ -89,10 +79,10 @@ def compare(
         found |= _of_policy(name, m, samples)
     for name in opponents:
         found[f"length_ratio_vs_{name}"] = length_ratio(ours.responses, measured[name].responses, samples)
-        won = _won(ours.responses, measured[name].responses, compared.get(name), samples)
+        won = won_of(ours.responses, measured[name].responses, compared.get(name), samples)
         if won is not None:
-            found |= _win_rates(name, won, ours.responses, measured[name].responses, samples)
-    found["eos_share"] = share_interval(_per_prompt(ours.responses.ended, samples))
+            found |= win_rates(name, won, ours.responses, measured[name].responses, samples)
+    found["eos_share"] = share_interval(per_prompt(ours.responses.ended, samples))
     found["distinct_2"] = Estimate(distinct(ours.responses.texts))
     if opponents and "perplexity_base" in found:
         ratio = found[f"perplexity_{candidate}"].value / found["perplexity_base"].value
@@ -118,78 +108,36 @@ def _against_reference(recipe: Recipe, ours: Measured, reference: Measured) -> d
             wins(margins).tolist(), (ours.pairs.tokens[:, 0] - ours.pairs.tokens[:, 1]).tolist(), ours.pairs.prompts
         )
         found["calibration_error"] = Estimate(expected_calibration_error(reliability(margins.numpy())))
+    if ours.labelled is not None and reference.labelled is not None:
+        found |= _of_feedback(ours.labelled, reference.labelled)
     return found
 
 
-def length_ratio(ours: Responses, theirs: Responses, samples: int) -> Estimate:
-    """Tokens of the candidate's answers for each token of the opponent's, on the same prompts."""
-    mine, other = ([example.targets for example in each.examples] for each in (ours, theirs))
-    return ratio_interval(mine, other, samples)
-
-
-def _won(ours: Responses, theirs: Responses, compared: Rewards | None, samples: int) -> Array | None:
-    """[prompts] share of a prompt's comparisons that are won, NaN where none was judged; None where nobody judges."""
-    if compared is not None:
-        return mean_of_samples(compared, samples)
-    if ours.rewards is None or theirs.rewards is None:
-        return None
-    return prompt_wins(ours.rewards, theirs.rewards, samples)
-
-
-def _win_rates(name: str, won: Array, ours: Responses, theirs: Responses, samples: int) -> dict[str, Estimate]:
-    """Of the prompts that were judged; how many were not is said where there are such."""
-    lacking = int(np.isnan(won).sum())
-    found = {f"unjudged_vs_{name}": Estimate(float(lacking))} if lacking else {}
-    if lacking == won.size:
-        return found
-    found[f"win_rate_vs_{name}"] = share_interval(judged(won).tolist())
-    found[f"length_controlled_win_rate_vs_{name}"] = at_equal_length(won, ours, theirs, samples)
-    return found
-
-
-def at_equal_length(won: Array, ours: Responses, theirs: Responses, samples: int) -> Estimate:
-    """The win rate that answers of equal length would have, of `won` [prompts]; those of NaN are left out."""
-    there = ~np.isnan(won)
-    lengths = [np.asarray(_per_prompt([example.targets for example in each.examples], samples)) for each in (ours, theirs)]
-    return length_controlled(won[there].tolist(), (lengths[0] - lengths[1])[there].tolist())
-
-
-def distinct(texts: Sequence[str], n: int = 2) -> float:
-    """Different n-grams of words for each n-gram, over all texts (Li et al. 2016, arXiv 1510.03055); 0 where there is none."""
-    grams = [tuple(words[at : at + n]) for text in texts if (words := text.split()) for at in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _per_prompt(numbers: Sequence[float], samples: int) -> list[float]:
-    """Means over the answers to each prompt."""
-    return list(np.asarray(numbers, np.float64).reshape(-1, samples).mean(1).tolist())
+def _of_feedback(ours: Labelled, reference: Labelled) -> dict[str, Estimate]:
+    """How well the log-ratio of an answer to the reference, which is its implicit reward but for β, tells the labels apart."""
+    ratios = (ours.scores.logprobs - reference.scores.logprobs).double()[:, 0].tolist()
+    area = auc(ratios, ours.desirable, ours.scores.prompts)
+    return {} if area is None else {"feedback_auc": area}
 
 
 def _of_policy(name: str, m: Measured, samples: int) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
     if m.responses.rewards is not None and any(reward is not None for reward in m.responses.rewards):
-        found[f"reward_{name}"] = _mean_reward(m.responses.rewards, samples)
+        found[f"reward_{name}"] = mean_reward(m.responses.rewards, samples)
     found |= {f"{what}_{name}": Estimate(value) for what, value in m.texts.items()}
     found[f"eos_share_{name}"] = Estimate(float(np.mean(m.responses.ended)))
     found[f"response_tokens_{name}"] = Estimate(float(np.mean([example.targets for example in m.responses.examples])))
     return found
 
 
-def _mean_reward(rewards: Rewards, samples: int) -> Estimate:
-    """Over the answers that have one, with the interval over the prompts that have such an answer."""
-    number = [0.0 if reward is None else reward for reward in rewards]
-    totals = np.asarray(number, np.float64).reshape(-1, samples).sum(1)
-    counts = np.asarray([reward is not None for reward in rewards], np.float64).reshape(-1, samples).sum(1)
-    there = counts > 0
-    return ratio_interval(totals[there].tolist(), counts[there].tolist())
-
-
 def pair_margins(recipe: Recipe, policy: RowScores, reference: RowScores) -> Tensor:
     """[pairs] by how much the policy prefers chosen over rejected more than the reference does, as the loss compares them.
 
-    Log-ratios summed over tokens or per token, times β; for PPO summed, in nats. Both must hold the same rows.
+    Log-ratios summed over tokens (KTO's too) or per token, times β; for PPO summed, in nats. Both must hold the same rows.
     """
-    loss, beta = (recipe.alignment.loss, recipe.alignment.beta) if isinstance(recipe.alignment, DPO) else ("sigmoid", 1.0)
+    spec = recipe.alignment
+    loss = spec.loss if isinstance(spec, DPO) and not spec.unpaired else "sigmoid"
+    beta = spec.beta if isinstance(spec, DPO) else 1.0
     ratios = (score(policy.logprobs, policy.tokens, loss) - score(reference.logprobs, reference.tokens, loss)).double()
     return beta * (ratios[:, 0] - ratios[:, 1])
 
@@ -256,7 +204,7 @@ def _unit(name: str, temperature: float) -> str:
         return "held-out rows"
     if name.startswith("judge"):
         return "held-out pairs" if name.startswith("judge_agreement") else "questions to the judge"
-    if name.startswith(("perplexity", "word_perplexity", "bits_per_byte", "preference", "calibration")):
+    if name.startswith(("perplexity", "word_perplexity", "bits_per_byte", "preference", "feedback", "calibration")):
         return "texts at temperature 1"
     return f"{'nats, ' if name == 'kl_per_token' else ''}answers at temperature {temperature:g}"
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of the answers in held-out rows."""
+"""Log-probabilities of the answers in held-out rows under a policy."""
 
 from __future__ import annotations
 

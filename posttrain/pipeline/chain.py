@@ -20,6 +20,7 @@ from posttrain.pipeline.benchmark_folder import task_origin
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.judge import function_origin, judge_origin
 from posttrain.runtime.store import StageKey, Store, Stored
+from schemas.data import CONTRACTS
 from schemas.judge import RewardModelJudge
 from schemas.model import GgufModel, LocalModel, Model, RegistryModel
 from schemas.peft import Full
@@ -89,7 +90,7 @@ class Chain:
     @functools.cached_property
     def sources(self) -> dict[str, list[SourceFile]]:
         """Files of every data source that a stage of this recipe reads."""
-        wanted = {"corpus": "filter" in self.recipe.stages, "instructions": True, "preferences": True}
+        wanted = {"corpus": "filter" in self.recipe.stages, **dict.fromkeys(CONTRACTS, True)}
         return {name: self.files(name) for name, used in wanted.items() if used and getattr(self.recipe.data, name) is not None}
 
     @functools.cache  # noqa: B019  # a chain lives as long as its run

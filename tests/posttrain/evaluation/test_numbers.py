@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain.data.packing import Example
-from posttrain.evaluation.numbers import Responses, at_equal_length, distinct, length_ratio
+from posttrain.evaluation.answers import Responses, at_equal_length, distinct, length_ratio
 from posttrain.statistics.intervals import prompt_wins
 
 
