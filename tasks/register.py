@@ -18,6 +18,7 @@ from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
 from tasks import champion, registry
+from tasks.card_facts import facts_of
 from tasks.chains import chain_of
 from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
@@ -70,14 +71,19 @@ def _forget_unless_registered(chain: Chain) -> None:
 
 def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) -> Built:
     from posttrain.checkpoints.export import export
+    from posttrain.checkpoints.generation import set_sampling
     from posttrain.checkpoints.round_trip import numbers
+    from posttrain.report.model_card import CARD, model_card
 
     identity = chain.identity("register")
     with progress.working("register: exporting, and comparing outputs in a fresh process"):
         folders = export(chain.policy_before("register"), out, chain.store.folder("register", identity.key))
+        for name in {"checkpoint", "base"} & folders.keys():
+            set_sampling(out / name, chain.recipe.evaluation.temperature)
+        (out / CARD).write_text(model_card(chain.recipe, facts_of(chain, gates)), encoding="utf-8")
     with progress.working("register: writing the version into MLflow"):
         version = registry.log_version(chain, run_id, out, folders, identity.key, gates)
-    return Built(numbers(out), {**folders, "version": str(version.version)})
+    return Built(numbers(out), {**folders, "card": CARD, "version": str(version.version)})
 
 
 def _head_to_head(chain: Chain, opponent: ModelVersion) -> Estimate:

@@ -146,7 +146,7 @@ def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
 
 
 _TRAINED = ("model", "adapter", "layout.txt", "rows.json", "quarantine.parquet")
-_EXPORTED = ("checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json", "round_trip.json")
+_EXPORTED = ("README.md", "checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json", "round_trip.json")
 _TRAINERS = "posttrain.training"
 _TOKENS = "posttrain.forecast.stage_times"
 _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
@@ -190,7 +190,7 @@ WORK: dict[str, StageWork] = {
         writes=("benchmarks.json", "documents.parquet"),
     ),
     "register": StageWork(
-        version=3, fields=_registered, inputs=_candidate, task="tasks.register:register", pool="cpu", writes=_EXPORTED,
+        version=4, fields=_registered, inputs=_candidate, task="tasks.register:register", pool="cpu", writes=_EXPORTED,
     ),
 }  # fmt: skip
 """By name of the stage."""
