@@ -167,3 +167,17 @@ class Registry(Frozen):
     """Registered name of the stage reward's model, whose `champion` is the most accurate one on held-out pairs; null: none."""
     promote_on: Literal["win_rate_vs_sft", "win_rate_vs_base", "preference_accuracy", "validation_loss"] | None = None
     """What decides: a champion must be beaten in it head to head on the same held-out rows; null: passing the gates is enough."""
+    export: tuple[Literal["gguf", "awq", "fp8"], ...] = ()
+    """Other forms of the checkpoint that are registered with it: `gguf`, a Llama as one file in fp32 (extra `gguf`)."""
+
+    @model_validator(mode="after")
+    def _exports_what_is_built(self) -> Registry:
+        for kind in ("awq", "fp8"):
+            if kind in self.export:
+                raise refused(
+                    where="registry.export",
+                    found=f"{kind}, which is not built: it rounds weights by samples of activations, and nothing here proves it",
+                    allowed="gguf",
+                    remedy=f"remove {kind}, and quantise the registered checkpoint with llm-compressor",
+                )
+        return self

@@ -80,10 +80,22 @@ def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) 
         folders = export(chain.policy_before("register"), out, chain.store.folder("register", identity.key))
         for name in {"checkpoint", "base"} & folders.keys():
             set_sampling(out / name, chain.recipe.evaluation.temperature)
+        exported = _exported(chain, out)
         (out / CARD).write_text(model_card(chain.recipe, facts_of(chain, gates)), encoding="utf-8")
     with progress.working("register: writing the version into MLflow"):
         version = registry.log_version(chain, run_id, out, folders, identity.key, gates)
-    return Built(numbers(out), {**folders, "card": CARD, "version": str(version.version)})
+    return Built(numbers(out), {**folders, **exported, "card": CARD, "version": str(version.version)})
+
+
+def _exported(chain: Chain, out: Path) -> dict[str, str]:
+    """Other forms of the checkpoint that the recipe asks for."""
+    from posttrain.checkpoints.gguf_export import write_gguf
+
+    assert chain.recipe.registry
+    if "gguf" not in chain.recipe.registry.export:
+        return {}
+    write_gguf(out / "checkpoint", out / registry.GGUF)
+    return {"gguf": registry.GGUF}
 
 
 def _head_to_head(chain: Chain, opponent: ModelVersion) -> Estimate:

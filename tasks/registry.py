@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CONSUMER = Path(__file__).with_name("consumer.py")
 _PART = re.compile(r"checkpoint|base|adapter(-\d+)?")  # folders of a version that are loaded
+GGUF = "model.gguf"
 DESCRIBED = 5000  # characters of a description that MLflow's database takes
 REQUIREMENTS = ["mlflow", "torch", "transformers", "peft", "safetensors"]
 
@@ -168,16 +169,16 @@ def consumer_of(folder: Path, folders: dict[str, str]) -> dict[str, Any]:
     """What `mlflow.pyfunc` needs to save an exported folder as a model."""
     return {
         "python_model": str(CONSUMER),
-        "artifacts": {part: str(folder / path) for part, path in (folders | _card(folder)).items()},
+        "artifacts": {part: str(folder / path) for part, path in (folders | _files(folder)).items()},
         "pip_requirements": pinned_requirements(),
         "signature": chat_signature(),
         "input_example": EXAMPLE,
     }
 
 
-def _card(folder: Path) -> dict[str, str]:
-    """The model card beside the folders; a reward model has none."""
-    return {CARD: CARD} if (folder / CARD).exists() else {}
+def _files(folder: Path) -> dict[str, str]:
+    """What lies beside the folders: the model card, which a reward model has not, and exported files."""
+    return {name: name for name in (CARD, GGUF) if (folder / name).exists()}
 
 
 def pinned_requirements() -> list[str]:

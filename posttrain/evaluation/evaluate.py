@@ -64,6 +64,12 @@ class HeldOut:
         """The rows whose prompts are answered: as `Recipe.prompts_table`."""
         return next((table for name in ASKED if (table := getattr(self, name)) is not None), None)
 
+    @property
+    def answers(self) -> pl.DataFrame | None:
+        """Answers that a policy should give."""
+        liked = None if self.feedback is None else self.feedback.filter("label")
+        return next((table for table in (self.instructions, self.preferences, liked) if table is not None), None)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -202,10 +208,8 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, candid
     layout = choose_layout(scorer, responses.examples)
     layout.apply(scorer)
     work.progress.note(f"evaluate {name}: {layout}")
-    held_out = work.held_out
-    tables = (held_out.instructions, held_out.preferences, _liked(held_out.feedback))
-    answers = next((table for table in tables if table is not None), None)
-    texts = perplexity(scorer, tokenizer, held_out.documents, answers, work.limit, partial(work.counted, name, "perplexity"))
+    read = partial(work.counted, name, "perplexity")
+    texts = perplexity(scorer, tokenizer, work.held_out.documents, work.held_out.answers, work.limit, read)
     pairs = None
     if work.pairs is not None:
         pairs = row_scores(scorer, tokenizer, work.pairs, work.limit, work.progress, f"evaluate {name}: pairs", known)
@@ -294,8 +298,3 @@ def respond(
         examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
         cut=sum(len(some) < len(prompt) for some, prompt in zip(ids, whole, strict=True)),
     )
-
-
-def _liked(feedback: pl.DataFrame | None) -> pl.DataFrame | None:
-    """The answers that a policy should give."""
-    return None if feedback is None else feedback.filter("label")

@@ -17,6 +17,7 @@ from posttrain.models.policy import adapter_beside, folder_policy, source_policy
 from posttrain.models.shards import refuse_outside_shards
 from posttrain.pipeline.benchmark_check import check_benchmarks
 from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.export_check import check_export
 from posttrain.pipeline.reward_check import check_reward
 from posttrain.pipeline.vocabulary_check import check_vocabulary
 from posttrain.rewards.functions import load_function
@@ -92,6 +93,7 @@ def _check_models(chain: Chain) -> None:
     if chain.recipe.placement == "inline" or chain.recipe.quantization is None:
         check_methods(chain)
     check_reward(chain)
+    check_export(chain)
 
 
 def check_chat_template(chain: Chain, contract: Path | None, note: Callable[[str], None]) -> None:

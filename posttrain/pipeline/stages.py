@@ -104,7 +104,8 @@ def _benchmarks(recipe: Recipe, stage: str) -> Fields:
 
 def _registered(recipe: Recipe, stage: str) -> Fields:
     """Gates and promotion are no part of what is registered: they are judged anew in every run."""
-    return {"model": recipe.registry.model if recipe.registry else None}
+    exported = {"export": list(recipe.registry.export)} if recipe.registry and recipe.registry.export else {}
+    return {"model": recipe.registry.model if recipe.registry else None, **exported}
 
 
 def _contracts(chain: Chain) -> list[str]:
@@ -146,7 +147,10 @@ def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
 
 
 _TRAINED = ("model", "adapter", "layout.txt", "rows.json", "quarantine.parquet")
-_EXPORTED = ("README.md", "checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json", "round_trip.json")
+_EXPORTED = (
+    "README.md", "model.gguf", "checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json",
+    "round_trip.json",
+)  # fmt: skip
 _TRAINERS = "posttrain.training"
 _TOKENS = "posttrain.forecast.stage_times"
 _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}

@@ -184,24 +184,6 @@ def test_perplexity_of_a_model_with_zero_head_is_the_size_of_its_vocabulary(sett
     assert math.isclose(numbers["perplexity_aligned"], len(tokenizer), rel_tol=1e-5)
 
 
-def test_loss_per_byte_and_word_is_of_every_token_the_first_one_too(setting, tmp_path):
-    """Of five short texts, each one piece after EOS: log-probabilities by plain transformers, bytes and words counted here."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    policies, held_out = setting
-    numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
-    model, tokenizer = (kind.from_pretrained(policies["aligned"].base) for kind in (AutoModelForCausalLM, AutoTokenizer))
-    loss, tokens, texts = 0.0, 0, held_out.documents["text"].to_list()
-    for text in texts:
-        ids = [tokenizer.eos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        with torch.no_grad():
-            logprobs = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
-        loss, tokens = loss - float(logprobs.gather(1, torch.tensor(ids[1:])[:, None]).sum()), tokens + len(ids) - 1
-    assert numbers["perplexity_aligned"] == pytest.approx(math.exp(loss / tokens), rel=1e-5)
-    assert numbers["word_perplexity_aligned"] == pytest.approx(math.exp(loss / len(" ".join(texts).split())), rel=1e-4)
-    assert numbers["bits_per_byte_aligned"] == pytest.approx(loss / math.log(2) / len("".join(texts).encode()), rel=1e-5)
-
-
 def test_kl_against_the_parent_is_what_the_two_models_say(setting, tmp_path):
     """k1 on the candidate's own samples, computed here with plain transformers logits."""
     policies, held_out = setting
