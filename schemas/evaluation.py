@@ -33,6 +33,8 @@ _RANGES = {
     "win_rate_vs_base": _SHARE,
     "length_controlled_win_rate_vs_sft": _SHARE,
     "length_controlled_win_rate_vs_base": _SHARE,
+    "worst_source_win_rate_vs_sft": _SHARE,
+    "worst_source_win_rate_vs_base": _SHARE,
     "length_ratio_vs_sft": _NOT_NEGATIVE,
     "length_ratio_vs_base": _NOT_NEGATIVE,
     "eos_share": _SHARE,
@@ -60,6 +62,10 @@ class Gates(Frozen):
     length_controlled_win_rate_vs_sft: Gate | None = None
     """The win rate that answers as long as the SFT parent's would have (arXiv 2404.04475)."""
     length_controlled_win_rate_vs_base: Gate | None = None
+    """The same against the model before SFT."""
+    worst_source_win_rate_vs_sft: Gate | None = None
+    """The lowest win rate over the sources of the prompts; sources with fewer than 8 judged prompts count together."""
+    worst_source_win_rate_vs_base: Gate | None = None
     """The same against the model before SFT."""
     length_ratio_vs_sft: Gate | None = None
     """Tokens of the candidate's answers for each token of its SFT parent's."""

@@ -68,7 +68,8 @@ _OF_PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "ca
 def _impossible_gates(recipe: Recipe) -> Problems:
     """Gates and promotion metrics on numbers that this recipe never measures."""
     opponents = policies(recipe)[:-1]
-    wins = {f"{kind}_vs_{name}" for name in opponents for kind in ("win_rate", "length_controlled_win_rate")}
+    rates = ("win_rate", "length_controlled_win_rate", "worst_source_win_rate")
+    wins = {f"{kind}_vs_{name}" for name in opponents for kind in rates}
     measured = {"eos_share", "distinct_2", *(f"length_ratio_vs_{name}" for name in opponents)}
     measured |= wins if recipe.evaluation.judge else set()
     measured |= {"perplexity_ratio_vs_base"} if opponents else set()

@@ -12,6 +12,8 @@ from posttrain.statistics.intervals import Array, Rewards, judged, mean_of_sampl
 from posttrain.statistics.length_control import length_controlled
 from schemas.estimates import Estimate
 
+FEWEST = 8  # judged prompts of a source that has a win rate of its own
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -48,6 +50,23 @@ def win_rates(name: str, won: Array, ours: Responses, theirs: Responses, samples
     found[f"win_rate_vs_{name}"] = share_interval(judged(won).tolist())
     found[f"length_controlled_win_rate_vs_{name}"] = at_equal_length(won, ours, theirs, samples)
     return found
+
+
+def worst_source(name: str, won: Array, sources: Sequence[str]) -> dict[str, Estimate]:
+    """The lowest win rate over the sources of the prompts; nothing where none was judged, or no source is told.
+
+    Sources with fewer judged prompts than `FEWEST` are taken together; where none has as many, all are.
+    """
+    there = ~np.isnan(won)
+    of = np.asarray(sources, dtype=object)
+    if not there.any() or of.size != won.size:
+        return {}
+    counts = {source: int((there & (of == source)).sum()) for source in dict.fromkeys(sources)}
+    groups = [there & (of == source) for source, count in counts.items() if count >= FEWEST]
+    rest = there & np.asarray([counts[source] < FEWEST for source in sources])
+    groups += [rest] if rest.sum() >= FEWEST else []
+    rates = [share_interval(won[group].tolist()) for group in groups or [there]]
+    return {f"worst_source_win_rate_vs_{name}": min(rates, key=lambda rate: rate.value)}
 
 
 def at_equal_length(won: Array, ours: Responses, theirs: Responses, samples: int) -> Estimate:

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
 from posttrain.checkpoints.unmerged import virtual_tokens_of
-from posttrain.data.choose import by_source, row_keys, row_sources, stratified
+from posttrain.data.choose import by_source
 from posttrain.data.encode import cut_left, encode_prompts
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example
 from posttrain.evaluation.agreement import judge_agreement
 from posttrain.evaluation.answers import Responses
+from posttrain.evaluation.asked import Asked, HeldOut, asked, held_out_prompts
 from posttrain.evaluation.numbers import Labelled, Measured, compare, write
 from posttrain.evaluation.perplexity import perplexity
 from posttrain.evaluation.row_scores import Known, row_scores
@@ -28,7 +28,7 @@ from posttrain.models.architectures import readable
 from posttrain.models.policy import Policy
 from posttrain.rewards.endpoint_judge import ModelJudge
 from posttrain.rewards.judge import Judge, open_judge, open_model_judge
-from posttrain.rewards.rows import columns_of, sample_rows
+from posttrain.rewards.rows import sample_rows
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import give_back, measured
 from posttrain.runtime.progress import Progress, counted
@@ -38,45 +38,8 @@ from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
 from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.scoring.token_budget import scoring_tokens
-from schemas.data import ASKED
-from schemas.errors import Refusal
 from schemas.estimates import Estimate, flattened
-from schemas.evaluation import Evaluation
 from schemas.recipe import Recipe
-
-Conversations = list[list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Rows that no training stage saw; None where the recipe has no such data."""
-
-    documents: pl.DataFrame | None
-    instructions: pl.DataFrame | None
-    preferences: pl.DataFrame | None
-    feedback: pl.DataFrame | None = None
-    prompts: pl.DataFrame | None = None
-    refused: int = 0
-    """Held-out rows beside these, which the candidate's chat template refuses."""
-
-    @property
-    def asked(self) -> pl.DataFrame | None:
-        """The rows whose prompts are answered: as `Recipe.prompts_table`."""
-        return next((table for name in ASKED if (table := getattr(self, name)) is not None), None)
-
-    @property
-    def answers(self) -> pl.DataFrame | None:
-        """Answers that a policy should give."""
-        liked = None if self.feedback is None else self.feedback.filter("label")
-        return next((table for table in (self.instructions, self.preferences, liked) if table is not None), None)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What every policy answers, and the data's columns beside each prompt, for judges that are functions."""
-
-    conversations: Conversations
-    columns: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -152,7 +115,11 @@ def evaluate(
         give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
     ordered = {name: found[name] for name in policies}
     compared = _compared(work, ordered)
-    numbers = compare(recipe, ordered, compared) | _of_judge(work, policies[candidate]) | _counts(work, ordered[candidate])
+    numbers = (
+        compare(recipe, ordered, compared, prompts.sources)
+        | _of_judge(work, policies[candidate])
+        | _counts(work, ordered[candidate])
+    )
     outputs = write(out, recipe.evaluation.temperature, work.asked.conversations, ordered, numbers, compared)
     _record(work, out)
     return Built(flattened(numbers), outputs)
@@ -236,32 +203,6 @@ def longest_row(recipe: Recipe, policy: Policy) -> int:
     """Tokens of a held-out row that a policy is given: its positions less those of soft prompts, or what the recipe allows."""
     positions = readable(load_config(policy)) - virtual_tokens_of(policy.adapters)
     return min(positions, recipe.evaluation.max_length or positions)
-
-
-def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
-    """At most `limit` distinct prompts of `HeldOut.asked`, of every source its share, in `prompt`, each with its first row.
-
-    Raises:
-        Refusal: when there is none.
-    """
-    table = held_out.asked
-    if table is None or table.is_empty():
-        raise Refusal(
-            where="data.holdout",
-            found="no held-out prompt",
-            allowed="at least one",
-            remedy="raise data.holdout, or give more rows",
-        )
-    keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in table["prompt"].to_list()])
-    distinct = table.filter(keys.is_first_distinct())
-    return distinct[stratified(row_keys(distinct.select("prompt")), row_sources(distinct), limit)]
-
-
-def asked(held_out: HeldOut, spec: Evaluation) -> Asked:
-    """What every policy answers: each held-out prompt `spec.samples` times in a row."""
-    table = held_out_prompts(held_out, spec.prompts)
-    each = [pair for pair in zip(table["prompt"].to_list(), columns_of(table), strict=True) for _ in range(spec.samples)]
-    return Asked([prompt for prompt, _ in each], [columns for _, columns in each])
 
 
 def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from posttrain.evaluation.evaluate import HeldOut, asked, longest_row, open_policy, respond
+from posttrain.evaluation.asked import HeldOut, asked
+from posttrain.evaluation.evaluate import longest_row, open_policy, respond
 from posttrain.evaluation.held_out import held_out
 from posttrain.evaluation.numbers import RowScores, pair_losses, pair_margins, read_pairs
 from posttrain.evaluation.row_scores import row_scores

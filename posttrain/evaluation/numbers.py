@@ -14,7 +14,16 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from posttrain.evaluation.answers import Responses, distinct, length_ratio, mean_reward, per_prompt, win_rates, won_of
+from posttrain.evaluation.answers import (
+    Responses,
+    distinct,
+    length_ratio,
+    mean_reward,
+    per_prompt,
+    win_rates,
+    won_of,
+    worst_source,
+)
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
 from posttrain.statistics.auc import auc
 from posttrain.statistics.calibration import expected_calibration_error, reliability
@@ -65,12 +74,15 @@ class Measured:
 
 
 def compare(
-    recipe: Recipe, measured: Mapping[str, Measured], compared: Mapping[str, Rewards] = MappingProxyType({})
+    recipe: Recipe,
+    measured: Mapping[str, Measured],
+    compared: Mapping[str, Rewards] = MappingProxyType({}),
+    sources: Sequence[str] = (),
 ) -> dict[str, Estimate]:
     """By name: rewards, win rates, preference accuracy, perplexities, KL, lengths, ends and variety of the candidate's answers.
 
     The last of `measured` is the candidate, the one before it the reference. `compared` has, by opponent, what each answer of the
-    candidate wins, from a judge that compares two.
+    candidate wins, from a judge that compares two; `sources` where each prompt is from.
     """
     *opponents, candidate = measured
     ours, samples = measured[candidate], recipe.evaluation.samples
@@ -82,6 +94,7 @@ def compare(
         won = won_of(ours.responses, measured[name].responses, compared.get(name), samples)
         if won is not None:
             found |= win_rates(name, won, ours.responses, measured[name].responses, samples)
+            found |= worst_source(name, won, sources)
     found["eos_share"] = share_interval(per_prompt(ours.responses.ended, samples))
     found["distinct_2"] = Estimate(distinct(ours.responses.texts))
     if opponents and "perplexity_base" in found:

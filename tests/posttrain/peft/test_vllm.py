@@ -1,4 +1,4 @@
-"""A saved LoRA against vLLM's own rules, by the content of its folder: `vllm serve BASE --enable-lora --lora-modules name=FOLDER`.
+"""A saved LoRA against vLLM's own rules, by the content of its folder: `vllm serve BASE --lora-modules name=FOLDER`.
 
 The rules are those of vLLM 0.20: `vllm/lora/peft_helper.py` (features), `vllm/config/lora.py` (ranks) and `vllm/lora/utils.py`
 (names of weights). vLLM itself needs a GPU and a torch of its own, so none of it runs here.
