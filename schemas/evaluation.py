@@ -43,6 +43,9 @@ _RANGES = {
     "preference_accuracy_length_controlled": _SHARE,
     "feedback_auc": _SHARE,
     "calibration_error": _SHARE,
+    "drift_sources": _SHARE,
+    "drift_lengths": _SHARE,
+    "drift_languages": _SHARE,
     "judge_agreement": _SHARE,
     "judge_consistency": _SHARE,
     "perplexity_ratio_vs_base": _NOT_NEGATIVE,
@@ -83,6 +86,13 @@ class Gates(Frozen):
     """P(a desirable held-out answer has a higher implicit reward than an undesirable one), of data.feedback."""
     calibration_error: Gate | None = None
     """Expected calibration error of the implicit rewards on held-out pairs: how far their confidence is from their accuracy."""
+    drift_sources: Gate | None = None
+    """Share of training rows whose source would have to be another for the champion's shares by source; without a champion this
+    gate and the next two do not apply."""
+    drift_lengths: Gate | None = None
+    """The same for the lengths of rows, in words by powers of two."""
+    drift_languages: Gate | None = None
+    """The same for the languages of rows. Needs the extra `text`."""
     judge_agreement: Gate | None = None
     """Share of held-out pairs on which the judge prefers the response that people chose; ties count half."""
     judge_consistency: Gate | None = None

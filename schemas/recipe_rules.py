@@ -61,6 +61,8 @@ def _missing_inputs(recipe: Recipe) -> Problems:
         )
 
 
+DRIFT = ("drift_sources", "drift_lengths", "drift_languages")
+"""What is measured against the data of the champion, where there is one."""
 _OF_PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "calibration_error"}
 """What is measured on held-out pairs."""
 
@@ -75,7 +77,7 @@ def _impossible_gates(recipe: Recipe) -> Problems:
     measured |= {"perplexity_ratio_vs_base"} if opponents else set()
     measured |= {"kl_per_token"} if "align" in recipe.stages else set()
     measured |= _OF_PAIRS if "align" in recipe.stages and recipe.data.preferences else set()
-    measured |= _of_judge(recipe)
+    measured |= _of_judge(recipe) | (set(DRIFT) if recipe.registry else set())
     measured |= {"feedback_auc"} if "align" in recipe.stages and recipe.data.feedback else set()
     trains = any(map(policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
     measured |= {"validation_loss_falls"} if trains else set()
@@ -198,7 +200,7 @@ def _cannot_register(recipe: Recipe) -> Problems:
         )
 
 
-_WITHOUT_INTERVAL = {
+_WITHOUT_INTERVAL = dict.fromkeys(DRIFT, "max") | {
     "perplexity_ratio_vs_base": "max", "validation_loss_falls": "min", "distinct_2": "min", "calibration_error": "max",
 }  # fmt: skip
 """Metrics that are one number, and the limit to use instead."""

@@ -20,6 +20,7 @@ from schemas.results import GateReport, StageReport
 from tasks import champion, registry
 from tasks.card_facts import facts_of
 from tasks.chains import chain_of
+from tasks.drift import measure_drift
 from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
 from tasks.turns import CHAMPION
@@ -39,7 +40,7 @@ def _registered(recipe: Recipe, store: str, run_id: str) -> StageReport:
     started = time.monotonic()
     chain = chain_of(recipe, store, run_id)
     reward = register_reward(chain, run_id)
-    gates = gates_of(recipe, chain.measured())
+    gates = gates_of(recipe, chain.measured() | measure_drift(chain, registry.client_of(chain), run_id))
     if failed := [gate for gate in gates if not gate.passed]:
         raise GateRefused("; ".join(map(describe, failed)))
     _forget_unless_registered(chain)

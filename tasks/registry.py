@@ -17,6 +17,7 @@ from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
 from tasks.champion import CHALLENGER
+from tasks.drift import profile_tag
 from tasks.signatures import EXAMPLE, chat_signature
 from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri, written_uri
 from tasks.turns import CHAMPION
@@ -158,7 +159,9 @@ def log_version(
     card = folder / CARD
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    tags = version_tags(chain, key, gates) | {"artifacts": ", ".join(folders), "model_id": str(logged.model_id)}
+    tags = (
+        version_tags(chain, key, gates) | profile_tag(chain) | {"artifacts": ", ".join(folders), "model_id": str(logged.model_id)}
+    )
     tags |= {f"{ARTIFACT}{part}": folder_digest(folder / path) for part, path in folders.items()}
     client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
     described = card.read_text(encoding="utf-8")[:DESCRIBED] if card.exists() else None

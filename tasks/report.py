@@ -16,6 +16,7 @@ from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
 from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
 from tasks import registry, tracking
+from tasks.drift import kept_drift
 from tasks.open_runs import run_folder
 
 
@@ -24,7 +25,7 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
 
     `ended` is the error of the first stage that is not in `stages`, a `GateRefused` where a gate stopped the candidate; or None.
     """
-    numbers = _measured(chain, stages)
+    numbers = _measured(chain, stages, run_id)
     notices = unsealed(chain, [stage.name for stage in stages])
     used = note_template(chain, notices.append)
     registered = next((stage.outputs for stage in stages if stage.name == "register"), None)
@@ -97,9 +98,10 @@ def _gates(chain: Chain, numbers: Metrics) -> tuple[GateReport, ...]:
         return ()
 
 
-def _measured(chain: Chain, stages: Sequence[StageReport]) -> Metrics:
+def _measured(chain: Chain, stages: Sequence[StageReport], run_id: str) -> Metrics:
     """What gates go by; nothing where the run did not get as far as evaluation."""
-    return chain.measured() if any(stage.name == "evaluate" for stage in stages) else {}
+    evaluated = any(stage.name == "evaluate" for stage in stages)
+    return chain.measured() | kept_drift(chain, run_id) if evaluated else {}
 
 
 def publish(chain: Chain, report: RunReport) -> None:
@@ -110,7 +112,7 @@ def publish(chain: Chain, report: RunReport) -> None:
     write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
     with tempfile.TemporaryDirectory() as scratch:
         public = write_report(chain.recipe, report, folders, Path(scratch), rows=False) if _private(chain) else None
-        tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages), public)
+        tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages, report.run_id), public)
 
 
 def _private(chain: Chain) -> bool:

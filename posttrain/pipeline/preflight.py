@@ -25,6 +25,7 @@ from posttrain.rewards.judge import load_judge
 from posttrain.runtime.endpoint_address import check_endpoint
 from posttrain.runtime.trees import inside
 from posttrain.runtime.writing import write_atomically
+from posttrain.text import language
 from schemas.data import CONTRACTS
 from schemas.errors import Refusal
 from schemas.judge import EndpointJudge, FunctionJudge
@@ -80,6 +81,8 @@ def _check_names(recipe: Recipe) -> None:
         load_judge(recipe.evaluation.judge)
     if isinstance(recipe.evaluation.judge, EndpointJudge) and recipe.placement == "inline":
         check_endpoint(recipe.evaluation.judge, "evaluation.judge")
+    if recipe.evaluation.gates.drift_languages and recipe.placement == "inline":
+        language.require("evaluation.gates.drift_languages")
     if recipe.evaluation.benchmarks and recipe.placement == "inline":
         check_benchmarks(recipe)
 

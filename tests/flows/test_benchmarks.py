@@ -85,3 +85,20 @@ def test_a_language_model_judges_a_run_and_its_key_stands_nowhere(copy, tiny, wa
     refused = warm("run", tiny.recipe, "--store", copy, *words, cwd=tiny.folder)
     assert refused.returncode == 2
     assert "HOUSE_JUDGE is not set" in refused.stderr
+
+
+def test_drift_from_the_data_of_the_champion_is_a_gate(copy, again, tiny, tmp_path):
+    """The same data are no drift. Preferences from another file are other sources: all pairs, beside the same instructions."""
+    gates = {"drift_sources": {"max": 0.01}, "drift_lengths": {"max": 0.01}}
+    same = again(copy, "--set", f"evaluation.gates={json.dumps(gates)}")
+    assert same.process.returncode == 0, same.process.stderr
+    assert [(gate.name, gate.value, gate.passed) for gate in same.report.gates] == [
+        ("drift_sources", 0.0, True), ("drift_lengths", 0.0, True),
+    ]  # fmt: skip
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(Path(yaml.safe_load(tiny.recipe.read_text())["data"]["preferences"]).read_bytes())
+    moved = again(copy, "--set", f"evaluation.gates={json.dumps(gates)}", "--set", f"data.preferences={other}")
+    assert moved.process.returncode == 3, moved.process.stderr
+    drifted = {gate.name: (gate.value > 0.2, gate.passed) for gate in moved.report.gates}
+    assert drifted == {"drift_sources": (True, False), "drift_lengths": (False, True)}
+    assert "drift_sources" in moved.report.promotion
