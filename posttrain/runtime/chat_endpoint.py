@@ -10,12 +10,12 @@ import asyncio
 import hashlib
 import json
 import random
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
@@ -33,6 +33,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a question is asked aga
 GIVE_UP = 16  # questions in a row that the server did not answer, after which no more are asked
 PASSING = frozenset({408, 409, 425, 429})  # statuses that may be others when asked again, as are all from 500
 OF_ALL = {401: "its key", 403: "its key", 404: "its address, and the name of the model"}  # statuses that are no question's fault
+LEAVING = 10.0  # seconds for connections to close
+T = TypeVar("T")
 BUDGET = "max_calls is used up"
 
 
@@ -101,11 +103,8 @@ class ChatEndpoint:
         on_replies(len(replies))
         open_ones = {name: messages for name, messages in zip(names, questions, strict=True) if name not in replies}
         if open_ones:
-            with ThreadPoolExecutor(1) as thread:  # the caller's thread may have an event loop of its own
-                new = thread.submit(
-                    asyncio.run, self._all(open_ones, lambda done: on_replies(len(replies) + done), keep)
-                ).result()
-            replies |= new
+            known = len(replies)
+            replies |= _in_a_thread(self._all(open_ones, lambda done: on_replies(known + done), keep))
         return [replies[name] for name in names]
 
     async def _all(
@@ -208,6 +207,28 @@ class ChatEndpoint:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({"question": name, "answer": text}))
+
+
+def _in_a_thread(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives, from an event loop in a thread: the caller's may have one of its own. An interruption ends it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="chat-endpoint", daemon=True)
+    thread.start()
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    finally:
+        future.cancel()
+        asyncio.run_coroutine_threadsafe(_settled(), loop).result(LEAVING)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(LEAVING)
+        loop.close()
+
+
+async def _settled() -> None:
+    """Wait for what was cancelled: connections are closed on the way."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _limited(response: httpx.Response) -> bytes:

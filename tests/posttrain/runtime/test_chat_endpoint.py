@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import threading
 import time
 
@@ -229,3 +230,20 @@ def test_an_endpoint_that_may_not_be_asked_is_refused(given, words, monkeypatch)
 )
 def test_addresses_of_this_machine_and_of_private_networks_and_tls_are_asked(url):
     assert opened_url(spec(url), "f") == url.rstrip("/")
+
+
+def test_an_interruption_ends_the_wait_for_answers(chat_server, monkeypatch):
+    """Ctrl-C reaches the thread that waits, not the one that asks: no more is asked, and no connection stays open."""
+    stop = threading.Event()
+    served = chat_server(lambda body, before: (stop.wait(5), "late")[1])
+
+    def interrupted(done):
+        if done == 0:
+            threading.Timer(0.1, lambda: signal.raise_signal(signal.SIGINT)).start()
+
+    endpoint = ChatEndpoint(spec(served.url, concurrency=2), "f")
+    with pytest.raises(KeyboardInterrupt):
+        endpoint.ask([[{"role": "user", "content": str(n)}] for n in range(20)], interrupted)
+    stop.set()
+    assert len(served.requests) == 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("chat-endpoint")]
