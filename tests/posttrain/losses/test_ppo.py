@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.losses import ppo
+from posttrain.losses import ppo, surrogate
 
 ALL = torch.ones(1, 3)
 
@@ -79,7 +79,7 @@ def test_the_score_is_added_to_the_last_token_and_the_divergence_to_all():
     """β = 0.5: -0.5 (log π - log π_ref) = -0.5, 1, and -0.5 + 7 at the end; the short row ends at its first token."""
     logprobs, reference = torch.tensor([[-1.0, -3, -1], [-2, 9, 9]]), torch.tensor([[-2.0, -1, -2], [-2, 1, 1]])
     mask = torch.tensor([[1.0, 1, 1], [1, 0, 0]])
-    rewards = ppo.token_rewards(torch.tensor([7.0, 3.0]), logprobs, reference, mask, 0.5)
+    rewards = ppo.token_rewards(torch.tensor([7.0, 3.0]), 0.5 * ppo.k1(logprobs, reference), mask)
     assert rewards.tolist() == [[-0.5, 1, 6.5], [3, 0, 0]]
 
 
@@ -87,7 +87,7 @@ def test_the_policy_loss_is_clipped_where_it_would_gain_and_not_where_it_would_l
     """ρ = 1.5 and 0.5, ε = 0.2. A = 1: -1.2 (clipped), -0.5. A = -1: 1.5, 0.8 (clipped)."""
     old = torch.zeros(4)
     logprobs = torch.tensor([1.5, 0.5, 1.5, 0.5]).log().requires_grad_()
-    losses = ppo.policy_loss(logprobs, old, torch.tensor([1.0, 1, -1, -1]), 0.2)
+    losses = surrogate.clipped(logprobs - old, torch.tensor([1.0, 1, -1, -1]), 0.2, 0.2)
     assert losses.tolist() == pytest.approx([-1.2, -0.5, 1.5, 0.8])
     losses.sum().backward()
     assert logprobs.grad.tolist() == pytest.approx([0, -0.5, 1.5, 0])
@@ -144,7 +144,7 @@ def test_statistics_of_no_token_are_0():
 def test_a_ratio_beyond_fp32_is_a_number_with_a_finite_gradient():
     """log ρ = 100 counts as 20: A = 0 gives 0, A = 1 the clipped ratio 1.2, A = -1 the ratio e^20."""
     logprobs = torch.zeros(3).requires_grad_()
-    losses = ppo.policy_loss(logprobs, torch.full((3,), -100.0), torch.tensor([0.0, 1.0, -1.0]), 0.2)
+    losses = surrogate.clipped(logprobs + 100, torch.tensor([0.0, 1.0, -1.0]), 0.2, 0.2)
     assert losses.tolist() == pytest.approx([0.0, -1.2, math.exp(20)], rel=1e-5)
     (gradient,) = torch.autograd.grad(losses.sum(), logprobs)
     assert gradient.isfinite().all()
@@ -181,7 +181,7 @@ def test_losses_equal_an_independent_implementation(n, clip, seed):
         max((v - r) ** 2, (b + min(max(v - b, -clip), clip) - r) ** 2) / 2 for v, b, r in zip(value, before, target, strict=True)
     ]
     tensors = [torch.tensor(x) for x in (new, old, advantage, value, before, target)]
-    assert ppo.policy_loss(*tensors[:3], clip).tolist() == pytest.approx(policy, abs=1e-6)
+    assert surrogate.clipped(tensors[0] - tensors[1], tensors[2], clip, clip).tolist() == pytest.approx(policy, abs=1e-6)
     assert ppo.value_loss(*tensors[3:], clip).tolist() == pytest.approx(values, abs=1e-6)
 
 
