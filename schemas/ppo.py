@@ -136,6 +136,9 @@ class PPO(Optimization):
     """How the value model learns; `gae` only."""
     entropy_coefficient: NonNegative = 0.0
     """Weight of the policy's entropy, which is then maximised."""
+    sft_weight: NonNegative = 0.0
+    """Weight of the negative log-likelihood per token of the data's own answers (the chosen ones of pairs) to the same prompts
+    (PPO-ptx, arXiv 2203.02155, equation 2); 0 = none."""
     gamma: Share = 1.0
     """γ: discount per token; `gae` only."""
     lam: Share = 0.95

@@ -82,7 +82,7 @@ class Updates:
         norms = {name: full(nn.utils.clip_grad_norm_(tensors, limit)) for name, limit, tensors in self.clipped}
         skipped = (~torch.isfinite(sum(norms.values(), loss))).float()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+            group["lr"] = rate * group.get("factor", 1.0)  # a checkpoint of an older version has none
         self._step_unless(skipped)
         if self.method and not bool(skipped):
             self.method.after_step(self.model, self.optimizer, step, steps)

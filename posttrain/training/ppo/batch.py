@@ -18,6 +18,7 @@ from schemas.ppo import PPO
 class Batch:
     """P prompts with their responses, R in all, and what these are worth."""
 
+    drawn: list[int]  # [P] which prompts these are
     examples: list[Example]
     answered: Answered
     rewarded: Rewarded
@@ -35,7 +36,8 @@ class Batch:
         lists = {name: [each[row] for row in rows] for name, each in vars(self.answered).items() if len(each)}
         said = {name: _some(each, rows) for name, each in self.rewarded.said.items()}
         rewarded = Rewarded(self.rewarded.total[rows], said)
-        return Batch([self.examples[p] for p in prompts], Answered(**lists), rewarded, self.scores[rows], self.ended[rows])
+        drawn, examples = [self.drawn[prompt] for prompt in prompts], [self.examples[prompt] for prompt in prompts]
+        return Batch(drawn, examples, Answered(**lists), rewarded, self.scores[rows], self.ended[rows])
 
 
 def _some(said: Said, rows: Sequence[int]) -> Said:
@@ -50,7 +52,8 @@ def joined(batches: Sequence[Batch]) -> Batch:
     said = {name: _together([b.rewarded.said[name] for b in batches]) for name in batches[0].rewarded.said}
     rewarded = Rewarded(torch.cat([b.rewarded.total for b in batches]), said)
     scores, ended = (torch.cat([getattr(b, name) for b in batches]) for name in ("scores", "ended"))
-    return Batch([example for b in batches for example in b.examples], answered, rewarded, scores, ended)
+    drawn, examples = [index for b in batches for index in b.drawn], [example for b in batches for example in b.examples]
+    return Batch(drawn, examples, answered, rewarded, scores, ended)
 
 
 def _together(parts: Sequence[Said]) -> Said:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from posttrain.data.packing import Example
+from posttrain.data.packing import Example, Tokens
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,20 @@ class Experience:
     weights: Tensor  # [N] of the tokens in a step's sum
     units: Tensor  # [R] int: what a response adds to the number that divides the sum
     numbers: Mapping[str, float] = field(default_factory=dict)  # about the estimates, for the curve
+    given: tuple[Tokens, ...] = ()  # the data's own answer to each prompt, where the recipe mixes them in
+
+    @functools.cached_property
+    def examples(self) -> list[Example]:
+        """What is scored in a step: prompts with their responses, and last the data's own answer where there are some."""
+        if not self.given:
+            return self.scored.examples
+        pairs = zip(self.scored.examples, self.given, strict=True)
+        return [Example(example.prompt, (*example.branches, answer)) for example, answer in pairs]
+
+    @property
+    def units_per_given_token(self) -> float:
+        """By which the sum over the data's tokens becomes their mean, when it is divided as the sum over responses is."""
+        return float(self.units.sum()) / max(1, sum(map(len, self.given)))
 
     def tokens(self, rows: Sequence[int]) -> Tensor:
         """Indices of the tokens of some examples, in their order."""
@@ -71,6 +86,7 @@ class Experience:
         """As tensors and lists, for a checkpoint."""
         return {
             "prompts": [torch.from_numpy(example.prompt) for example in self.scored.examples],
+            "given": [torch.from_numpy(answer) for answer in self.given],
             "branches": [[torch.from_numpy(branch) for branch in example.branches] for example in self.scored.examples],
             "tokens": {
                 name: tensor for name, tensor in {**vars(self.scored), **vars(self)}.items() if isinstance(tensor, Tensor)
@@ -84,4 +100,4 @@ class Experience:
         examples = [Example(prompt.numpy(), tuple(branch.numpy() for branch in branches)) for prompt, branches in pairs]
         tokens = {"values": None, "returns": None, "reference": None, **state["tokens"]}
         of_scored = {name: tokens.pop(name) for name in ("logprobs", "reference", "entropy", "values")}
-        return cls(Scored(examples, **of_scored), **tokens)
+        return cls(Scored(examples, **of_scored), **tokens, given=tuple(answer.numpy() for answer in state["given"]))

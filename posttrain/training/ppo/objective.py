@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.data.packing import Example
+from posttrain.data.packing import Example, Tokens
 from posttrain.losses import ppo, surrogate
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import TokenScores
@@ -18,6 +18,7 @@ from posttrain.training.batches import Plan
 from posttrain.training.objectives import Sums
 from posttrain.training.ppo.advantages import estimate
 from posttrain.training.ppo.experience import Experience, Scored
+from posttrain.training.ppo.mix_in import split
 from posttrain.training.ppo.watch import Watch
 from schemas.ppo import PPO
 
@@ -26,12 +27,14 @@ RATIO_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-
 
 @dataclass(frozen=True)
 class Collected:
-    """What an iteration brings: scored responses, their rewards [R], numbers for the curve, and which responses [R] ended."""
+    """What an iteration brings: scored responses, their rewards [R], numbers for the curve, which responses [R] ended, and the
+    data's own answer to each prompt where the recipe mixes them in."""
 
     scored: Scored
     scores: Tensor
     numbers: Mapping[str, float]
     ended: Tensor | None = None
+    given: Sequence[Tokens] = ()
 
 
 Collect = Callable[[int], Collected]
@@ -80,8 +83,8 @@ class PolicyOptimization:
 
     @property
     def examples(self) -> Sequence[Example]:
-        """The iteration's prompts with their responses."""
-        return self.experience.scored.examples if self.experience else []
+        """The iteration's prompts with their responses, and last the data's own answer where the recipe mixes them in."""
+        return self.experience.examples if self.experience else []
 
     @property
     def steps(self) -> int:
@@ -112,7 +115,8 @@ class PolicyOptimization:
             self.reference.follow(spec.reference_refresh.mix)
         collected = self.collect(iteration)
         self.iteration = iteration
-        self.experience = estimate(collected.scored, collected.scores, spec, self.coefficient, collected.ended)
+        estimated = estimate(collected.scored, collected.scores, spec, self.coefficient, collected.ended)
+        self.experience = replace(estimated, given=tuple(collected.given))
         self.stopped, self.fresh, self.sums = False, True, {}
         self.divergence = collected.numbers.get("kl_per_response", 0.0)
         coefficient = {"kl_coefficient": self.coefficient} if self.coefficient else {}
@@ -133,6 +137,7 @@ class PolicyOptimization:
         """The loss and what it is made of, summed over response tokens with their weights."""
         assert self.experience
         scored, at = self.experience.scored, self.experience.tokens(rows)
+        scores, of_data = split(scores, self.experience, rows)
         device, logprobs = scores.logprobs.device, scores.logprobs
         old, advantages, weights = (
             tensor[at].to(device) for tensor in (scored.logprobs, self.experience.advantages, self.experience.weights)
@@ -143,6 +148,8 @@ class PolicyOptimization:
         if not self.warming:
             terms = {"policy_loss": self._surrogate(logprobs, log_ratios, advantages), **terms, **self._policy_terms(scores, at)}
         parts = {name: (weights * each).sum() for name, each in terms.items()}
+        if of_data is not None and not self.warming:
+            parts["sft_loss"] = -self.spec.sft_weight * self.experience.units_per_given_token * of_data.sum()
         facts = self._facts(log_ratios.detach(), old, logprobs.detach())
         self.moved, self.moved_tokens = self.moved + facts["step_kl"], self.moved_tokens + len(at)
         self._remember({**parts, **facts}, len(at), self.units(rows))

@@ -38,6 +38,8 @@ class Prompts:
     tokens: Sequence[Tokens]
     columns: Sequence[Mapping[str, Any]]
     """What the data says beside each prompt, for reward functions."""
+    given: Sequence[Tokens] = ()
+    """The data's own answer to each, where the recipe mixes them in."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Collector:
         self.log.add(iteration, batch.answered, batch.rewarded)
         self.scorer.train(training)
         numbers = {**_numbers(scored, batch), **batch.rewarded.numbers(), **numbers}
-        return Collected(scored, batch.scores, numbers, batch.ended)
+        given = [self.prompts.given[index] for index in batch.drawn] if self.prompts.given else []
+        return Collected(scored, batch.scores, numbers, batch.ended, given)
 
     def _attempt(self, iteration: int, attempt: int, count: int) -> Batch:
         """`count` prompts, answered. Where an iteration has one attempt, each is drawn once before any is drawn again."""
@@ -83,7 +86,9 @@ class Collector:
         answered = self._as_text(prompts, drawn, examples)
         rewarded = self.rewards(answered)
         ended = torch.tensor([row["ended"] for row in answered.rows])
-        return Batch(examples, answered, rewarded, shaped(rewarded.total, answered.responses, ended, self.spec), ended)
+        return Batch(
+            list(drawn), examples, answered, rewarded, shaped(rewarded.total, answered.responses, ended, self.spec), ended
+        )
 
     def _responses(self, prompts: list[Tokens], seed: int, samples: int, what: str) -> list[Example]:
         pad: Any = self.tokenizer.pad_token_id

@@ -40,6 +40,7 @@ from posttrain.training.loop import train
 from posttrain.training.ppo.actor_critic import ActorCritic, remove_critic, start_policy
 from posttrain.training.ppo.critic import apart, new_critic, reward_start
 from posttrain.training.ppo.held_out import HeldOutRewards
+from posttrain.training.ppo.mix_in import given_answers
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
@@ -155,7 +156,8 @@ def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: Pr
         )
     conversations = distinct["prompt"].to_list()
     tokens = encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room)
-    return Prompts(conversations, tokens, columns_of(distinct))
+    given = given_answers(distinct, tokenizer, spec.max_new_tokens) if spec.sft_weight else ()
+    return Prompts(conversations, tokens, columns_of(distinct), given)
 
 
 def _distinct(rows: pl.DataFrame) -> pl.DataFrame:

@@ -191,3 +191,27 @@ def test_a_response_without_a_reward_counts_in_no_group():
     assert ppo.leave_one_out(totals, 3, applies).tolist() == [-5, 0, 5, 0, 0, 0]
     deviation = 5 / math.sqrt(2) + 1e-4
     assert ppo.group_relative(totals, 3, applies).tolist() == pytest.approx([-2.5 / deviation, 0, 2.5 / deviation, 0, 0, 0])
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_group_relative_scales_as_its_equation(scale):
+    """TRL 1.16 (`scale_rewards`): r less the mean of its group, over the unbiased deviation of the group or of all, + 1e-4."""
+    rng = np.random.default_rng(5)
+    rewards = rng.normal(size=12)
+    expected = []
+    for group in rewards.reshape(-1, 4):
+        deviation = {"group": group.std(ddof=1), "batch": rewards.std(ddof=1), "none": 1 - 1e-4}[scale]
+        expected += [(r - group.mean()) / (deviation + 1e-4) for r in group]
+    found = ppo.group_relative(torch.tensor(rewards), 4, torch.ones(12, dtype=torch.bool), scale)
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_a_prompt_teaches_where_its_applicable_responses_differ():
+    """1, 2; 3, 3; 4 and one without a reward; two without."""
+    totals = torch.tensor([1.0, 2, 3, 3, 4, 9, 9, 9])
+    applies = torch.tensor([True, True, True, True, True, False, False, False])
+    assert ppo.varies(totals, 2, applies).tolist() == [True, False, False, False]
+
+
+def test_without_a_clip_the_value_loss_is_half_the_square():
+    assert ppo.value_loss(torch.tensor([0.5, -1.0]), torch.zeros(2), torch.ones(2), None).tolist() == [0.125, 2.0]
