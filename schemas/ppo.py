@@ -126,12 +126,13 @@ class PPO(Optimization):
     dynamic_sampling: Positive | None = None
     """Prompts whose responses all have one reward teach nothing: draw others in their place, at most so many times an iteration
     (DAPO, arXiv 2503.14476, equation 11); null = take what comes."""
-    value_clip: AboveZero | None = 0.2
+    value_clip: AboveZero | None = None
     """The value of a token may move by this much from the one at sampling; null = freely; `gae` only."""
     value_coefficient: NonNegative = 0.1
     """Weight of the value loss; `gae` only."""
-    value_model: Literal["trunk", "adapter"] = "trunk"
-    """Where values come from: a head on the policy's last hidden states, or on those of a LoRA of its own on the same weights."""
+    value_model: Literal["trunk", "adapter"] = "adapter"
+    """Where values come from: a head on the policy's last hidden states, or on those of a LoRA of its own on the same weights,
+    which takes about twice the time of a step and is what comes to explain the returns; `gae` only."""
     critic: Critic = Critic()
     """How the value model learns; `gae` only."""
     entropy_coefficient: NonNegative = 0.0

@@ -157,7 +157,8 @@ def ppo_section():
             "rollouts": 8, "epochs": 2, "minibatches": 2, "max_new_tokens": 6, "temperature": 1.0, "learning_rate": 1e-2,
             "schedule": "constant", "warmup_share": 0.0,
         }  # fmt: skip
-        return PPO.model_validate(given | changes)
+        small = {"value_model": "trunk"} if changes.get("advantage", "gae") == "gae" else {}
+        return PPO.model_validate(given | small | changes)
 
     return build
 

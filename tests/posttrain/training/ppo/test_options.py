@@ -64,9 +64,9 @@ def expected_loss(spec, scored, advantages, new, ended, coefficient) -> float:
     ],
     ids=str,
 )
-def test_the_loss_of_a_step_is_that_of_the_equations(ppo_job, options):
-    """After some steps, when ratios are no longer 1; a reward that ends half of the responses early."""
-    job, objective, _ = ppo_job(**COMPARED | {"learning_rate": 0.02, "iterations": 2} | options)
+def test_the_loss_of_a_step_is_that_of_the_equations(ppo_job, options, tiny_llama):
+    """With weights that have moved, so that ratios are not 1; of the 12 tokens one ends a response."""
+    job, objective, _ = ppo_job(model=tiny_llama(vocabulary=12), **COMPARED | {"learning_rate": 0.02, "iterations": 2} | options)
     train(job)
     objective.enter(objective.steps)
     train_mode = job.scorer.train()
@@ -78,6 +78,8 @@ def test_the_loss_of_a_step_is_that_of_the_equations(ppo_job, options):
     loss, _ = objective.loss(scores, rows)
     experience = objective.experience
     ended = [int(b[-1]) == 0 for e in experience.scored.examples for b in e.branches]
+    assert True in ended
+    assert False in ended
     expected = expected_loss(
         objective.spec, experience.scored, experience.advantages, scores.logprobs, ended, objective.coefficient
     )
@@ -95,7 +97,7 @@ def test_the_data_s_own_answers_add_their_mean_negative_log_likelihood(ppo_job):
     total = sum(objective.loss(scorer([objective.examples[row]]), [row])[0] for row in rows) / objective.units(rows)
     policy = float(objective.sums["policy_loss"]) / objective.units(rows)
     logs = scorer([type(e)(e.prompt, (e.branches[-1],)) for e in objective.examples]).logprobs
-    assert float(total) - policy == pytest.approx(-0.5 * float(logs.mean()), rel=1e-5)
+    assert float(total.detach()) - policy == pytest.approx(-0.5 * float(logs.detach().mean()), rel=1e-5)
     assert objective.examples[0].branches[-1] is objective.experience.given[0]
 
 
@@ -212,7 +214,7 @@ def test_training_ends_where_a_monitor_falls(ppo_job, points, patience):
     objective.collect = collect
     train(job)
     assert len(points(job.out)) == 2 + patience
-    assert objective.over == f"monitor_f fell from 3 to {2 - patience}"[:22] + str(2 - patience)
+    assert objective.over == f"monitor_f fell from 3 to {2 - patience}"
 
 
 def test_the_best_weights_on_held_out_prompts_are_the_result(ppo_job, points):
