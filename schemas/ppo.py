@@ -134,7 +134,7 @@ class PPO(Optimization):
     """Where values come from: a head on the policy's last hidden states, or on those of a LoRA of its own on the same weights,
     which takes about twice the time of a step and is what comes to explain the returns; `gae` only."""
     critic: Critic = Critic()
-    """How the value model learns; `gae` only."""
+    """Start, rate and warm-up of the value model; `gae` only."""
     entropy_coefficient: NonNegative = 0.0
     """Weight of the policy's entropy, which is then maximised."""
     sft_weight: NonNegative = 0.0

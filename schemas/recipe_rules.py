@@ -137,6 +137,13 @@ def _cannot_start_the_critic(recipe: Recipe) -> Problems:
 
 def _does_not_fit(recipe: Recipe) -> Problems:
     """Settings that are fine alone and not together."""
+    if isinstance(recipe.alignment, PPO) and recipe.alignment.sft_weight and recipe.prompts_table == "prompts":
+        yield refused(
+            where="alignment.sft_weight",
+            found=f"{recipe.alignment.sft_weight:g} with data.prompts, which have no answers",
+            allowed="0, or prompts from data.preferences or data.instructions",
+            remedy="remove sft_weight",
+        )
     if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
         yield refused(
             where="compute.num_processes",
