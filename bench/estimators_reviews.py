@@ -27,7 +27,8 @@ def run(method: dict[str, Any], seed: int, iterations: int, out: Path, store: st
     recipe = validate_recipe(document | {"seed": seed, "compute": {"device": "cpu", "checkpoint_seconds": 1e9}}, str(RECIPE))
     policy = Policy(str(_output(store, "sft", "model")))
     request = StageRequest(
-        stage="align", train="posttrain.training.ppo.stage:ppo", recipe=recipe, policy=policy, policy_digest="given", rows=_output(store, "validate", "preferences.parquet"), out=out, cache=out / "cache",
+        stage="align", train="posttrain.training.ppo.stage:ppo", recipe=recipe, policy=policy, policy_digest="given",
+        out=out, cache=out / "cache", rows=_output(store, "validate", "preferences.parquet"),
         rewards={"model": _output(store, "reward", "reward")},
     )  # fmt: skip
     began = time.process_time()
