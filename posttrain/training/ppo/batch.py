@@ -88,9 +88,11 @@ def drawn_to_vary(spec: PPO, draw: Callable[[int, int], Batch]) -> tuple[Batch, 
 
 
 def _kept(seen: Sequence[Batch], size: int, samples: int) -> Batch:
-    """`size` prompts: those that vary, as they were drawn, then as many others as are missing, the last first."""
+    """`size` prompts: those that vary, as they were drawn, then as many others as are missing, the last with rewards first."""
     everything = joined(seen) if len(seen) > 1 else seen[0]
     varies = everything.varies(samples).tolist()
     order = [index for index, good in enumerate(varies) if good]
-    order += [index for index in reversed(range(len(varies))) if not varies[index]]
+    unrewarded = everything.scores.view(-1, samples).isnan().all(1).tolist()
+    others = [index for index in reversed(range(len(varies))) if not varies[index]]
+    order += sorted(others, key=unrewarded.__getitem__)
     return everything.of(order[:size], samples)
