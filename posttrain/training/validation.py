@@ -112,13 +112,15 @@ def kept(stage: str, spec: Optimization, validation: Objective | None) -> Litera
     return spec.keep or ("best" if validation is not None and stage != "pretrain" else "last")
 
 
-def refuse_unmeasured(section: str, spec: Optimization, validation: Objective | HeldOut | None) -> None:
-    """Without held-out examples there is no validation loss to stop for or to choose by."""
+def refuse_unmeasured(
+    section: str, spec: Optimization, validation: Objective | HeldOut | None, by: str = "the validation loss"
+) -> None:
+    """Without held-out examples there is nothing to stop for or to choose by."""
     wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
     for field in (field for field, asked in wanted.items() if asked and validation is None):
         raise Refusal(
             where=f"{section}.{field}",
-            found="a choice by what is measured on held-out rows, and no such rows",
+            found=f"a choice by {by}, and no held-out rows",
             allowed="held-out rows",
             remedy=f"raise data.holdout, or remove {field}",
         )

@@ -84,7 +84,7 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
         ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
     held_out = _held_out(request, spec, rows, collect)
-    refuse_unmeasured("alignment", spec, held_out)
+    refuse_unmeasured("alignment", spec, held_out, "the held-out reward")
     objective = PolicyOptimization(spec, collect, dtype, backbone.reference)
     parts = apart(spec, lambda: start_parameters(request))
     metrics = train(
