@@ -1,4 +1,4 @@
-"""The task of quickstart-ppo for `bench estimators`: from a finished run's SFT policy and reward model, by the ground truth."""
+"""The task of quickstart-ppo for `bench estimators`: from a finished run's SFT policy, by its reward model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from schemas.errors import Refusal
 from schemas.load import validate_recipe
 
 RECIPE = Path(__file__).resolve().parents[1] / "deployments" / "recipes" / "quickstart-ppo.yaml"
-SIZE = {"rollouts": 64, "minibatches": 4, "held_out_prompts": 192}
+SIZE = {"rollouts": 64, "minibatches": 4, "held_out_prompts": 128, "validations": 5}
 
 
 def run(method: dict[str, Any], seed: int, iterations: int, out: Path, store: str | None) -> Curve:
-    """Align with one method; what counts is the mean sentiment of answers to held-out prompts."""
+    """Align with one method; what counts is the reward of answers to held-out prompts."""
     document = yaml.safe_load(RECIPE.read_text())
-    document["alignment"] |= SIZE | {"iterations": iterations, "validations": iterations} | method
+    document["alignment"] |= SIZE | {"iterations": iterations} | method
     recipe = validate_recipe(document | {"seed": seed, "compute": {"device": "cpu", "checkpoint_seconds": 1e9}}, str(RECIPE))
     policy = Policy(str(_output(store, "sft", "model")))
     request = StageRequest(
@@ -33,7 +33,7 @@ def run(method: dict[str, Any], seed: int, iterations: int, out: Path, store: st
     )  # fmt: skip
     began = time.process_time()
     ppo(request, request.section, pl.read_parquet(request.rows))
-    return read_curve(out, "held_out_monitor_sentiment", began)
+    return read_curve(out, "held_out_reward", began)
 
 
 def _output(store: str | None, stage: str, name: str) -> Path:
