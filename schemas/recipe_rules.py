@@ -70,7 +70,7 @@ def _impossible_gates(recipe: Recipe) -> Problems:
     opponents = policies(recipe)[:-1]
     wins = {f"{kind}_vs_{name}" for name in opponents for kind in ("win_rate", "length_controlled_win_rate")}
     measured = {"eos_share", "distinct_2", *(f"length_ratio_vs_{name}" for name in opponents)}
-    measured |= wins if recipe.evaluation.judge else set()
+    measured |= {"mean_reward", *wins} if recipe.evaluation.judge else set()
     measured |= {"perplexity_ratio_vs_base"} if opponents else set()
     measured |= {"kl_per_token"} if "align" in recipe.stages else set()
     measured |= _OF_PAIRS if "align" in recipe.stages and recipe.data.preferences else set()
@@ -90,7 +90,10 @@ def _impossible_gates(recipe: Recipe) -> Problems:
 
 def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
     """A refusal of one of them; a win rate may lack nothing but a judge."""
-    remedy = "set evaluation.judge: a function or a reward model" if name in wins else "remove it, or add the stage that it is of"
+    of_judge = {*wins, "mean_reward"}
+    remedy = (
+        "set evaluation.judge: a function or a reward model" if name in of_judge else "remove it, or add the stage that it is of"
+    )
     return refused(
         where=where,
         found=name,
@@ -113,8 +116,34 @@ def _cannot_reward(recipe: Recipe) -> Problems:
             )
 
 
+def _cannot_start_the_critic(recipe: Recipe) -> Problems:
+    """A critic starts as a reward model that is a LoRA on the policy's own weights."""
+    spec, trained = recipe.alignment, recipe.reward
+    if not isinstance(spec, PPO) or spec.critic.init != "reward_model":
+        return
+    lacks = {
+        "no reward source model": not any(isinstance(source, StageReward) for source in spec.reward),
+        "a reward.model of its own": trained is not None and trained.model is not None,
+        f"reward.peft.method {trained.peft.method if trained else None}": trained is not None and trained.peft.method != "lora",
+    }
+    for found in (found for found, holds in lacks.items() if holds):
+        yield refused(
+            where="alignment.critic.init",
+            found=f"reward_model, and {found}",
+            allowed="a section reward with peft.method lora and model null, whose rewards are maximised",
+            remedy="set critic.init=zero",
+        )
+
+
 def _does_not_fit(recipe: Recipe) -> Problems:
     """Settings that are fine alone and not together."""
+    if isinstance(recipe.alignment, PPO) and recipe.alignment.sft_weight and recipe.prompts_table == "prompts":
+        yield refused(
+            where="alignment.sft_weight",
+            found=f"{recipe.alignment.sft_weight:g} with data.prompts, which have no answers",
+            allowed="0, or prompts from data.preferences or data.instructions",
+            remedy="remove sft_weight",
+        )
     if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
         yield refused(
             where="compute.num_processes",
@@ -224,6 +253,6 @@ def _quantised(recipe: Recipe) -> Problems:
 
 
 RULES = (
-    _missing_inputs, _impossible_gates, _cannot_reward, _too_long, _cannot_register, _bounds_without_interval, _does_not_fit,
-    _quantised,
+    _missing_inputs, _impossible_gates, _cannot_reward, _cannot_start_the_critic, _too_long, _cannot_register,
+    _bounds_without_interval, _does_not_fit, _quantised,
 )  # fmt: skip

@@ -227,8 +227,11 @@ class Chain:
                 return (judge_origin(judge),)
 
     def measured(self) -> Metrics:
-        """What gates and promotion go by: evaluation's numbers, and by how much the last training lowered the held-out loss."""
+        """What gates and promotion go by: evaluation's numbers, with the candidate's reward as `mean_reward`, and by how much the
+        last training lowered the held-out loss."""
         numbers = dict(self.stored("evaluate").result.metrics)
+        candidate = f"reward_{policies(self.recipe)[-1]}"
+        numbers |= {name.replace(candidate, "mean_reward"): numbers[name] for name in numbers if name.startswith(candidate)}
         trained = self.trained_before("register")
         course = trained[-1].result.metrics if trained else {}
         if "validation_loss_start" in course and "validation_loss" in course:
