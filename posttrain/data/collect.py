@@ -31,14 +31,21 @@ class Collector:
         keep_incomplete: whether the rows before a break in a file are read, instead of the file being refused.
         note: is given what a person should know about a file, a sentence each.
         on_bad: is given the rows that could not be read or normalised.
+        tally: is given what is said of shapes and columns.
     """
 
     def __init__(
-        self, kind: Kind, files: list[SourceFile], keep_incomplete: bool, note: OnNote, on_bad: Callable[[BadRow], None]
+        self,
+        kind: Kind,
+        files: list[SourceFile],
+        keep_incomplete: bool,
+        note: OnNote,
+        on_bad: Callable[[BadRow], None],
+        tally: Tally | None = None,
     ) -> None:
         self._kind, self._files, self._keep, self._note, self._on_bad = kind, files, keep_incomplete, note, on_bad
         self._schema = pl.DataFrame(schema=kind.columns).to_arrow().schema
-        self.tally, self.records = Tally(), 0
+        self.tally, self.records = tally or Tally(), 0
 
     def tables(self) -> Iterator[pl.DataFrame]:
         """Tables with the columns of the kind, in the order of the rows.
@@ -101,7 +108,11 @@ class Collector:
 
 
 def collect(
-    kind: Kind, files: list[SourceFile], keep_incomplete: bool = False, note: OnNote = lambda sentence: None
+    kind: Kind,
+    files: list[SourceFile],
+    keep_incomplete: bool = False,
+    note: OnNote = lambda sentence: None,
+    tally: Tally | None = None,
 ) -> tuple[pl.DataFrame, list[BadRow], int]:
     """All rows of a small data set in one table, the rows that could not be read or normalised, and how many there were of both.
 
@@ -109,6 +120,6 @@ def collect(
         Refusal: when a file cannot be read as what it should be.
     """
     bad: list[BadRow] = []
-    collector = Collector(kind, files, keep_incomplete, note, bad.append)
+    collector = Collector(kind, files, keep_incomplete, note, bad.append, tally)
     table = pl.concat(collector.tables())
     return table, bad, table.height + len(bad)

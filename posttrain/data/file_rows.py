@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from posttrain.data.columns import CONTEXT, EMPTY, check_columns, prepared, refuse_unread, wrong_columns
+from posttrain.data.columns import CONTEXT, EMPTY, MEDIA, check_columns, prepared, refuse_unread, wrong_columns
 from posttrain.data.context import in_context
 from posttrain.data.messages import WrongType
 from posttrain.data.readers import BadRow, OnBad, Row
@@ -31,6 +31,7 @@ def normalise_shapes(
     reading: Reading = AS_READ,
     tally: Tally | None = None,
     hint: Hint = lambda columns: None,
+    carries: bool = False,
 ) -> Iterator[Record]:
     """Build each row by the first shape whose columns it has; rows without one, or with a wrong type, go to `on_bad`.
 
@@ -45,12 +46,13 @@ def normalise_shapes(
         reading: what the recipe says about the columns.
         tally: takes what is to be said beside the records.
         hint: from columns that fit no shape to where such rows belong, or None.
+        carries: whether columns that no shape reads are what rewards go by, under any name, so that only media are refused.
 
     Raises:
         Refusal: when there were rows and none had the columns of a shape, when columns that nothing reads would change what the
             rows mean, and when `reading` maps to or from a column that is not there.
     """
-    reader = FileRows(file, shapes, on_bad, reading, tally or Tally(), hint)
+    reader = FileRows(file, shapes, on_bad, reading, tally or Tally(), hint, carries)
     for number, row in rows:
         yield from reader.take(number, row)
     yield from reader.close()
@@ -96,9 +98,12 @@ class FileRows:
     """
 
     def __init__(
-        self, file: str, shapes: Sequence[Shape], on_bad: OnBad, reading: Reading, tally: Tally, hint: Hint
+        self, file: str, shapes: Sequence[Shape], on_bad: OnBad, reading: Reading, tally: Tally, hint: Hint,
+        carries: bool = False,
     ) -> None:  # fmt: skip
-        check_columns(reading, (name for shape in shapes for name in shape.claims), file)
+        if not carries:
+            check_columns(reading, (name for shape in shapes for name in shape.claims), file)
+        self.carries = carries
         self.file, self.shapes, self.on_bad, self.reading, self.tally, self.hint = file, shapes, on_bad, reading, tally, hint
         self.columns: dict[str, None] = {}  # of rows without a shape; a set that keeps the order of the file
         self.unread: Counter[str] = Counter()
@@ -122,7 +127,7 @@ class FileRows:
             self.on_bad(BadRow(self.file, number, f"missing_columns: found {', '.join(row) or 'none'}", _json(row)))
             return
         for name in fit.unread:
-            if named[name] not in EMPTY:
+            if named[name] not in EMPTY and self.counts(name):
                 self.unread[name] += 1
         self.matched = True
         self.tally.shapes[fit.shape.name] += 1
@@ -136,6 +141,10 @@ class FileRows:
             self.gathered.append((number, named))
         else:
             yield from self._built(fit, [(number, named)])
+
+    def counts(self, name: str) -> bool:
+        """Whether a person should know of a column that no shape reads."""
+        return name in MEDIA or not self.carries
 
     def counted(self, fit: Fit, rows: int, holding: dict[str, int]) -> None:
         """Rows of one shape became records without `take`; `holding` says in how many an unread column holds something."""
@@ -178,7 +187,8 @@ class FileRows:
             records = made if isinstance(made, list) else [made]
             if fit.context:
                 records = [in_context(record, first, fit.read) for record in records]
-            extra = unread_columns(first, fit.unread)
+            seen = records[0].pop("seen", {})
+            extra = unread_columns(first | seen, (*fit.unread, *seen))
         except WrongType as error:
             said = fit.in_words_of_the_row(str(error))
             for at, row in rows:

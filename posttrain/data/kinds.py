@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from posttrain.data import contract, conversations, preferences
+from posttrain.data import contract, conversations, feedback, preferences, prompts
 from posttrain.data.across import Across, Repeats
 from posttrain.data.contract import RowCheck
 from posttrain.data.file_rows import FileRows, Hint
@@ -22,23 +22,26 @@ class Kind:
     """One kind of data set: its normal form and its contract."""
 
     normalise: Callable[[Iterable[Row], str, OnBad, Reading, Tally | None], Iterator[dict[str, Any]]]
-    hint: Hint
     columns: dict[str, pl.DataType | type[pl.DataType]]
     checks: tuple[RowCheck, ...]
     shapes: tuple[Shape, ...]
+    hint: Hint = lambda columns: None
+    carries: bool = False
     across: tuple[Callable[[], Across], ...] = (Repeats,)
     """What finds the hits of those checks that need all rows."""
 
     def rows_of(self, file: str, on_bad: OnBad, reading: Reading, tally: Tally) -> FileRows:
         """What makes records of the rows of a file."""
-        return FileRows(file, self.shapes, on_bad, reading, tally, self.hint)
+        return FileRows(file, self.shapes, on_bad, reading, tally, self.hint, self.carries)
 
 
 KINDS: Final = {
     "preferences": Kind(
-        preferences.normalise, preferences.hint, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES
+        preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES, preferences.hint
     ),
+    "feedback": Kind(feedback.normalise, feedback.COLUMNS, contract.FEEDBACK_CHECKS, feedback.SHAPES, feedback.hint),
     "instructions": Kind(
-        conversations.normalise, conversations.hint, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES
+        conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES, conversations.hint
     ),
+    "prompts": Kind(prompts.normalise, prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES, carries=True),
 }

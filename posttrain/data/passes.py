@@ -93,7 +93,7 @@ class Passes:
         return Decided(
             clean=table.with_columns(part[SPLIT].alias("split")).filter(pl.Series(kept)),
             dropped=_quarantined(table.filter(bad), hits.filter(bad).select(self._dropping)),
-            lengths=part.select(pl.selectors.starts_with(LENGTH)).rename(lambda name: name.removeprefix(LENGTH)).filter(good),
+            lengths=part.filter(good).select(pl.selectors.starts_with(LENGTH)).rename(lambda name: name.removeprefix(LENGTH)),
             rows=table.select("source", "row"),
             hits=hits,
         )

@@ -134,7 +134,7 @@ def _table(
     filled = {"row": numbers, "split": splits, "source": source} | made
     nothing = pa.nulls(len(rows), pa.float64())
     table = pl.DataFrame(pa.table({name: filled.get(name, nothing) for name in columns})).filter(pl.Series(single))
-    held = _holding(rows, single, fit.unread)
+    held = _holding(rows, single, [name for name in fit.unread if reader.counts(name)])
     reader.counted(fit, table.height, held)
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from posttrain.runtime.progress import current
 from posttrain.runtime.writing import replacing, write_atomically
 from schemas.conversations import Conversations
 from schemas.data import Checks
+from schemas.feedback import Feedback
 from schemas.preferences import Preferences
+from schemas.prompts import Prompts
 
 QUARANTINE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "source": pl.String,
@@ -38,20 +41,22 @@ QUARANTINE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
 log = logging.getLogger(__name__)
 
 
-CLEAN: Final[dict[str, type[pa.DataFrameModel]]] = {"preferences": Preferences, "instructions": Conversations}
+CLEAN: Final[dict[str, type[pa.DataFrameModel]]] = {
+    "preferences": Preferences,
+    "feedback": Feedback,
+    "instructions": Conversations,
+    "prompts": Prompts,
+}
 """The schema of what is left, by kind."""
 
 
-def validate(
-    preferences: list[SourceFile] | None, instructions: list[SourceFile] | None, checks: Checks, holdout: float, out: Path
-) -> dict[str, float]:
+def validate(given: Mapping[str, list[SourceFile]], checks: Checks, holdout: float, out: Path) -> dict[str, float]:
     """Check the data sets that are given and write `NAME.parquet` for each, `quarantine.parquet` and `summary.json` into `out`.
 
     Rows stream through: what is held of each is 17 bytes (`across.Repeats`), and what waits for the others lies on disk.
 
     Args:
-        preferences: files with preference pairs, or None.
-        instructions: files with conversations, or None.
+        given: files by data set, one of `CONTRACTS`.
         checks: thresholds of the recipe.
         holdout: part of the prompts, by hash, that goes to the split `holdout`.
         out: folder to write into; made when absent.
@@ -63,7 +68,6 @@ def validate(
         Refusal: when a file cannot be read as what it should be; or, after everything was written, for all data sets that break
             a threshold or have no row left, in one.
     """
-    given = {name: files for name, files in (("preferences", preferences), ("instructions", instructions)) if files is not None}
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         quarantine, *tables = (

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from posttrain.data.findings import Finding, Tallied
+from schemas.data import CONTRACTS
 from schemas.errors import Refusal
 
 FAULTS: Final = {
     "prompt_mismatch": "pairs whose two sides answer different prompts",
-    "conflict": "pairs that contradict another pair (A>B and B>A)",
+    "conflict": "rows that contradict another row (A>B and B>A, or one answer with both labels)",
     "reversed_scores": "pairs whose scores contradict the label",
     "length_bias": "of pairs with the longer answer chosen (ties count half)",
     "max_drop_rate": "rows dropped",
@@ -67,7 +68,7 @@ def _described(name: str, finding: Finding) -> str:
 
 def refuse_empty_splits(counts: Mapping[str, float]) -> None:
     """Refuse data sets of which nothing is left to train on, or nothing to evaluate on, given the counts of `validate`."""
-    for name in (name for name in ("preferences", "instructions") if f"{name}_kept" in counts):
+    for name in (name for name in CONTRACTS if f"{name}_kept" in counts):
         for split in ("train", "holdout"):
             if not counts[f"{name}_{split}"]:
                 raise Refusal(
