@@ -41,7 +41,7 @@ def refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
         f"no rows left of {outcomes[name].summary['rows_in']} in data.{name}{_because(outcomes[name].quarantined)}"
         for name in empty
     ]
-    found += [_described(name, finding) for name, finding in failures]
+    found += [_described(name, finding, outcomes[name].quarantined) for name, finding in failures]
     allowed = [f"at least one clean row in data.{name}" for name in empty]
     allowed += [f"data.checks.{_field(f)} = {f.limit:g}" for _, f in failures]
     waivable = ", ".join(dict.fromkeys(f.check for _, f in failures))
@@ -61,8 +61,10 @@ def _field(finding: Finding) -> str:
     return finding.check if finding.check == "max_drop_rate" else f"{finding.check}_fail"
 
 
-def _described(name: str, finding: Finding) -> str:
+def _described(name: str, finding: Finding, reasons: Tallied) -> str:
     examples = f" (such as {', '.join(finding.examples)})" if finding.examples else ""
+    if finding.check == "max_drop_rate":
+        examples = _because(reasons)
     return f"{finding.share:.2%} {FAULTS[finding.check]} in data.{name}{examples}"
 
 
