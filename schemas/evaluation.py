@@ -37,6 +37,7 @@ _RANGES = {
     "worst_source_win_rate_vs_base": _SHARE,
     "length_ratio_vs_sft": _NOT_NEGATIVE,
     "length_ratio_vs_base": _NOT_NEGATIVE,
+    "mean_reward": _ANY,
     "eos_share": _SHARE,
     "distinct_2": _SHARE,
     "preference_accuracy": _SHARE,
@@ -74,6 +75,8 @@ class Gates(Frozen):
     """Tokens of the candidate's answers for each token of its SFT parent's."""
     length_ratio_vs_base: Gate | None = None
     """The same against the model before SFT."""
+    mean_reward: Gate | None = None
+    """Mean reward of the candidate's answers by the judge; of one that gives 0 or 1, such as a verifier, the accuracy."""
     eos_share: Gate | None = None
     """Share of the candidate's answers that end before `max_new_tokens`."""
     distinct_2: Gate | None = None

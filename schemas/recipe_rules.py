@@ -97,16 +97,15 @@ def _of_judge(recipe: Recipe) -> set[str]:
     judge, model = recipe.evaluation.judge, isinstance(recipe.evaluation.judge, EndpointJudge)
     pairs = judge is not None and recipe.data.preferences is not None and getattr(judge, "pairs", 1) > 0
     compares = model and getattr(judge, "mode", None) == "pairwise" and (pairs or len(policies(recipe)) > 1)
-    return ({"judge_agreement"} if pairs else set()) | ({"judge_consistency"} if compares else set())
+    scores = judge is not None and getattr(judge, "mode", "pointwise") == "pointwise"
+    measured = {"judge_agreement": pairs, "judge_consistency": compares, "mean_reward": scores}
+    return {name for name, there in measured.items() if there}
 
 
 def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
     """A refusal of one of them; a win rate may lack nothing but a judge."""
-    remedy = (
-        "set evaluation.judge: a function, a reward model or an endpoint"
-        if name in wins
-        else "remove it, or add the stage that it is of"
-    )
+    judge = "set evaluation.judge: a function, a reward model or an endpoint"
+    remedy = judge if name in {*wins, "mean_reward"} else "remove it, or add the stage that it is of"
     return refused(
         where=where,
         found=name,
@@ -129,8 +128,34 @@ def _cannot_reward(recipe: Recipe) -> Problems:
             )
 
 
+def _cannot_start_the_critic(recipe: Recipe) -> Problems:
+    """A critic starts as a reward model that is a LoRA on the policy's own weights."""
+    spec, trained = recipe.alignment, recipe.reward
+    if not isinstance(spec, PPO) or spec.critic.init != "reward_model":
+        return
+    lacks = {
+        "no reward source model": not any(isinstance(source, StageReward) for source in spec.reward),
+        "a reward.model of its own": trained is not None and trained.model is not None,
+        f"reward.peft.method {trained.peft.method if trained else None}": trained is not None and trained.peft.method != "lora",
+    }
+    for found in (found for found, holds in lacks.items() if holds):
+        yield refused(
+            where="alignment.critic.init",
+            found=f"reward_model, and {found}",
+            allowed="a section reward with peft.method lora and model null, whose rewards are maximised",
+            remedy="set critic.init=zero",
+        )
+
+
 def _does_not_fit(recipe: Recipe) -> Problems:
     """Settings that are fine alone and not together."""
+    if isinstance(recipe.alignment, PPO) and recipe.alignment.sft_weight and recipe.prompts_table == "prompts":
+        yield refused(
+            where="alignment.sft_weight",
+            found=f"{recipe.alignment.sft_weight:g} with data.prompts, which have no answers",
+            allowed="0, or prompts from data.preferences or data.instructions",
+            remedy="remove sft_weight",
+        )
     if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
         yield refused(
             where="compute.num_processes",
@@ -254,6 +279,7 @@ def _compares_with_nobody(recipe: Recipe) -> Problems:
 
 
 RULES = (
-    _missing_inputs, _impossible_gates, _compares_with_nobody, _cannot_reward, _too_long, _cannot_register,
+    _missing_inputs, _impossible_gates, _compares_with_nobody, _cannot_reward, _cannot_start_the_critic, _too_long,
+    _cannot_register,
     _bounds_without_interval, _does_not_fit, _quantised,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from posttrain.data.chat_templates import template_digest
 from posttrain.data.sources import SourceFile, resolve, source_digest
+from posttrain.filters.given import origins
 from posttrain.models.policy import Policy, folder_digest, model_origin, policy_after, source_policy
 from posttrain.pipeline.benchmark_folder import task_origin
 from posttrain.pipeline.stages import WORK
@@ -97,6 +98,11 @@ class Chain:
     def source_origin(self, source: str) -> Origin:
         """A data source by content."""
         return Origin(name=f"data.{source}", digest=source_digest(self.sources[source]), location=self._address(source))
+
+    @functools.cached_property
+    def filter_origins(self) -> tuple[Origin, ...]:
+        """What the filter is given besides the corpus, by content."""
+        return origins(self.recipe.filtering, self.store.root / "cache")
 
     def _address(self, source: str) -> str:
         return without_credentials(", ".join(addresses(getattr(self.recipe.data, source))))
@@ -249,10 +255,13 @@ class Chain:
         return {name: hashlib.sha256(json.dumps([each.digest for each in of]).encode()).hexdigest() for name, of in found.items()}
 
     def measured(self) -> Metrics:
-        """What gates and promotion go by: evaluation's numbers, and by how much the last training lowered the held-out loss."""
+        """What gates and promotion go by: evaluation's numbers, with the candidate's reward as `mean_reward`, and by how much the
+        last training lowered the held-out loss."""
         numbers = dict(self.stored("evaluate").result.metrics)
         benchmarks = self.store.finished(self.identity("benchmark")) if "benchmark" in self.recipe.stages else None
         numbers |= benchmarks.result.metrics if benchmarks else {}
+        candidate = f"reward_{policies(self.recipe)[-1]}"
+        numbers |= {name.replace(candidate, "mean_reward"): numbers[name] for name in numbers if name.startswith(candidate)}
         trained = self.trained_before("register")
         course = trained[-1].result.metrics if trained else {}
         if "validation_loss_start" in course and "validation_loss" in course:
