@@ -20,7 +20,7 @@ def facts_of(chain: Chain, gates: tuple[GateReport, ...]) -> Facts:
     recipe, stages = chain.recipe, chain.recipe.stages
     results = {stage: chain.stored(stage).result for stage in stages if stage != "register"}
     model = recipe.model
-    warnings = [sentence for stage, result in results.items() for sentence in caution.of_stage(stage, result.metrics)]
+    warnings = [said for stage, result in results.items() for said in caution.of_stage(stage, result.metrics)]
     return Facts(
         base=_described(chain),
         hub_name=model.name if isinstance(model, HubModel) else None,

@@ -258,10 +258,10 @@ class Chain:
         """What gates and promotion go by: evaluation's numbers, with the candidate's reward as `mean_reward`, and by how much the
         last training lowered the held-out loss."""
         numbers = dict(self.stored("evaluate").result.metrics)
-        benchmarks = self.store.finished(self.identity("benchmark")) if "benchmark" in self.recipe.stages else None
-        numbers |= benchmarks.result.metrics if benchmarks else {}
         candidate = f"reward_{policies(self.recipe)[-1]}"
         numbers |= {name.replace(candidate, "mean_reward"): numbers[name] for name in numbers if name.startswith(candidate)}
+        benchmarks = self.store.finished(self.identity("benchmark")) if "benchmark" in self.recipe.stages else None
+        numbers |= benchmarks.result.metrics if benchmarks else {}
         trained = self.trained_before("register")
         course = trained[-1].result.metrics if trained else {}
         if "validation_loss_start" in course and "validation_loss" in course:
