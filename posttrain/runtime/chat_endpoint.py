@@ -71,7 +71,8 @@ class ChatEndpoint:
         self.spec, self.field, self.cache = spec, field, cache
         self.url = f"{opened_url(spec, field)}/chat/completions"
         key = opened_key(spec, field)
-        self.headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        own = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        self.headers = own | ({"Authorization": f"Bearer {key}"} if key else {})
         self.counts: Counter[str] = Counter()
         """Requests sent (`calls`), answers of the cache (`cached`), and questions by what came of them (`failed`, `budget`)."""
         self._in_a_row = 0  # questions that failed since the last one that was answered
@@ -162,11 +163,12 @@ class ChatEndpoint:
 
     async def _request(self, client: httpx.AsyncClient, messages: Messages) -> str:
         """The answer's text, from one request."""
-        async with client.stream("POST", self.url, json=self._body(messages)) as response:
-            body = await _limited(response)
+        body = json.dumps(self._body(messages)).encode()  # of ASCII: httpx would not encode half a surrogate pair
+        async with client.stream("POST", self.url, content=body) as response:
+            answer = await _limited(response)
         if response.is_success:
-            return without_credentials(_text(body))
-        said = f"status {response.status_code}: {body[:SHOWN].decode(errors='replace')}"
+            return without_credentials(_text(answer))
+        said = f"status {response.status_code}: {answer[:SHOWN].decode(errors='replace')}"
         if response.is_redirect:
             raise self._refused(f"a redirect to {response.headers.get('location', 'nowhere')[:SHOWN]}", "the address it leads to")
         if response.status_code in OF_ALL:

@@ -145,6 +145,12 @@ def test_no_more_requests_are_sent_than_allowed(chat_server):
     assert (len(served.requests), counts["budget"], counts["failed"]) == (7, 2, 0)
 
 
+def test_half_a_surrogate_pair_is_asked_about_like_any_text(chat_server, tmp_path):
+    served = chat_server(lambda body, before: "fine")
+    endpoint = ChatEndpoint(spec(served.url), "f", tmp_path)
+    assert endpoint.ask([[{"role": "user", "content": "half \ud83d"}]])[0].text == "fine"
+
+
 def test_a_server_that_is_gone_is_soon_left_alone(chat_server):
     served = chat_server(lambda body, before: (500, ""))
     replies, counts = ask(served, 100, retries=0, concurrency=1)
@@ -213,6 +219,8 @@ def test_the_key_is_sent_and_stands_nowhere_else(chat_server, tmp_path, monkeypa
         ({"url": "http://example.invalid/v1"}, "http to example.invalid"),
         ({"url": "http://8.8.8.8/v1"}, r"http to 8.8.8.8 \(8.8.8.8\)"),
         ({"url": "http://169.254.169.254/v1"}, "http to 169.254.169.254"),
+        ({"url": "https://xn--a.example/v1"}, "xn--a.example"),
+        ({"url": "https://\u00e4\u2060..example/v1"}, "example"),
         ({"url": "${ADDRESS_WITH_USER}"}, "without user"),
         ({"url": "${ADDRESS_WITHOUT_TLS}", "allow_http": False}, "ADDRESS_WITHOUT_TLS}, which stands for"),
     ],
