@@ -174,6 +174,10 @@ def _openai(row: dict[str, Any], reading: Reading) -> Record:
     return made | {"prompt": with_tools(made["prompt"], given.get("tools"))}
 
 
+def _plain(prompt: str) -> dict[str, tuple[str, str]]:
+    return {"prompt": ("user", prompt), **{side: ("assistant", side) for side in _SIDES}}
+
+
 _SIDES: Final = ("chosen", "rejected")
 _MARKS: Final = (*SCORES["chosen"], *SCORES["rejected"])
 _PROMPT: Final = "prompt|query|problem|context|input"
@@ -183,10 +187,11 @@ PAIRS: Final = (
           "all messages but the last; the last; rejected_response"),
     Shape("OpenAI preference", ("input", "preferred_output", "non_preferred_output"), _openai, (),
           "input.messages with input.tools; the two outputs"),
-    Shape("TRL, explicit prompt", ("prompt", *_SIDES), _paired("prompt"), _MARKS, f"prompt; chosen; rejected ({_TEXTS})"),
-    Shape("Orca", ("question", *_SIDES), _paired("question"), _MARKS, "question; chosen; rejected"),
+    Shape("TRL, explicit prompt", ("prompt", *_SIDES), _paired("prompt"), _MARKS, f"prompt; chosen; rejected ({_TEXTS})",
+          plain=_plain("prompt")),
+    Shape("Orca", ("question", *_SIDES), _paired("question"), _MARKS, "question; chosen; rejected", plain=_plain("question")),
     Shape("Alpaca DPO", ("instruction", *_SIDES), _paired("instruction"), ("input", *_MARKS),
-          "instruction and input; chosen; rejected"),
+          "instruction and input; chosen; rejected", plain=_plain("instruction")),
     Shape("ShareGPT DPO", ("conversations|messages", *_SIDES), _paired("conversations"), _MARKS,
           "the conversation; the two sides, of one message each"),
     Shape("prompt by another name", (_PROMPT, *_SIDES), _paired("prompt"), _MARKS, "that column; chosen; rejected"),

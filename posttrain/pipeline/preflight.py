@@ -136,7 +136,8 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
     given = {name: own[name] for name in CONTRACTS if name in own}
     if not given:
         return {}
-    from posttrain.data.validate import refuse_empty_splits, validate
+    from posttrain.data.validate import validate
+    from posttrain.data.verdict import refuse_empty_splits
 
     data = chain.recipe.data
     try:

@@ -11,10 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from posttrain.data.collect import collect
 from posttrain.data.kinds import KINDS
 from posttrain.data.pairs import pair
 from posttrain.data.sources import SourceFile
-from posttrain.data.validate import QUARANTINE, collect, validate
+from posttrain.data.validate import QUARANTINE, validate
 from schemas.conversations import Conversations
 from schemas.data import Checks
 from schemas.errors import Refusal
@@ -134,7 +135,7 @@ def test_a_data_set_with_no_rows_left_is_refused(tmp_path: Path, lines: list[obj
 
 
 def test_rows_are_collected_over_files_and_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posttrain.data.validate.CHUNK", 3)
+    monkeypatch.setattr("posttrain.data.collect.CHUNK", 3)
     files = rows(tmp_path, *pairs(7), name="a.jsonl") + rows(tmp_path, *pairs(2), name="b.jsonl")
     table, bad, read = collect(KINDS["preferences"], files)
     assert table.select("source", "row").rows() == [("a.jsonl", n) for n in range(1, 8)] + [("b.jsonl", 1), ("b.jsonl", 2)]
