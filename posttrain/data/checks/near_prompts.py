@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from posttrain.data.contract import asked
 from posttrain.text.buffers import buffers
 from posttrain.text.kernels import minhash
 from posttrain.text.kernels.folding import fold
@@ -50,10 +51,10 @@ class NearPrompts:
         self._bands, self._keys, self._starts, self._held = (bytearray() for _ in range(4))
 
     def take(self, wide: pl.DataFrame) -> None:
-        """Rows with `key` (a hash of the prompt), `prompt_text` and `split`."""
+        """Rows with `prompt`, `key` (a hash of it) and `split`; a system message is no part of what is compared."""
         if wide.is_empty():
             return
-        folded = fold(*buffers(wide["prompt_text"].fill_null("").to_arrow().cast(pa.large_string())))
+        folded = fold(*buffers(wide.select(asked().fill_null("")).to_series().to_arrow().cast(pa.large_string())))
         self._bands += (band_hashes(folded, BANDS, ROWS) >> SHORT).astype(np.uint32).tobytes()
         sets = shingles_of(folded)
         lengths = np.array([len(each) for each in sets], np.int64)

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from posttrain.data.checks.personal import PARTS, redacted
+from posttrain.data.findings import Tallied, places_of
 from schemas.checks import Checks, Repair
 
 Repaired = tuple[pl.DataFrame, NDArray[np.bool_]]
@@ -61,6 +62,14 @@ REPAIRS: Final[dict[Repair, Callable[[pl.DataFrame, Checks], Repaired]]] = {
     "strip_prompt_prefix": strip_prompt_prefix,
     "redact_personal": redact_personal,
 }
+
+
+def repaired(table: pl.DataFrame, limits: Checks, mended: Tallied) -> pl.DataFrame:
+    """The rows after the repairs of the recipe; `mended` is told which rows each of them changed."""
+    for name in limits.repair:
+        table, changed = REPAIRS[name](table, limits)
+        mended.add(name, places_of(table.filter(pl.Series(changed)), "source"), int(changed.sum()))
+    return table
 
 
 def _contents(table: pl.DataFrame, columns: tuple[str, ...], change: Callable[[pl.Expr], pl.Expr]) -> Repaired:

@@ -9,9 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from posttrain.data import contract
 from posttrain.data.feedback import COLUMNS, desirable, normalise, unpaired
-from posttrain.data.kinds import KINDS
 from posttrain.data.messages import WrongType
 from posttrain.data.sources import SourceFile
 from posttrain.data.validate import validate
@@ -81,13 +79,13 @@ def test_columns_that_mean_a_label_are_named_where_there_is_none(tmp_path):
     assert "data.preferences" in caught.value.remedy
 
 
-def test_one_answer_with_both_labels_is_a_conflict_and_with_the_same_a_duplicate():
-    table = pl.DataFrame(
-        normal(GOOD, GOOD, GOOD | {"label": False}, GOOD | {"completion": "Me."}, GOOD | {"prompt": "And?", "label": False}),
-        schema=COLUMNS,
-    )
-    found = contract.judge(table, KINDS["feedback"].checks, Checks(), 0.0, 5).findings
-    assert {each.check: each.count for each in found if each.count} == {"duplicate": 1, "conflict": 3}
+def test_one_answer_with_both_labels_is_a_conflict_and_with_the_same_a_duplicate(tmp_path):
+    """Of the first three rows the second repeats the first, and the third contradicts both."""
+    rows = [GOOD, GOOD, GOOD | {"label": False}, GOOD | {"completion": "Me."}, GOOD | {"prompt": "And?", "label": False}]
+    lenient = Checks(max_drop_rate=1, conflict_fail=1, length_auc_fail=1)
+    validate(files(tmp_path, *rows), lenient, 0.1, tmp_path / "out")
+    quarantine = pl.read_parquet(tmp_path / "out" / "quarantine.parquet")
+    assert dict(quarantine.select("row", "reasons").rows()) == {1: ["conflict"], 2: ["duplicate", "conflict"], 3: ["conflict"]}
 
 
 def test_a_data_set_is_written_with_its_labels_and_bad_rows_are_kept_apart(tmp_path):

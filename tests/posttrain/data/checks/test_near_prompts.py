@@ -8,6 +8,7 @@ import pytest
 
 from posttrain.data.checks import near_prompts
 from posttrain.data.checks.near_prompts import NearPrompts
+from schemas.messages import MESSAGES
 
 WORDS = [f"word{n}" for n in range(400)]
 
@@ -18,8 +19,11 @@ def sentence(seed: int, words: int = 30) -> list[str]:
 
 def rows(*given: tuple[str, str]) -> pl.DataFrame:
     """Rows of (prompt, split)."""
-    table = pl.DataFrame({"prompt_text": [text for text, _ in given], "split": [split for _, split in given]})
-    return table.with_columns(key=pl.col("prompt_text").hash())
+    asked = [[{"role": "user", "content": text, "extra": None}] for text, _ in given]
+    table = pl.DataFrame(
+        {"prompt": asked, "split": [split for _, split in given]}, schema={"prompt": MESSAGES, "split": pl.String}
+    )
+    return table.with_columns(key=pl.Series([text for text, _ in given], dtype=pl.String).hash())
 
 
 def hits(*pieces: pl.DataFrame, least: float = 0.8) -> list[bool]:
