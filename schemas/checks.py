@@ -16,7 +16,7 @@ Adjustable = Literal[
 ]  # fmt: skip
 """Checks whose severity a recipe may choose: rows that they find can be trained on."""
 Limited = Literal[
-    "prompt_mismatch", "conflict", "reversed_scores", "length_bias", "length_auc", "one_label", "max_drop_rate",
+    "prompt_mismatch", "conflict", "reversed_scores", "length_bias", "one_label", "max_drop_rate",
     "assistant_first", "contaminated", "duplicate_prompt", "fine_marks", "language", "marker", "near_prompt", "personal",
     "prompt_repeated", "script", "template_token", "unknown_split",
 ]  # fmt: skip
@@ -44,14 +44,10 @@ class Checks(Frozen):
     reversed_scores_fail: Share = 0.005
     """Fail when more than this share has scores against its label."""
     length_bias_warn: Share = 0.65
-    """Warn when P(chosen is longer) is above this or below one minus this."""
+    """Warn when P(chosen is longer) is above this or below one minus this, or the area under the ROC curve by which lengths alone
+    tell good answers from the others."""
     length_bias_fail: Share = 0.85
-    """Fail when P(chosen is longer) is above this or below one minus this."""
-    length_auc_warn: Share = 0.65
-    """Warn when lengths alone tell chosen from rejected answers, or desirable from others, with an area under the ROC curve above
-    this or below one minus this."""
-    length_auc_fail: Share = 0.85
-    """The same, and fail."""
+    """Fail when one of the two is above this or below one minus this."""
     prompt_repeated_fail: Share = 0.3
     """Fail when more than this share of answers on one side repeats its prompt."""
     near_prompt: Share = 0.8

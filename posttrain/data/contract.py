@@ -45,7 +45,9 @@ class RowCheck:
         return kind_of(self.name)
 
 
-_KINDS: Final[dict[str, str]] = {f"{base}_{part}": base for base in get_args(Adjustable) for part in ("prompt", *SIDES)}
+_KINDS: Final[dict[str, str]] = {"length_auc": "length_bias"} | {
+    f"{base}_{part}": base for base in get_args(Adjustable) for part in ("prompt", *SIDES)
+}
 
 
 def kind_of(name: str) -> str:

@@ -117,7 +117,8 @@ class Lengths:
     def findings(self, limits: Checks) -> list[Finding]:
         """What lengths say of a data set whose rows have a better and a worse side."""
         biased = [self.bias(limits)] if "rejected" in self.counts else []
-        return [*biased, *filter(None, (self.told_apart(limits), self.one_label(limits)))]
+        known = any(each.failed for each in biased)
+        return [*biased, *filter(None, (self.told_apart(limits, known), self.one_label(limits)))]
 
     def bias(self, limits: Checks) -> Finding:
         """P(the chosen side is longer) in characters, a tie counting one half, so that equal lengths are no bias."""
@@ -126,16 +127,19 @@ class Lengths:
             return Finding("length_bias", "fail", self.longer, share, limits.length_bias_fail, failed=True)
         return Finding("length_bias", "warn", self.longer, share, limits.length_bias_warn)
 
-    def told_apart(self, limits: Checks) -> Finding | None:
-        """How well lengths alone tell good answers from bad ones: the area under the ROC curve; None where there are not both."""
+    def told_apart(self, limits: Checks, known: bool = False) -> Finding | None:
+        """How well lengths alone tell good answers from bad ones: the area under the ROC curve; None where there are not both.
+
+        `known`: the data set fails by its lengths already.
+        """
         good, bad = (self.counts.get(names[0], self.counts.get(names[1])) for names in GOOD_AND_BAD)
         if not good or not bad:
             return None
         value = area_of_counts(good, bad)
         count = sum(good.values()) + sum(bad.values())
-        if max(value, 1 - value) > limits.length_auc_fail and "length_auc" not in limits.waive:
-            return Finding("length_auc", "fail", count, value, limits.length_auc_fail, failed=True)
-        return Finding("length_auc", "warn", count, value, limits.length_auc_warn)
+        if max(value, 1 - value) > limits.length_bias_fail and "length_bias" not in limits.waive and not known:
+            return Finding("length_auc", "fail", count, value, limits.length_bias_fail, failed=True)
+        return Finding("length_auc", "warn", count, value, limits.length_bias_warn)
 
     def one_label(self, limits: Checks) -> Finding | None:
         """Feedback of which all answers that are kept have one label: there is nothing to tell apart."""

@@ -49,7 +49,7 @@ ABOUT: Final[dict[str, About]] = {
     ),
     "length_auc": About(
         "how well the length of an answer alone tells good from bad ones (area under the ROC curve, over all answers)",
-        "it is told, and fails far from one half", "length_auc_warn, length_auc_fail",
+        "it is told, and fails far from one half, unless `length_bias` is waived", "length_bias_warn, length_bias_fail",
     ),
     "marker": About("a `Human:` or `Assistant:` inside a message", _WARNED),
     "template_token": About(

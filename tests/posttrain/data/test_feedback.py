@@ -82,7 +82,7 @@ def test_columns_that_mean_a_label_are_named_where_there_is_none(tmp_path):
 def test_one_answer_with_both_labels_is_a_conflict_and_with_the_same_a_duplicate(tmp_path):
     """Of the first three rows the second repeats the first, and the third contradicts both."""
     rows = [GOOD, GOOD, GOOD | {"label": False}, GOOD | {"completion": "Me."}, GOOD | {"prompt": "And?", "label": False}]
-    lenient = Checks(max_drop_rate=1, conflict_fail=1, length_auc_fail=1)
+    lenient = Checks(max_drop_rate=1, conflict_fail=1, length_bias_fail=1)
     validate(files(tmp_path, *rows), lenient, 0.1, tmp_path / "out")
     quarantine = pl.read_parquet(tmp_path / "out" / "quarantine.parquet")
     assert dict(quarantine.select("row", "reasons").rows()) == {1: ["conflict"], 2: ["duplicate", "conflict"], 3: ["conflict"]}

@@ -41,7 +41,7 @@ def files(folder: Path, rows: list[Row], name: str = "p.jsonl") -> list[SourceFi
 
 
 def summary_of(folder: Path, rows: list[Row], against: list[SourceFile] | None = None, **checks: Any) -> dict[str, Any]:
-    limits = Checks.model_validate({"length_auc_fail": 1, "length_bias_fail": 1} | checks)
+    limits = Checks.model_validate({"length_bias_fail": 1} | checks)
     validate({"preferences": files(folder, rows)}, limits, 0.2, folder / "out", against or ())
     return json.loads((folder / "out" / "summary.json").read_text())["preferences"]
 
@@ -135,12 +135,13 @@ def test_answers_that_repeat_their_prompt_fail_above_a_share(tmp_path):
 
 
 def test_lengths_that_tell_chosen_from_rejected_answers(tmp_path):
-    """Chosen answers have 25 words and rejected ones 24, of the same letters: lengths overlap, then they do not."""
-    apart = [pair(seed, chosen="a" * 30, rejected="b" * (10 + seed % 3)) for seed in range(CLEAN)]
-    rows = [row | {"chosen": f"{row['chosen']} {n}", "rejected": f"{row['rejected']} {n}"} for n, row in enumerate(apart)]
+    """Desirable answers have 12 words and the others 24: none is as long as one of these."""
+    rows = [{"prompt": text(2 * n), "completion": text(2 * n + 1, 12 + 12 * (n % 2)), "label": n % 2 == 0} for n in range(CLEAN)]
     with pytest.raises(Refusal) as caught:
-        summary_of(tmp_path, rows, length_auc_fail=0.85)
-    assert "100.00% of an answer's being good is told by its length alone" in caught.value.found
+        validate({"feedback": files(tmp_path, rows)}, Checks(), 0.2, tmp_path / "out")
+    assert caught.value.found.startswith("0.00% of an answer's being good is told by its length alone")
+    assert caught.value.allowed == "data.checks.length_bias_fail = 0.85"
+    assert validate({"feedback": files(tmp_path, rows)}, Checks(waive={"length_bias": "short is good"}), 0.2, tmp_path / "out")
     summary = summary_of(tmp_path, clean())
     (found,) = (each for each in summary["checks"] if each["check"] == "length_auc")
     assert 0.35 < found["share"] < 0.65
@@ -169,7 +170,7 @@ def test_feedback_with_one_label_has_nothing_to_learn(tmp_path):
     assert "of the labels are the same" in caught.value.found
     assert validate(given, Checks(waive={"one_label": "a first look"}), 0.2, tmp_path / "out")["feedback_kept"] == CLEAN
     both = {"feedback": files(tmp_path, [*rows[1:], rows[0] | {"label": False}], "f.jsonl")}
-    assert validate(both, Checks(length_auc_fail=1), 0.2, tmp_path / "out")["feedback_kept"] == CLEAN
+    assert validate(both, Checks(length_bias_fail=1), 0.2, tmp_path / "out")["feedback_kept"] == CLEAN
 
 
 def test_every_check_is_described_and_the_documentation_has_them_all():
