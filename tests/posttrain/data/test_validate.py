@@ -120,12 +120,7 @@ def test_waived_failures_are_warnings(tmp_path: Path, caplog: pytest.LogCaptureF
     preferences = rows(tmp_path, *({"prompt": f"q {n}", "chosen": "long answer", "rejected": "short"} for n in range(3)), "{")
     waived = Checks(waive={"length_bias": "short ones are bad", "max_drop_rate": "a test"})
     with caplog.at_level(logging.WARNING):
-        metrics = validate(
-            {"preferences": preferences},
-            Checks(waive={"length_bias": "short ones are bad", "max_drop_rate": "a test"}),
-            0.1,
-            tmp_path,
-        )
+        metrics = validate({"preferences": preferences}, waived, 0.1, tmp_path)
     assert metrics["preferences_kept"] == 3
     assert "max_drop_rate is 25.00%, waived: a test" in caplog.text
     assert "length_bias is 100.00%, waived: short ones are bad" in caplog.text
