@@ -11,10 +11,11 @@ import pyarrow as pa
 from posttrain.data.columns import prepared
 from posttrain.data.file_rows import FileRows
 from posttrain.data.kinds import Kind
-from posttrain.data.plain_rows import plain_table
+from posttrain.data.plain_rows import of_messages, plain_table
 from posttrain.data.readers import BadRow, Meter, OnNote, Row, limited, read_rows
 from posttrain.data.shapes import Record, Tally
 from posttrain.data.sources import SourceFile
+from schemas.messages import MESSAGES
 
 CHUNK: Final = 20_000  # rows that are held as Python objects at a time
 BYTES: Final = 32 << 20  # that these may have in their file
@@ -103,8 +104,14 @@ class Collector:
         return table if plain is None else pl.concat([plain, table]).sort("row", maintain_order=True) if made else plain
 
     def _from_records(self, records: list[Record]) -> pl.DataFrame:
-        # Through Arrow: three times as fast as polars with nested Python objects.
-        return pl.DataFrame(pa.Table.from_pylist(records, self._schema))
+        columns = self._kind.columns
+        arrays = [
+            of_messages([record[name] for record in records])
+            if columns[name] == MESSAGES
+            else pa.array([record.get(name) for record in records], self._schema.field(name).type)
+            for name in columns
+        ]
+        return pl.DataFrame(pa.table(arrays, self._schema.names))
 
 
 def collect(

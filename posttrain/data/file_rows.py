@@ -111,6 +111,7 @@ class FileRows:
         self.gathered: list[Row] = []
         self.gathering: tuple[Fit, Any] | None = None
         self.renames = bool(reading.columns or reading.ignore)
+        self.last: tuple[tuple[str, ...] | None, Fit | None] = None, None
         self.known: dict[tuple[tuple[str, ...], tuple[bool, ...]], Fit | None] = {}
 
     def take(self, number: int, row: dict[str, Any]) -> Iterator[Record]:
@@ -165,12 +166,17 @@ class FileRows:
 
     def fit(self, row: dict[str, Any]) -> Fit | None:
         """The shape of a row, known from its columns and which of them are null."""
-        key = tuple(row), tuple(value is not None for value in row.values())
+        names = tuple(row)
+        if names == self.last[0] and None not in row.values():
+            return self.last[1]
+        key = names, tuple(value is not None for value in row.values())
         if key not in self.known:
             if len(self.known) > MOST_COLUMNS:  # rows that each have columns of their own
                 self.known.clear()
             there = {name for name, held in zip(*key, strict=True) if held}
             self.known[key] = _fitting(self.shapes, there, row.keys()) or _fitting(self.shapes, row.keys(), row.keys())
+        if all(key[1]):
+            self.last = names, self.known[key]
         return self.known[key]
 
     def _together(self) -> Iterator[Record]:

@@ -13,10 +13,11 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from posttrain.data.columns import EMPTY
 from posttrain.data.file_rows import FileRows, Fit, unread_columns
-from posttrain.data.messages import WrongType
+from posttrain.data.messages import Message, WrongType
 from posttrain.data.pairs import QUOTED, SCORES
 from posttrain.data.readers import Row
 from schemas.messages import MESSAGE
@@ -118,10 +119,25 @@ def _extra(rows: Sequence[Row], fit: Fit) -> pa.Array | None:
 
 def _messages(role: str, texts: pa.Array) -> pa.Array:
     """A list of one message for each text."""
-    fields = {"role": pa.repeat(pa.scalar(role, TEXT), len(texts)), "content": texts, "extra": pa.nulls(len(texts), TEXT)}
+    ends = np.arange(len(texts) + 1, dtype=np.int64)
+    return _lists(ends, role=pa.repeat(pa.scalar(role, TEXT), len(texts)), content=texts, extra=pa.nulls(len(texts), TEXT))
+
+
+def of_messages(lists: Sequence[list[Message]]) -> pa.Array:
+    """Lists of messages as Arrow has them, by fields: several times as fast as from nested objects."""
+    ends = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    every = [message for messages in lists for message in messages]
+    return _lists(
+        ends,
+        role=pa.array([message["role"] for message in every], TEXT),
+        content=pa.array([message["content"] for message in every], TEXT),
+        extra=pa.array([message.get("extra") for message in every], TEXT),
+    )
+
+
+def _lists(ends: NDArray[np.int64], **fields: pa.Array) -> pa.Array:
     order = [field.name for field in MESSAGE.fields]
-    inner = pa.StructArray.from_arrays([fields[name] for name in order], order)
-    return pa.LargeListArray.from_arrays(np.arange(len(texts) + 1, dtype=np.int64), inner)
+    return pa.LargeListArray.from_arrays(ends, pa.StructArray.from_arrays([fields[name] for name in order], order))
 
 
 def _table(

@@ -44,9 +44,9 @@ def refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
         f"no rows left of {outcomes[name].summary['rows_in']} in data.{name}{_because(outcomes[name].quarantined)}"
         for name in empty
     ]
-    found += [_described(name, finding) for name, finding in failures]
+    found += [_described(name, finding, outcomes[name].quarantined) for name, finding in failures]
     allowed = [f"at least one clean row in data.{name}" for name in empty]
-    allowed += [f"data.checks.{_field(f)} = {f.limit:g}" for _, f in failures]
+    allowed += [_allowed(f) for _, f in failures]
     waivable = ", ".join(dict.fromkeys(f"{f.kind}: REASON" for _, f in failures))
     remedy = f"see {out / 'quarantine.parquet'} and correct the rows" + (
         f"; or set data.checks.waive: {{{waivable}}}" if waivable and not empty else ""
@@ -60,15 +60,21 @@ def _because(reasons: Tallied) -> str:
     return f": {said}" if (said := reasons.said()) else ""
 
 
-def _field(finding: Finding) -> str:
-    named = f"{finding.kind}_fail"
-    if finding.kind in Checks.model_fields or named in Checks.model_fields:
-        return finding.kind if finding.kind in Checks.model_fields else named
-    return f"fail_above.{finding.kind}"
+def _allowed(finding: Finding) -> str:
+    """The threshold that a data set is above, by its field."""
+    if finding.check == "one_label":
+        return "answers of both labels"
+    own = f"{finding.kind}_fail"
+    field = (
+        finding.kind if finding.kind == "max_drop_rate" else own if own in Checks.model_fields else f"fail_above.{finding.kind}"
+    )
+    return f"data.checks.{field} = {finding.limit:g}"
 
 
-def _described(name: str, finding: Finding) -> str:
+def _described(name: str, finding: Finding, reasons: Tallied) -> str:
     examples = f" (such as {', '.join(finding.examples)})" if finding.examples else ""
+    if finding.check == "max_drop_rate":
+        examples = _because(reasons)
     fault = FAULTS.get(finding.check) or f"rows with {ABOUT[finding.kind].finds} ({finding.check})"
     return f"{finding.share:.2%} {fault} in data.{name}{examples}"
 

@@ -118,7 +118,7 @@ def test_a_share_of_rows_fails_a_data_set_unless_it_is_waived_with_a_reason(tmp_
         summary_of(tmp_path, [*clean(), *planted], fail_above={kind: 0.01})
     assert f"({name})" in caught.value.found
     assert f"p.jsonl:{CLEAN + len(planted)}" in caught.value.found
-    assert caught.value.allowed == (f"data.checks.fail_above.{kind} = 0.01" if kind != "near_prompt" else caught.value.allowed)
+    assert caught.value.allowed == f"data.checks.fail_above.{kind} = 0.01"
     assert f"data.checks.waive: {{{kind}: REASON}}" in caught.value.remedy
     summary = summary_of(tmp_path, [*clean(), *planted], fail_above={kind: 0.01}, waive={kind: "seen and known"})
     assert summary["waived"] == {kind: "seen and known"}
