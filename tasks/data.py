@@ -19,7 +19,7 @@ def validate(chain: Chain, out: Path) -> Built:
 
     data = chain.recipe.data
     given = {name: chain.sources[name] for name in CONTRACTS if name in chain.sources}
-    metrics = check(given, data.checks, data.holdout, out)
+    metrics = check(given, data.checks, data.holdout, out, chain.evaluation_sets)
     refuse_empty_splits(metrics)
     return Built(metrics, {name: f"{name}.parquet" for name in (*given, "quarantine")} | {"summary": "summary.json"})
 
