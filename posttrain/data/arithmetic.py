@@ -29,14 +29,14 @@ DIFFERENCES: Final = (
     "{name} has {a} {things} and gives {b} away. How many are left?",
     "Of {a} {things} {name} loses {b}. How many are left?",
 )
-LARGEST: Final = 10
+LARGEST: Final = 5
 """Of the numbers that are added, or the result and the number of a difference."""
 RIGHT: Final = 0.25
 """Share of the careless solutions that are right."""
 SLIPS: Final = (-3, -2, -1, 1, 2, 3)
 """By how much the others are off."""
-DOCUMENTS, SOLUTIONS, PROBLEMS = 3_000, 1_500, 3_000
-TOLD, DRILLED = 3, 12
+DOCUMENTS, SOLUTIONS, PROBLEMS = 2_200, 1_500, 3_000
+TOLD, DRILLED = 8, 4
 """Of a document: problems with their solutions, and solutions alone."""
 
 
