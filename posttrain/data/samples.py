@@ -27,9 +27,9 @@ DIGESTS = {
     "corpus": "5db9a7484ba3cdb5faa531f2b0efb261e5ffbfe7899884d1690bd8f0a413c732",
     "instructions": "ba55c1bf0bf575bad0d02c097029ec55e57ee84676f564085bd12b31834d68b0",
     "preferences": "bae25d723ae505bb088cfa040be53b1759320393df0ae4a3c661c23793947c36",
-    "arithmetic_corpus": "08a4c1a924d294974067c5fa2146c122a6ce80e6d67e38851f18a5bc896a0045",
-    "arithmetic_instructions": "129d3894ee3b5162bfab22e1393c88b1f1ef55f7566c8b7ca9ac8315a015488d",
-    "arithmetic_prompts": "ebf908ed9e3e7a4a059655371d2a6a08d2c2446f3325b1d2e387938e9d771197",
+    "arithmetic_corpus": "f0a0b2e2f506d2449a4e4c691b0df480db68668f23b2f313239d2bfb883fd40e",
+    "arithmetic_instructions": "a69fea94cc99e9a0961c507c3ffe20540db6eacac94882fcd35c71b96d1010cc",
+    "arithmetic_prompts": "ef3ac86ad4e30a25bda0ebd4efec163f8d974b439179e62ca8d6b3a6316b8db2",
 }
 """SHA-256 of the samples: a cached file with other bytes is written again. A changed one needs a new VERSION."""
 
