@@ -10,10 +10,12 @@ from schemas.base import Frozen, refused
 from schemas.fields import Share
 from schemas.sources import Sources, listed
 
-CONTRACTS: Final[tuple[str, ...]] = ("preferences", "instructions", "prompts")
+CONTRACTS: Final[tuple[str, ...]] = ("preferences", "feedback", "instructions", "prompts")
 """Fields of `Data` whose rows are checked against a contract, one table each."""
 SOURCES: Final[tuple[str, ...]] = ("corpus", *CONTRACTS)
 """Fields of `Data` that name inputs."""
+ASKED: Final = ("prompts", "preferences", "feedback", "instructions")
+"""The same in the order in which a recipe's first one gives the prompts of PPO and evaluation."""
 
 
 class Checks(Frozen):
@@ -53,6 +55,8 @@ class Data(Frozen):
     """Conversations for supervised fine-tuning: `messages`, `prompt` and `completion`, or another shape of docs/data.md."""
     preferences: Sources | None = None
     """Preference pairs: `chosen` and `rejected`, with or without `prompt`, or another shape of docs/data.md."""
+    feedback: Sources | None = None
+    """Single answers that are desirable or not, for loss `kto`: `prompt`, `completion` and `label`, or another shape."""
     prompts: Sources | None = None
     """Prompts for PPO and evaluation, in place of those of pairs or conversations: `prompt`, `messages`, `question` or another
     shape of docs/data.md. All other columns are for reward functions and judges that take rows."""

@@ -19,8 +19,8 @@ def validate(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for clean and quarantined rows.")] = Path("validated"),
     kind: Annotated[
-        Literal["preferences", "instructions", "prompts"],
-        typer.Option("--as", help="What the rows are: pairs, conversations, or prompts without answers."),
+        Literal["preferences", "feedback", "instructions", "prompts"],
+        typer.Option("--as", help="What the rows are: pairs, answers with a label, conversations, or prompts without answers."),
     ] = "preferences",
     columns: Annotated[
         list[str] | None, typer.Option("--columns", metavar="KNOWN=YOURS", help="Name of a column in your rows; may be repeated.")
@@ -34,7 +34,7 @@ def validate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check preference pairs or conversations against their contract."""
+    """Check pairs, feedback or conversations against their contract."""
     from dataclasses import replace
 
     from posttrain.data.explain import shapes_table

@@ -36,6 +36,8 @@ from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import Plan, by_rows, by_tokens
 from posttrain.training.learning_rates import settled
 from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, preference
+from posttrain.training.ppo.critic import apart
+from posttrain.training.unpaired import Answers, Unpaired
 from schemas.model import Model, ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe
@@ -137,7 +139,7 @@ def _stage(
         each = sorted((min(len(e.prompt), limit - told.max_new_tokens) for e in examples), reverse=True)[: told.prompts]
         prompts = [length for length in each for _ in range(told.samples)][:BATCH]
         return model, lengths, evaluation_peaks(config, prompts, told.max_new_tokens, examples, on)
-    compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
+    compared = isinstance(spec, DPO) and (spec.unpaired or VARIANTS[spec.loss].reference)
     training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared,
                         stage == "reward", recipe.quantization, new_tokens=new_tokens)  # fmt: skip
     return model, lengths, training_peaks(training, on, model)
@@ -155,9 +157,11 @@ def prompts_section(recipe: Recipe) -> SFT | DPO | Answering:
         new = asking.max_new_tokens if asking else recipe.evaluation.max_new_tokens
         most = asking.max_length if asking else recipe.evaluation.max_length or max(1024, 2 * new)
         return Answering(most, new, recipe.evaluation.prompts)
-    if recipe.data.preferences is None:
+    if recipe.prompts_table == "instructions":
         return recipe.sft or SFT()
-    return recipe.alignment if isinstance(recipe.alignment, DPO) else DPO(algorithm="dpo")
+    given = recipe.alignment if isinstance(recipe.alignment, DPO) else DPO(algorithm="dpo")
+    single = recipe.prompts_table == "feedback"
+    return given if given.unpaired == single else given.model_copy(update={"loss": "kto" if single else "sigmoid"})
 
 
 def _objective(spec: Section, examples: Sequence[Example]) -> Objective:
@@ -165,6 +169,10 @@ def _objective(spec: Section, examples: Sequence[Example]) -> Objective:
         return BradleyTerry(examples, spec.margin)
     if not isinstance(spec, DPO):
         return LanguageModelling(examples, z_loss=spec.z_loss)
+    if spec.unpaired:
+        return Unpaired(
+            Answers(examples, torch.ones(len(examples), dtype=torch.bool), spec.max_length), torch.zeros(len(examples))
+        )
     reference = torch.zeros(len(examples), 2) if VARIANTS[spec.loss].reference else None
     return preference(spec, examples, reference)
 
@@ -211,7 +219,7 @@ def _largest(peaks: Sequence[Peak], on: Arithmetic, beside: int) -> dict[str, An
 
 
 def learning_rates_of(chain: Chain) -> dict[str, float]:
-    """Peak learning rate of every stage that trains: the recipe's, or the derived one, in the order of the stages."""
+    """Peak learning rate of every stage that trains, and of PPO's critic: the recipe's or the derived one, in their order."""
     recipe, config = chain.recipe, config_of(chain.model)
     found: dict[str, float] = {}
     for stage in recipe.stages:
@@ -223,6 +231,9 @@ def learning_rates_of(chain: Chain) -> dict[str, float]:
             spec = settled(getattr(spec, "algorithm", stage), spec, peft, functools.partial(_parameters, chain, stage, config))
         assert spec.learning_rate is not None  # `settled`
         found[stage] = spec.learning_rate
+        if isinstance(spec, PPO):
+            parts = apart(spec, functools.partial(_parameters, chain, stage, config))
+            found |= {f"{stage}.{part.name}": part.learning_rate for part in parts}
     return found
 
 
