@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.base import Frozen
+from schemas.base import Frozen, refused
 from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Number, Positive, Share, Temperature
 from schemas.peft import LoRA, Peft
 from schemas.ppo_parts import KL as KL
