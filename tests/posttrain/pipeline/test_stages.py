@@ -37,7 +37,8 @@ INPUTS = {
     "evaluate": [*POLICY, "filter.kept", "validate.instructions", "validate.preferences"],
     "register": POLICY,
 }
-# Computed at commit 053d191, before there was this table, with version 0 in place of the stage's.
+# Computed at commit 053d191, before there was this table, with version 0 in place of the stage's; `filter` again when
+# `dedup.url` and `dedup.against` came.
 BEFORE = {
     "validate": "6b21371301030febb18b4eeffe82426e",
     "filter": "641bc0fc0dbbed1ed50965911158c3c0",
