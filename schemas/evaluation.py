@@ -58,10 +58,12 @@ _RANGES = {
     "length_controlled_win_rate_vs_base": _SHARE,
     "length_ratio_vs_sft": _NOT_NEGATIVE,
     "length_ratio_vs_base": _NOT_NEGATIVE,
+    "mean_reward": _ANY,
     "eos_share": _SHARE,
     "distinct_2": _SHARE,
     "preference_accuracy": _SHARE,
     "preference_accuracy_length_controlled": _SHARE,
+    "feedback_auc": _SHARE,
     "calibration_error": _SHARE,
     "perplexity_ratio_vs_base": _NOT_NEGATIVE,
     "kl_per_token": _NOT_NEGATIVE,  # an estimate may fall below 0, and then only by chance
@@ -85,6 +87,8 @@ class Gates(Frozen):
     """Tokens of the candidate's answers for each token of its SFT parent's."""
     length_ratio_vs_base: Gate | None = None
     """The same against the model before SFT."""
+    mean_reward: Gate | None = None
+    """Mean reward of the candidate's answers by the judge; of one that gives 0 or 1, such as a verifier, the accuracy."""
     eos_share: Gate | None = None
     """Share of the candidate's answers that end before `max_new_tokens`."""
     distinct_2: Gate | None = None
@@ -93,6 +97,8 @@ class Gates(Frozen):
     """Share of held-out pairs whose implicit reward is higher for the chosen response."""
     preference_accuracy_length_controlled: Gate | None = None
     """The same share if both responses were equally long."""
+    feedback_auc: Gate | None = None
+    """P(a desirable held-out answer has a higher implicit reward than an undesirable one), of data.feedback."""
     calibration_error: Gate | None = None
     """Expected calibration error of the implicit rewards on held-out pairs: how far their confidence is from their accuracy."""
     perplexity_ratio_vs_base: Gate | None = None

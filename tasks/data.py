@@ -7,20 +7,21 @@ from pathlib import Path
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress
 from posttrain.runtime.store import Built
+from schemas.data import CONTRACTS
 from tasks.stage import stage_task
 
 
 @stage_task
 def validate(chain: Chain, out: Path) -> Built:
-    """Check preference pairs and conversations against their contracts; rows that fail are quarantined."""
-    from posttrain.data.validate import refuse_empty_splits
+    """Check pairs, feedback, conversations and prompts against their contracts; rows that fail are quarantined."""
     from posttrain.data.validate import validate as check
+    from posttrain.data.verdict import refuse_empty_splits
 
     data = chain.recipe.data
-    tables = [name for name in ("preferences", "instructions") if name in chain.sources]
-    metrics = check(chain.sources.get("preferences"), chain.sources.get("instructions"), data.checks, data.holdout, out)
+    given = {name: chain.sources[name] for name in CONTRACTS if name in chain.sources}
+    metrics = check(given, data.checks, data.holdout, out)
     refuse_empty_splits(metrics)
-    return Built(metrics, {name: f"{name}.parquet" for name in (*tables, "quarantine")} | {"summary": "summary.json"})
+    return Built(metrics, {name: f"{name}.parquet" for name in (*given, "quarantine")} | {"summary": "summary.json"})
 
 
 @stage_task

@@ -28,7 +28,7 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
     notices = unsealed(chain, [stage.name for stage in stages])
     used = note_template(chain, notices.append)
     registered = next((stage.outputs for stage in stages if stage.name == "register"), None)
-    rose = (caution.of_stage(stage.name, stage.metrics) for stage in stages)
+    seen = [sentence for stage in stages for sentence in caution.of_stage(stage.name, stage.metrics)]
     error = None if ended is None or isinstance(ended, GateRefused) else failure(chain.recipe.stages[len(stages)], ended)
     return RunReport(
         run_id=run_id,
@@ -42,7 +42,7 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
         promotion=_promotion(ended, error, registered),
         chat_template=used,
         notices=tuple(notices),
-        warnings=(*caution.of_recipe(chain.recipe), *filter(None, rose)),
+        warnings=(*caution.of_recipe(chain.recipe), *seen),
     )
 
 

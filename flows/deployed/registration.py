@@ -16,11 +16,11 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
-from prefect.utilities.callables import parameter_schema
 
 from flows import defaults
 from flows.deployed import chain, stage
 from flows.deployed.api import insist
+from flows.deployed.form import form_of, form_values
 from flows.deployed.names import DEPLOYMENT, POOLS, TAG, deployment_of
 from posttrain.pipeline.stages import WORK
 from schemas.errors import Refusal
@@ -91,7 +91,7 @@ def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[
     common = {"store": str(site.store), "dtype": site.dtype}
 
     def of_recipe(recipe: Recipe) -> Planned:
-        given = common | {"recipe": recipe.document}
+        given = common | {"recipe": form_values(recipe)}
         return Planned(
             flow=chain.post_training, name=recipe.name, entrypoint=entry, pool=site.pools["cpu"], parameters=given,
             tags=(TAG, f"recipe:{recipe.name}"), cron=_checked(crons.get(recipe.name)),
@@ -175,17 +175,11 @@ def _register(site: Site, planned: Planned, client: SyncPrefectClient) -> None:
         parameters=planned.parameters,
         description=planned.flow.description,
         tags=list(planned.tags),
-        parameter_openapi_schema=_form() if planned.flow.name == CHAIN else {},
+        parameter_openapi_schema=form_of(chain.post_training.fn) if planned.flow.name == CHAIN else {},
         enforce_parameter_schema=planned.flow.name == CHAIN,
         job_variables=_job_variables(site),
         schedules=list(_schedules(planned, client)),
     )
-
-
-@functools.cache
-def _form() -> dict[str, Any]:
-    """What people may fill in; the stages' parameters come from the chain."""
-    return parameter_schema(chain.post_training.fn).model_dump(mode="json", exclude_unset=True)
 
 
 def _schedules(planned: Planned, client: SyncPrefectClient) -> Iterator[DeploymentScheduleCreate]:

@@ -18,6 +18,7 @@ from posttrain.models.policy import Policy, folder_digest, model_origin, policy_
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.judge import function_origin, judge_origin
 from posttrain.runtime.store import StageKey, Store, Stored
+from schemas.data import CONTRACTS
 from schemas.evaluation import RewardModelJudge
 from schemas.model import GgufModel, LocalModel, Model, RegistryModel
 from schemas.peft import Full
@@ -87,7 +88,7 @@ class Chain:
     @functools.cached_property
     def sources(self) -> dict[str, list[SourceFile]]:
         """Files of every data source that a stage of this recipe reads."""
-        wanted = {"corpus": "filter" in self.recipe.stages, "instructions": True, "preferences": True}
+        wanted = {"corpus": "filter" in self.recipe.stages, **dict.fromkeys(CONTRACTS, True)}
         return {name: self.files(name) for name, used in wanted.items() if used and getattr(self.recipe.data, name) is not None}
 
     @functools.cache  # noqa: B019  # a chain lives as long as its run
@@ -232,8 +233,11 @@ class Chain:
                 return (judge_origin(judge),)
 
     def measured(self) -> Metrics:
-        """What gates and promotion go by: evaluation's numbers, and by how much the last training lowered the held-out loss."""
+        """What gates and promotion go by: evaluation's numbers, with the candidate's reward as `mean_reward`, and by how much the
+        last training lowered the held-out loss."""
         numbers = dict(self.stored("evaluate").result.metrics)
+        candidate = f"reward_{policies(self.recipe)[-1]}"
+        numbers |= {name.replace(candidate, "mean_reward"): numbers[name] for name in numbers if name.startswith(candidate)}
         trained = self.trained_before("register")
         course = trained[-1].result.metrics if trained else {}
         if "validation_loss_start" in course and "validation_loss" in course:
