@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from posttrain.data.sources import SourceFile
 from posttrain.filters.corpus import filter_corpus
@@ -77,7 +78,8 @@ def test_contamination(tmp_path, remove: bool) -> None:
     (tmp_path / "eval.jsonl").write_text(json.dumps({"id": 1, "turns": [{"content": EN}]}) + "\n")
     asked = {"decontaminate": {"against": str(tmp_path / "eval.jsonl"), "remove": remove}}
     ran = Ran(tmp_path, texts(" ".join(EN.split()[:13]) + " yesterday", " ".join(EN.split()[:12]) + " yesterday", DE), asked)
-    assert ran.reasons == ({"d0": ["contaminated by eval.jsonl:1"]} if remove else {})
+    assert ran.reasons == ({"d0": ["contaminated"]} if remove else {})
+    assert ran.column("contaminated_by") == {"d0": "eval.jsonl:1", "d1": None, "d2": None}
     assert ran.column("contaminated_runs") == {"d0": 1, "d1": 0, "d2": 0}
     assert ran.column("contaminated_share") == pytest.approx({"d0": 13 / 14, "d1": 12 / 13, "d2": 0})
     assert ran.summary["contaminated"] == {"eval.jsonl": 1}
@@ -189,3 +191,16 @@ def test_other_limits_without_reading_texts(tmp_path) -> None:
     assert Counter(len(each) for each in why.values())[0] == 1
     assert why["d0"] == ["language en"]
     assert "personal_data > 0" in why["d2"]
+
+
+def test_tokens_of_a_tokenizer_and_by_bytes(tmp_path) -> None:
+    """`the cat` has two words, and 7 bytes: two tokens of four."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    mixture = {"by": "source", "shares": {"*": 1}}
+    for given, counts in ((None, [2, 4]), (str(tmp_path), [2, 4]), (str(tmp_path / "tokenizer.json"), [2, 4])):
+        asked = {"mixture": mixture | {"tokenizer": given}}
+        ran = Ran(tmp_path / str(given).replace("/", "_"), texts("the cat", "a b c d" if given else "thirteen byte"), asked)
+        assert list(ran.column("tokens").values()) == counts
+        assert set(ran.kept["phase"]) == {"main"}

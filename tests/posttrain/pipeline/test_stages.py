@@ -111,3 +111,16 @@ def test_a_key_is_the_digest_of_the_settings_and_inputs_of_the_stage(identities,
 
 def test_a_store_written_before_the_table_is_reused(identities):
     assert {stage: replace(identities[stage], version=0).key for stage in BEFORE} == BEFORE
+
+
+def test_what_the_filter_is_given_counts_by_content(document, store, tmp_path):
+    words = tmp_path / "words.txt"
+    keys = []
+    for content in ("one", "one", "two"):
+        words.write_text(content)
+        asked = document | {"filtering": {"dirty_words": {"words": str(words)}, "language": {"keep": ["en"]}}}
+        identity = Chain(validate_recipe(asked, "tiny.yaml"), store).identity("filter")
+        assert [origin.name for origin in identity.inputs] == ["data.corpus", "filtering.dirty_words.words"]
+        assert identity.fields["language"]["keep"] == ["en"]
+        keys.append(identity.key)
+    assert keys[0] == keys[1] != keys[2]
