@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import feather
 
@@ -137,7 +138,7 @@ def _where(texts: Buffers, wanted: NDArray[np.bool_]) -> pa.Array:
     """The texts that are wanted, null for the others."""
     if not wanted.any():
         return pa.nulls(texts.documents, pa.large_string())
-    return pa.array([texts.text(at) if yes else None for at, yes in enumerate(wanted.tolist())], pa.large_string())
+    return pc.if_else(pa.array(wanted), arrow(texts), pa.scalar(None, pa.large_string()))
 
 
 @contextmanager
