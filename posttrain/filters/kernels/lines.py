@@ -136,10 +136,11 @@ def _phrase(codes: Codes, limits: Places) -> int:
         if code < 128 and _STARTS_SEARCH[code]:
             for which in range(len(_LENGTHS)):
                 start = at - _PLACES[which]
-                if _LETTERS[which] == lower(code) and start >= 0:
-                    if says(codes, start, len(codes), _PADDED[which, : _LENGTHS[which]]):
-                        if which == 0 and limits[4]:
-                            return 4
-                        if which > 0 and limits[5]:
-                            policy = 5
+                if _LETTERS[which] != lower(code) or start < 0:
+                    continue
+                if says(codes, start, len(codes), _PADDED[which, : _LENGTHS[which]]):
+                    if which == 0 and limits[4]:
+                        return 4
+                    if which > 0 and limits[5]:
+                        policy = 5
     return policy
