@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -36,6 +36,11 @@ class Filtering(Frozen):
     """Overrides of the preset's rules for lines."""
     dedup: Dedup = Dedup()
     """Repeated documents."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON that reads back as the same: of overrides only those that are given, for null is one."""
+        given = {name: getattr(self, name).model_dump(mode="json", exclude_unset=True) for name in ("rules", "lines")}
+        return self.model_dump(mode="json") | given
 
     def resolved(self) -> FilterRules:
         """The preset with this recipe's overrides."""

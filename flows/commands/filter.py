@@ -81,7 +81,10 @@ def _anew(
         progress.start("documents", 0)
         holdout = Data.model_fields["holdout"].default
         threads = 1 if engine == "ray" else max(1, most // processes)
-        return filter_corpus(files, filtering, holdout, out, lambda done: progress.advance(done, {}), opened, threads)
+        numbers = filter_corpus(files, filtering, holdout, out, lambda done: progress.advance(done, {}), opened, threads)
+    from posttrain.filters.report import write_report
+
+    return {"report": str(write_report(out)), **numbers}
 
 
 def _again(folder: Path, filtering: Filtering, out: Path) -> dict[str, Any]:

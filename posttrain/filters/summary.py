@@ -66,7 +66,7 @@ class Summary:
             **{name: self.totals[name] for name in ("train", "holdout", "kept_characters")},
             "reasons": dict(self.reasons.most_common()),
             "lines_dropped": dropped,
-            "filtering": self.filtering.model_dump(mode="json"),
+            "filtering": self.filtering.document(),
             "metrics": {name: self._histogram(name) for name in METRICS},
         }
 

@@ -61,7 +61,7 @@ def _row(whole: bytes, extractor: Extractor) -> dict[str, Any] | None:
     from fastwarc.warc import WarcRecord, WarcRecordType
 
     record = WarcRecord.from_bytes(whole)
-    if record.record_type not in (WarcRecordType.response, WarcRecordType.conversion, WarcRecordType.resource):
+    if record.record_type not in (WarcRecordType.response, WarcRecordType.conversion):
         return None
     if "WARC-Block-Digest" in record.headers and not record.verify_block_digest():
         raise PageLost("damaged: the content does not have the digest that the record says")

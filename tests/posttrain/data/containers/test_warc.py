@@ -24,7 +24,7 @@ CRAWL = Path(__file__).resolve().parents[4].parent / "shared" / "data" / "sample
 
 
 def page(words: str = SENTENCES) -> bytes:
-    return f"<html><head><title>River</title></head><body><nav>Home</nav><article><p>{words * 5}</p></article></body></html>".encode()
+    return f"<html><body><nav>Home</nav><article><p>{words * 5}</p></article></body></html>".encode()
 
 
 def record(kind: str, body: bytes, content: str, number: int = 0, **more: str) -> bytes:
