@@ -72,13 +72,14 @@ def _anew(
     keep_compiled(compiled := cache_of_user())
     from posttrain.data.sources import resolve
     from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
+    from posttrain.filters.estimate import expected_documents
 
     files = resolve(source, "DATA", Path(HOME) / "cache")
     most = workers or engines.cores()
     processes = local_workers(files, most)
     chosen: AbstractContextManager[Engine] = engines.ray(address) if engine == "ray" else engines.local(processes, compiled)
     with TerminalProgress(console()) as progress, chosen as opened:
-        progress.start("documents", 0)
+        progress.start("documents", expected_documents(files))
         holdout = Data.model_fields["holdout"].default
         threads = 1 if engine == "ray" else max(1, most // processes)
         numbers = filter_corpus(files, filtering, holdout, out, lambda done: progress.advance(done, {}), opened, threads)

@@ -22,6 +22,8 @@ from flows import defaults
 from flows.deployed import chain, stage
 from flows.deployed.api import insist
 from flows.deployed.names import DEPLOYMENT, POOLS, TAG, deployment_of
+from flows.filter_corpus import NAME as FILTER
+from flows.filter_corpus import filter_corpus
 from posttrain.pipeline.stages import WORK
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
@@ -36,6 +38,10 @@ ENVIRONMENT = {name: value for name, value in defaults.DEFAULTS.items() if not n
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
 }  # fmt: skip
+
+
+FOR_PEOPLE = (CHAIN, FILTER)  # flows with a form
+FILTER_ENTRY = "flows.filter_corpus:filter_corpus"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,8 @@ class Planned:
 
 
 def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[Planned]:
-    """The deployments of a site: one for each stage, one of the chain for any recipe, and one for each of `recipes`.
+    """The deployments of a site: one for each stage, one of the corpus filter by itself, one of the chain for any recipe, and one
+    for each of `recipes`.
 
     Args:
         crons: times at which a recipe is run, in UTC, by its name.
@@ -103,6 +110,7 @@ def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[
 
     return [
         *map(of_stage, WORK),
+        Planned(flow=filter_corpus, name=DEPLOYMENT, entrypoint=FILTER_ENTRY, pool=site.pools["cpu"]),
         Planned(flow=chain.post_training, name=DEPLOYMENT, entrypoint=entry, pool=site.pools["cpu"], parameters=common),
         *map(of_recipe, recipes.values()),
     ]
@@ -175,17 +183,17 @@ def _register(site: Site, planned: Planned, client: SyncPrefectClient) -> None:
         parameters=planned.parameters,
         description=planned.flow.description,
         tags=list(planned.tags),
-        parameter_openapi_schema=_form() if planned.flow.name == CHAIN else {},
-        enforce_parameter_schema=planned.flow.name == CHAIN,
+        parameter_openapi_schema=_form(planned.flow) if planned.flow.name in FOR_PEOPLE else {},
+        enforce_parameter_schema=planned.flow.name in FOR_PEOPLE,
         job_variables=_job_variables(site),
         schedules=list(_schedules(planned, client)),
     )
 
 
 @functools.cache
-def _form() -> dict[str, Any]:
+def _form(flow: Flow[..., Any]) -> dict[str, Any]:
     """What people may fill in; the stages' parameters come from the chain."""
-    return parameter_schema(chain.post_training.fn).model_dump(mode="json", exclude_unset=True)
+    return parameter_schema(flow.fn).model_dump(mode="json", exclude_unset=True)
 
 
 def _schedules(planned: Planned, client: SyncPrefectClient) -> Iterator[DeploymentScheduleCreate]:

@@ -1,4 +1,4 @@
-"""Documents of a finished run that a person should see: those next to a limit, clusters of near-duplicates, and counts by group."""
+"""What a person should see of a finished run: documents next to limits, clusters of near-duplicates, counts by group."""
 
 from __future__ import annotations
 
@@ -55,21 +55,21 @@ class Group:
 
 def borderline(folder: Path, rules: FilterRules) -> list[Borderline]:
     """For each limit the documents that come closest to it on either side, with an excerpt."""
-    documents = _scan(folder)
-    found: list[tuple[str, pl.DataFrame, pl.DataFrame]] = []
+    documents, found = _scan(folder), []
     for name, bounds in rules:
         for sign, limit in (("≥", bounds.min), ("≤", bounds.max)) if bounds else ():
             if limit is not None:
                 passes = pl.col(name) >= limit if sign == "≥" else pl.col(name) <= limit
-                near = documents.select("number", "id", value=pl.col(name), gap=(pl.col(name) - limit).abs(), passes=passes)
-                closest = (
-                    near.sort("gap", "number").group_by("passes", maintain_order=True).head(EACH_SIDE).collect(engine="streaming")
-                )
-                sides = (closest.filter("passes"), closest.filter(~pl.col("passes")))
-                if sides[1].height:
-                    found.append((f"{name} {sign} {limit:g}", *sides))
+                inside, outside = (_closest(documents.filter(some), name, limit) for some in (passes, ~passes))
+                if outside.height:
+                    found.append((f"{name} {sign} {limit:g}", inside, outside))
     texts = _excerpts(documents, (side["number"].to_list() for _, *both in found for side in both))
     return [Borderline(rule, *([_shown(row, texts) for row in side.to_dicts()] for side in both)) for rule, *both in found]
+
+
+def _closest(documents: pl.LazyFrame, metric: str, limit: float) -> pl.DataFrame:
+    some = documents.select("number", "id", value=pl.col(metric), gap=(pl.col(metric) - limit).abs())
+    return some.sort("gap", "number").head(EACH_SIDE).collect(engine="streaming")
 
 
 def clusters(folder: Path) -> list[Cluster]:
@@ -77,18 +77,12 @@ def clusters(folder: Path) -> list[Cluster]:
     near = pl.scan_parquet(folder / "rejected.parquet", glob=False).filter(pl.col("jaccard") < 1)
     sizes = near.group_by("duplicate_of").len().sort("len", "duplicate_of", descending=[True, False]).head(CLUSTERS).collect()
     wanted = sizes["duplicate_of"]
-    members = (
-        near.filter(pl.col("duplicate_of").is_in(wanted.implode())).sort("jaccard", "number")
-        .group_by("duplicate_of", maintain_order=True).head(MEMBERS).select("duplicate_of", "number", "id", value="jaccard").collect()
-    )  # fmt: skip
+    alike = near.filter(pl.col("duplicate_of").is_in(wanted.implode())).sort("jaccard", "number")
+    some = alike.group_by("duplicate_of", maintain_order=True).head(MEMBERS)
+    members = some.select("duplicate_of", "number", "id", value="jaccard").collect()
     documents = _scan(folder)
-    kept = (
-        documents.filter(pl.col("id").is_in(wanted.implode()))
-        .select("number", "id")
-        .sort("number")
-        .unique("id", keep="first")
-        .collect()
-    )
+    named = documents.filter(pl.col("id").is_in(wanted.implode())).select("number", "id")
+    kept = named.sort("number").unique("id", keep="first").collect()
     texts = _excerpts(documents, [kept["number"].to_list(), members["number"].to_list()])
     heads = {row["id"]: _shown(row, texts) for row in kept.to_dicts()}
     return [
