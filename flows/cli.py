@@ -21,6 +21,7 @@ from flows.commands.run import run
 from flows.commands.serve import serve
 from flows.commands.shared import console
 from flows.commands.status import reconcile, status
+from flows.commands.store import app as store
 from flows.commands.sweep import sweep
 from flows.commands.trigger import trigger
 from flows.commands.validate import validate
@@ -51,6 +52,7 @@ app.command("trigger")(trigger)
 app.command("status")(status)
 app.command("reconcile")(reconcile)
 app.command("serve")(serve)
+app.add_typer(store, name="store")
 
 
 def main() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
 from schemas.fields import Share
 from schemas.sources import Sources, listed
+
+CONTRACTS: Final[tuple[str, ...]] = ("preferences", "feedback", "instructions", "prompts")
+"""Fields of `Data` whose rows are checked against a contract, one table each."""
+SOURCES: Final[tuple[str, ...]] = ("corpus", *CONTRACTS)
+"""Fields of `Data` that name inputs."""
+ASKED: Final = ("prompts", "preferences", "feedback", "instructions")
+"""The same in the order in which a recipe's first one gives the prompts of PPO and evaluation."""
 
 
 class Checks(Frozen):
@@ -34,7 +41,7 @@ class Checks(Frozen):
 
 
 class Data(Frozen):
-    """Sources: a path, folder, glob, fsspec URL, `hub://NAME` or `sample://corpus|instructions|preferences`; or a list of them.
+    """Sources: a path, folder, glob, fsspec URL, `hub://NAME` or `sample://NAME`; or a list of them.
 
     Files are JSON lines, JSON, CSV, TSV, Parquet or Arrow, plain or as .gz, .zst, .bz2 or .xz. A source that says more is a
     mapping: `{path: …}` or `{name: …}` with `split`, `config`, `revision`, `weight`, `columns`,
@@ -48,6 +55,11 @@ class Data(Frozen):
     """Conversations for supervised fine-tuning: `messages`, `prompt` and `completion`, or another shape of docs/data.md."""
     preferences: Sources | None = None
     """Preference pairs: `chosen` and `rejected`, with or without `prompt`, or another shape of docs/data.md."""
+    feedback: Sources | None = None
+    """Single answers that are desirable or not, for loss `kto`: `prompt`, `completion` and `label`, or another shape."""
+    prompts: Sources | None = None
+    """Prompts for PPO and evaluation, in place of those of pairs or conversations: `prompt`, `messages`, `question` or another
+    shape of docs/data.md. All other columns are for reward functions and judges that take rows."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts (by hash) and documents that no training stage sees."""
     checks: Checks = Checks()
@@ -56,7 +68,7 @@ class Data(Frozen):
     @model_validator(mode="after")
     def _weights_apply(self) -> Data:
         """Weights compare sources, so that one without a weight among others that have one would mean nothing."""
-        for field in ("corpus", "instructions", "preferences"):
+        for field in SOURCES:
             weights = [source.weight for source in listed(getattr(self, field))]
             given = [weight for weight in weights if weight is not None]
             if given and field == "corpus":

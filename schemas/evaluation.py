@@ -62,6 +62,7 @@ _RANGES = {
     "distinct_2": _SHARE,
     "preference_accuracy": _SHARE,
     "preference_accuracy_length_controlled": _SHARE,
+    "feedback_auc": _SHARE,
     "calibration_error": _SHARE,
     "perplexity_ratio_vs_base": _NOT_NEGATIVE,
     "kl_per_token": _NOT_NEGATIVE,  # an estimate may fall below 0, and then only by chance
@@ -93,6 +94,8 @@ class Gates(Frozen):
     """Share of held-out pairs whose implicit reward is higher for the chosen response."""
     preference_accuracy_length_controlled: Gate | None = None
     """The same share if both responses were equally long."""
+    feedback_auc: Gate | None = None
+    """P(a desirable held-out answer has a higher implicit reward than an undesirable one), of data.feedback."""
     calibration_error: Gate | None = None
     """Expected calibration error of the implicit rewards on held-out pairs: how far their confidence is from their accuracy."""
     perplexity_ratio_vs_base: Gate | None = None

@@ -10,6 +10,7 @@ from schemas.base import refused
 from schemas.evaluation import RewardModelJudge
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe, policies, policy_of
+from schemas.training import DPO
 
 Problems = Iterator[PydanticCustomError]
 
@@ -44,12 +45,19 @@ def _missing_inputs(recipe: Recipe) -> Problems:
             allowed="at least one of pretrain, sft, reward, alignment",
             remedy="add the stage that you want",
         )
-    if recipe.data.instructions is None and recipe.data.preferences is None:
+    if getattr(recipe.data, recipe.prompts_table) is None:
         yield refused(
-            where="data.instructions",
-            found="null, and data.preferences null",
-            allowed="one of the two",
-            remedy="evaluation needs held-out prompts: give instructions or preferences",
+            where="data.prompts",
+            found="null, and data.preferences, data.feedback and data.instructions null",
+            allowed="one of them",
+            remedy="evaluation needs held-out prompts: give prompts, instructions, preferences or feedback",
+        )
+    if isinstance(recipe.alignment, DPO) and not recipe.unpaired and recipe.data.feedback is not None:
+        yield refused(
+            where="data.feedback",
+            found=f"a source, with alignment.loss {recipe.alignment.loss}, which reads pairs",
+            allowed="null, or alignment.loss kto",
+            remedy="set alignment.loss=kto, or remove data.feedback",
         )
 
 
@@ -66,14 +74,16 @@ def _impossible_gates(recipe: Recipe) -> Problems:
     measured |= {"perplexity_ratio_vs_base"} if opponents else set()
     measured |= {"kl_per_token"} if "align" in recipe.stages else set()
     measured |= _OF_PAIRS if "align" in recipe.stages and recipe.data.preferences else set()
+    measured |= {"feedback_auc"} if "align" in recipe.stages and recipe.data.feedback else set()
     trains = any(map(policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
     measured |= {"validation_loss_falls"} if trains else set()
+    comparable = trains and not recipe.unpaired  # whose loss measures a policy by its own divergence
     wanted = {f"evaluation.gates.{name}": name for name in recipe.evaluation.gates.given()}
     for where, name in wanted.items():
         if name not in measured:
             yield _unmeasured(where, name, measured, wins)
     raw = {f"win_rate_vs_{name}" for name in opponents}
-    promotes = measured & {*raw, "preference_accuracy"} | ({"validation_loss"} if trains and opponents else set())
+    promotes = measured & {*raw, "preference_accuracy"} | ({"validation_loss"} if comparable and opponents else set())
     if recipe.registry and recipe.registry.promote_on and recipe.registry.promote_on not in promotes:
         yield _unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins)
 

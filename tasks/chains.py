@@ -10,6 +10,7 @@ from posttrain.pipeline.preflight import preflight
 from posttrain.runtime import progress
 from posttrain.runtime.hub_revision import commit_of
 from posttrain.runtime.store import Store
+from schemas.data import SOURCES
 from schemas.model import HubModel, RegistryModel
 from schemas.ppo import PPO, RegistryReward, RewardSource
 from schemas.recipe import Recipe
@@ -36,7 +37,7 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
 
 def _with_exact_data(recipe: Recipe) -> Recipe:
     """The same for data sets of the hub."""
-    given = {name: listed(getattr(recipe.data, name)) for name in ("corpus", "instructions", "preferences")}
+    given = {name: listed(getattr(recipe.data, name)) for name in SOURCES}
     exact = {
         name: tuple(
             source if source.name is None else source.model_copy(

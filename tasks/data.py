@@ -7,27 +7,28 @@ from pathlib import Path
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress
 from posttrain.runtime.store import Built
+from schemas.data import CONTRACTS
 from tasks.stage import stage_task
 
 
 @stage_task
 def validate(chain: Chain, out: Path) -> Built:
-    """Check preference pairs and conversations against their contracts; rows that fail are quarantined."""
+    """Check pairs, feedback, conversations and prompts against their contracts; rows that fail are quarantined."""
     from posttrain.data.validate import refuse_empty_splits
     from posttrain.data.validate import validate as check
 
     data = chain.recipe.data
-    tables = [name for name in ("preferences", "instructions") if name in chain.sources]
-    metrics = check(chain.sources.get("preferences"), chain.sources.get("instructions"), data.checks, data.holdout, out)
+    given = {name: chain.sources[name] for name in CONTRACTS if name in chain.sources}
+    metrics = check(given, data.checks, data.holdout, out)
     refuse_empty_splits(metrics)
-    return Built(metrics, {name: f"{name}.parquet" for name in (*tables, "quarantine")} | {"summary": "summary.json"})
+    return Built(metrics, {name: f"{name}.parquet" for name in (*given, "quarantine")} | {"summary": "summary.json"})
 
 
 @stage_task
 def filter(chain: Chain, out: Path) -> Built:
     """Decide about every document of the corpus; rejected documents keep their reasons."""
     from posttrain.filters import engines
-    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
+    from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 
     keep_compiled(compiled := cache_of_user())
     from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported

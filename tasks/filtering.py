@@ -10,8 +10,8 @@ from prefect.futures import as_completed
 from prefect.tasks import task
 
 from posttrain.filters.engines import Arguments, attempt, unwrapped
-from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
 from posttrain.runtime import redaction
+from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 from schemas.errors import Refusal
 
 R = TypeVar("R")

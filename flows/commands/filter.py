@@ -67,7 +67,7 @@ def _anew(
 ) -> dict[str, Any]:
     """Read and decide about everything."""
     from posttrain.filters import engines
-    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
+    from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 
     keep_compiled(compiled := cache_of_user())
     from posttrain.data.sources import resolve
@@ -90,7 +90,7 @@ def _anew(
 
 def _again(folder: Path, filtering: Filtering, out: Path) -> dict[str, Any]:
     """Decide from the metrics of an earlier run."""
-    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
+    from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 
     keep_compiled(cache_of_user())
     from posttrain.filters.redecide import redecide

@@ -19,7 +19,8 @@ def validate(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for clean and quarantined rows.")] = Path("validated"),
     kind: Annotated[
-        Literal["preferences", "instructions"], typer.Option("--as", help="What the rows are: pairs, or conversations.")
+        Literal["preferences", "feedback", "instructions", "prompts"],
+        typer.Option("--as", help="What the rows are: pairs, answers with a label, conversations, or prompts without answers."),
     ] = "preferences",
     columns: Annotated[
         list[str] | None, typer.Option("--columns", metavar="KNOWN=YOURS", help="Name of a column in your rows; may be repeated.")
@@ -33,7 +34,7 @@ def validate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check preference pairs or conversations against their contract."""
+    """Check pairs, feedback or conversations against their contract."""
     from dataclasses import replace
 
     from posttrain.data.explain import shapes_table
@@ -48,8 +49,7 @@ def validate(
         raise typer.BadParameter("name the rows, or say --explain shapes", param_hint="DATA")
     reading = _reading(columns or [], ignore or [], ranking)
     files = [replace(file, reading=reading) for file in resolve(data, "DATA", Path(HOME) / "cache")]
-    given = {name: files if name == kind else None for name in ("preferences", "instructions")}
-    check(given["preferences"], given["instructions"], Checks(), Data.model_fields["holdout"].default, out)
+    check({kind: files}, Checks(), Data.model_fields["holdout"].default, out)
     show({"out": str(out), **json.loads((out / "summary.json").read_text())}, as_json)
 
 

@@ -21,6 +21,7 @@ from prefect.utilities.callables import parameter_schema
 from flows import defaults
 from flows.deployed import chain, stage
 from flows.deployed.api import insist
+from flows.deployed.form import form_of, form_values
 from flows.deployed.names import DEPLOYMENT, POOLS, TAG, deployment_of
 from flows.filter_corpus import NAME as FILTER
 from flows.filter_corpus import filter_corpus
@@ -98,7 +99,7 @@ def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[
     common = {"store": str(site.store), "dtype": site.dtype}
 
     def of_recipe(recipe: Recipe) -> Planned:
-        given = common | {"recipe": recipe.document}
+        given = common | {"recipe": form_values(recipe)}
         return Planned(
             flow=chain.post_training, name=recipe.name, entrypoint=entry, pool=site.pools["cpu"], parameters=given,
             tags=(TAG, f"recipe:{recipe.name}"), cron=_checked(crons.get(recipe.name)),
@@ -183,17 +184,18 @@ def _register(site: Site, planned: Planned, client: SyncPrefectClient) -> None:
         parameters=planned.parameters,
         description=planned.flow.description,
         tags=list(planned.tags),
-        parameter_openapi_schema=_form(planned.flow) if planned.flow.name in FOR_PEOPLE else {},
+        parameter_openapi_schema=_form(planned.flow),
         enforce_parameter_schema=planned.flow.name in FOR_PEOPLE,
         job_variables=_job_variables(site),
         schedules=list(_schedules(planned, client)),
     )
 
 
-@functools.cache
 def _form(flow: Flow[..., Any]) -> dict[str, Any]:
     """What people may fill in; the stages' parameters come from the chain."""
-    return parameter_schema(flow.fn).model_dump(mode="json", exclude_unset=True)
+    if flow.name == CHAIN:
+        return form_of(flow.fn)
+    return parameter_schema(flow.fn).model_dump(mode="json", exclude_unset=True) if flow.name == FILTER else {}
 
 
 def _schedules(planned: Planned, client: SyncPrefectClient) -> Iterator[DeploymentScheduleCreate]:

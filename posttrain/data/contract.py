@@ -82,9 +82,14 @@ def features(table: pl.DataFrame, holdout: float) -> pl.DataFrame:
     question = _contents("prompt").list.last().alias("question")
     keys = folded(table.select(_key()).to_series())
     wide = table.rename({"split": "declared"}).with_columns(*contents, *extras, *roles, *blank, question, key=keys.hash())
-    same = _same(*(wide[f"{side}_text"] for side in sides)) & _all_equal(*(wide[f"{side}_extra"] for side in sides))
+    same = _sides_equal(wide, sides)
     wide = wide.with_columns(assign(wide["declared"], keys, holdout), same)
     hashes = wide.select("prompt_roles", *(pl.struct(f"{c}_text", f"{c}_extra").hash().alias(f"{c}_text") for c in columns))
+    if "label" in table.columns:  # an answer and its label stand for the order of a pair
+        labels = (table["label"], ~table["label"])
+        hashes = hashes.with_columns(pl.struct("completion_text", labels[0]).hash().alias("one_text"),
+                                     pl.struct("completion_text", labels[1]).hash().alias("other_text"))  # fmt: skip
+        return wide.with_columns(_identity(hashes, ["one"], "pair"), _identity(hashes, ["other"], "reversed"))
     return wide.with_columns(_identity(hashes, sides, "pair"), _identity(hashes, sides[::-1], "reversed"))
 
 
@@ -114,6 +119,12 @@ def _key() -> pl.Expr:
 def _identity(hashes: pl.DataFrame, sides: Sequence[str], name: str) -> pl.Series:
     texts = [f"{side}_text" for side in sides]
     return hashes.select(pl.struct("prompt_roles", "prompt_text", *texts).hash().alias(name)).to_series()
+
+
+def _sides_equal(wide: pl.DataFrame, sides: Sequence[str]) -> pl.Series:
+    if not sides:
+        return pl.repeat(False, len(wide), dtype=pl.Boolean, eager=True).rename("same")
+    return _same(*(wide[f"{side}_text"] for side in sides)) & _all_equal(*(wide[f"{side}_extra"] for side in sides))
 
 
 def _same(one: pl.Series, *other: pl.Series) -> pl.Series:
@@ -160,7 +171,22 @@ _OF_ALL: Final = (
     RowCheck("assistant_first", "warn", pl.col("prompt_roles").str.contains("^(?:system )?assistant user")),
 )
 
+_CONFLICT: Final = RowCheck(
+    "conflict",
+    "drop",
+    pl.col("pair").is_in(pl.col("reversed").implode()) & (pl.col("pair") != pl.col("reversed")),
+    "conflict_fail",
+)
+
+PROMPT_CHECKS: Final = (
+    *_OF_ALL,
+    RowCheck("roles_prompt", "drop", ~pl.concat_str("prompt_roles", pl.lit(" assistant")).str.contains(ALTERNATING)
+             & (pl.col("prompt_roles") != "")),
+    RowCheck("template_token_prompt", "drop", pl.col("prompt_text").str.contains(TEMPLATE_TOKEN)),
+    RowCheck("marker_prompt", "warn", pl.col("prompt_text").str.contains(MARKER)),
+)  # fmt: skip
 CONVERSATION_CHECKS: Final = (*_OF_ALL, *_of_side("completion"))
+FEEDBACK_CHECKS: Final = (*CONVERSATION_CHECKS, _CONFLICT)
 PREFERENCE_CHECKS: Final = (
     *_OF_ALL,
     *_of_side("chosen"),
@@ -172,12 +198,7 @@ PREFERENCE_CHECKS: Final = (
         (pl.col("chosen").list.len() > 1) | (pl.col("rejected").list.len() > 1),
         "prompt_mismatch_fail",
     ),
-    RowCheck(
-        "conflict",
-        "drop",
-        pl.col("pair").is_in(pl.col("reversed").implode()) & (pl.col("pair") != pl.col("reversed")),
-        "conflict_fail",
-    ),
+    _CONFLICT,
     RowCheck("reversed_scores", "drop", pl.col("score_chosen") < pl.col("score_rejected"), "reversed_scores_fail"),
     RowCheck("tied_scores", "drop", pl.col("score_chosen") == pl.col("score_rejected")),
 )

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from posttrain.data import contract, conversations, preferences
+from posttrain.data import contract, conversations, feedback, preferences, prompts
 from posttrain.data.contract import RowCheck
 from posttrain.data.readers import OnBad, Row
 from posttrain.data.shapes import Shape, Tally
@@ -27,5 +27,7 @@ class Kind:
 
 KINDS: Final = {
     "preferences": Kind(preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES),
+    "feedback": Kind(feedback.normalise, feedback.COLUMNS, contract.FEEDBACK_CHECKS, feedback.SHAPES),
     "instructions": Kind(conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES),
+    "prompts": Kind(prompts.normalise, prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES),
 }

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from posttrain.data.columns import CONTEXT, EMPTY, check_columns, prepared, refuse_unread, wrong_columns
+from posttrain.data.columns import CONTEXT, EMPTY, MEDIA, check_columns, prepared, refuse_unread, wrong_columns
 from posttrain.data.context import in_context
 from posttrain.data.messages import WrongType
 from posttrain.data.readers import BadRow, OnBad, Row
@@ -100,6 +100,7 @@ def normalise_shapes(
     reading: Reading = AS_READ,
     tally: Tally | None = None,
     hint: Hint = lambda columns: None,
+    carries: bool = False,
 ) -> Iterator[Record]:
     """Build each row by the first shape whose columns it has; rows without one, or with a wrong type, go to `on_bad`.
 
@@ -114,13 +115,15 @@ def normalise_shapes(
         reading: what the recipe says about the columns.
         tally: takes what is to be said beside the records.
         hint: from columns that fit no shape to where such rows belong, or None.
+        carries: whether columns that no shape reads are what rewards go by, under any name, so that only media are refused.
 
     Raises:
         Refusal: when there were rows and none had the columns of a shape, when columns that nothing reads would change what the
             rows mean, and when `reading` maps to or from a column that is not there.
     """
-    check_columns(reading, (name for shape in shapes for name in shape.claims), file)
-    reader = _File(file, shapes, on_bad, reading, tally or Tally(), hint)
+    if not carries:
+        check_columns(reading, (name for shape in shapes for name in shape.claims), file)
+    reader = _File(file, shapes, on_bad, reading, tally or Tally(), hint, carries)
     for number, row in rows:
         yield from reader.take(number, row)
     yield from reader.close()
@@ -162,8 +165,9 @@ class _File:
     """The rows of one file on their way to records."""
 
     def __init__(
-        self, file: str, shapes: Sequence[Shape], on_bad: OnBad, reading: Reading, tally: Tally, hint: Hint
+        self, file: str, shapes: Sequence[Shape], on_bad: OnBad, reading: Reading, tally: Tally, hint: Hint, carries: bool
     ) -> None:  # fmt: skip
+        self.carries = carries
         self.file, self.shapes, self.on_bad, self.reading, self.tally, self.hint = file, shapes, on_bad, reading, tally, hint
         self.columns: dict[str, None] = {}  # of rows without a shape; a set that keeps the order of the file
         self.unread: Counter[str] = Counter()
@@ -182,7 +186,7 @@ class _File:
             self.on_bad(BadRow(self.file, number, f"missing_columns: found {', '.join(row) or 'none'}", _json(row)))
             return
         for name in fit.unread:
-            if named[name] not in EMPTY:
+            if named[name] not in EMPTY and (name in MEDIA or not self.carries):
                 self.unread[name] += 1
         self.matched = True
         self.tally.shapes[fit.shape.name] += 1
@@ -230,7 +234,8 @@ class _File:
             records = made if isinstance(made, list) else [made]
             if fit.context:
                 records = [in_context(record, first, fit.read) for record in records]
-            extra = _unread_columns(first, fit.unread)
+            seen = records[0].pop("seen", {})
+            extra = _unread_columns(first | seen, (*fit.unread, *seen))
         except WrongType as error:
             said = fit.in_words_of_the_row(str(error))
             for at, row in rows:

@@ -25,9 +25,11 @@ from posttrain.data.sources import SourceFile
 from posttrain.runtime.progress import current
 from posttrain.runtime.writing import write_atomically
 from schemas.conversations import Conversations
-from schemas.data import Checks
+from schemas.data import CONTRACTS, Checks
 from schemas.errors import Refusal
+from schemas.feedback import Feedback
 from schemas.preferences import Preferences
+from schemas.prompts import Prompts
 
 CHUNK: Final = 20_000  # rows that are held as Python objects at a time
 QUARANTINE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
@@ -39,7 +41,7 @@ QUARANTINE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
 }
 FAULTS: Final = {
     "prompt_mismatch": "pairs whose two sides answer different prompts",
-    "conflict": "pairs that contradict another pair (A>B and B>A)",
+    "conflict": "rows that contradict another row (A>B and B>A, or one answer with both labels)",
     "reversed_scores": "pairs whose scores contradict the label",
     "length_bias": "of pairs with the longer answer chosen (ties count half)",
     "max_drop_rate": "rows dropped",
@@ -47,7 +49,12 @@ FAULTS: Final = {
 log = logging.getLogger(__name__)
 
 
-CLEAN: Final[dict[str, type[pa.DataFrameModel]]] = {"preferences": Preferences, "instructions": Conversations}
+CLEAN: Final[dict[str, type[pa.DataFrameModel]]] = {
+    "preferences": Preferences,
+    "feedback": Feedback,
+    "instructions": Conversations,
+    "prompts": Prompts,
+}
 """The schema of what is left, by kind."""
 
 
@@ -61,14 +68,11 @@ class Outcome:
     failures: tuple[Finding, ...]
 
 
-def validate(
-    preferences: list[SourceFile] | None, instructions: list[SourceFile] | None, checks: Checks, holdout: float, out: Path
-) -> dict[str, float]:
+def validate(given: Mapping[str, list[SourceFile]], checks: Checks, holdout: float, out: Path) -> dict[str, float]:
     """Check the data sets that are given and write `NAME.parquet` for each, `quarantine.parquet` and `summary.json` into `out`.
 
     Args:
-        preferences: files with preference pairs, or None.
-        instructions: files with conversations, or None.
+        given: files by data set, one of `CONTRACTS`.
         checks: thresholds of the recipe.
         holdout: part of the prompts, by hash, that goes to the split `holdout`.
         out: folder to write into; made when absent.
@@ -80,7 +84,6 @@ def validate(
         Refusal: when a file cannot be read as what it should be; or, after everything was written, for all data sets that break
             a threshold or have no row left, in one.
     """
-    given = {name: files for name, files in (("preferences", preferences), ("instructions", instructions)) if files is not None}
     outcomes = {name: examine(name, files, checks, holdout) for name, files in given.items()}
     out.mkdir(parents=True, exist_ok=True)
     for name, outcome in outcomes.items():
@@ -95,7 +98,7 @@ def validate(
 
 def refuse_empty_splits(counts: Mapping[str, float]) -> None:
     """Refuse data sets of which nothing is left to train on, or nothing to evaluate on, given the counts of `validate`."""
-    for name in (name for name in ("preferences", "instructions") if f"{name}_kept" in counts):
+    for name in (name for name in CONTRACTS if f"{name}_kept" in counts):
         for split in ("train", "holdout"):
             if not counts[f"{name}_{split}"]:
                 raise Refusal(

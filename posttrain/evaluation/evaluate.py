@@ -6,14 +6,12 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
@@ -22,8 +20,9 @@ from posttrain.data.choose import by_source, held_out_pieces, representative, ro
 from posttrain.data.encode import cut_left, encode_conversations, encode_prompts
 from posttrain.data.encode_documents import encode_documents
 from posttrain.data.end_tokens import end_tokens
-from posttrain.data.packing import Example, prompt_groups
-from posttrain.evaluation.numbers import Measured, Responses, RowScores, compare, write
+from posttrain.data.packing import Example
+from posttrain.evaluation.numbers import Labelled, Measured, Responses, compare, write
+from posttrain.evaluation.row_scores import Known, row_scores
 from posttrain.models.architectures import readable
 from posttrain.models.policy import Policy
 from posttrain.rewards.judge import Judge, open_judge
@@ -39,6 +38,7 @@ from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.objectives import LanguageModelling
 from posttrain.training.validation import mean_loss
+from schemas.data import ASKED
 from schemas.errors import Refusal
 from schemas.estimates import Estimate, flattened
 from schemas.evaluation import Evaluation
@@ -46,8 +46,6 @@ from schemas.recipe import Recipe
 
 Conversations = list[list[dict[str, Any]]]
 PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
-Known = Callable[[Sequence[Example]], Tensor | None]
-"""From held-out pairs to their log-probabilities [pairs, 2] as an earlier stage computed them, rows of NaN where it did not."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,15 @@ class HeldOut:
     documents: pl.DataFrame | None
     instructions: pl.DataFrame | None
     preferences: pl.DataFrame | None
+    feedback: pl.DataFrame | None = None
+    prompts: pl.DataFrame | None = None
     refused: int = 0
     """Held-out rows beside these, which the candidate's chat template refuses."""
 
     @property
-    def prompts(self) -> pl.DataFrame | None:
-        """The rows whose prompts are answered: preferences where there are some, else instructions."""
-        return self.instructions if self.preferences is None else self.preferences
+    def asked(self) -> pl.DataFrame | None:
+        """The rows whose prompts are answered: as `Recipe.prompts_table`."""
+        return next((table for name in ASKED if (table := getattr(self, name)) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ class _Work:
     def pairs(self) -> pl.DataFrame | None:
         """Held-out pairs, where the recipe aligns."""
         return self.held_out.preferences if self.aligns else None
+
+    @property
+    def feedback(self) -> pl.DataFrame | None:
+        """Held-out answers with a label, where the recipe aligns."""
+        return self.held_out.feedback if self.aligns else None
 
     @property
     def aligns(self) -> bool:
@@ -173,12 +178,17 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, candid
     pairs = None
     if work.pairs is not None:
         pairs = row_scores(scorer, tokenizer, work.pairs, work.limit, work.progress, f"evaluate {name}: pairs", known)
+    labelled = None
+    if work.feedback is not None:
+        what = f"evaluate {name}: feedback"
+        scores = row_scores(scorer, tokenizer, work.feedback, work.limit, work.progress, what)
+        labelled = None if scores is None else Labelled(scores, work.feedback["label"][scores.rows].to_list())
     answers = None
     if work.diverges(name):
         examples = (candidate.responses if candidate else responses).examples
         count = work.counted(name, "divergence", len(examples))
         answers = score_branches(_as_drawn(scorer, work.recipe), examples, scoring_tokens(scorer.device), count)[:, 0]
-    return Measured(responses, perplexity, pairs, answers)
+    return Measured(responses, perplexity, pairs, answers, labelled)
 
 
 def _as_drawn(scorer: Scorer, recipe: Recipe) -> Scorer:
@@ -194,14 +204,12 @@ def longest_row(recipe: Recipe, policy: Policy) -> int:
 
 
 def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
-    """At most `limit` distinct held-out prompts, of every source its share, in the column `prompt`, each with its first row.
-
-    They are of the preferences where there are some, else of the instructions.
+    """At most `limit` distinct prompts of `HeldOut.asked`, of every source its share, in `prompt`, each with its first row.
 
     Raises:
         Refusal: when there is none.
     """
-    table = held_out.prompts
+    table = held_out.asked
     if table is None or table.is_empty():
         raise Refusal(
             where="data.holdout",
@@ -264,7 +272,7 @@ def _perplexity(work: _Work, name: str, scorer: Scorer, tokenizer: PreTrainedTok
         cut = functools.partial(encode_documents, tokenizer=tokenizer, context=min(256, work.limit), encoder_decoder=two_parts)
         examples, _ = held_out_pieces(held_out.documents, PERPLEXITY_EXAMPLES, cut)
     else:
-        table = held_out.instructions if held_out.instructions is not None else held_out.preferences
+        table = next((t for t in (held_out.instructions, held_out.preferences, _liked(held_out.feedback)) if t is not None), None)
         if table is None:
             return None
         answers = representative(table, PERPLEXITY_EXAMPLES).drop("rejected", strict=False)
@@ -276,25 +284,6 @@ def _perplexity(work: _Work, name: str, scorer: Scorer, tokenizer: PreTrainedTok
     return math.exp(mean_loss(scorer, objective, scoring_tokens(scorer.device), count))
 
 
-def row_scores(
-    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, table: pl.DataFrame, limit: int, progress: Progress, what: str,
-    known: Known | None = None,
-) -> RowScores | None:  # fmt: skip
-    """Log-probabilities of the answers in held-out rows: of each pair, or of each conversation. None where no row can be read.
-
-    Rows of up to `limit` tokens are measured whole, whatever the limit of training; see `longest_row`.
-    """
-    two_parts = inner_model(scorer.model).config.is_encoder_decoder
-    encoded = encode_conversations(table, tokenizer, limit, "data", encoder_decoder=two_parts)
-    if not encoded.examples:
-        return None
-    left_out = {row for row, _ in encoded.left_out}
-    scores = known(encoded.examples) if known else None
-    if scores is None:
-        scores = torch.full((len(encoded.examples), len(encoded.examples[0].branches)), math.nan)
-    if unknown := scores.isnan().any(1).nonzero().flatten().tolist():
-        new, scores = [encoded.examples[row] for row in unknown], scores.clone()
-        scores[unknown] = score_branches(scorer, new, scoring_tokens(scorer.device), counted(progress, what, len(new)))
-    tokens = torch.tensor([[len(branch) for branch in example.branches] for example in encoded.examples])
-    rows = [row for row in range(len(table)) if row not in left_out]
-    return RowScores(rows, tokens, scores, prompt_groups(encoded.examples), encoded.prompts_cut)
+def _liked(feedback: pl.DataFrame | None) -> pl.DataFrame | None:
+    """The answers that a policy should give."""
+    return None if feedback is None else feedback.filter("label")

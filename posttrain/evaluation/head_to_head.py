@@ -9,9 +9,10 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from posttrain.evaluation.evaluate import HeldOut, asked, longest_row, open_policy, respond, row_scores
+from posttrain.evaluation.evaluate import HeldOut, asked, longest_row, open_policy, respond
 from posttrain.evaluation.held_out import held_out
 from posttrain.evaluation.numbers import RowScores, pair_losses, pair_margins, read_pairs
+from posttrain.evaluation.row_scores import row_scores
 from posttrain.models.policy import Policy
 from posttrain.pipeline.chain import Chain
 from posttrain.rewards.judge import open_judge

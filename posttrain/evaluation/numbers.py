@@ -15,6 +15,7 @@ from torch import Tensor
 
 from posttrain.data.packing import Example
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
+from posttrain.statistics.auc import auc
 from posttrain.statistics.calibration import expected_calibration_error, reliability
 from posttrain.statistics.intervals import ratio_interval, share_interval, win_rate, wins
 from posttrain.statistics.length_control import length_controlled
@@ -55,6 +56,14 @@ class RowScores:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Held-out answers that somebody liked or did not."""
+
+    scores: RowScores
+    desirable: list[bool]  # of each of its rows
+
+
+@dataclass(frozen=True)
 class Measured:
     """One policy on the held-out rows."""
 
@@ -62,6 +71,7 @@ class Measured:
     perplexity: float | None
     pairs: RowScores | None  # of the held-out pairs, where the recipe aligns
     answers: Tensor | None  # [answers] log-probabilities of the candidate's answers, where the divergence is measured
+    labelled: Labelled | None = None  # of the held-out feedback, where the recipe aligns
 
 
 def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, Estimate]:
@@ -106,7 +116,16 @@ def _against_reference(recipe: Recipe, ours: Measured, reference: Measured) -> d
             wins(margins).tolist(), (ours.pairs.tokens[:, 0] - ours.pairs.tokens[:, 1]).tolist(), ours.pairs.prompts
         )
         found["calibration_error"] = Estimate(expected_calibration_error(reliability(margins.numpy())))
+    if ours.labelled is not None and reference.labelled is not None:
+        found |= _of_feedback(ours.labelled, reference.labelled)
     return found
+
+
+def _of_feedback(ours: Labelled, reference: Labelled) -> dict[str, Estimate]:
+    """How well the log-ratio of an answer to the reference, which is its implicit reward but for β, tells the labels apart."""
+    ratios = (ours.scores.logprobs - reference.scores.logprobs).double()[:, 0].tolist()
+    area = auc(ratios, ours.desirable, ours.scores.prompts)
+    return {} if area is None else {"feedback_auc": area}
 
 
 def length_ratio(ours: Responses, theirs: Responses, samples: int) -> Estimate:
@@ -148,9 +167,11 @@ def _of_policy(name: str, m: Measured, samples: int) -> dict[str, Estimate]:
 def pair_margins(recipe: Recipe, policy: RowScores, reference: RowScores) -> Tensor:
     """[pairs] by how much the policy prefers chosen over rejected more than the reference does, as the loss compares them.
 
-    Log-ratios summed over tokens or per token, times β; for PPO summed, in nats. Both must hold the same rows.
+    Log-ratios summed over tokens (KTO's too) or per token, times β; for PPO summed, in nats. Both must hold the same rows.
     """
-    loss, beta = (recipe.alignment.loss, recipe.alignment.beta) if isinstance(recipe.alignment, DPO) else ("sigmoid", 1.0)
+    spec = recipe.alignment
+    loss = spec.loss if isinstance(spec, DPO) and not spec.unpaired else "sigmoid"
+    beta = spec.beta if isinstance(spec, DPO) else 1.0
     ratios = (score(policy.logprobs, policy.tokens, loss) - score(reference.logprobs, reference.tokens, loss)).double()
     return beta * (ratios[:, 0] - ratios[:, 1])
 
@@ -214,7 +235,7 @@ def _unit(name: str, temperature: float) -> str:
     """At which temperature a number holds: that of the answers, or 1 where given texts are scored."""
     if name.startswith("held_out"):
         return "held-out rows"
-    if name.startswith(("perplexity", "preference", "calibration")):
+    if name.startswith(("perplexity", "preference", "feedback", "calibration")):
         return "texts at temperature 1"
     return f"{'nats, ' if name == 'kl_per_token' else ''}answers at temperature {temperature:g}"
 

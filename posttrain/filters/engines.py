@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from posttrain.filters.kernels.compiling import keep_compiled
 from posttrain.runtime.child_processes import die_with_parent
+from posttrain.text.kernels.compiling import keep_compiled
 from schemas.errors import Refusal
 
 R = TypeVar("R")

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import feather
 
-from posttrain.filters.dedup import Records
-from posttrain.filters.kernels.text import Places
 from posttrain.filters.pieces import Pieces
 from posttrain.filters.plan import Plan
 from posttrain.filters.rules import arrays, passing, reasons
 from posttrain.filters.shard import DOCUMENT, MEASURED, QUARANTINE
 from posttrain.filters.summary import Summary
 from posttrain.runtime.writing import replacing
+from posttrain.text.copies import Records
+from posttrain.text.kernels.text import Places
 from schemas.filter_rules import FilterRules
 
 _ANNOTATED = DOCUMENT | MEASURED | {"text": pa.string()}

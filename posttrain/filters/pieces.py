@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from posttrain.filters.kernels.text import Places
-from posttrain.filters.metrics import Buffers, buffers
 from posttrain.filters.plan import FILE_BITS, Plan
+from posttrain.text.buffers import Buffers, buffers
+from posttrain.text.kernels.text import Places
 
 
 class Pieces:

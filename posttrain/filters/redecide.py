@@ -12,15 +12,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posttrain.filters.dedup import COPY, KEY, Records, copies, keys
-from posttrain.filters.kernels.text import Places
-from posttrain.filters.metrics import METRICS, Buffers, buffers, without_lines
-from posttrain.filters.near import AT_ONCE, BAND, band_records, clusters, links, verified
+from posttrain.filters.metrics import METRICS, without_lines
 from posttrain.filters.outputs import judged
 from posttrain.filters.plan import bands_and_rows
 from posttrain.filters.rules import DROPPED, arrays, passing
 from posttrain.filters.summary import Summary
 from posttrain.runtime.writing import replacing
+from posttrain.text.buffers import Buffers, buffers
+from posttrain.text.copies import COPY, KEY, Records, copies, keys
+from posttrain.text.kernels.text import Places
+from posttrain.text.near import AT_ONCE, BAND, band_records, clusters, links, verified
 from schemas.errors import Refusal
 from schemas.filtering import Filtering
 

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from pyarrow import feather
 
 from posttrain.data.split import held_out, holdout_mask
-from posttrain.filters.dedup import KEY, Records, fingerprints, keys
 from posttrain.filters.documents import Batch, Progress, batches, checked
-from posttrain.filters.kernels.folding import fold
 from posttrain.filters.kernels.lines import REASONS
-from posttrain.filters.metrics import METRICS, Buffers, arrow, buffers, measured, without_lines
-from posttrain.filters.near import BAND, band_hashes, band_records
+from posttrain.filters.metrics import METRICS, measured, without_lines
 from posttrain.filters.plan import FILE_BITS, Plan, save
 from posttrain.filters.rules import DROPPED, passing
 from posttrain.runtime.writing import replacing, write_atomically
+from posttrain.text.buffers import Buffers, arrow, buffers
+from posttrain.text.copies import KEY, Records, fingerprints, keys
+from posttrain.text.kernels.folding import fold
+from posttrain.text.near import BAND, band_hashes, band_records
 
 T = TypeVar("T")
 R = TypeVar("R")

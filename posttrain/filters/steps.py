@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from posttrain.filters.dedup import COPY, Records, copies
 from posttrain.filters.engines import Engine
-from posttrain.filters.near import clusters, links, verified
 from posttrain.filters.pieces import Pieces
 from posttrain.filters.plan import Plan, part_of, save
+from posttrain.text.copies import COPY, Records, copies
+from posttrain.text.near import clusters, links, verified
 
 RECORDS_AT_ONCE = 8_000_000  # of 16 or 25 bytes, that a task sorts
 CANDIDATES_AT_ONCE = 8_000  # documents that a task compares, unless more hang together

@@ -152,9 +152,22 @@ def align(data: Data) -> Passed:
     if isinstance(spec, PPO):
         return _ppo(data, spec)
     assert isinstance(spec, DPO)
+    if spec.unpaired:
+        return _kto(data, spec)
     fitted, length = data.fitted(spec, "preferences"), data.mean(spec)
     pairs = data.number("preferences", "train") + min(VALIDATION_EXAMPLES, data.number("preferences", "holdout"))
     return Passed(fitted.scored + (pairs * length if VARIANTS[spec.loss].reference else 0.0), fitted.trained)
+
+
+def _kto(data: Data, spec: DPO) -> Passed:
+    """Every answer in every epoch, and an answer to another prompt with it, both once under the reference as well."""
+    table, length = str(data.recipe.dataset("align")), data.mean(spec)
+    sides = 1 if table == "feedback" else 2
+    train, held_out = (sides * data.number(table, split) for split in ("train", "holdout"))
+    held_out = min(VALIDATION_EXAMPLES, held_out)
+    reference = train + held_out + spec.epochs * train + held_out
+    elsewhere = spec.epochs * train + 2 * spec.validations * held_out
+    return Passed((reference + elsewhere) * length, spec.epochs * train * length)
 
 
 def _ppo(data: Data, spec: PPO) -> Passed:
@@ -175,7 +188,7 @@ def evaluate(data: Data) -> Passed:
     examples = data.rows.held_out(section, data.limit, data.two_parts)[0]
     prompt = float(np.mean([min(len(example.prompt), data.limit - spec.max_new_tokens) for example in examples]))
     length = float(np.mean([example.length for example in examples]))
-    rows = sum(data.number(name, "holdout") for name in ("instructions", "preferences")) * length
+    rows = sum(data.number(name, "holdout") for name in ("instructions", "preferences", "feedback")) * length
     answers = prompts * spec.samples * (prompt + spec.max_new_tokens)
     number = len(policies(data.recipe))
     return Passed(number * (prompts * prompt + rows) + 2 * answers, sampled=number * prompts * spec.samples * spec.max_new_tokens)

@@ -17,6 +17,7 @@ from posttrain.models.policy import Policy, folder_digest, model_origin, policy_
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.judge import function_origin, judge_origin
 from posttrain.runtime.store import StageKey, Store, Stored
+from schemas.data import CONTRACTS
 from schemas.evaluation import RewardModelJudge
 from schemas.model import GgufModel, LocalModel, Model, RegistryModel
 from schemas.peft import Full
@@ -86,7 +87,7 @@ class Chain:
     @functools.cached_property
     def sources(self) -> dict[str, list[SourceFile]]:
         """Files of every data source that a stage of this recipe reads."""
-        wanted = {"corpus": "filter" in self.recipe.stages, "instructions": True, "preferences": True}
+        wanted = {"corpus": "filter" in self.recipe.stages, **dict.fromkeys(CONTRACTS, True)}
         return {name: self.files(name) for name, used in wanted.items() if used and getattr(self.recipe.data, name) is not None}
 
     @functools.cache  # noqa: B019  # a chain lives as long as its run

@@ -22,6 +22,7 @@ from posttrain.rewards.functions import load_function
 from posttrain.rewards.judge import load_judge
 from posttrain.runtime.trees import inside
 from posttrain.runtime.writing import write_atomically
+from schemas.data import CONTRACTS
 from schemas.errors import Refusal
 from schemas.evaluation import FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
@@ -123,7 +124,7 @@ def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
     """Sources that are the user's: the project's samples are known to be good, and are made only when a run starts."""
     data = chain.recipe.data
     known = {f"{SAMPLE_SCHEME}{name}" for name in SAMPLES}
-    given = {"preferences": data.preferences, "instructions": data.instructions}
+    given = {name: getattr(data, name) for name in CONTRACTS}
     given |= {"corpus": data.corpus} if "filter" in chain.recipe.stages else {}
     return {name: chain.files(name) for name, sources in given.items() if not known.issuperset(addresses(sources))}
 
@@ -132,13 +133,14 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
     """Counts of the data contract: those that this store holds, or of a run of it on the user's rows into the folder `out`."""
     if _validated(chain):
         return chain.stored("validate").result.metrics
-    if not {"preferences", "instructions"} & own.keys():
+    given = {name: own[name] for name in CONTRACTS if name in own}
+    if not given:
         return {}
     from posttrain.data.validate import refuse_empty_splits, validate
 
     data = chain.recipe.data
     try:
-        counts = validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)
+        counts = validate(given, data.checks, data.holdout, out)
         refuse_empty_splits(counts)
         return counts
     except Refusal as refusal:

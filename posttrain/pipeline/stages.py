@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.runtime.device import dtype_name
+from schemas.data import CONTRACTS
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import STAGES, Recipe
@@ -95,8 +96,13 @@ def _registered(recipe: Recipe, stage: str) -> Fields:
     return {"model": recipe.registry.model if recipe.registry else None}
 
 
+def _contracts(chain: Chain) -> list[str]:
+    """Data sets with a contract that the recipe has, in the order that keys have always had them in."""
+    return [name for name in sorted(CONTRACTS) if name in chain.sources]
+
+
 def _tables(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    return tuple(chain.source_origin(name) for name in ("instructions", "preferences") if name in chain.sources)
+    return tuple(chain.source_origin(name) for name in _contracts(chain))
 
 
 def _corpus(chain: Chain, stage: str) -> tuple[Origin, ...]:
@@ -115,9 +121,8 @@ def _start_rows_and_rewards(chain: Chain, stage: str) -> tuple[Origin, ...]:
 
 
 def _policies_rows_and_judge(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    tables = [name for name in ("instructions", "preferences") if name in chain.sources]
     kept = (chain.stored("filter").origin("kept"),) if "filter" in chain.recipe.stages else ()
-    held_out = (*kept, *(chain.stored("validate").origin(name) for name in tables))
+    held_out = (*kept, *(chain.stored("validate").origin(name) for name in _contracts(chain)))
     return (*chain.start_origins(stage), *held_out, *chain.judge_origins())
 
 
@@ -129,12 +134,12 @@ _TRAINED = ("model", "adapter", "layout.txt", "rows.json", "quarantine.parquet")
 _EXPORTED = ("checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json", "round_trip.json")
 _TRAINERS = "posttrain.training"
 _TOKENS = "posttrain.forecast.stage_times"
-_ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
+_ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
         version=3, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
-        writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
+        writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
         version=3, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
@@ -158,7 +163,7 @@ WORK: dict[str, StageWork] = {
     "align": StageWork(
         version=7, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
         writes=(*_TRAINED, "reference.safetensors"),
-        train=lambda recipe: _ALGORITHMS[recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
+        train=lambda recipe: _ALGORITHMS["kto" if recipe.unpaired else recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
         version=7, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",

@@ -13,13 +13,13 @@ from posttrain.report import read, samples
 from posttrain.report.page import write_page
 from posttrain.report.read import Folders, Json
 from posttrain.runtime.store import read_result
+from schemas.data import CONTRACTS
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport, StageResult
 from schemas.secrets import without_credentials
 
 TEMPLATE = "report.html.j2"
-CONTRACTS = ("preferences", "instructions")
 # Columns of the tables; a number that a stage did not measure is a dash, not a crash after hours of training.
 POLICY = ("reward", "reward_interval", "kl_per_token", "length", "eos_share", "perplexity")
 METRIC = ("value", "interval", "unit")
@@ -148,8 +148,8 @@ def _charts(
         "frontier": figures.frontier(evaluation.get("policies", [])),
         "funnels": [
             *funnel.documents(filtering),
-            *funnel.rows("instructions", validation.get("instructions") or {}, encoded["instructions"]),
-            *funnel.rows("preferences", preferences, encoded["preferences"]),
+            *(chart for kind in sorted(CONTRACTS) for chart in funnel.rows(kind, validation.get(kind) or {}, encoded[kind])),
+            *funnel.rows("prompts", validation.get("prompts") or {}, encoded["prompts"]),
             *figures.length_histogram(preferences.get("length_histogram") or {}),
         ],
         "histograms": drawn.filter_histograms(filtering.get("metrics", {})),

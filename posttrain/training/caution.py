@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from posttrain.data.sources import SAMPLE_SCHEME
+from schemas.data import SOURCES
 from schemas.evaluation import FunctionJudge
 from schemas.recipe import Recipe
 from schemas.results import Metrics
@@ -28,7 +29,7 @@ def _other_temperature(recipe: Recipe) -> tuple[str, ...]:
 
 def _toy_judge(recipe: Recipe) -> tuple[str, ...]:
     judge, data = recipe.evaluation.judge, recipe.data
-    given = (address for sources in (data.corpus, data.instructions, data.preferences) for address in addresses(sources))
+    given = (address for name in SOURCES for address in addresses(getattr(data, name)))
     own = not any(address.startswith(SAMPLE_SCHEME) for address in given)
     if own and isinstance(judge, FunctionJudge) and judge.name == TOY_JUDGE:
         return (

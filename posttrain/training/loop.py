@@ -25,7 +25,7 @@ from posttrain.training.checkpoint import load_best, load_checkpoint, save_best,
 from posttrain.training.curve import CURVE, Curve
 from posttrain.training.data_parallel import passes, replicate
 from posttrain.training.nonfinite import Guard, Places, TrainingDiverged
-from posttrain.training.objectives import Objective, Rounds, Sums
+from posttrain.training.objectives import Objective, Rounds, StepWide, Sums
 from posttrain.training.optimizer import Updates
 from posttrain.training.schedule import learning_rate
 from posttrain.training.validation import enter_loss, exhausted, is_lowest, loss_at_start, mean_loss, validation_steps
@@ -172,6 +172,9 @@ class _Run:
     def _update(self, rows: Sequence[int], rate: float) -> dict[str, Tensor]:
         """Train on `rows`; metrics per unit on the device, each the sum of this process's share."""
         units = self.job.objective.units(rows)
+        if isinstance(self.job.objective, StepWide):
+            self.job.objective.begin(self.replica.scorer, rows, self.budget)
+            self.replica.rest()
         sums: dict[str, Tensor] = {}
         for each in passes(rows, self.lengths, self.budget):
             with self.replica.accumulating(each.last):

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from posttrain.data.packing import micro_batches
-from posttrain.losses.preference import at_start
 from posttrain.runtime.distributed import summed, turns
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.checkpoint import Position
-from posttrain.training.objectives import Objective, Preference
+from posttrain.training.objectives import Compared, Objective, StepWide
 from schemas.errors import Refusal
 from schemas.training import EarlyStop, Optimization
 
@@ -28,6 +27,8 @@ def mean_loss(scorer: Scorer, objective: Objective, budget: int, on_rows: Callab
     training = scorer.training
     scorer.eval()
     rows = range(len(objective.examples))
+    if isinstance(objective, StepWide):
+        objective.begin(scorer, rows, budget)
     groups = micro_batches(rows, np.array([example.length for example in objective.examples]), budget)
     losses = torch.zeros(len(groups), dtype=torch.float64, device=scorer.device)
     for index, counts, turn in turns(groups):
@@ -41,9 +42,10 @@ def mean_loss(scorer: Scorer, objective: Objective, budget: int, on_rows: Callab
 
 def loss_at_start(scorer: Scorer, objective: Objective, budget: int, on_rows: Callable[[int], None] = lambda n: None) -> float:
     """The mean loss before the first step. Where policy and reference are still equal it is known, and no pass is spent on it."""
-    if isinstance(objective, Preference) and objective.reference is not None and not objective.sft_weight:
+    known = objective.at_start if isinstance(objective, Compared) else None
+    if known is not None:
         on_rows(len(objective.examples))
-        return at_start(objective.kind, objective.hyperparameters)
+        return known
     return mean_loss(scorer, objective, budget, on_rows)
 
 

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.filters.kernels.characters import BULLET, CLOSER, LETTER, SPACE, STOP, TERMINAL, WIDE, WORD
-from posttrain.filters.kernels.compiling import kernel
 from posttrain.filters.kernels.repeats import repeated_runs, repeated_spans
-from posttrain.filters.kernels.text import (
+from posttrain.text.kernels.characters import BULLET, CLOSER, LETTER, SPACE, STOP, TERMINAL, WIDE, WORD
+from posttrain.text.kernels.compiling import kernel
+from posttrain.text.kernels.text import (
     NEWLINE,
     Bytes,
     Codes,

@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from posttrain.filters.kernels.characters import SPACE, TERMINAL
-from posttrain.filters.kernels.compiling import kernel
 from posttrain.filters.kernels.document import ends_with_ellipsis, lower, says
-from posttrain.filters.kernels.text import NEWLINE, Bytes, Codes, Places, code_at
+from posttrain.text.kernels.characters import SPACE, TERMINAL
+from posttrain.text.kernels.compiling import kernel
+from posttrain.text.kernels.text import NEWLINE, Bytes, Codes, Places, code_at
 
 REASONS: Final = ("min_words", "max_word_length", "drop_unpunctuated", "drop_ellipsis", "drop_javascript", "drop_policy")
 """Fields of `LineRules`, in the order in which they are asked."""

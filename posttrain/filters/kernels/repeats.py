@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from posttrain.filters.kernels.compiling import kernel
-from posttrain.filters.kernels.text import MIXER, Hashes, Places
+from posttrain.text.kernels.compiling import kernel
+from posttrain.text.kernels.text import MIXER, Hashes, Places
 
 LONGEST = 10  # words of a run
 TOP = 4  # up to so many words the most frequent run is measured, beyond all that repeat

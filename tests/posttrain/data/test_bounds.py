@@ -41,7 +41,10 @@ for source in sys.argv[2:]:
         reset_peak()
         try:
             files = resolve(source, "data." + kind, out)
-            filter_corpus(files, Filtering(), 0.1, out) if kind == "corpus" else validate(files, None, Checks(), 0.1, out)
+            if kind == "corpus":
+                filter_corpus(files, Filtering(), 0.1, out)
+            else:
+                validate({"preferences": files}, Checks(), 0.1, out)
         except Refusal as refusal:
             said = refusal.found
         print(json.dumps([Path(source).name, kind, said, peak_memory_gb()]))

@@ -161,7 +161,8 @@ def test_every_shape_of_the_tables_is_tried_here() -> None:
         taken["instructions"].shapes += normalised(conversations, [make_talk(*TRIPLES[0][:2])])[2].shapes
     taken["preferences"].shapes += normalised(preferences, STEERED)[2].shapes
     taken["preferences"].shapes += normalised(preferences, [{"query": "q", "chosen": "a", "rejected": "b"}])[2].shapes
-    for name, kind in KINDS.items():
+    for name in ("preferences", "instructions"):  # of prompts: test_prompts.py
+        kind = KINDS[name]
         assert set(taken[name].shapes) == {shape.name for shape in kind.shapes}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from posttrain.filters.kernels.folding import folded
-from posttrain.filters.kernels.text import Places
+from posttrain.text.kernels.folding import folded
+from posttrain.text.kernels.text import Places
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<i8"), ("passes", "?")])
 """Fingerprint in two halves, number of the document, and whether no rule rejects it."""

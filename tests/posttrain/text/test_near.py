@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from posttrain.filters.kernels.folding import fold
-from posttrain.filters.metrics import Buffers, buffers
-from posttrain.filters.near import LINK, band_hashes, band_records, clusters, links, verified
+from posttrain.text.buffers import Buffers, buffers
+from posttrain.text.kernels.folding import fold
+from posttrain.text.near import LINK, band_hashes, band_records, clusters, links, verified
 
 SHAPES = [(14, 8), (9, 13), (20, 13)]
 

@@ -1,4 +1,4 @@
-"""Compiles the kernels, and keeps what was compiled; where numba does not work, `posttrain.filters.plain` computes the same."""
+"""Compiles the kernels, and keeps what was compiled; where numba does not work, plain Python computes the same."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _sources() -> str:
     total = hashlib.sha256(f"{numba.__version__}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    rooms = Path(__file__).parents[2]
+    for path in sorted(path for room in ("text", "filters") for path in (rooms / room).rglob("*.py")):
         total.update(path.read_bytes())
     return total.hexdigest()[:16]

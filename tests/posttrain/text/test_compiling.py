@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from posttrain.filters.kernels.compiling import cache_of_user
+from posttrain.text.kernels.compiling import cache_of_user
 
 
 def test_a_store_holds_no_compiled_code(finished):

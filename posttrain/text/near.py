@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.filters import plain
-from posttrain.filters.dedup import COPY, Records
-from posttrain.filters.kernels import minhash
-from posttrain.filters.kernels.compiling import COMPILED, kernel
-from posttrain.filters.kernels.folding import Folded, fold
-from posttrain.filters.kernels.text import Places
-from posttrain.filters.metrics import Buffers
+from posttrain.text import plain
+from posttrain.text.buffers import Buffers
+from posttrain.text.copies import COPY, Records
+from posttrain.text.kernels import minhash
+from posttrain.text.kernels.compiling import COMPILED, kernel
+from posttrain.text.kernels.folding import Folded, fold
+from posttrain.text.kernels.text import Places
 
 BAND = np.dtype([("hash", "<u8"), ("number", "<i8")])
 LINK = np.dtype([("first", "<i8"), ("other", "<i8")])

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.filters.kernels.characters import SPACE, SPACES, flags
-from posttrain.filters.kernels.compiling import COMPILED, kernel
-from posttrain.filters.kernels.text import Bytes, Codes, Places, code_at
+from posttrain.text.kernels.characters import SPACE, SPACES, flags
+from posttrain.text.kernels.compiling import COMPILED, kernel
+from posttrain.text.kernels.text import Bytes, Codes, Places, code_at
 
 KNOWN = 0x20000  # code points that the table has: nearly all that are written but rare Chinese characters
 OTHERWISE = -1  # in the table: fold this text in Python

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from posttrain.filters.dedup import KEY, copies, fingerprint, keys
+from posttrain.text.copies import KEY, copies, fingerprint, keys
 
 
 @pytest.mark.parametrize(

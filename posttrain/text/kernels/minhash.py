@@ -10,8 +10,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.filters.kernels.compiling import kernel
-from posttrain.filters.kernels.text import BASE, MIXER, Bytes, Hashes, Places
+from posttrain.text.kernels.compiling import kernel
+from posttrain.text.kernels.text import BASE, MIXER, Bytes, Hashes, Places
 
 Permutations = NDArray[np.uint32]
 SHINGLE = 5  # words

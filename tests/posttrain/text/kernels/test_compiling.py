@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.filters.kernels.compiling import COMPILED
+from posttrain.text.kernels.compiling import COMPILED
 
 ROOT = Path(__file__).resolve().parents[4]
 CHILD = """
 import sys
 from pathlib import Path
-from posttrain.filters.kernels.compiling import keep_compiled
+from posttrain.text.kernels.compiling import keep_compiled
 keep_compiled(Path(sys.argv[1]))
 import numpy as np
-from posttrain.filters.kernels.minhash import jaccard
+from posttrain.text.kernels.minhash import jaccard
 one, other = np.arange(4, dtype=np.uint64), np.arange(2, 6, dtype=np.uint64)
 print(jaccard(one, other), sum(jaccard.stats.cache_hits.values()))
 """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.filters.kernels.characters import SPACE
-from posttrain.filters.kernels.compiling import kernel
+from posttrain.text.kernels.characters import SPACE
+from posttrain.text.kernels.compiling import kernel
 
 Bytes = NDArray[np.uint8]
 Codes = NDArray[np.int32]
