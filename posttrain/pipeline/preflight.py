@@ -49,8 +49,10 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
             _check_models(chain)
         if "corpus" in own:
             from posttrain.filters.documents import check_text
+            from posttrain.filters.given import check as check_given
 
             check_text(own["corpus"])
+            check_given(chain.recipe.filtering)
         counts = _contract(chain, own, Path(scratch))
         if _is_made(recipe.model):
             _check_models(chain)
