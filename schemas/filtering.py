@@ -44,6 +44,8 @@ class Filtering(Frozen):
 
     preset: Literal["gopher", "c4", "fineweb-paper", "fineweb-code", "llama3", "none"] = "gopher"
     """Named set of rules."""
+    variant: Literal["posttrain", "datatrove"] = "posttrain"
+    """How words, lines and repeats are counted: by our definitions, or as datatrove does, which is slower (extra `datatrove`)."""
     rules: FilterRules = FilterRules()
     """Overrides of the preset."""
     lines: LineRules = LineRules()
