@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -21,12 +24,13 @@ NOISY = 0.15  # share of documents that are spoiled
 POOL = 8 << 20  # characters of paragraphs that documents are drawn from
 
 
-def places() -> list[Path]:
+def places() -> tuple[Path, ...]:
     """Folders with text, the same on every machine of one image."""
-    return [Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib")), Path("/usr/share/doc")]
+    return Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib")), Path("/usr/share/doc")
 
 
-def paragraphs(folders: Sequence[Path]) -> list[str]:
+@cache
+def paragraphs(folders: tuple[Path, ...]) -> list[str]:
     """Blocks of text between empty lines, of the files in their order, each once."""
     found: dict[str, None] = {}
     held = 0
@@ -41,10 +45,22 @@ def paragraphs(folders: Sequence[Path]) -> list[str]:
 
 
 def _texts(folders: Sequence[Path]) -> Iterator[str]:
-    for folder in folders:
-        for path in sorted({path for pattern in (*TEXTS, "*.py") for path in folder.rglob(pattern)}):
-            if path.is_file() and path.stat().st_size <= LARGEST_FILE:
-                yield from _docstrings(path) if path.suffix == ".py" else [_read(path)]
+    for path in (Path(root) / name for folder in folders for root, name in _files(folder)):
+        if path.suffix == ".py":
+            yield from _docstrings(path)
+        elif any(path.match(pattern) for pattern in TEXTS):
+            yield _read(path)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Names in a fixed order, without looking at all of them first."""
+    for root, inner, names in os.walk(folder):
+        inner.sort()
+        yield from ((root, name) for name in sorted(names) if _small(os.path.join(root, name)))
+
+
+def _small(path: str) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) <= LARGEST_FILE
 
 
 def _read(path: Path) -> str:
@@ -85,18 +101,19 @@ def _spoiled(rng: Random, text: str, before: str) -> str:
     return (noise.boilerplate, noise.other_language, noise.too_short)[kind - 2](rng, item) if kind >= 2 else text
 
 
-def write(target: Path, megabytes: float, folders: Sequence[Path] | None = None) -> int:
-    """Write JSON lines with so many megabytes of text; returns how many documents they are."""
-    pool, written, count = paragraphs(folders or places()), 0, 0
-    with target.open("wb") as stream:
-        for text in documents(pool):
-            stream.write(json.dumps({"id": f"d{count}", "text": text}, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+def write(targets: Sequence[Path], megabytes: float, folders: tuple[Path, ...] = ()) -> float:
+    """Write JSON lines with so many megabytes of text, the documents in turn into each file; returns the megabytes."""
+    pool, written = paragraphs(folders or places()), 0
+    with ExitStack() as stack:
+        streams = [stack.enter_context(target.open("wb")) for target in targets]
+        for number, text in enumerate(documents(pool)):
+            row = json.dumps({"id": f"d{number}", "text": text}, ensure_ascii=False)
+            streams[number % len(streams)].write(row.encode("utf-8", "replace") + b"\n")
             written += len(text.encode("utf-8", "replace"))
-            count += 1
             if written >= megabytes * 1e6:
-                return count
-    return count
+                break
+    return written / 1e6
 
 
 if __name__ == "__main__":
-    print(write(Path(sys.argv[1]), float(sys.argv[2])))
+    print(write([Path(sys.argv[1])], float(sys.argv[2])))
