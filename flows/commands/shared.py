@@ -73,8 +73,12 @@ class Answer:
         """
         if "--json" in sys.argv[1:] and not self._given:
             said = getattr(error, "format_message", error.__str__)()
-            parts, details = (error.parts, error.details) if isinstance(error, Refusal) else ({"found": clean(said)}, {})
+            parts, details = (error.parts, error.details) if isinstance(error, Refusal) else (_usage(said), {})
             self.give(json.dumps({"status": "refused", "exit_code": code, "refused": parts, **details}, indent=1))
+
+
+def _usage(said: str) -> dict[str, str]:
+    return {"where": "command line", "found": clean(said), "allowed": "see --help", "remedy": "correct the command"}
 
 
 answer = Answer()
