@@ -112,7 +112,7 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
         "number": pa.array(numbers),
         "fingerprint": pa.array(prints, pa.binary(16)),
         "bands": pa.nulls(len(prints), pa.list_(pa.uint64())) if hashes is None else _lists(hashes),
-        "split": _split(texts, forms, folded.lowered, plan.holdout).to_arrow(),
+        "split": _split(texts, forms, folded.lowered, plan.holdout, plan.files[file].split).to_arrow(),
         "original": _where(original, lines > 0),
     }
     made = pa.table({name: column.cast(ANNOTATED.field(name).type) for name, column in columns.items()})
@@ -121,8 +121,11 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     return Annotated(made, quarantined, keys(prints, numbers, passes), bands, dropped.sum(axis=0))
 
 
-def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float) -> pl.Series:
-    """Train or holdout, by `holdout_mask`: that folds by lower-casing, which need not be done where it gives what is there."""
+def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float, declared: str | None) -> pl.Series:
+    """Train or holdout as the file's name says, else by `holdout_mask`: that folds by lower-casing, which need not be done where
+    it gives what is there."""
+    if declared is not None:
+        return pl.repeat(declared, len(forms), dtype=pl.String, eager=True)
     held = held_out(pl.Series(forms, dtype=pl.Binary), share).to_numpy().copy()
     other = np.flatnonzero(lowered == 0)
     held[other] = holdout_mask(pl.Series([texts.text(at) for at in other.tolist()], dtype=pl.String), share).to_numpy()
