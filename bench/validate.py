@@ -123,12 +123,11 @@ def main(words: list[str]) -> None:
 
 def _table(found: dict[str, Any]) -> str:
     """For people."""
-    said = [
-        f"{shape:10}  {each['bytes_per_row']:6,.0f} bytes a row  {each['whole']['rows_per_cpu_second']:9,.0f} rows/s a core from file "
-        f"to table  {each['row_checks']['rows_per_cpu_second']:9,.0f} of checks alone  peak {each['whole']['peak_gb']:.2f} GiB"
-        for shape, each in found.items()
-        if shape != "large"
-    ]
+    said = [f"{'':10}  {'bytes a row':>12}  {'rows/s a core':>14}  {'checks alone':>14}  {'peak GiB':>9}"]
+    for shape, each in found.items():
+        if shape != "large":
+            rates = f"{each['whole']['rows_per_cpu_second']:14,.0f}  {each['row_checks']['rows_per_cpu_second']:14,.0f}"
+            said.append(f"{shape:10}  {each['bytes_per_row']:12,.0f}  {rates}  {each['whole']['peak_gb']:9.2f}")
     if large := found.get("large"):
         said.append(
             f"{large['gb']:.1f} GB, {large['rows']:,.0f} rows: peak {large['peak_gb']:.2f} GiB, {large['cpu_seconds']:.0f} s"
