@@ -23,6 +23,7 @@ from schemas.recipe import Recipe
 from schemas.results import RunReport
 from schemas.secrets import without_credentials
 from tasks import tracked_rows
+from tasks.check_tables import log_checks
 from tasks.open_runs import forget, marked, marker_of, run_folder
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def log_stage(chain: Chain, run_id: str, stored: Stored) -> None:
     for name in SMALL_FILES:
         if (stored.folder / name).exists():
             client.log_artifact(nested, str(stored.folder / name))
+    if result.stage == "validate":
+        log_checks(client, nested, stored.folder / "summary.json")
     for name in tracked_rows.TABLES:
         _log_table(client, nested, stored.folder / name, chain.recipe)
     if "adapter" in result.outputs and result.stage != "register":
