@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from posttrain.runtime.locks import locked
-from posttrain.runtime.provenance import environment
 from posttrain.runtime.trees import is_shared
 from posttrain.runtime.writing import write_atomically
 from schemas.addresses import opened
@@ -22,6 +21,7 @@ from schemas.results import RunReport
 from schemas.secrets import without_credentials
 from tasks.availability import require_answer
 from tasks.open_runs import forget, marked, marker_of, run_folder
+from tasks.run_tags import run_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -132,7 +132,7 @@ def _new_run(client: MlflowClient, recipe: Recipe, root: Path) -> str:
     run = client.create_run(_experiment(client, recipe, root), run_name=recipe.name)
     document = without_credentials(recipe.model_dump_json(indent=1))
     params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(json.loads(document)).items()]
-    client.log_batch(run.info.run_id, params=params, tags=[RunTag(name, value) for name, value in environment().items()])
+    client.log_batch(run.info.run_id, params=params, tags=[RunTag(name, value) for name, value in run_tags(recipe).items()])
     client.log_text(run.info.run_id, document, "recipe.json")
     return str(run.info.run_id)
 

@@ -9,6 +9,7 @@ import pytest
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import Store
 from tasks import tracking
+from tasks.turns import this_user
 
 
 def test_a_failure_in_a_never_fatal_call_is_a_warning_that_names_it(caplog):
@@ -102,3 +103,12 @@ def test_a_run_starts_although_the_tracking_server_is_away(tmp_path, unreachable
     run_id = tracking.start_run(recipe, tmp_path / "store")
     assert run_id
     assert tracking.start_run(recipe, tmp_path / "store") == run_id
+
+
+def test_the_page_of_a_run_says_who_started_it_and_what_it_does(unbuilt, mlflow_of, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")  # and no flow run around it
+    tags = mlflow_of(unbuilt).get_run(tracking.start_run(unbuilt.recipe, unbuilt.store.root)).data.tags
+    assert tags["mlflow.user"] == this_user()
+    assert tags["mlflow.source.name"] == "posttrain house"
+    assert tags["mlflow.note.content"].startswith("Recipe `house`: validate, align, evaluate.")
+    assert "Prefect" not in tags["mlflow.note.content"]
