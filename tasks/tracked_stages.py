@@ -1,7 +1,7 @@
 """The nested MLflow run of a stage: its curve while it is built, and everything else when it is finished.
 
-What MLflow does not get while its server is away is noted in the folder of the run and logged later: by the next stage, at the end
-of the run, or by the same command given again.
+What MLflow does not get while its server is away is noted in the folder of the run and logged later: by the next stage, at the
+end of the run, or by the same command given again.
 """
 
 from __future__ import annotations
