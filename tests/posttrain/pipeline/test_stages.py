@@ -37,8 +37,8 @@ INPUTS = {
     "evaluate": [*POLICY, "filter.kept", "validate.instructions", "validate.preferences"],
     "register": POLICY,
 }
-# `validate` has checks by now that it had not then.
-# Computed at commit 053d191, before there was this table, with version 0 in place of the stage's.
+# Computed at commit 053d191, before there was this table, with version 0 in place of the stage's; `validate` has checks by now
+# that it had not then, and `filter` was computed again when `dedup.url` and `dedup.against` came.
 BEFORE = {
     "filter": "641bc0fc0dbbed1ed50965911158c3c0",
     "register": "87a7c9cd52a3245545eff286da9215c7",
@@ -114,3 +114,16 @@ def test_a_key_is_the_digest_of_the_settings_and_inputs_of_the_stage(identities,
 
 def test_a_store_written_before_the_table_is_reused(identities):
     assert {stage: replace(identities[stage], version=0).key for stage in BEFORE} == BEFORE
+
+
+def test_what_the_filter_is_given_counts_by_content(document, store, tmp_path):
+    words = tmp_path / "words.txt"
+    keys = []
+    for content in ("one", "one", "two"):
+        words.write_text(content)
+        asked = document | {"filtering": {"dirty_words": {"words": str(words)}, "language": {"keep": ["en"]}}}
+        identity = Chain(validate_recipe(asked, "tiny.yaml"), store).identity("filter")
+        assert [origin.name for origin in identity.inputs] == ["data.corpus", "filtering.dirty_words.words"]
+        assert identity.fields["language"]["keep"] == ["en"]
+        keys.append(identity.key)
+    assert keys[0] == keys[1] != keys[2]
