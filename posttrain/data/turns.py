@@ -52,8 +52,8 @@ def spans_of(
     for row, turns in rest.items():
         whole = rendered(tokenizer, [*rows[row][0], *rows[row][1]])
         pieces = [(texts[row][2 * n], next(ids), texts[row][2 * n + 1], next(ids)) for n in range(len(turns))]
-        spans = (_span(tokenizer, whole, wholes[row], *piece, ends) for piece in pieces)
-        found[row] = [span if at else None for at, span in zip(turns, spans, strict=True)]  # nothing is asked before a greeting
+        each = (_span(tokenizer, whole, wholes[row], *piece, ends) for piece in pieces)
+        found[row] = [span if at else None for at, span in zip(turns, each, strict=True)]  # nothing is asked before a greeting
     return found
 
 
