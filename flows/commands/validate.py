@@ -30,23 +30,26 @@ def validate(
     ] = None,
     ranking: Annotated[Ranking, typer.Option("--ranking", help="Pairs of several ranked answers.")] = "best_worst",
     explain: Annotated[
-        Literal["shapes"] | None, typer.Option("--explain", help="Print which columns make which shape of rows, and stop.")
+        str | None,
+        typer.Option("--explain", metavar="shapes|checks|CHECK", help="Print the shapes of rows, all checks, or one; and stop."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check pairs, feedback or conversations against their contract."""
     from dataclasses import replace
 
+    from posttrain.data.checks.explain import check_in_words, checks_table
     from posttrain.data.explain import shapes_table
     from posttrain.data.sources import resolve
     from posttrain.data.validate import validate as check
     from schemas.data import Checks, Data
 
     if explain:
-        typer.echo(shapes_table().rstrip())
+        tables = {"shapes": shapes_table, "checks": checks_table}
+        typer.echo((tables[explain]() if explain in tables else check_in_words(explain)).rstrip())
         return
     if data is None:
-        raise typer.BadParameter("name the rows, or say --explain shapes", param_hint="DATA")
+        raise typer.BadParameter("name the rows, or say --explain shapes, or checks", param_hint="DATA")
     reading = _reading(columns or [], ignore or [], ranking)
     files = [replace(file, reading=reading) for file in resolve(data, "DATA", Path(HOME) / "cache")]
     check({kind: files}, Checks(), Data.model_fields["holdout"].default, out)

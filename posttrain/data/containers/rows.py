@@ -67,6 +67,10 @@ class Reading:
     """Columns that are asked for; None for all. Parquet and Arrow read no others."""
     keep_incomplete: bool = False
     """Whether what stands before a break is read, instead of the file being refused."""
+    extractor: str = "trafilatura"
+    """What takes the text out of web pages."""
+    page_seconds: float = 10.0
+    """That a web page may take."""
     size: int | None = None
     """Bytes of the file as it is stored, where that is known."""
     meter: Meter = field(default_factory=Meter)
