@@ -1,9 +1,9 @@
 """`python -m bench estimators`: GAE, RLOO and GRPO on the same samples, on two tasks, with intervals over seeds.
 
 `reviews` is the task of quickstart-ppo: it starts from the SFT policy and the reward model of a finished run (`--store`), and
-what counts is that model's mean reward on held-out prompts. `chain` is a task whose critic must matter: responses of 200 tokens by a tiny
-policy that mostly repeats its last token, rewarded at their end by the share of odd tokens, so that a few tokens decide and the
-state tells what is to come.
+what counts is that model's mean reward on held-out prompts. `chain` is a task whose critic must matter: responses of 200 tokens
+by a tiny policy that mostly repeats its last token, rewarded at their end by the share of odd tokens, so that a few tokens decide
+and the state tells what is to come; what counts is the mean reward of an iteration's responses.
 """
 
 from __future__ import annotations
