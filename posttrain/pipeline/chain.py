@@ -13,6 +13,7 @@ from pathlib import Path
 
 from posttrain.data.chat_templates import template_digest
 from posttrain.data.sources import SourceFile, resolve, source_digest
+from posttrain.filters.given import origins
 from posttrain.models.policy import Policy, folder_digest, model_origin, policy_after, source_policy
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.judge import function_origin, judge_origin
@@ -94,6 +95,11 @@ class Chain:
     def source_origin(self, source: str) -> Origin:
         """A data source by content."""
         return Origin(name=f"data.{source}", digest=source_digest(self.sources[source]), location=self._address(source))
+
+    @functools.cached_property
+    def filter_origins(self) -> tuple[Origin, ...]:
+        """What the filter is given besides the corpus, by content."""
+        return origins(self.recipe.filtering, self.store.root / "cache")
 
     def _address(self, source: str) -> str:
         return without_credentials(", ".join(addresses(getattr(self.recipe.data, source))))

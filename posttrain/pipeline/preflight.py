@@ -49,8 +49,10 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
             _check_models(chain)
         if "corpus" in own:
             from posttrain.filters.documents import check_text
+            from posttrain.filters.given import check as check_given
 
             check_text(own["corpus"])
+            check_given(chain.recipe.filtering)
         counts = _contract(chain, own, Path(scratch))
         if _is_made(recipe.model):
             _check_models(chain)
@@ -136,7 +138,8 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
     given = {name: own[name] for name in CONTRACTS if name in own}
     if not given:
         return {}
-    from posttrain.data.validate import refuse_empty_splits, validate
+    from posttrain.data.validate import validate
+    from posttrain.data.verdict import refuse_empty_splits
 
     data = chain.recipe.data
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.runtime.device import dtype_name
 from schemas.data import CONTRACTS
+from schemas.filtering import SCORED
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import STAGES, Recipe
@@ -59,6 +60,7 @@ def _rules(recipe: Recipe, stage: str) -> Fields:
         "rules": filtering.resolved().model_dump(mode="json"),
         "lines": filtering.resolved_lines().model_dump(mode="json"),
         "dedup": filtering.dedup.model_dump(mode="json"),
+        **{name: section.model_dump(mode="json") for name in SCORED if (section := getattr(filtering, name)) is not None},
         "holdout": recipe.data.holdout,
     }
 
@@ -106,7 +108,7 @@ def _tables(chain: Chain, stage: str) -> tuple[Origin, ...]:
 
 
 def _corpus(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    return (chain.source_origin("corpus"),)
+    return (chain.source_origin("corpus"), *chain.filter_origins)
 
 
 def _start_and_rows(chain: Chain, stage: str) -> tuple[Origin, ...]:
@@ -138,11 +140,11 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "pp
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=3, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        version=4, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=3, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
+        version=4, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(

@@ -102,7 +102,7 @@ def verified(numbers: Places, fetch: Fetch, bands: int, rows: int, threshold: fl
     """Near-duplicates among some candidates, sorted by number: each with the earliest kept document that it repeats.
 
     Args:
-        numbers: whole components, sorted.
+        numbers: whole components, sorted; those below 0 were kept by an earlier run, and stay.
         fetch: gives the texts of the numbers that it is asked for.
     """
     kept: dict[int, NDArray[np.uint64]] = {}
@@ -111,7 +111,7 @@ def verified(numbers: Places, fetch: Fetch, bands: int, rows: int, threshold: fl
     for number, shingles, hashes in _candidates(numbers, fetch, bands, rows):
         rivals = sorted({rival for band in hashes for rival in with_band[band]})
         like = ((rival, minhash.jaccard(shingles, kept[rival])) for rival in rivals)
-        if repeated := next((pair for pair in like if pair[1] >= threshold), None):
+        if number >= 0 and (repeated := next((pair for pair in like if pair[1] >= threshold), None)):
             found.append((number, *repeated))
             continue
         kept[number] = shingles

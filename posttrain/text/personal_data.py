@@ -14,7 +14,6 @@ A compiled pass over the bytes finds the few places that are worth a look; expre
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -25,9 +24,10 @@ from numpy.typing import NDArray
 
 from posttrain.text.buffers import Buffers, buffers
 from posttrain.text.kernels.hits import CLASSES, COLONS, MAIL, NUMBER, hits
-from posttrain.text.personal_numbers import numbers
+from posttrain.text.personal_numbers import numbers, require
 from posttrain.text.personal_words import colons, mail, word
-from schemas.errors import Refusal
+
+__all__ = ["KINDS", "Personal", "find", "placeholder", "redact", "redact_all", "require"]
 
 KINDS: Final = ("email", "ip", "phone", "card", "iban", "secret")
 
@@ -90,17 +90,6 @@ def redact_all(texts: Buffers, kinds: Collection[str] = KINDS) -> tuple[Buffers,
     parts.append(data[behind : int(texts.offsets[-1])].tobytes())
     offsets = texts.offsets - texts.offsets[0] + np.concatenate([[0], np.cumsum(shift)])
     return Buffers(np.frombuffer(b"".join(parts), np.uint8), offsets), counts
-
-
-def require(where: str, kinds: Collection[str] = KINDS) -> None:
-    """Refuse to look for telephone numbers where libphonenumber is not installed, in the name of a field."""
-    if "phone" in kinds and importlib.util.find_spec("phonenumbers") is None:
-        raise Refusal(
-            where=where,
-            found="a wish to find telephone numbers, without phonenumbers",
-            allowed="an installation with the extra `text`, or kinds without phone",
-            remedy="pip install 'posttrain[text]'",
-        )
 
 
 def _find(data: bytes, kinds: Collection[str]) -> list[Personal]:

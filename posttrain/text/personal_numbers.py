@@ -5,11 +5,14 @@ A finding is (kind, start, end) in bytes. Most rows of digits are none: dates, v
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Final
+
+from schemas.errors import Refusal
 
 Finding = tuple[str, int, int]
 
@@ -63,6 +66,17 @@ _ADDRESS_CUE = re.compile(
 )
 _NAMED = re.compile(rb"\b[A-Z][\w+#-]*[ ]$")  # a product and its version, as in `OpenSSL 1.0.2.11`
 _ROOM = 40  # bytes before a number that say what it is
+
+
+def require(where: str, kinds: Collection[str]) -> None:
+    """Refuse to look for telephone numbers where libphonenumber is not installed, in the name of a field."""
+    if "phone" in kinds and importlib.util.find_spec("phonenumbers") is None:
+        raise Refusal(
+            where=where,
+            found="a wish to find telephone numbers, without phonenumbers",
+            allowed="an installation with the extra `text`, or kinds without phone",
+            remedy="pip install 'posttrain[text]'",
+        )
 
 
 def numbers(text: bytes, start: int, end: int) -> Iterator[Finding]:

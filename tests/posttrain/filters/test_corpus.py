@@ -16,6 +16,7 @@ from posttrain.data.sources import SourceFile
 from posttrain.filters import documents
 from posttrain.filters.corpus import filter_corpus
 from posttrain.filters.metrics import METRICS
+from posttrain.filters.scores import COLUMNS
 from schemas.errors import Refusal
 from schemas.filter_rules import Bounds, FilterRules, LineRules
 from schemas.filtering import Dedup, Filtering
@@ -24,7 +25,9 @@ REAL = Path(__file__).resolve().parents[3].parent / "shared/data"
 OFF = dict.fromkeys([f"duplicate_{n}gram_characters" for n in range(5, 11)] + ["top_4gram_characters"])
 SHORT_REVIEWS = Filtering(rules=FilterRules(words=Bounds(min=20), **OFF))  # whose sentences recur: they are made from a few
 NOTHING_OFF = Filtering(preset="none")
-DOCUMENT = ["id", "text", "source", "row", *METRICS, "lines_dropped", "number", "fingerprint", "bands"]
+DOCUMENT = [
+    "id", "text", "source", "row", "url", *METRICS, *COLUMNS, "lines_dropped", "number", "fingerprint", "bands", "divergence",
+]  # fmt: skip
 
 
 def source(path: Path, rows: list[Any]) -> SourceFile:
@@ -93,7 +96,7 @@ def test_summary_agrees_with_the_files(sample: tuple[Path, dict[str, float]]) ->
 
 
 def test_columns(sample: tuple[Path, dict[str, float]]) -> None:
-    assert read(sample[0], "kept").columns == [*DOCUMENT, "split"]
+    assert read(sample[0], "kept").columns == [*DOCUMENT, "split", "phase"]
     assert read(sample[0], "rejected").columns == [*DOCUMENT, "reasons", "duplicate_of", "jaccard"]
     assert read(sample[0], "quarantine").columns == ["file", "row", "reason", "value"]
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.text import personal_data
+from posttrain.text import personal_numbers
 from posttrain.text.buffers import buffers
 from posttrain.text.personal_data import KINDS, find, redact, redact_all
 from posttrain.text.personal_numbers import luhn
@@ -122,7 +122,7 @@ def test_the_same_few_bytes_over_and_over_are_nothing(piece: str) -> None:
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(personal_data.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(personal_numbers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Refusal, match=r"posttrain\[text\]"):
         find("+44 20 7946 0958")
     assert [each.kind for each in find("a@b.com", ["email"])] == ["email"]
