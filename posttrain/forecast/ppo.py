@@ -44,7 +44,14 @@ def ppo_peaks(
     answers = [Example(each.prompt, (response,) * spec.samples) for each in _spread(prompts, spec.rollouts // spec.samples)]
     plan = by_rows(len(answers), max(1, len(answers) // spec.minibatches), 1, seed)
     stage = Training(
-        config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True, new_tokens=new_tokens
+        config,
+        spec,
+        spec.peft,
+        LanguageModelling(answers),
+        plan,
+        compared=spec.kl_place is not None,
+        rollouts=True,
+        new_tokens=new_tokens,
     )
     steps = training_peaks(stage, on, model)
     lengths = [len(answer.prompt) for answer in answers for _ in answer.branches][:BATCH]
