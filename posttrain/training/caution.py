@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from posttrain.data.sources import SAMPLE_SCHEME
 from schemas.data import SOURCES
-from schemas.evaluation import FunctionJudge
+from schemas.judge import FunctionJudge
 from schemas.recipe import Recipe
 from schemas.results import Metrics
 from schemas.sources import addresses
