@@ -6,6 +6,8 @@ field: null, or the label of what is wrong with it. The bytes are the same on ev
     corpus        {"id", "text", "noise"}: reviews of 4-10 sentences
     instructions  {"messages", "noise"}: a request, and a review of 2-4 sentences
     preferences   {"prompt", "chosen", "rejected", "noise"}: a request, two reviews, the chosen one has the higher reward
+
+`arithmetic.py` makes the others, whose answers are known: arithmetic_corpus, arithmetic_instructions and arithmetic_prompts.
 """
 
 from __future__ import annotations
