@@ -8,6 +8,7 @@ from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress
 from posttrain.runtime.store import Built
 from schemas.data import CONTRACTS
+from tasks.check_tables import show_checks
 from tasks.stage import stage_task
 
 
@@ -19,7 +20,10 @@ def validate(chain: Chain, out: Path) -> Built:
 
     data = chain.recipe.data
     given = {name: chain.sources[name] for name in CONTRACTS if name in chain.sources}
-    metrics = check(given, data.checks, data.holdout, out)
+    try:
+        metrics = check(given, data.checks, data.holdout, out, chain.evaluation_sets)
+    finally:
+        show_checks(out / "summary.json")
     refuse_empty_splits(metrics)
     return Built(metrics, {name: f"{name}.parquet" for name in (*given, "quarantine")} | {"summary": "summary.json"})
 
@@ -32,9 +36,10 @@ def filter(chain: Chain, out: Path) -> Built:
 
     keep_compiled(compiled := cache_of_user())
     from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
+    from posttrain.filters.estimate import expected_documents
 
     reporter, files, recipe, cores = progress.current(), chain.sources["corpus"], chain.recipe, engines.cores()
-    reporter.start("filter documents", 0)
+    reporter.start("filter documents", expected_documents(files))
     workers = local_workers(files, cores)
     with engines.local(workers, compiled) as engine:
         metrics = filter_corpus(
