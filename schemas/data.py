@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
-from schemas.fields import Share
+from schemas.checks import Checks as Checks
 from schemas.sources import Sources, listed
 
-
-class Checks(Frozen):
-    """Thresholds of the preference contract. Shares are of the rows read."""
-
-    max_drop_rate: Share = 0.2
-    """Fail when more than this share of rows is quarantined in all."""
-    prompt_mismatch_fail: Share = 0.01
-    """Fail when more than this share has two different prompts."""
-    conflict_fail: Share = 0.01
-    """Fail when more than this share says A>B and B>A for one prompt."""
-    reversed_scores_fail: Share = 0.005
-    """Fail when more than this share has scores against its label."""
-    length_bias_warn: Share = 0.65
-    """Warn when P(chosen is longer) is above this or below one minus this."""
-    length_bias_fail: Share = 0.85
-    """Fail when P(chosen is longer) is above this or below one minus this."""
-    waive: tuple[Literal["prompt_mismatch", "conflict", "reversed_scores", "length_bias", "max_drop_rate"], ...] = ()
-    """Checks whose failure of the whole data set is turned into a warning."""
-    incomplete: Literal["refuse", "keep"] = "refuse"
-    """What to do with a file that is damaged or breaks off, as half a download does: `keep` reads the rows before the break.
-    Documents of a corpus are refused in either case."""
+CONTRACTS: Final[tuple[str, ...]] = ("preferences", "feedback", "instructions", "prompts")
+"""Fields of `Data` whose rows are checked against a contract, one table each."""
+SOURCES: Final[tuple[str, ...]] = ("corpus", *CONTRACTS)
+"""Fields of `Data` that name inputs."""
+ASKED: Final = ("prompts", "preferences", "feedback", "instructions")
+"""The same in the order in which a recipe's first one gives the prompts of PPO and evaluation."""
 
 
 class Data(Frozen):
-    """Sources: a path, folder, glob, fsspec URL, `hub://NAME` or `sample://corpus|instructions|preferences`; or a list of them.
+    """Sources: a path, folder, glob, fsspec URL, `hub://NAME` or `sample://NAME`; or a list of them.
 
     Files are JSON lines, JSON, CSV, TSV, Parquet or Arrow, plain or as .gz, .zst, .bz2 or .xz. A source that says more is a
     mapping: `{path: …}` or `{name: …}` with `split`, `config`, `revision`, `weight`, `columns`,
@@ -48,6 +33,11 @@ class Data(Frozen):
     """Conversations for supervised fine-tuning: `messages`, `prompt` and `completion`, or another shape of docs/data.md."""
     preferences: Sources | None = None
     """Preference pairs: `chosen` and `rejected`, with or without `prompt`, or another shape of docs/data.md."""
+    feedback: Sources | None = None
+    """Single answers that are desirable or not, for loss `kto`: `prompt`, `completion` and `label`, or another shape."""
+    prompts: Sources | None = None
+    """Prompts for PPO and evaluation, in place of those of pairs or conversations: `prompt`, `messages`, `question` or another
+    shape of docs/data.md. All other columns are for reward functions and judges that take rows."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts (by hash) and documents that no training stage sees."""
     checks: Checks = Checks()
@@ -56,7 +46,7 @@ class Data(Frozen):
     @model_validator(mode="after")
     def _weights_apply(self) -> Data:
         """Weights compare sources, so that one without a weight among others that have one would mean nothing."""
-        for field in ("corpus", "instructions", "preferences"):
+        for field in SOURCES:
             weights = [source.weight for source in listed(getattr(self, field))]
             given = [weight for weight in weights if weight is not None]
             if given and field == "corpus":
@@ -74,3 +64,10 @@ class Data(Frozen):
                     remedy="give the others a weight too",
                 )
         return self
+
+
+class ValidateCommand(Frozen):
+    """What `posttrain validate` takes of a recipe."""
+
+    data: Data
+    """As in a recipe."""

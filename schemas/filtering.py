@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from schemas.base import Frozen
 from schemas.filter_presets import LINE_PRESETS, PRESETS
 from schemas.filter_rules import Bounds, FilterRules, LineRules
+from schemas.filter_scores import (
+    Decontaminate,
+    DirtyWords,
+    Divergence,
+    LanguageRules,
+    Mixture,
+    Perplexity,
+    PersonalData,
+    Quality,
+)  # fmt: skip
 
 Bands = Literal["14x8", "9x13", "20x13"]
 
@@ -23,6 +33,10 @@ class Dedup(Frozen):
     found by 14x8, of 0.84 by 9x13, of 0.79 by 20x13; nearly all of those with a much higher one."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
     """A document is removed where its exact Jaccard index with one that is kept is at least this."""
+    url: bool = False
+    """Of documents with the same `url` keep the last: the newest, where files are in the order of their dates."""
+    against: str | None = None
+    """A folder with what earlier runs kept: documents that repeat it are removed, and what this run keeps is added to it."""
 
 
 class Filtering(Frozen):
@@ -30,12 +44,35 @@ class Filtering(Frozen):
 
     preset: Literal["gopher", "c4", "fineweb-paper", "fineweb-code", "llama3", "none"] = "gopher"
     """Named set of rules."""
+    variant: Literal["posttrain", "datatrove"] = "posttrain"
+    """How words, lines and repeats are counted: by our definitions, or as datatrove does, which is slower (extra `datatrove`)."""
     rules: FilterRules = FilterRules()
     """Overrides of the preset."""
     lines: LineRules = LineRules()
     """Overrides of the preset's rules for lines."""
     dedup: Dedup = Dedup()
     """Repeated documents."""
+    language: LanguageRules | None = None
+    """Languages; null does not tell them."""
+    personal: PersonalData | None = None
+    """Personal data and secrets; null does not look for them."""
+    quality: Quality | None = None
+    """A classifier of good documents."""
+    perplexity: Perplexity | None = None
+    """How surprising documents are to a language model."""
+    decontaminate: Decontaminate | None = None
+    """Evaluation sets that no document may repeat."""
+    dirty_words: DirtyWords | None = None
+    """Words that documents may not have many of."""
+    divergence: Divergence | None = None
+    """How far the words of a document are distributed like those of the corpus."""
+    mixture: Mixture | None = None
+    """Shares of languages or sources in what is kept."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON that reads back as the same: of overrides only those that are given, for null is one."""
+        given = {name: getattr(self, name).model_dump(mode="json", exclude_unset=True) for name in ("rules", "lines")}
+        return self.model_dump(mode="json") | given
 
     def resolved(self) -> FilterRules:
         """The preset with this recipe's overrides."""
@@ -54,6 +91,10 @@ def _over(preset: Bounds | None, given: Bounds | None) -> Bounds | None:
     if preset is None or given is None:
         return given
     return preset.model_copy(update={side: getattr(given, side) for side in given.model_fields_set})
+
+
+SCORED: Final = tuple(name for name in Filtering.model_fields if name not in ("preset", "rules", "lines", "dedup"))
+"""Fields that are about more than metrics and copies."""
 
 
 class FilterCommand(Frozen):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,6 +14,7 @@ from schemas import yaml_limits
 from schemas.errors import Refusal, closest
 from schemas.recipe import Recipe
 from schemas.text import short
+from schemas.union_members import member, models, tags
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -184,23 +184,19 @@ def _of_the_old_kind(parents: Iterable[str], last: str, section: Mapping[str, An
     choices: list[type[BaseModel]] = [Recipe]
     for name in parents:
         annotations = [choice.model_fields[name].annotation for choice in choices if name in choice.model_fields]
-        choices = [model for annotation in annotations for model in _models(annotation)]
-    old, new = (_member(choices, last, kind) for kind in (section.get(last), value))
+        choices = [model for annotation in annotations for model in models(annotation)]
+    old, new = (member(choices, last, kind) for kind in (section.get(last), value))
     return set() if old is None or new is None else old.model_fields.keys() - new.model_fields.keys()
-
-
-def _member(choices: Iterable[type[BaseModel]], field: str, kind: Any) -> type[BaseModel] | None:
-    """The model whose field may be `kind`."""
-    named = (model for model in choices if field in model.model_fields)
-    return next((model for model in named if kind in get_args(model.model_fields[field].annotation)), None)
 
 
 def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str, kind: type[BaseModel]) -> Refusal:
     context = error.get("ctx", {})
-    if error["type"] == "refused":
-        return Refusal(where=context["where"], found=context["found"], allowed=context["allowed"], remedy=context["remedy"])
     path, siblings = _walk(error["loc"], document, kind)
     where = ".".join(path) or name
+    if error["type"] == "refused":
+        own = context["where"]  # of a section that several places have: `.url`, to which where it stands is added
+        parts = {part: context[part] for part in ("found", "allowed", "remedy")}
+        return Refusal(where=f"{where}{own}" if own.startswith(".") else own, **parts)
     found = "nothing" if error["type"] == "missing" else short(error["input"])
     allowed, remedy = error["msg"], REMEDIES.get(error["type"], "correct the value")
     if error["type"] == "extra_forbidden":
@@ -225,10 +221,10 @@ def _walk(location: tuple[int | str, ...], document: Any, kind: type[BaseModel])
         if isinstance(step, int) and isinstance(document, list):  # an item: of the kind that the list's annotation names
             path, document = [*path, str(step)], document[step]
             continue
-        choices = _models(model)
+        choices = models(model)
         named = next((m for m in choices if isinstance(step, str) and step in m.model_fields), None)
         if named is None and _is_tag(step, choices, document):
-            model = next(m for m in choices if step in _tags(m))
+            model = next(m for m in choices if step in tags(m))
             continue
         if named is None and any(step == m.__name__ for m in choices):
             continue  # the tag of a union's member that is recognised by what it is
@@ -243,21 +239,7 @@ def _walk(location: tuple[int | str, ...], document: Any, kind: type[BaseModel])
 
 def _is_tag(step: int | str, choices: list[type[BaseModel]], section: Any) -> bool:
     """Whether a step of a location is the tag of a union's member: one that the section names, or that it has by default."""
-    if not isinstance(section, Mapping) or not any(step in _tags(m) for m in choices):
+    if not isinstance(section, Mapping) or not any(step in tags(m) for m in choices):
         return False
     unsaid = (field.default for m in choices for name, field in m.model_fields.items() if name not in section)
     return step in section.values() or any(default == step for default in unsaid)
-
-
-def _tags(model: type[BaseModel]) -> set[Any]:
-    """Literal values by which a union recognises this model."""
-    return {value for field in model.model_fields.values() for value in get_args(field.annotation) if isinstance(value, str)}
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models inside an annotation: itself, or the members of a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, UnionType) or get_args(annotation):
-        return [model for part in get_args(annotation) for model in _models(part)]
-    return []

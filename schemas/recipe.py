@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from schemas.addresses import refuse_secrets
 from schemas.base import Frozen, refused
-from schemas.data import Data
+from schemas.data import ASKED, Data
 from schemas.evaluation import Evaluation, Registry
 from schemas.fields import AboveZero, Number, Positive
 from schemas.filtering import Filtering
@@ -44,6 +44,7 @@ STAGES = {
     "reward": Stage("reward", "preferences"),
     "align": Stage("alignment", "preferences", "aligned"),
     "evaluate": Stage("evaluation"),
+    "benchmark": Stage("evaluation"),
     "register": Stage("registry"),
 }
 """Every stage by name, in the order in which they run."""
@@ -131,8 +132,8 @@ class Recipe(Frozen):
 
     @property
     def prompts_table(self) -> str:
-        """The data set whose prompts PPO answers: the preferences where there are some, else the instructions."""
-        return "preferences" if self.data.preferences is not None else "instructions"
+        """The data set whose prompts PPO and evaluation ask: the first of `ASKED` that there is."""
+        return next((name for name in ASKED if getattr(self.data, name) is not None), "instructions")
 
     @property
     def document(self) -> dict[str, Any]:
@@ -147,16 +148,27 @@ class Recipe(Frozen):
         """How the model's weights are held while adapters train on them; null is as they are."""
         return getattr(self.model, "quantization", None)
 
+    @property
+    def unpaired(self) -> bool:
+        """Whether alignment trains on single answers with a label."""
+        return isinstance(self.alignment, DPO) and self.alignment.unpaired
+
     def section(self, stage: str) -> Any:
         """The settings of a stage, or None where this recipe does not ask for it: `section("align")` is `alignment`."""
         if stage == "filter" and self.pretrain is None:  # which alone reads the corpus
+            return None
+        if stage == "benchmark" and not self.evaluation.benchmarks:
             return None
         section = getattr(self, STAGES[stage].section)
         return None if isinstance(section, NoAlignment) else section
 
     def dataset(self, stage: str) -> str | None:
-        """The field of `data` that a stage trains on; PPO needs only prompts."""
-        return self.prompts_table if isinstance(self.section(stage), PPO) else STAGES[stage].dataset
+        """The field of `data` that a stage trains on; PPO needs only prompts, and KTO without feedback takes pairs apart."""
+        if isinstance(self.section(stage), PPO):
+            return self.prompts_table
+        if stage == "align" and self.unpaired and (self.data.feedback is not None or self.data.preferences is None):
+            return "feedback"
+        return STAGES[stage].dataset
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -42,6 +42,8 @@ class Optimization(Frozen):
     """Decay per step of AdamW's running mean of the gradient."""
     adam_beta2: BelowOne = 0.95
     """Decay per step of AdamW's running mean of the squared gradient."""
+    adam_epsilon: AboveZero = 1e-8
+    """Added to the root of AdamW's running mean of the squared gradient (PPO's authors: 1e-5, arXiv 2403.17031, detail 2)."""
     max_grad_norm: AboveZero = 1.0
     """Gradients are scaled down to this global norm."""
     gradient_checkpointing: bool = False
@@ -109,6 +111,8 @@ class SFT(RowTraining):
 
 
 PreferenceLoss = Literal["sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "simpo", "orpo", "apo_zero", "kto_pair"]
+"""Of pairs."""
+AlignmentLoss = Literal[PreferenceLoss, "kto"]
 
 # Fields that mean something for some losses only, and those that a loss cannot do without: its equation has no such number at 0,
 # or (robust) is another loss's.
@@ -116,6 +120,8 @@ MEANS_SOMETHING_FOR: dict[str, tuple[str, ...]] = {
     "label_smoothing": ("sigmoid", "robust"),
     "simpo_gamma": ("simpo",),
     "sft_weight": tuple(name for name in get_args(PreferenceLoss) if name != "orpo"),  # which has the term already
+    "desirable_weight": ("kto",),
+    "undesirable_weight": ("kto",),
 }
 NEEDED_BY: dict[str, tuple[str, str]] = {
     "label_smoothing": ("robust", "set it (0.1, say), or choose loss sigmoid"),
@@ -128,8 +134,9 @@ class DPO(RowTraining):
 
     algorithm: Literal["dpo"]
     """Direct preference optimisation."""
-    loss: PreferenceLoss = "sigmoid"
-    """Shape of the loss; `simpo` and `orpo` need no reference, `ipo`, `sigmoid_norm`, `simpo` and `orpo` count per token."""
+    loss: AlignmentLoss = "sigmoid"
+    """Shape of the loss; `simpo` and `orpo` need no reference, `ipo`, `sigmoid_norm`, `simpo` and `orpo` count per token; `kto`
+    (arXiv 2402.01306) trains on single answers: those of data.feedback, or both sides of each pair of data.preferences."""
     beta: AboveZero = 0.1
     """Scale of the implicit reward, the pull to the reference (`simpo`: 2 to 2.5 in its paper); weight of the odds in `orpo`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -138,17 +145,27 @@ class DPO(RowTraining):
     """Margin, in units of the reward, that chosen should have over rejected; `simpo` only."""
     sft_weight: NonNegative = 0.0
     """Weight of the negative log-likelihood per token of the chosen response (RPO, arXiv 2404.19733); 0 = none."""
+    desirable_weight: NonNegative = 1.0
+    """Weight of the loss of desirable answers, λ_D; `kto` only. It should make up for unequal numbers: in all, desirable answers
+    should weigh 1 to 4/3 times as much as undesirable ones."""
+    undesirable_weight: NonNegative = 1.0
+    """Weight of the loss of undesirable answers, λ_U; `kto` only."""
     learning_rate: Rate | None = None
     """Peak learning rate; null = by method and size of the model: LoRA 5e-5 at 100M parameters, 5e-6 from 7B on, in full 5e-7."""
     peft: Peft = LoRA(method="lora")
     """What is trained."""
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether it trains on single answers with a label."""
+        return self.loss == "kto"
 
     @model_validator(mode="after")
     def _every_number_has_a_meaning(self) -> DPO:
         for name, losses in MEANS_SOMETHING_FOR.items():
             value, default = getattr(self, name), DPO.model_fields[name].default
             if value != default and self.loss not in losses:
-                unset = "null" if default is None else "0"
+                unset = "null" if default is None else f"{default:g}"
                 raise refused(
                     where=f"alignment.{name}",
                     found=f"{value} with loss {self.loss}",
@@ -163,6 +180,25 @@ class DPO(RowTraining):
                     allowed=f"a value, which {loss} needs",
                     remedy=remedy,
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_has_other_answers(self) -> DPO:
+        """KTO estimates the divergence from the reference on answers to other prompts of the same step."""
+        if self.unpaired and self.batch_size < 2:
+            raise refused(
+                where="alignment.batch_size",
+                found=f"{self.batch_size} with loss kto",
+                allowed="2 or more: the divergence is estimated on answers to other prompts of the step",
+                remedy="raise batch_size; 8 or more makes the estimate steadier",
+            )
+        if self.unpaired and not self.desirable_weight + self.undesirable_weight:
+            raise refused(
+                where="alignment.desirable_weight",
+                found="0, and undesirable_weight 0",
+                allowed="at least one of them above 0",
+                remedy="raise one: with both at 0 nothing is learned",
+            )
         return self
 
     @model_validator(mode="after")

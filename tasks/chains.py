@@ -10,11 +10,13 @@ from posttrain.pipeline.preflight import preflight
 from posttrain.runtime import progress
 from posttrain.runtime.hub_revision import commit_of
 from posttrain.runtime.store import Store
+from schemas.data import SOURCES
 from schemas.model import HubModel, RegistryModel
 from schemas.ppo import PPO, RegistryReward, RewardSource
 from schemas.recipe import Recipe
 from schemas.sources import listed
 from tasks.registry import exact_uri, fetch_version
+from tasks.secret_blocks import read_blocks
 
 
 def pinned(recipe: Recipe, root: Path) -> Recipe:
@@ -36,7 +38,7 @@ def pinned(recipe: Recipe, root: Path) -> Recipe:
 
 def _with_exact_data(recipe: Recipe) -> Recipe:
     """The same for data sets of the hub."""
-    given = {name: listed(getattr(recipe.data, name)) for name in ("corpus", "instructions", "preferences")}
+    given = {name: listed(getattr(recipe.data, name)) for name in SOURCES}
     exact = {
         name: tuple(
             source if source.name is None else source.model_copy(
@@ -92,4 +94,5 @@ def check_once(recipe: Recipe, root: Path) -> None:
 @functools.lru_cache(maxsize=1)
 def chain_of(recipe: Recipe, root: str, run_id: str) -> Chain:
     """The chain of one run, made once per process: inputs that change during a run do not change its keys."""
+    read_blocks(recipe)
     return new_chain(recipe, Store(root))

@@ -7,33 +7,39 @@ from pathlib import Path
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress
 from posttrain.runtime.store import Built
+from schemas.data import CONTRACTS
+from tasks.check_tables import show_checks
 from tasks.stage import stage_task
 
 
 @stage_task
 def validate(chain: Chain, out: Path) -> Built:
-    """Check preference pairs and conversations against their contracts; rows that fail are quarantined."""
-    from posttrain.data.validate import refuse_empty_splits
+    """Check pairs, feedback, conversations and prompts against their contracts; rows that fail are quarantined."""
     from posttrain.data.validate import validate as check
+    from posttrain.data.verdict import refuse_empty_splits
 
     data = chain.recipe.data
-    tables = [name for name in ("preferences", "instructions") if name in chain.sources]
-    metrics = check(chain.sources.get("preferences"), chain.sources.get("instructions"), data.checks, data.holdout, out)
+    given = {name: chain.sources[name] for name in CONTRACTS if name in chain.sources}
+    try:
+        metrics = check(given, data.checks, data.holdout, out, chain.evaluation_sets)
+    finally:
+        show_checks(out / "summary.json")
     refuse_empty_splits(metrics)
-    return Built(metrics, {name: f"{name}.parquet" for name in (*tables, "quarantine")} | {"summary": "summary.json"})
+    return Built(metrics, {name: f"{name}.parquet" for name in (*given, "quarantine")} | {"summary": "summary.json"})
 
 
 @stage_task
 def filter(chain: Chain, out: Path) -> Built:
     """Decide about every document of the corpus; rejected documents keep their reasons."""
     from posttrain.filters import engines
-    from posttrain.filters.kernels.compiling import cache_of_user, keep_compiled
+    from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 
     keep_compiled(compiled := cache_of_user())
     from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
+    from posttrain.filters.estimate import expected_documents
 
     reporter, files, recipe, cores = progress.current(), chain.sources["corpus"], chain.recipe, engines.cores()
-    reporter.start("filter documents", 0)
+    reporter.start("filter documents", expected_documents(files))
     workers = local_workers(files, cores)
     with engines.local(workers, compiled) as engine:
         metrics = filter_corpus(

@@ -14,7 +14,7 @@ from tasks.champion import Promotion
 from tasks.lineage import REGISTERED, results_behind, stages_of_run
 from tasks.registry import version_behind
 from tasks.tracking import DATABASE, connect, environment_uri, own_tracking
-from tasks.version_tags import KEY
+from tasks.version_tags import KEY, RUN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +28,7 @@ def registered(root: Path, tracking: str | None, name: str | None = None) -> lis
         Refusal: when no model of that name is registered.
     """
     client = _client(root, tracking)
-    versions = [each for each in _versions(client, name) if KEY in each.tags]
+    versions = [each for each in versions_of(client, name) if KEY in each.tags]
     if name and not versions:
         raise _unknown(name)
     aliases = {each.name: dict(each.aliases) for each in _pages(client.search_registered_models)}
@@ -42,7 +42,7 @@ def promote(uri: str, why: str, root: Path, tracking: str | None) -> Promotion:
     Raises:
         Refusal: when there is no such version, or another run moved the alias at the same moment.
     """
-    version = version_behind(uri, _address(root, tracking), root, "MODEL")
+    version = version_behind(uri, address_of(root, tracking), root, "MODEL")
     return champion.promote_by_hand(_client(root, tracking), version, why)
 
 
@@ -53,7 +53,7 @@ def roll_back(name: str, why: str, root: Path, tracking: str | None) -> Promotio
         Refusal: when there is none.
     """
     client = _client(root, tracking)
-    if not _versions(client, name):
+    if not versions_of(client, name):
         raise _unknown(name)
     return champion.roll_back(client, name, why)
 
@@ -72,7 +72,7 @@ def _side(model: str, root: Path, tracking: str | None, where: str) -> Side:
     walked, _ = results_behind(model, root, tracking)
     home, run_id = walked[-1][1], model
     if model.startswith(REGISTERED):
-        run_id = str(version_behind(model, _address(root, tracking), root, where).run_id)
+        run_id = run_of(version_behind(model, address_of(root, tracking), root, where))
     place = next((each for each in stages_of_run(home, run_id, where) if each.parts[0] == "evaluate"), None)
     evaluated = read_result(home / place) if place else None
     if place is None or evaluated is None:
@@ -85,25 +85,30 @@ def _side(model: str, root: Path, tracking: str | None, where: str) -> Side:
     return Side(model, home / place, (*(each for each, _ in walked if each.key != evaluated.key), evaluated))
 
 
-def _address(root: Path, tracking: str | None) -> str:
+def address_of(root: Path, tracking: str | None) -> str:
     """What was named, else the environment's server, else the SQLite file of the store."""
     return tracking or environment_uri() or own_tracking(root)
 
 
 def _client(root: Path, tracking: str | None) -> MlflowClient:
-    if _address(root, tracking) == own_tracking(root) and not (root / DATABASE).exists():  # connecting would make one
+    if address_of(root, tracking) == own_tracking(root) and not (root / DATABASE).exists():  # connecting would make one
         raise Refusal(
             where="--store",
             found=f"{root}, in which nothing was registered",
             allowed="the store of a finished run",
             remedy="check --store, or name a tracking server by --tracking-uri",
         )
-    return connect(_address(root, tracking), root)
+    return connect(address_of(root, tracking), root)
 
 
-def _versions(client: MlflowClient, name: str | None) -> list[ModelVersion]:
+def versions_of(client: MlflowClient, name: str | None) -> list[ModelVersion]:
     found = [each for each in _pages(client.search_model_versions) if name in (None, each.name)]
     return sorted(found, key=lambda version: (version.name, -int(version.version)))
+
+
+def run_of(version: ModelVersion) -> str:
+    """The run in the store that registered a version; MLflow's run has another id where MLflow was away when it began."""
+    return str(version.tags.get(RUN, version.run_id))
 
 
 def _pages(search: Any) -> list[Any]:
@@ -127,7 +132,7 @@ def _described(version: ModelVersion, aliases: dict[str, str], moves: list[turns
         "method": version.tags.get("method", ""),
         "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         "gates": gates,
-        "run": version.run_id,
+        "run": run_of(version),
         "moves": [{"turn": move.number, "replaced": move.before or None, "because": move.why, "by": move.by} for move in mine],
     }
 

@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    validate(None, resolve(TASK, "data.instructions", folder), Checks(), HOLDOUT, folder)
+    validate({"instructions": resolve(TASK, "data.instructions", folder)}, Checks(), HOLDOUT, folder)
     texts, initial = documents(folder), folder / "initial"
     start(initial, texts["text"].to_list())
     given = recipe(initial)

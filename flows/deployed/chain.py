@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run as this_flow_run
 from prefect.states import Completed, Failed
+from pydantic import BeforeValidator
 
 from flows.deployed.artifacts import show_run
+from flows.deployed.form import recipe_of_form
 from flows.deployed.paths import require_absolute
 from flows.deployed.reconcile import reconcile
 from flows.deployed.remote_run import GATE, REFUSED
@@ -34,7 +36,7 @@ def _name() -> str:
 
 @flow(name=CHAIN, flow_run_name=_name, persist_result=False)
 def post_training(
-    recipe: Recipe | Path,
+    recipe: Annotated[Recipe | Path, BeforeValidator(recipe_of_form)],
     store: str,
     overrides: list[str] = [],  # noqa: B006 - Prefect's form reads it
     placement: Literal["deployed", "inline"] = "deployed",

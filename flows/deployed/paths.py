@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from schemas.data import SOURCES
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
 from schemas.recipe import Recipe
-
-SOURCES = ("corpus", "instructions", "preferences")
 
 
 def require_absolute(store: str) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from flows.deployed.api import insist
 from flows.deployed.artifacts import RUN
+from flows.deployed.form import form_values
 from flows.deployed.names import deployment_of, tags_of
 from posttrain.runtime.redaction import clean
 from schemas.errors import Refusal
@@ -57,7 +58,7 @@ def start(recipe: Recipe) -> Started:
 
     def create(client: SyncPrefectClient) -> FlowRun:
         found = client.read_deployment_by_name(name)
-        given = {"recipe": recipe.document}
+        given = {"recipe": form_values(recipe)}
         return client.create_flow_run_from_deployment(found.id, parameters=given, name=recipe.name, tags=tags_of(recipe))
 
     try:

@@ -17,7 +17,7 @@ CONTEXT: Final = (*SYSTEM, *HISTORY, *TOOLS)
 """Columns beside a prompt that stand before it in the conversation; every shape reads them."""
 MEDIA: Final = ("images", "image", "videos", "video", "audios", "audio")
 MEANINGFUL: Final = {
-    "label": "it says which answers are good",
+    "label": "it says which answers are good, and data.feedback is for such rows",
     "weight": "it says how much a row counts",
     "reasoning_content": "it is a part of the answer",
     **dict.fromkeys(SYSTEM, "it is a message before the prompt"),

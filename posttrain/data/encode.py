@@ -41,6 +41,11 @@ class Encoded:
     turns_unlike: int = 0
     """Earlier answers that are not, since the template writes them otherwise once the conversation goes on."""
 
+    def kept(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The rows of the examples, in their order."""
+        left_out = {row for row, _ in self.left_out}
+        return table[[row for row in range(table.height) if row not in left_out]]
+
     def quarantine(self, table: pl.DataFrame) -> pl.DataFrame:
         """The rows left out, by the file and row that `table` names."""
         places = table[[row for row, _ in self.left_out]].select("source", "row")

@@ -12,7 +12,9 @@ from posttrain.data.shapes import Shape
 HEAD: Final = ("| shape | columns that it needs | and reads | becomes |", "|---|---|---|---|")
 PARTS: Final = {
     "preferences": "prompt; chosen; rejected",
+    "feedback": "turns before the answer; the answer; whether it is desirable",
     "instructions": "turns before the answer; the answer",
+    "prompts": "what is asked; all other columns are for reward functions and judges",
 }
 
 

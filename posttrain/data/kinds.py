@@ -8,8 +8,11 @@ from typing import Any, Final
 
 import polars as pl
 
-from posttrain.data import contract, conversations, preferences
+from posttrain.data import contract, conversations, feedback, preferences, prompts
+from posttrain.data.across import Across, Repeats
+from posttrain.data.columns import MEANINGFUL
 from posttrain.data.contract import RowCheck
+from posttrain.data.file_rows import FileRows, Hint
 from posttrain.data.readers import OnBad, Row
 from posttrain.data.shapes import Shape, Tally
 from schemas.reading import Reading
@@ -23,9 +26,28 @@ class Kind:
     columns: dict[str, pl.DataType | type[pl.DataType]]
     checks: tuple[RowCheck, ...]
     shapes: tuple[Shape, ...]
+    hint: Hint = lambda columns: None
+    carries: bool = False
+    across: tuple[Callable[[], Across], ...] = (Repeats,)
+    """What finds the hits of those checks that need all rows."""
+
+    def known(self, reading: Reading) -> frozenset[str]:
+        """Columns that its rows may be made of, by the names that they have in the file, and those that may not be left out."""
+        mapped = (name.split(".")[0] for name in reading.columns.values())
+        return frozenset(MEANINGFUL).union(mapped, *(shape.claims for shape in self.shapes))
+
+    def rows_of(self, file: str, on_bad: OnBad, reading: Reading, tally: Tally) -> FileRows:
+        """What makes records of the rows of a file."""
+        return FileRows(file, self.shapes, on_bad, reading, tally, self.hint, self.carries)
 
 
 KINDS: Final = {
-    "preferences": Kind(preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES),
-    "instructions": Kind(conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES),
+    "preferences": Kind(
+        preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES, preferences.hint
+    ),
+    "feedback": Kind(feedback.normalise, feedback.COLUMNS, contract.FEEDBACK_CHECKS, feedback.SHAPES, feedback.hint),
+    "instructions": Kind(
+        conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES, conversations.hint
+    ),
+    "prompts": Kind(prompts.normalise, prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES, carries=True),
 }

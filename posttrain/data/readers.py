@@ -12,14 +12,16 @@ from posttrain.data.containers import sniff
 from posttrain.data.containers.cells import read_cells
 from posttrain.data.containers.columns import UNREAD, read_arrow, read_parquet
 from posttrain.data.containers.lines import read_lines
-from posttrain.data.containers.rows import LONGEST_VALUE, BadRow, BrokenStream, OnBad, OnNote, Reading, Row
+from posttrain.data.containers.rows import LONGEST_VALUE, BadRow, BrokenStream, Meter, OnBad, OnNote, Reading, Row
 from posttrain.data.containers.streams import again, as_utf8, decompressed, seekable
 from posttrain.data.containers.values import read_values
+from posttrain.data.containers.warc import MAGIC as WARC
+from posttrain.data.containers.warc import read_warc
 from posttrain.data.sources import SourceFile, kind_of
 from posttrain.data.split import DeclaredSplits
 from schemas.errors import Refusal
 
-__all__ = ["LONGEST_VALUE", "UNREAD", "BadRow", "OnBad", "OnNote", "Row", "limited", "read_rows"]
+__all__ = ["LONGEST_VALUE", "UNREAD", "BadRow", "Meter", "OnBad", "OnNote", "Row", "limited", "read_rows"]
 
 MOST_BAD: Final = 100_000  # rows of a file
 READERS: Final[dict[sniff.Form, Callable[[Reading, Any], Iterator[Row]]]] = {
@@ -29,6 +31,7 @@ READERS: Final[dict[sniff.Form, Callable[[Reading, Any], Iterator[Row]]]] = {
     "tsv": partial(read_cells, delimiter="\t"),
     "parquet": read_parquet,
     "arrow": read_arrow,
+    "warc": read_warc,
 }
 """By what a file holds (`containers/sniff.py` tells)."""
 
@@ -38,8 +41,10 @@ def read_rows(
     on_bad: OnBad,
     *,
     columns: frozenset[str] | None = None,
+    known: frozenset[str] = frozenset(),
     keep_incomplete: bool = False,
     note: OnNote = lambda sentence: None,
+    meter: Meter | None = None,
 ) -> Iterator[Row]:
     """Row number (1-based) and columns of each readable row, streamed in bounded memory.
 
@@ -50,8 +55,10 @@ def read_rows(
         file: what to read.
         on_bad: is given each row that cannot be read, for at most `MOST_BAD` rows.
         columns: of Parquet and Arrow files the columns to read; the others have the value `UNREAD`.
+        known: columns that are read of a Parquet or Arrow file with very many, where all are wanted.
         keep_incomplete: whether the rows before a break are read, instead of the file being refused.
         note: is given what a person should know about the file, a sentence each.
+        meter: is told how much was read.
 
     Raises:
         Refusal: when the file is of no kind that is read, is damaged or breaks off, is in another encoding than UTF-8 or UTF-16,
@@ -62,14 +69,18 @@ def read_rows(
         note(sentence)
     with fsspec.open(file.url, "rb") as stream:
         size = getattr(stream, "size", None)
-        reading = Reading(file.name, limited(file, on_bad), note, columns, keep_incomplete, size)
+        said = file.reading
+        reading = Reading(
+            file.name, limited(file, on_bad), note, columns, known, keep_incomplete,
+            said.extractor, said.page_seconds, size, meter or Meter(),
+        )  # fmt: skip
         try:
             for number, row in _rows(reading, stream, kind_of(file.url)):
                 yield number, splits.apply(row)
         except BrokenStream as error:  # before the first row
             reading.snapped(1, error)
-    if said := splits.note(file.name):
-        note(said)
+    if declared := splits.note(file.name):
+        note(declared)
 
 
 def _rows(reading: Reading, stored: IO[bytes], kind: tuple[str, str]) -> Iterator[Row]:
@@ -82,6 +93,11 @@ def _rows(reading: Reading, stored: IO[bytes], kind: tuple[str, str]) -> Iterato
     if form:
         yield from READERS[form](reading, stored if codec is None and _rewound(stored) else seekable(again(head, stream)))
         return
+    if head.startswith(WARC):
+        yield from READERS["warc"](reading, again(head, stream))
+        return
+    if suffix in (".warc", ".wet"):
+        raise reading.unreadable("WARC", f"it begins with {head[:8]!r}")
     text, encoding = as_utf8(head, stream)
     if encoding:
         head, whole = sniff.first_bytes(text)

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from posttrain.data import noise
+from posttrain.data import arithmetic, noise
 from posttrain.data.reviews import Item, draw_item, pick, prompt, review, sentiment
 
 __all__ = ["DIGESTS", "SAMPLES", "VERSION", "sentiment", "write_sample"]
@@ -27,6 +27,9 @@ DIGESTS = {
     "corpus": "5db9a7484ba3cdb5faa531f2b0efb261e5ffbfe7899884d1690bd8f0a413c732",
     "instructions": "ba55c1bf0bf575bad0d02c097029ec55e57ee84676f564085bd12b31834d68b0",
     "preferences": "bae25d723ae505bb088cfa040be53b1759320393df0ae4a3c661c23793947c36",
+    "arithmetic_corpus": "f0a0b2e2f506d2449a4e4c691b0df480db68668f23b2f313239d2bfb883fd40e",
+    "arithmetic_instructions": "a69fea94cc99e9a0961c507c3ffe20540db6eacac94882fcd35c71b96d1010cc",
+    "arithmetic_prompts": "ef3ac86ad4e30a25bda0ebd4efec163f8d974b439179e62ca8d6b3a6316b8db2",
 }
 """SHA-256 of the samples: a cached file with other bytes is written again. A changed one needs a new VERSION."""
 
@@ -43,7 +46,8 @@ PREFERENCE_NOISE = {"empty": 0.01, "identical": 0.007, "duplicate": 0.008, "conf
 LENGTHS = (2, 3, 3, 4)
 """Sentences of an answer."""
 CLEAR_MARGIN, CLEAR_SHARE = 0.4, 0.85
-SEEDS = {"corpus": 1, "instructions": 2, "preferences": 3}
+SEEDS = {"corpus": 1, "instructions": 2, "preferences": 3, "arithmetic_corpus": 4, "arithmetic_instructions": 5,
+         "arithmetic_prompts": 6}  # fmt: skip
 
 
 def write_sample(name: str, path: Path) -> None:
@@ -162,5 +166,9 @@ def _spoilt(label: str, row: Row) -> Row:
     return changes[label]
 
 
-SAMPLES = {"corpus": _corpus, "instructions": _instructions, "preferences": _preferences}
+SAMPLES = {
+    "corpus": _corpus, "instructions": _instructions, "preferences": _preferences,
+    "arithmetic_corpus": arithmetic.corpus, "arithmetic_instructions": arithmetic.instructions,
+    "arithmetic_prompts": arithmetic.prompts,
+}  # fmt: skip
 """Generators by the name of their sample."""

@@ -34,7 +34,9 @@ from schemas.sources import HUB_SCHEME, DataSource, Sources, listed
 
 __all__ = ["SAMPLES", "SAMPLE_SCHEME", "SourceFile", "kind_of", "resolve", "source_digest"]
 
-SAMPLES: Final = ("corpus", "instructions", "preferences")
+SAMPLES: Final = (
+    "corpus", "instructions", "preferences", "arithmetic_corpus", "arithmetic_instructions", "arithmetic_prompts",
+)  # fmt: skip
 SAMPLE_SCHEME: Final = "sample://"
 CHUNK: Final = 1 << 20
 PLACES: Final = f"a file, a folder, a glob, an fsspec URL, {HUB_SCHEME}NAME, or sample://" + "|".join(SAMPLES)

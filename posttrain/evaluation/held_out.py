@@ -8,9 +8,11 @@ import polars as pl
 
 from posttrain.checkpoints.load import load_tokenizer
 from posttrain.data.encode import accepted
-from posttrain.evaluation.evaluate import HeldOut, Known
+from posttrain.evaluation.asked import HeldOut
+from posttrain.evaluation.row_scores import Known
 from posttrain.pipeline.chain import Chain
 from posttrain.scoring.known_scores import find_known
+from schemas.data import CONTRACTS
 
 
 def held_out(chain: Chain) -> HeldOut:
@@ -21,10 +23,10 @@ def held_out(chain: Chain) -> HeldOut:
         present = stage in chain.recipe.stages and output in chain.stored(stage).result.outputs
         return pl.read_parquet(chain.output(stage, output), glob=False).filter(split="holdout") if present else None
 
-    given = {name: rows("validate", name) for name in ("instructions", "preferences")}
+    given = {name: rows("validate", name) for name in CONTRACTS}
     chats = {name: None if table is None else accepted(tokenizer, table) for name, table in given.items()}
     before, after = (sum(table.height for table in each.values() if table is not None) for each in (given, chats))
-    return HeldOut(rows("filter", "kept"), chats["instructions"], chats["preferences"], refused=before - after)
+    return HeldOut(rows("filter", "kept"), **chats, refused=before - after)
 
 
 def known_scores(chain: Chain) -> Known | None:

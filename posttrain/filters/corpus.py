@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.sources import SourceFile
-from posttrain.filters import engines
+from posttrain.filters import engines, given
 from posttrain.filters.documents import Progress
 from posttrain.filters.engines import Engine
+from posttrain.filters.kept_before import add_kept
 from posttrain.filters.outputs import OUTPUTS, write_documents, write_quarantine
 from posttrain.filters.plan import Plan, state, work_folder
+from posttrain.filters.ready import make_ready
 from posttrain.filters.shard import annotate_file
 from posttrain.filters.steps import find_repeated
 from posttrain.filters.summary import Summary
@@ -57,7 +59,9 @@ def filter_corpus(
     """
     out.mkdir(parents=True, exist_ok=True)
     _remove_results(out)
-    plan = Plan(tuple(files), filtering, holdout, work_folder(out), threads)
+    given.check(filtering)
+    digests = tuple(origin.digest for origin in given.origins(filtering, work_folder(out) / "given"))
+    plan = Plan(tuple(files), filtering, holdout, work_folder(out), threads, digests)
     plan.take_up()
     try:
         metrics = _run(plan, engine or engines.Here(), out, on_progress)
@@ -78,12 +82,15 @@ def _remove_results(out: Path) -> None:
 
 
 def _run(plan: Plan, engine: Engine, out: Path, on_progress: Progress) -> dict[str, float]:
+    make_ready(plan.filtering, plan.work)
     counts = _annotate(plan, engine, on_progress)
-    copies, near = find_repeated(plan, counts["documents"], engine)
+    repeated = find_repeated(plan, counts["documents"], engine)
     summary = Summary(plan.filtering)
-    write_documents(plan, copies, near, summary, out)
+    write_documents(plan, repeated, summary, out)
     write_quarantine(plan, out)
-    return summary.finish(counts, out / SUMMARY)
+    metrics = summary.finish(counts, out / SUMMARY)
+    add_kept(plan, out / "kept.parquet")
+    return metrics
 
 
 def _annotate(plan: Plan, engine: Engine, on_progress: Progress) -> Counter[str]:

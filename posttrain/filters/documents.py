@@ -17,9 +17,9 @@ from schemas.errors import Refusal
 
 BATCH_CHARACTERS = 4_000_000
 BATCH_ROWS = 20_000
-COLUMNS = frozenset({"id", "text"})  # that are read
+COLUMNS = frozenset({"id", "text", "url"})  # that are read
 HEAD_ROWS: Final = 20  # of each file; one of them must have a text
-SCHEMA: Final = {"id": pl.String, "text": pl.String, "source": pl.String, "row": pl.Int64}
+SCHEMA: Final = {"id": pl.String, "text": pl.String, "source": pl.String, "row": pl.Int64, "url": pl.String}
 
 Row = tuple[int, dict[str, Any]]
 
@@ -30,6 +30,7 @@ class Batch:
 
     ids: list[str] = field(default_factory=list)
     texts: list[Any] = field(default_factory=list)
+    urls: list[str | None] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     """Rows that could not be read."""
@@ -42,9 +43,10 @@ class Batch:
 
     def add(self, row: int, columns: dict[str, Any], source: str) -> None:
         """One more document."""
-        name, text = columns.get("id"), columns.get("text")
+        name, text, url = columns.get("id"), columns.get("text"), columns.get("url")
         self.ids.append(f"{source}:{row}" if name is None else str(name))
         self.texts.append(text)
+        self.urls.append(url if isinstance(url, str) else None)
         self.rows.append(row)
         self.characters += len(text) if isinstance(text, str) else 0
 
@@ -106,9 +108,9 @@ def _kind(values: list[Any]) -> str:
 def checked(batch: Batch, source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The documents that honour the contract, and the quarantine rows of those that do not and of unreadable rows."""
     strings = [text if isinstance(text, str) else None for text in batch.texts]
-    columns = {"id": batch.ids, "text": strings, "source": [source] * len(strings), "row": batch.rows}
+    columns = {"id": batch.ids, "text": strings, "source": [source] * len(strings), "row": batch.rows, "url": batch.urls}
     documents = pl.DataFrame(columns, schema=SCHEMA)
-    broken = broken_rows(documents)
+    broken = broken_rows(documents.drop("url"))
     lines = [(bad.file, bad.row, bad.reason, bad.value) for bad in batch.bad]
     for position, reason in broken.iter_rows():
         text = batch.texts[position]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,43 +14,66 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import feather
 
-from posttrain.filters.dedup import Records
-from posttrain.filters.kernels.text import Places
+from posttrain.filters import score_rules
+from posttrain.filters.mixture import SURPLUS, Sampler
 from posttrain.filters.pieces import Pieces
 from posttrain.filters.plan import Plan
 from posttrain.filters.rules import arrays, passing, reasons
 from posttrain.filters.shard import DOCUMENT, MEASURED, QUARANTINE
+from posttrain.filters.steps import Repeated
 from posttrain.filters.summary import Summary
 from posttrain.runtime.writing import replacing
-from schemas.filter_rules import FilterRules
+from posttrain.text.copies import Records
+from posttrain.text.kernels.text import Places
+from schemas.filtering import Filtering
 
-_ANNOTATED = DOCUMENT | MEASURED | {"text": pa.string()}
+_ANNOTATED = DOCUMENT | MEASURED | {"divergence": pa.float64(), "text": pa.string()}
 OUTPUTS = {
-    "kept": pa.schema(_ANNOTATED | {"split": pa.string()}),
+    "kept": pa.schema(_ANNOTATED | {"split": pa.string(), "phase": pa.string()}),
     "rejected": pa.schema(_ANNOTATED | {"reasons": pa.list_(pa.string()), "duplicate_of": pa.string(), "jaccard": pa.float64()}),
     "quarantine": QUARANTINE,
 }
 """Columns of kept.parquet, rejected.parquet and quarantine.parquet."""
-DUPLICATE, NEAR = "duplicate", "near_duplicate"
+FEW_VALUES = ["source", "split", "file"]
+"""Columns that a dictionary makes smaller. Texts, identifiers and metrics are nearly all different: to try costs time."""
+DUPLICATE, NEAR, URL = "duplicate", "near_duplicate", "duplicate_url"
 """Reasons that are no rule on a document alone."""
 
 
-def write_documents(plan: Plan, copies: Records, near: Records, summary: Summary, out: Path) -> None:
+Ids = Callable[[Places], list[str]]
+"""The identifiers of some documents by number."""
+
+
+class Decisions(NamedTuple):
+    """All that decides about a document."""
+
+    filtering: Filtering
+    repeated: Repeated
+    sampler: Sampler | None
+    """Told of all documents that pass everything else."""
+
+
+def write_documents(plan: Plan, repeated: Repeated, summary: Summary, out: Path) -> None:
     """Write kept.parquet and rejected.parquet.
 
     Args:
-        copies, near: documents that are repeated, `dedup.COPY`, sorted by number.
+        repeated: documents that are repeated, or unlike the corpus.
         summary: is told each batch.
+
+    Raises:
+        Refusal: when the mixture asks for documents that are not there.
     """
-    rules, pieces = plan.filtering.resolved(), Pieces(plan)
+    pieces = Pieces(plan)
+    decisions = decided(plan.filtering, repeated, (pl.DataFrame(table.drop(["text", "original"])) for table in pieces.tables()))
     with ExitStack() as stack:
         keep, reject = (stack.enter_context(_parquet(out, name)) for name in ("kept", "rejected"))
         for table in pieces.tables():
-            kept, rejected = judged(pl.DataFrame(table), rules, copies, near, pieces.ids)
+            kept, rejected = judged(pl.DataFrame(table), decisions, pieces.ids)
             rejected = rejected.with_columns(text=pl.coalesce("original", "text"))
             summary.add(kept, rejected)
             keep(kept)
             reject(rejected)
+    summary.sampler = decisions.sampler
 
 
 def write_quarantine(plan: Plan, out: Path) -> None:
@@ -64,39 +87,89 @@ def write_quarantine(plan: Plan, out: Path) -> None:
 @contextmanager
 def _parquet(out: Path, name: str) -> Iterator[Any]:
     schema = OUTPUTS[name]
-    with replacing(out / f"{name}.parquet") as scratch, pq.ParquetWriter(scratch, schema) as writer:
+    with replacing(out / f"{name}.parquet") as scratch, pq.ParquetWriter(scratch, schema, use_dictionary=FEW_VALUES) as writer:
         yield lambda table: writer.write_table(table.select(schema.names).to_arrow().cast(schema)) if table.height else None
 
 
+def decided(filtering: Filtering, repeated: Repeated, documents: Iterable[pl.DataFrame]) -> Decisions:
+    """All that decides about a document. For a mixture all documents are looked at first: number, metrics, scores.
+
+    Raises:
+        Refusal: when the mixture asks for documents that are not there.
+    """
+    if filtering.mixture is None:
+        return Decisions(filtering, repeated, None)
+    decisions = Decisions(filtering, repeated, Sampler(filtering.mixture))
+    for some in documents:
+        decisions.sampler.add(some.filter(_passing(some, decisions)))  # type: ignore[union-attr]
+    decisions.sampler.settle()  # type: ignore[union-attr]
+    return decisions
+
+
 def judged(
-    documents: pl.DataFrame, rules: FilterRules, copies: Records, near: Records, ids: Callable[[Places], list[str]]
+    documents: pl.DataFrame, decisions: Decisions, ids: Callable[[Places], list[str]]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The documents that are kept, and the others with all reasons against them and which kept document they repeat.
 
     Args:
-        documents: number, metrics, lines_dropped.
+        documents: number, metrics, lines_dropped, scores.
         ids: the identifiers of some documents by number.
 
     Returns:
-        The second has the columns `reasons`, `duplicate_of` and `jaccard` besides.
+        The first has the column `phase` besides, both have `divergence`, the second `reasons`, `duplicate_of` and `jaccard`.
     """
-    numbers = documents["number"].to_numpy()
-    exact, close = _looked_up(numbers, copies), _looked_up(numbers, near)
-    keep = passing(arrays(documents), rules) & ~exact.found & ~close.found
-    rejected = documents.filter(~keep)
-    exact, close = exact.only(~keep), close.only(~keep)
-    of = np.where(exact.found, exact.of, close.of)
-    repeated = exact.found | close.found
-    wanted = np.unique(of[repeated])
+    documents = _with_divergence(documents, decisions.repeated)
+    passes = _passing(documents, decisions)
+    documents = documents.with_columns(
+        phase=decisions.sampler.phases(documents) if decisions.sampler else pl.lit(None, pl.String)
+    )
+    keep = passes & (documents["phase"].is_not_null().to_numpy() if decisions.sampler else True)
+    rejected, lost = documents.filter(~keep), passes[~keep]
+    older, exact, close = (_looked_up(rejected["number"].to_numpy(), each) for each in decisions.repeated[:3])
+    of = np.where(exact.found, exact.of, np.where(close.found, close.of, older.of))
+    repeats = exact.found | close.found | older.found
+    wanted = np.unique(of[repeats])
     names = dict(zip(wanted.tolist(), ids(wanted), strict=True))
-    of_names = [names[number] if yes else None for number, yes in zip(of.tolist(), repeated.tolist(), strict=True)]
-    more = pl.DataFrame({DUPLICATE: exact.found, NEAR: close.found})
-    told = more.select(pl.when(pl.col(name)).then(pl.lit(name)).alias(name) for name in more.columns)
+    of_names = [names[number] if yes else None for number, yes in zip(of.tolist(), repeats.tolist(), strict=True)]
+    flags = {DUPLICATE: exact.found, NEAR: close.found, URL: older.found, SURPLUS: lost}
     return documents.filter(keep), rejected.with_columns(
-        told.select(reasons=pl.concat_list(reasons(rejected, rules), *told.columns).list.drop_nulls())["reasons"],
+        _reasons(rejected, decisions, pl.DataFrame(flags)),
         duplicate_of=pl.Series(of_names, dtype=pl.String),
         jaccard=pl.Series(np.where(close.found, close.jaccard, np.nan)).fill_nan(None),
     )
+
+
+def _passing(documents: pl.DataFrame, decisions: Decisions) -> NDArray[np.bool_]:
+    """Which documents nothing but the mixture is against."""
+    documents = _with_divergence(documents, decisions.repeated)
+    passes = passing(arrays(documents), decisions.filtering.resolved())
+    passes &= score_rules.passing(documents, decisions.filtering).to_numpy()
+    for records in decisions.repeated[:3]:
+        passes &= ~_looked_up(documents["number"].to_numpy(), records).found
+    if decisions.filtering.divergence:
+        passes &= documents["divergence"].to_numpy() <= decisions.repeated.limit
+    return passes
+
+
+def _reasons(rejected: pl.DataFrame, decisions: Decisions, flags: pl.DataFrame) -> pl.Series:
+    told = flags.select(pl.when(pl.col(name)).then(pl.lit(name)).alias(name) for name in flags.columns)
+    limit = decisions.repeated.limit
+    scores = [expression.alias(f"score {at}") for at, expression in enumerate(score_rules.reasons(decisions.filtering))]
+    if decisions.filtering.divergence:
+        scores.append(pl.when(pl.col("divergence") > limit).then(pl.lit(f"divergence > {limit:.4f}")).alias("divergence"))
+    parts = [pl.DataFrame([reasons(rejected, decisions.filtering.resolved())]), rejected.select(scores), told]
+    every = pl.concat([part for part in parts if part.width], how="horizontal")
+    return every.select(reasons=pl.concat_list(every.columns).list.drop_nulls())["reasons"]
+
+
+def _with_divergence(documents: pl.DataFrame, repeated: Repeated) -> pl.DataFrame:
+    if "divergence" in documents.columns:
+        return documents
+    values = repeated.divergence
+    if not len(values):
+        return documents.with_columns(divergence=pl.lit(None, pl.Float64))
+    places = np.searchsorted(values["number"], documents["number"].to_numpy())
+    return documents.with_columns(divergence=pl.Series(values["value"][places]))
 
 
 class _Found(NamedTuple):
@@ -105,9 +178,6 @@ class _Found(NamedTuple):
     found: NDArray[np.bool_]
     of: Places
     jaccard: NDArray[np.float64]
-
-    def only(self, some: NDArray[np.bool_]) -> _Found:
-        return _Found(self.found[some], self.of[some], self.jaccard[some])
 
 
 def _looked_up(numbers: Places, repeated: Records) -> _Found:

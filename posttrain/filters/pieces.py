@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from posttrain.filters.kernels.text import Places
-from posttrain.filters.metrics import Buffers, buffers
+from posttrain.filters.kept_before import DOCUMENTS, place_of
 from posttrain.filters.plan import FILE_BITS, Plan
+from posttrain.text.buffers import Buffers, buffers
+from posttrain.text.kernels.text import Places
 
 
 class Pieces:
@@ -19,13 +21,18 @@ class Pieces:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._files: dict[int, _File] = {}
+        self._earlier = plan.earlier
 
     def tables(self) -> Iterator[pa.Table]:
         """All documents in their order, a batch at a time."""
         for file in range(len(self._plan.files)):
-            reader = _File(self._plan, file)
-            for batch in range(reader.batches):
-                yield reader.table(batch)
+            yield from self.tables_of(file)
+
+    def tables_of(self, file: int) -> Iterator[pa.Table]:
+        """Those of one file."""
+        reader = self._file(file)
+        for batch in range(reader.batches):
+            yield reader.table(batch)
 
     def texts(self, numbers: Places) -> Buffers:
         """The texts of some documents, in the order of their numbers, which are sorted."""
@@ -39,14 +46,21 @@ class Pieces:
     def _take(self, numbers: Places, column: str) -> pa.ChunkedArray:
         chunks = []
         for file in np.unique(numbers >> FILE_BITS).tolist():
-            reader = self._files.setdefault(file, _File(self._plan, file))
+            reader = self._file(file)
             chunks += reader.take(numbers[numbers >> FILE_BITS == file], column)
         return pa.chunked_array(chunks, type=pa.large_string() if column == "text" else pa.string())
 
+    def _file(self, file: int) -> _File:
+        """The documents of a file, or of a part that an earlier run kept, whose numbers are below 0."""
+        if file not in self._files:
+            path = self._plan.piece("documents", file, "arrow") if file >= 0 else place_of(file, self._earlier) / DOCUMENTS
+            self._files[file] = _File(path)
+        return self._files[file]
+
 
 class _File:
-    def __init__(self, plan: Plan, file: int) -> None:
-        self._reader = pa.ipc.open_file(pa.memory_map(str(plan.piece("documents", file, "arrow"))))
+    def __init__(self, path: Path) -> None:
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self.batches: int = self._reader.num_record_batches
 
     def table(self, batch: int) -> pa.Table:

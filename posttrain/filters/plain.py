@@ -1,4 +1,4 @@
-"""The metrics of one document and its MinHash bands in plain Python: what the kernels compute, a hundred times slower.
+"""The metrics of one document in plain Python: what the kernels compute, a hundred times slower.
 
 Used where numba cannot compile, and by the tests, which compare the two.
 """
@@ -10,13 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from string import ascii_lowercase, ascii_uppercase
 
-import numpy as np
-from numpy.typing import NDArray
-
-from posttrain.filters.kernels.characters import BULLETS, CLOSERS, QUOTES, SPACES, STOPS, WIDE_STOPS
 from posttrain.filters.kernels.document import SHORT, STOP_WORDS
 from posttrain.filters.kernels.lines import JAVASCRIPT, POLICIES, REASONS
-from posttrain.filters.kernels.minhash import SHINGLE, permutations
+from posttrain.text.kernels.characters import BULLETS, CLOSERS, QUOTES, SPACES, STOPS, WIDE_STOPS
 
 _SPACE = f"[{SPACES}]"
 _ENDS, _CLOSERS = "".join(set(STOPS) - set(WIDE_STOPS)), re.escape("".join(set(CLOSERS + STOPS) - set(WIDE_STOPS)))
@@ -25,8 +21,6 @@ _TOKEN = re.compile(r"\w+")
 _BULLET = re.compile(rf"[{BULLETS}]|[-*]{_SPACE}")
 _ELLIPSIS = re.compile(r"\.{3,}|…")
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # `lower` would change letters that are no Latin ones too
-_WORD = 2**64 - 1
-_BASE, _MIXER, _FNV_BASIS, _FNV_PRIME = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 14695981039346656037, 1099511628211
 
 Span = tuple[int, int]
 
@@ -136,47 +130,3 @@ def _why_dropped(line: str, limits: Sequence[int]) -> int | None:
         limits[5] and any(phrase in said for phrase in POLICIES),
     ]
     return next((which for which, fail in enumerate(fails) if fail), None) if words else None
-
-
-def bands(folded: bytes, count: int, rows: int) -> NDArray[np.uint64]:
-    """The band hashes of a folded text, shape (count,); zeros for an empty one."""
-    factors, offsets = permutations(count * rows)
-    found = shingles(folded)
-    if not len(found):
-        return np.zeros(count, np.uint64)
-    short = ((found >> np.uint64(32)) ^ (found & np.uint64(2**32 - 1))).astype(np.uint32)
-    values = factors[:, None] * short + offsets[:, None]
-    values = (values ^ (values >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
-    signature = values.min(axis=1).reshape(count, rows).tolist()
-    return np.array([_band(number, signature[number - 1]) for number in range(1, count + 1)], np.uint64)
-
-
-def _band(number: int, rows: Sequence[int]) -> int:
-    value = number
-    for row in rows:
-        value = (value ^ row) * _BASE & _WORD
-        value ^= value >> 29
-    return value
-
-
-def shingles(folded: bytes) -> NDArray[np.uint64]:
-    """64-bit hashes of the word 5-grams of a folded text, in its order."""
-    words = [_fnv(word) for word in folded.split(b" ")] if folded else []
-    width = min(SHINGLE, len(words))
-    runs = [words[at : at + width] for at in range(len(words) - width + 1)] if words else []
-    return np.array([_run(run) for run in runs], np.uint64)
-
-
-def _fnv(word: bytes) -> int:
-    value = _FNV_BASIS
-    for byte in word:
-        value = (value ^ byte) * _FNV_PRIME & _WORD
-    return value
-
-
-def _run(words: Sequence[int]) -> int:
-    value = 0
-    for word in words:
-        value = value * _BASE & _WORD ^ word
-        value ^= value >> 31
-    return value * _MIXER & _WORD

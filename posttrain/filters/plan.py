@@ -2,6 +2,8 @@
 
     OUT/.checkpoint/plan.json              of what run the pieces are
     OUT/.checkpoint/documents-00000.arrow  the documents of a file with their metrics; also keys, bands, quarantine, done
+    OUT/.checkpoint/earlier.json           which parts of `dedup.against` this run looks at
+    OUT/.checkpoint/evaluation.npz         what all tasks read: evaluation sets; also quality.npy
     OUT/.checkpoint/exact-00000.npy        copies in a part of the fingerprints
     OUT/.checkpoint/links-00000.npy        candidates in a part of the band hashes
     OUT/.checkpoint/near-00000.npy         verified near-duplicates among some clusters of candidates
@@ -32,7 +34,7 @@ from posttrain.runtime.writing import replacing, write_atomically
 from schemas.filtering import Filtering
 
 FILE_BITS = 40  # of a document's number are its row, the ones above them its file
-VERSION = 1  # of the pieces: raise it when their content changes
+VERSION = 2  # of the pieces: raise it when their content changes
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Plan:
     """Folder of the pieces, which all tasks can reach."""
     threads: int
     """Of a task; only kernels run at the same time."""
+    given: tuple[str, ...] = ()
+    """Digests of what the filter reads besides the files: good documents, evaluation sets, models, what earlier runs kept."""
 
     @property
     def bands(self) -> tuple[int, int] | None:
@@ -57,14 +61,25 @@ class Plan:
         """Where a piece lies."""
         return self.work / f"{name}-{number:05d}.{suffix}"
 
+    @property
+    def earlier(self) -> tuple[Path, ...]:
+        """Parts of `dedup.against` that were there when this run first asked."""
+        told = self.work / "earlier.json"
+        return tuple(map(Path, json.loads(told.read_text()))) if told.is_file() else ()
+
+    def records(self, name: str) -> list[NDArray[Any]]:
+        """Arrays of all files, and of what earlier runs kept, mapped into memory."""
+        before = [np.load(part / f"{name}.npy", mmap_mode="r") for part in self.earlier]
+        return [*self.pieces(name, len(self.files)), *before]
+
     def pieces(self, name: str, count: int) -> list[NDArray[Any]]:
         """Arrays of the pieces 0 to count - 1, mapped into memory."""
         return [np.load(self.piece(name, number), mmap_mode="r") for number in range(count)]
 
     def identity(self) -> str:
         """Digest of all that decides the pieces: the files as they are now, and the rules."""
-        files = [(file.name, file.url, *state(file.url)) for file in self.files]
-        told = json.dumps([VERSION, files, self.holdout, self.filtering.model_dump(mode="json")], sort_keys=True)
+        files = [(file.name, file.url, file.split, *state(file.url)) for file in self.files]
+        told = json.dumps([VERSION, files, self.given, self.holdout, self.filtering.document()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def take_up(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,21 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posttrain.filters.dedup import COPY, KEY, Records, copies, keys
-from posttrain.filters.kernels.text import Places
-from posttrain.filters.metrics import METRICS, Buffers, buffers, without_lines
-from posttrain.filters.near import AT_ONCE, BAND, band_records, clusters, links, verified
-from posttrain.filters.outputs import judged
+from posttrain.filters import divergence, score_rules
+from posttrain.filters.metrics import METRICS
+from posttrain.filters.outputs import decided, judged
 from posttrain.filters.plan import bands_and_rows
 from posttrain.filters.rules import DROPPED, arrays, passing
+from posttrain.filters.scores import COLUMNS
+from posttrain.filters.steps import VALUE, Repeated
 from posttrain.filters.summary import Summary
+from posttrain.filters.urls import older, url_keys
+from posttrain.filters.variants import described
 from posttrain.runtime.writing import replacing
+from posttrain.text.buffers import Buffers, buffers
+from posttrain.text.copies import COPY, KEY, Records, copies, keys
+from posttrain.text.kernels.text import Places
+from posttrain.text.near import AT_ONCE, BAND, band_records, clusters, links, verified
 from schemas.errors import Refusal
 from schemas.filtering import Filtering
 
@@ -43,19 +50,23 @@ def redecide(folder: Path, filtering: Filtering, out: Path) -> dict[str, float]:
     """
     before = _told(folder)
     _refuse_other_texts(before["filtering"], filtering, folder)
-    exact, near = _repeated(folder, filtering)
-    summary, rules, texts = Summary(filtering), filtering.resolved(), _Texts(folder, filtering)
+    score_rules.refuse_unmeasured(before["filtering"], filtering, folder)
+    repeated = _repeated(folder, filtering)
+    summary, texts = Summary(filtering), _Texts(folder, filtering)
+    read = ["id", "source", "row", "number", "fingerprint", DROPPED, *METRICS, *COLUMNS, "divergence"]
+    decisions = decided(filtering, repeated, _rows(folder, read))
     out.mkdir(parents=True, exist_ok=True)
     empty = pl.DataFrame(DECISIONS.empty_table())
     with replacing(out / "decisions.parquet") as scratch, pq.ParquetWriter(scratch, DECISIONS) as writer:
-        for documents in _rows(folder, ["id", "source", "row", "number", DROPPED, *METRICS]):
-            kept, rejected = judged(documents, rules, exact, near, texts.ids)
+        for documents in _rows(folder, read):
+            kept, rejected = judged(documents, decisions, texts.ids)
             for some, yes in ((kept, True), (rejected, False)):
-                decided = pl.concat([some.with_columns(kept=pl.lit(yes)), empty], how="diagonal")
-                writer.write_table(decided.select(DECISIONS.names).to_arrow().cast(DECISIONS))
+                rows = pl.concat([some.with_columns(kept=pl.lit(yes)), empty], how="diagonal")
+                writer.write_table(rows.select(DECISIONS.names).to_arrow().cast(DECISIONS))
             summary.add(kept, rejected)
-        read = {"documents": before["kept"] + before["rejected"], "quarantined": before["quarantined"]}
-        found = summary.finish(read | before["lines_dropped"], out / "summary.json")
+        summary.sampler = decisions.sampler
+        counts = {"documents": before["kept"] + before["rejected"], "quarantined": before["quarantined"]}
+        found = summary.finish(counts | before["lines_dropped"], out / "summary.json")
     return {name: found[name] for name in (f"documents_{each}" for each in ("in", "kept", "rejected", "quarantined"))}
 
 
@@ -64,7 +75,7 @@ def _told(folder: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         for name in TABLES:
-            pq.read_schema(folder / f"{name}.parquet").field("fingerprint")
+            pq.read_schema(folder / f"{name}.parquet").field("divergence")
         return found | {"filtering": Filtering.model_validate(found["filtering"])}
     except (OSError, ValueError, KeyError) as error:
         raise Refusal(
@@ -78,6 +89,8 @@ def _told(folder: Path) -> dict[str, Any]:
 def _refuse_other_texts(before: Filtering, now: Filtering, folder: Path) -> None:
     pairs = {
         "filtering.lines": (before.resolved_lines(), now.resolved_lines(), "lines are dropped while the texts are read"),
+        "filtering.variant": (before.variant, now.variant, "words are counted while the texts are read"),
+        "filtering.dedup.against": (None, now.dedup.against or before.dedup.against, "what earlier runs kept is not read again"),
         "filtering.dedup.near": (before.dedup.near, now.dedup.near or before.dedup.near, "band hashes are made from the texts"),
     }
     for where, (was, wanted, why) in pairs.items():
@@ -96,27 +109,51 @@ def _rows(folder: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
                 yield pl.DataFrame(file.read_row_group(group, columns=columns))
 
 
-def _repeated(folder: Path, filtering: Filtering) -> tuple[Records, Records]:
-    """Copies and near-duplicates under the new rules, each sorted by number."""
-    rules, shape = filtering.resolved(), bands_and_rows(filtering)
-    all_keys, all_bands = [np.empty(0, KEY)], [np.empty(0, BAND)]
-    for documents in _rows(folder, ["number", "fingerprint", "bands", DROPPED, *METRICS]):
+def _repeated(folder: Path, filtering: Filtering) -> Repeated:
+    """What documents repeat under the new rules, and how far they are from the corpus, as `steps.find_repeated` says."""
+    values, limit = _diverging(folder, filtering)
+    outliers = values["number"][values["value"] > limit]
+    all_keys, all_bands, all_urls = [np.empty(0, KEY)], [np.empty(0, BAND)], [np.empty(0, KEY)]
+    shape = bands_and_rows(filtering)
+    for documents in _rows(folder, ["number", "fingerprint", "bands", "url", DROPPED, *METRICS, *COLUMNS]):
         numbers = documents["number"].to_numpy()
-        passes = passing(arrays(documents), rules)
+        passes = passing(arrays(documents), filtering.resolved()) & score_rules.passing(documents, filtering).to_numpy()
         all_keys.append(keys(documents["fingerprint"].to_list(), numbers, passes))
+        if filtering.dedup.url:
+            all_urls.append(url_keys(documents["url"].to_list(), numbers, passes))
         if shape and passes.any():
             hashes = documents["bands"].filter(pl.Series(passes)).explode().to_numpy().reshape(-1, shape[0])
             all_bands.append(band_records(hashes, numbers[passes]))
-    exact = copies(np.concatenate(all_keys)) if filtering.dedup.exact else np.empty(0, COPY)
-    if shape is None:
-        return exact, np.empty(0, COPY)
+    by_url = older(np.concatenate(all_urls))
+    late, found = np.union1d(by_url["number"], outliers), np.concatenate(all_keys)
+    found["passes"] &= ~np.isin(found["number"], late)
+    exact = copies(found) if filtering.dedup.exact else np.empty(0, COPY)
     bands = np.concatenate(all_bands)
-    candidates = clusters(links(bands[~np.isin(bands["number"], exact["number"])]), AT_ONCE)
-    texts = _Texts(folder, filtering).texts
-    near = [verified(some, texts, *shape, filtering.dedup.threshold) for some in candidates]
-    found = np.concatenate([np.empty(0, COPY), *near])
+    gone = np.union1d(late, exact["number"])
+    near = _near(folder, filtering, bands[~np.isin(bands["number"], gone)]) if shape else np.empty(0, COPY)
+    return Repeated(by_url, exact, near, values, limit)
+
+
+def _near(folder: Path, filtering: Filtering, bands: Records) -> Records:
+    shape, texts = bands_and_rows(filtering), _Texts(folder, filtering).texts
+    assert shape
+    parts = [verified(some, texts, *shape, filtering.dedup.threshold) for some in clusters(links(bands), AT_ONCE)]
+    found = np.concatenate([np.empty(0, COPY), *parts])
     found.sort(order="number")
-    return exact, found
+    return found
+
+
+def _diverging(folder: Path, filtering: Filtering) -> tuple[Records, float]:
+    """The divergence of each document as it was told, sorted by number, and the largest that is kept."""
+    if filtering.divergence is None:
+        return np.empty(0, VALUE), math.inf
+    parts = [np.empty(0, VALUE)]
+    for documents in _rows(folder, ["number", "divergence"]):
+        parts.append(np.empty(documents.height, VALUE))
+        parts[-1]["number"], parts[-1]["value"] = documents["number"].to_numpy(), documents["divergence"].to_numpy()
+    values = np.concatenate(parts)
+    values.sort(order="number")
+    return values, divergence.limit(values["value"], filtering.divergence.percentile)
 
 
 class _Texts:
@@ -125,7 +162,7 @@ class _Texts:
     def __init__(self, folder: Path, filtering: Filtering) -> None:
         files = [folder / f"{name}.parquet" for name in TABLES]
         self._table = pl.concat([pl.scan_parquet(file, glob=False).select("number", "id", "text") for file in files])
-        self._lines = filtering.resolved_lines()
+        self._filtering = filtering
 
     def _some(self, numbers: Places, column: str) -> list[Any]:
         wanted = pl.Series(numbers)
@@ -139,4 +176,4 @@ class _Texts:
 
     def texts(self, numbers: Places) -> Buffers:
         """The texts of some documents, likewise; a rejected one was kept with the lines that a rule takes out."""
-        return without_lines(buffers(pa.array(self._some(numbers, "text"), pa.large_string())), self._lines)[0]
+        return described(buffers(pa.array(self._some(numbers, "text"), pa.large_string())), self._filtering)[0]

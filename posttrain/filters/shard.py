@@ -13,32 +13,41 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import feather
 
 from posttrain.data.split import held_out, holdout_mask
-from posttrain.filters.dedup import KEY, Records, fingerprints, keys
+from posttrain.filters import divergence, score_rules
 from posttrain.filters.documents import Batch, Progress, batches, checked
-from posttrain.filters.kernels.folding import fold
 from posttrain.filters.kernels.lines import REASONS
-from posttrain.filters.metrics import METRICS, Buffers, arrow, buffers, measured, without_lines
-from posttrain.filters.near import BAND, band_hashes, band_records
+from posttrain.filters.metrics import METRICS
 from posttrain.filters.plan import FILE_BITS, Plan, save
 from posttrain.filters.rules import DROPPED, passing
+from posttrain.filters.scores import COLUMNS, Texts, scored
+from posttrain.filters.urls import url_keys
+from posttrain.filters.variants import changed, described
 from posttrain.runtime.writing import replacing, write_atomically
+from posttrain.text.buffers import Buffers, arrow, buffers
+from posttrain.text.copies import KEY, Records, fingerprints, keys
+from posttrain.text.kernels.folding import Folded, fold
+from posttrain.text.near import BAND, band_hashes, band_records
+from posttrain.text.personal_data import redact_all
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-DOCUMENT = {"id": pa.string(), "text": pa.large_string(), "source": pa.string(), "row": pa.int64()}
+DOCUMENT = {"id": pa.string(), "text": pa.large_string(), "source": pa.string(), "row": pa.int64(), "url": pa.string()}
 MEASURED = {
     **dict.fromkeys(METRICS, pa.float64()),
+    **COLUMNS,
     "lines_dropped": pa.int64(),
     "number": pa.int64(),
     "fingerprint": pa.binary(16),
     "bands": pa.list_(pa.uint64()),
 }
-ANNOTATED = pa.schema(DOCUMENT | MEASURED | {"split": pa.string(), "original": pa.large_string()})
+ANNOTATED_TYPES = DOCUMENT | MEASURED | {"split": pa.string(), "original": pa.large_string()}
+ANNOTATED = pa.schema(ANNOTATED_TYPES)
 """`split` is for kept documents; `original` is the text before lines were dropped, where any were."""
 QUARANTINE = pa.schema({"file": pa.string(), "row": pa.int64(), "reason": pa.string(), "value": pa.string()})
 
@@ -50,6 +59,9 @@ class Annotated(NamedTuple):
     quarantine: pa.Table
     keys: Records
     bands: Records
+    urls: Records
+    words: NDArray[np.int64]
+    """How often each bin of words occurs."""
     dropped: NDArray[np.int64]
     """Lines that were taken out, by rule."""
 
@@ -69,59 +81,86 @@ def annotate_file(plan: Plan, number: int, on_batch: Progress = lambda documents
 
 
 def _annotate(plan: Plan, number: int, on_batch: Progress) -> dict[str, Any]:
-    keys_of, bands_of = [np.empty(0, KEY)], [np.empty(0, BAND)]
+    records: dict[str, list[Records]] = {"keys": [np.empty(0, KEY)], "bands": [np.empty(0, BAND)], "urls": [np.empty(0, KEY)]}
     bad: list[pa.Table] = []
-    dropped = np.zeros(len(REASONS), np.int64)
+    dropped, words = np.zeros(len(REASONS), np.int64), divergence.none_counted()
     try:
         with _documents(plan.piece("documents", number, "arrow")) as writer:
             for part in _ahead(lambda batch: annotated(batch, plan, number), batches(plan.files[number]), plan.threads):
                 writer.write_table(part.documents)
                 bad.append(part.quarantine)
-                keys_of.append(part.keys)
-                bands_of.append(part.bands)
+                for name, found in records.items():
+                    found.append(getattr(part, name))
                 dropped += part.dropped
+                words += part.words
                 on_batch(len(part.documents) + len(part.quarantine))
     finally:
         feather.write_feather(pa.concat_tables([QUARANTINE.empty_table(), *bad]), plan.piece("quarantine", number, "arrow"))
-    save(plan.piece("keys", number), lambda: np.sort(np.concatenate(keys_of), order=["high", "low", "number"]))
-    save(plan.piece("bands", number), lambda: np.sort(np.concatenate(bands_of), order=["hash", "number"]))
+    for name, found in records.items():
+        order = ["hash", "number"] if name == "bands" else ["high", "low", "number"]
+        save(plan.piece(name, number), lambda found=found, order=order: np.sort(np.concatenate(found), order=order))  # type: ignore[misc]
+    save(plan.piece("words", number), lambda: words)
     lines = dict(zip(REASONS, dropped.tolist(), strict=True))
-    return {"documents": sum(map(len, keys_of)), "quarantined": sum(map(len, bad)), "dropped": lines}
+    return {"documents": sum(map(len, records["keys"])), "quarantined": sum(map(len, bad)), "dropped": lines}
 
 
 def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     """Check a batch, take lines out, measure, and fold."""
     documents, quarantine = checked(batch, plan.files[file].name)
-    original = buffers(documents["text"].to_arrow(compat_level=pl.CompatLevel.oldest()))
-    texts, dropped = without_lines(original, plan.filtering.resolved_lines())
+    original, personal = _masked(buffers(documents["text"].to_arrow(compat_level=pl.CompatLevel.oldest())), plan)
+    texts, dropped, found = described(original, plan.filtering)
     lines = dropped.sum(axis=1)
-    metrics = {**dict(zip(METRICS, np.ascontiguousarray(measured(texts).T), strict=True)), DROPPED: lines}
+    metrics = {**dict(zip(METRICS, np.ascontiguousarray(found.T), strict=True)), DROPPED: lines}
     numbers = documents["row"].to_numpy() + (file << FILE_BITS)
-    passes = passing(metrics, plan.filtering.resolved())
     folded = fold(texts.data, texts.offsets)
+    scores = scored(Texts(texts, folded), plan.filtering, plan.work, personal)
+    passes = passing(metrics, plan.filtering.resolved())
+    passes &= score_rules.passing(pl.DataFrame(scores), plan.filtering).to_numpy()
     forms = folded.texts()
     prints = fingerprints(forms)
     hashes = band_hashes(folded, *plan.bands) if plan.bands else None
     columns = {
-        "id": documents["id"].to_arrow(),
+        **{name: documents[name].to_arrow() for name in DOCUMENT if name != "text"},
         "text": arrow(texts),
-        "source": documents["source"].to_arrow(),
-        "row": documents["row"].to_arrow(),
         **{name: pa.array(values) for name, values in metrics.items()},
+        **scores,
         "number": pa.array(numbers),
         "fingerprint": pa.array(prints, pa.binary(16)),
         "bands": pa.nulls(len(prints), pa.list_(pa.uint64())) if hashes is None else _lists(hashes),
-        "split": _split(texts, forms, folded.lowered, plan.holdout).to_arrow(),
-        "original": _where(original, lines > 0),
+        "split": _split(texts, forms, folded.lowered, plan.holdout, plan.files[file].split).to_arrow(),
+        "original": _where(original, changed(original, texts)),
     }
-    made = pa.table({name: column.cast(ANNOTATED.field(name).type) for name, column in columns.items()})
-    bands = band_records(hashes[passes], numbers[passes]) if hashes is not None else np.empty(0, BAND)
-    quarantined = quarantine.to_arrow().cast(QUARANTINE)
-    return Annotated(made, quarantined, keys(prints, numbers, passes), bands, dropped.sum(axis=0))
+    return Annotated(
+        documents=pa.table({name: columns[name].cast(kind) for name, kind in ANNOTATED_TYPES.items()}),
+        quarantine=quarantine.to_arrow().cast(QUARANTINE),
+        keys=keys(prints, numbers, passes),
+        bands=band_records(hashes[passes], numbers[passes]) if hashes is not None else np.empty(0, BAND),
+        urls=url_keys(documents["url"].to_list(), numbers, passes) if plan.filtering.dedup.url else np.empty(0, KEY),
+        words=_words(folded, plan),
+        dropped=dropped.sum(axis=0),
+    )
 
 
-def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float) -> pl.Series:
-    """Train or holdout, by `holdout_mask`: that folds by lower-casing, which need not be done where it gives what is there."""
+def _masked(texts: Buffers, plan: Plan) -> tuple[Buffers, dict[str, NDArray[np.int64]]]:
+    """The texts with placeholders for personal data, and how many each has, where the recipe asks."""
+    if plan.filtering.personal is None:
+        return texts, {}
+    masked, counts = redact_all(texts, plan.filtering.personal.kinds)
+    return masked, {"personal_data": counts.sum(axis=1)}
+
+
+def _words(folded: Folded, plan: Plan) -> NDArray[np.int64]:
+    total = divergence.none_counted()
+    if plan.filtering.divergence:
+        divergence.counted(folded, total)
+    return total
+
+
+def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float, declared: str | None) -> pl.Series:
+    """Train or holdout as the file's name says, else by `holdout_mask`: that folds by lower-casing, which need not be done where
+    it gives what is there."""
+    if declared is not None:
+        return pl.repeat(declared, len(forms), dtype=pl.String, eager=True)
     held = held_out(pl.Series(forms, dtype=pl.Binary), share).to_numpy().copy()
     other = np.flatnonzero(lowered == 0)
     held[other] = holdout_mask(pl.Series([texts.text(at) for at in other.tolist()], dtype=pl.String), share).to_numpy()
@@ -137,7 +176,7 @@ def _where(texts: Buffers, wanted: NDArray[np.bool_]) -> pa.Array:
     """The texts that are wanted, null for the others."""
     if not wanted.any():
         return pa.nulls(texts.documents, pa.large_string())
-    return pa.array([texts.text(at) if yes else None for at, yes in enumerate(wanted.tolist())], pa.large_string())
+    return pc.if_else(pa.array(wanted), arrow(texts), pa.scalar(None, pa.large_string()))
 
 
 @contextmanager

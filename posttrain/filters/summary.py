@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from posttrain.filters.metrics import METRICS
+from posttrain.filters.mixture import Sampler
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
 from schemas.filter_rules import LineRules
@@ -38,6 +39,9 @@ class Summary:
         self.filtering, self.rules = filtering, filtering.resolved()
         self.totals: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.contaminated: Counter[str] = Counter()
+        self.placeholders = 0
+        self.sampler: Sampler | None = None
         self.counts = {name: np.zeros(len(EDGES[name]) - 1, dtype=np.int64) for name in METRICS}
 
     def add(self, kept: pl.DataFrame, rejected: pl.DataFrame) -> None:
@@ -48,6 +52,9 @@ class Summary:
             characters = int(kept["text"].str.len_chars().sum())
             self.totals.update(train=train, holdout=kept.height - train, kept_characters=characters)
         self.reasons.update(rejected["reasons"].explode(empty_as_null=False).to_list())
+        for part in (kept, rejected):
+            self.placeholders += int(part["personal_data"].sum())
+            self.contaminated.update(name.rpartition(":")[0] for name in part["contaminated_by"].drop_nulls())
         for name, edges in EDGES.items():
             for part in (kept, rejected):
                 self.counts[name] += np.histogram(part[name].to_numpy().clip(edges[0], edges[-1]), edges)[0]
@@ -66,7 +73,10 @@ class Summary:
             **{name: self.totals[name] for name in ("train", "holdout", "kept_characters")},
             "reasons": dict(self.reasons.most_common()),
             "lines_dropped": dropped,
-            "filtering": self.filtering.model_dump(mode="json"),
+            "placeholders": self.placeholders,
+            "contaminated": dict(sorted(self.contaminated.items())),
+            "mixture": self.sampler.report() if self.sampler else {},
+            "filtering": self.filtering.document(),
             "metrics": {name: self._histogram(name) for name in METRICS},
         }
 

@@ -26,7 +26,7 @@ from posttrain.models.positions import UNLIMITED
 from posttrain.peft.methods import ENCODER
 from posttrain.peft.reach import reach_of
 from posttrain.pipeline.chain import Chain
-from posttrain.pipeline.lengths import FirstRows, Spec
+from posttrain.pipeline.lengths import Answering, FirstRows, Section
 from posttrain.pipeline.reward_check import reward_config
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.encoder import encoder_config
@@ -36,6 +36,8 @@ from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import Plan, by_rows, by_tokens
 from posttrain.training.learning_rates import settled
 from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, preference
+from posttrain.training.ppo.critic import apart
+from posttrain.training.unpaired import Answers, Unpaired
 from schemas.model import Model, ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe
@@ -137,7 +139,7 @@ def _stage(
         each = sorted((min(len(e.prompt), limit - told.max_new_tokens) for e in examples), reverse=True)[: told.prompts]
         prompts = [length for length in each for _ in range(told.samples)][:BATCH]
         return model, lengths, evaluation_peaks(config, prompts, told.max_new_tokens, examples, on)
-    compared = isinstance(spec, DPO) and VARIANTS[spec.loss].reference
+    compared = isinstance(spec, DPO) and (spec.unpaired or VARIANTS[spec.loss].reference)
     training = Training(config, spec, peft, _objective(spec, examples), _plan(spec, examples, recipe.seed), compared,
                         stage == "reward", recipe.quantization, new_tokens=new_tokens)  # fmt: skip
     return model, lengths, training_peaks(training, on, model)
@@ -148,23 +150,34 @@ def held_out_limit(recipe: Recipe, config: PreTrainedConfig) -> int:
     return min(readable(config), recipe.evaluation.max_length or UNLIMITED)
 
 
-def prompts_section(recipe: Recipe) -> SFT | DPO:
-    """The section that says how the rows are encoded whose prompts evaluation takes."""
-    if recipe.data.preferences is None:
+def prompts_section(recipe: Recipe) -> SFT | DPO | Answering:
+    """The section that says how the rows are encoded whose prompts PPO and evaluation take."""
+    if recipe.data.prompts is not None:
+        asking = recipe.alignment if isinstance(recipe.alignment, PPO) else None
+        new = asking.max_new_tokens if asking else recipe.evaluation.max_new_tokens
+        most = asking.max_length if asking else recipe.evaluation.max_length or max(1024, 2 * new)
+        return Answering(most, new, recipe.evaluation.prompts)
+    if recipe.prompts_table == "instructions":
         return recipe.sft or SFT()
-    return recipe.alignment if isinstance(recipe.alignment, DPO) else DPO(algorithm="dpo")
+    given = recipe.alignment if isinstance(recipe.alignment, DPO) else DPO(algorithm="dpo")
+    single = recipe.prompts_table == "feedback"
+    return given if given.unpaired == single else given.model_copy(update={"loss": "kto" if single else "sigmoid"})
 
 
-def _objective(spec: Spec, examples: Sequence[Example]) -> Objective:
+def _objective(spec: Section, examples: Sequence[Example]) -> Objective:
     if isinstance(spec, RewardTraining):
         return BradleyTerry(examples, spec.margin)
     if not isinstance(spec, DPO):
         return LanguageModelling(examples, z_loss=spec.z_loss)
+    if spec.unpaired:
+        return Unpaired(
+            Answers(examples, torch.ones(len(examples), dtype=torch.bool), spec.max_length), torch.zeros(len(examples))
+        )
     reference = torch.zeros(len(examples), 2) if VARIANTS[spec.loss].reference else None
     return preference(spec, examples, reference)
 
 
-def _plan(spec: Spec, examples: Sequence[Example], seed: int) -> Plan:
+def _plan(spec: Section, examples: Sequence[Example], seed: int) -> Plan:
     """Steps over the rows that were read, as many times as it takes to see a large one."""
     if isinstance(spec, Pretrain):
         return by_tokens([e.length for e in examples], spec.batch_tokens, min(spec.tokens, STEPS * spec.batch_tokens), seed)
@@ -206,7 +219,7 @@ def _largest(peaks: Sequence[Peak], on: Arithmetic, beside: int) -> dict[str, An
 
 
 def learning_rates_of(chain: Chain) -> dict[str, float]:
-    """Peak learning rate of every stage that trains: the recipe's, or the derived one, in the order of the stages."""
+    """Peak learning rate of every stage that trains, and of PPO's critic: the recipe's or the derived one, in their order."""
     recipe, config = chain.recipe, config_of(chain.model)
     found: dict[str, float] = {}
     for stage in recipe.stages:
@@ -218,6 +231,9 @@ def learning_rates_of(chain: Chain) -> dict[str, float]:
             spec = settled(getattr(spec, "algorithm", stage), spec, peft, functools.partial(_parameters, chain, stage, config))
         assert spec.learning_rate is not None  # `settled`
         found[stage] = spec.learning_rate
+        if isinstance(spec, PPO):
+            parts = apart(spec, functools.partial(_parameters, chain, stage, config))
+            found |= {f"{stage}.{part.name}": part.learning_rate for part in parts}
     return found
 
 

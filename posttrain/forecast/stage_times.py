@@ -152,19 +152,38 @@ def align(data: Data) -> Passed:
     if isinstance(spec, PPO):
         return _ppo(data, spec)
     assert isinstance(spec, DPO)
+    if spec.unpaired:
+        return _kto(data, spec)
     fitted, length = data.fitted(spec, "preferences"), data.mean(spec)
     pairs = data.number("preferences", "train") + min(VALIDATION_EXAMPLES, data.number("preferences", "holdout"))
     return Passed(fitted.scored + (pairs * length if VARIANTS[spec.loss].reference else 0.0), fitted.trained)
 
 
+def _kto(data: Data, spec: DPO) -> Passed:
+    """Every answer in every epoch, and an answer to another prompt with it, both once under the reference as well."""
+    table, length = str(data.recipe.dataset("align")), data.mean(spec)
+    sides = 1 if table == "feedback" else 2
+    train, held_out = (sides * data.number(table, split) for split in ("train", "holdout"))
+    held_out = min(VALIDATION_EXAMPLES, held_out)
+    reference = train + held_out + spec.epochs * train + held_out
+    elsewhere = spec.epochs * train + 2 * spec.validations * held_out
+    return Passed((reference + elsewhere) * length, spec.epochs * train * length)
+
+
 def _ppo(data: Data, spec: PPO) -> Passed:
-    """A round encodes prompts, draws answers, scores them by policy, reference and reward, and trains on them some times."""
+    """A round encodes prompts, draws answers, scores them by policy, reference and reward, and trains on them some times.
+
+    Held-out prompts are answered now and then; `dynamic_sampling` may draw more than is counted here.
+    """
     prompt = data.mean(prompts_section(data.recipe), lambda example: len(example.prompt))
-    drawn = spec.iterations * spec.rollouts * spec.max_new_tokens
+    held_out = min(spec.held_out_prompts, data.number(data.recipe.prompts_table, "holdout"))
+    asked = (1 + min(spec.validations, spec.iterations)) * held_out
+    drawn = (spec.iterations * spec.rollouts + asked) * spec.max_new_tokens
     length = spec.iterations * spec.rollouts * (prompt / spec.samples + spec.max_new_tokens)
     critic = 2 if spec.advantage == "gae" and spec.value_model == "adapter" else 1
-    prompts = spec.iterations * spec.rollouts / spec.samples * prompt
-    return Passed(prompts + 3 * length, critic * spec.epochs * length, drawn)
+    prompts = (spec.iterations * spec.rollouts / spec.samples + asked) * prompt
+    scored = (3 if spec.kl_place else 2) * length + asked * (prompt + spec.max_new_tokens)
+    return Passed(prompts + scored, critic * spec.epochs * length, drawn)
 
 
 def evaluate(data: Data) -> Passed:
@@ -175,7 +194,7 @@ def evaluate(data: Data) -> Passed:
     examples = data.rows.held_out(section, data.limit, data.two_parts)[0]
     prompt = float(np.mean([min(len(example.prompt), data.limit - spec.max_new_tokens) for example in examples]))
     length = float(np.mean([example.length for example in examples]))
-    rows = sum(data.number(name, "holdout") for name in ("instructions", "preferences")) * length
+    rows = sum(data.number(name, "holdout") for name in ("instructions", "preferences", "feedback")) * length
     answers = prompts * spec.samples * (prompt + spec.max_new_tokens)
     number = len(policies(data.recipe))
     return Passed(number * (prompts * prompt + rows) + 2 * answers, sampled=number * prompts * spec.samples * spec.max_new_tokens)

@@ -17,7 +17,7 @@ def cross_entropy_sum(logprobs: Tensor) -> Tensor:
 def z_loss_sum(normaliser: Tensor) -> Tensor:
     """Squared log-normaliser log² Z of N target tokens, summed (PaLM, arXiv 2204.02311 section 5, which weighs it with 1e-4).
 
-    A softmax does not change when all logits move together, so nothing else holds them; far from 0 they lose precision in bf16.
+    A softmax is invariant to a shift of all logits, so nothing else bounds them; far from 0 they lose precision in bf16.
 
     Args:
         normaliser: [N] log Z = logsumexp of the logits at each target.

@@ -19,7 +19,7 @@ LEAST_DOUBT = 1e-7  # a completion's mean probability per token counts as at mos
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Numbers of the family; a variant reads those that its equation names."""
+    """Hyperparameters of the family; a variant reads those in its equation."""
 
     beta: float = 0.1
     """β: scale of the implicit reward, the strength of the pull to the reference; τ of IPO, λ of ORPO."""
@@ -89,7 +89,7 @@ def kto_pair(c: Tensor, r: Tensor, h: Hyperparameters) -> Tensor:
 
 @dataclass(frozen=True)
 class Variant:
-    """A loss, and the scores that it is about."""
+    """A loss and the kind of scores that it reads."""
 
     loss: Callable[[Tensor, Tensor, Hyperparameters], Tensor]
     """From the scores [P] of chosen and rejected to losses [P]."""

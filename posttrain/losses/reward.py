@@ -13,7 +13,7 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tens
     Args:
         chosen: [B] rewards of the chosen responses.
         rejected: [B] rewards of the rejected ones.
-        margin: m of arXiv 2307.09288 equation 2, by which chosen should win.
+        margin: m of arXiv 2307.09288 equation 2, the margin by which chosen should win.
 
     Returns:
         [B] losses in fp32.

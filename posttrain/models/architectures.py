@@ -35,7 +35,7 @@ def longest_sequence(config: PreTrainedConfig) -> int:
 
 
 def readable(config: PreTrainedConfig) -> int:
-    """Tokens that a model was made to read: its positions, looked up or rotary; T5's relative ones have no last one."""
+    """Tokens that a model was trained to read: its positions, learned or rotary; T5's relative positions have no limit."""
     from posttrain.models.positions import UNLIMITED
 
     declared = getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -1,7 +1,7 @@
-"""How many positions a model has, seen from what it does: it looks rows 0, 1, 2 … of a table up where positions are a table.
+"""How many positions a model has, found by observing it: a model with learned positions looks up rows 0, 1, 2 … of a table.
 
 Tables have many names and forms (GPT-J's is a buffer, OPT's begins after two rows of padding, LED has two), and lists of families
-are never complete. So a model without numbers reads a few equal tokens, and every lookup by consecutive indices is noticed.
+are never complete. So a model on the meta device reads a few equal tokens, and every lookup by consecutive indices is recorded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def positions_of(make: Callable[[], Any]) -> int:
 
 
 def _by_name(model: nn.Module) -> list[int]:
-    """Rows of tables that say that they are of positions: of a model such as LED, which asks for values before it reads them."""
+    """Rows of tables that are named as positions, for models such as LED that need values before they look anything up."""
     tables = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     return [table.num_embeddings for name, table in tables.items() if "position" in name and "relative" not in name]
 
@@ -60,9 +60,9 @@ _REAL = (torch.arange, torch.tensor)
 
 
 class _Counting(TorchFunctionMode):
-    """Makes consecutive numbers for real, on a host: a buffer of positions that a model slices.
+    """Creates ranges with real values on the CPU, since models slice buffers of positions.
 
-    So it does numbers of the config: LongRoPE divides its factors by frequencies that come of consecutive numbers.
+    Constants of the config are real too: LongRoPE divides its factors by frequencies that are computed from a range.
     """
 
     def __torch_function__(
@@ -73,7 +73,7 @@ class _Counting(TorchFunctionMode):
 
 
 class _Lookups(TorchDispatchMode):
-    """Notices where consecutive rows of a parameter or buffer are looked up, and how many there are from the first one on."""
+    """Records lookups of consecutive rows of a parameter or buffer, and how many rows follow the first one."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ def _by_gather(table: Tensor, dim: int, index: Tensor, *more: Any) -> tuple[Tens
 
 
 def _by_index(table: Tensor, indices: Sequence[Tensor | None], *more: Any) -> tuple[Tensor, int, Tensor | None]:
-    """Lookups by one index alone."""
+    """Lookups by a single index."""
     given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
     return table, given[0][0], given[0][1] if len(given) == 1 else None
 

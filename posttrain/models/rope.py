@@ -12,7 +12,7 @@ LIMITS = {"longrope": "original_max_position_embeddings", "dynamic": "max_positi
 
 
 def unscaled_up_to(config: Any) -> int | None:
-    """Tokens up to which positions do not depend on the rest of a batch; None where they never do."""
+    """Tokens up to which positions are independent of the rest of a batch; None where they always are."""
     text = config.get_text_config()
     given: dict[str, Any] = getattr(text, "rope_parameters", None) or {}
     kinds = [each for each in given.values() if isinstance(each, dict)] or [given]  # one for each kind of attention, or for all

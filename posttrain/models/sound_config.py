@@ -1,4 +1,4 @@
-"""Configs that no model can be made from, refused by the name of the field before memory is taken for one."""
+"""Refuse impossible configs by the name of the field, before any memory is allocated for the model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ REMEDY = "mend config.json, or take another checkpoint"
 
 
 def refuse_unsound_file(folder: Path, name: str) -> None:
-    """Refuse a config.json with a size that is none, before transformers computes with it.
+    """Refuse a config.json with an impossible size, before transformers computes with it.
 
     Raises:
         Refusal: naming the field; `name` says whose it is.
@@ -81,7 +81,7 @@ def refuse_unsound_file(folder: Path, name: str) -> None:
 
 
 def refuse_unsound(config: PreTrainedConfig, name: str) -> None:
-    """The same for a config that was read, under the common names of its fields.
+    """The same for a loaded config, by the common names of its fields.
 
     Raises:
         Refusal: naming the field of config.json.
@@ -104,7 +104,7 @@ def _parts(values: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
 
 
 def _refuse_implementations(values: Mapping[str, Any], name: str) -> None:
-    """Those that would be fetched from the hub, and how often GPT-Neo repeats its kinds of attention."""
+    """Refuse kernels that would be fetched from the hub, and an excessive repetition of GPT-Neo's attention kinds."""
     for field, value in values.items():
         if not field.endswith(("_implementation", "_implementation_internal")):
             continue
@@ -153,6 +153,6 @@ def _refusal(name: str, place: str, found: str, allowed: str) -> Refusal:
 
 
 def _numbers(file: Path) -> int:
-    """Numbers in a safetensors file, by its header alone."""
+    """Number of weights in a safetensors file, from its header."""
     with safe_open(file, "pt") as stored:
         return sum(math.prod(stored.get_slice(key).get_shape()) for key in stored.keys())  # noqa: SIM118 - no mapping

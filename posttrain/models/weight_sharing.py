@@ -1,4 +1,4 @@
-"""Two models on one set of weights: a policy, and what judges it with adapters of its own."""
+"""Two models on one set of weights: a policy, and a critic or reward model with adapters of its own."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Triplet = tuple[Tensor, Tensor, Tensor]
 
 
 class RankBudget:
-    """The part of AdaLoRA in each optimizer step."""
+    """What AdaLoRA adds to each optimizer step."""
 
     def __init__(self, spec: AdaLoRA) -> None:
         self.spec = spec
@@ -60,13 +60,13 @@ class RankBudget:
 
 
 def budget(spec: AdaLoRA, step: int, begin: int, end: int, layers: int) -> int:
-    """Singular values that may stay in all layers together: equation 8 of the paper, a cubic fall from init_r to target_r."""
+    """The number of singular values that all layers may keep: equation 8 of the paper, a cubic decay from init_r to target_r."""
     left = 1 - min(1.0, max(0, step - begin) / max(1, end - begin))
     return int(layers * (spec.target_r + (spec.init_r - spec.target_r) * left**3))
 
 
 def keep(scores: list[Tensor], count: int) -> list[Tensor]:
-    """Masks [r] of the layers: true for the `count` highest scores of all layers; of equal ones the first."""
+    """Masks [r] of the layers: true for the `count` highest scores over all layers; ties go to the first."""
     joined = torch.cat(scores)
     kept = torch.zeros_like(joined, dtype=torch.bool)
     kept[joined.argsort(descending=True, stable=True)[:count]] = True

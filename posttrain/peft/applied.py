@@ -1,4 +1,4 @@
-"""What is known about a model that a method was put on: kept with the model from `wrap` to its saving, whatever wraps it."""
+"""The record of the method that was applied to a model; it stays with the model from `wrap` to `save_trained`."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Adapted:
 
     spec: Peft
     below: BaseIdentity
-    """What the model was before."""
+    """Identity of the model before the method was applied."""
     tuner: Any = None
-    """The peft model of the method; None for methods that peft lacks."""
+    """The peft model, or None for methods that peft lacks."""
     delta: dict[str, Any] = field(default_factory=dict)
-    """For those, what their loader needs beside the tensors."""
+    """For methods that peft lacks: what their loader needs in addition to the tensors."""
     initial: dict[str, Tensor] = field(default_factory=dict)
-    """First tensors of an adapter that was taken out of the weights, which makes it a plain adapter again when it is saved."""
+    """Initial tensors of an adapter whose init subtracted it from the weights; saving uses them to write a plain adapter."""
 
 
 def note(model: Any, known: Adapted) -> None:
-    """Keep this with the model."""
+    """Attach the record to the model."""
     setattr(model, _ATTRIBUTE, known)
 
 
 def adapted(model: Any) -> Adapted | None:
-    """What was noted about a model, or None when no method was put on it."""
+    """The model's record, or None when no method was applied to it."""
     found: Adapted | None = getattr(model, _ATTRIBUTE, None)
     return found
 
 
 def around_steps(model: Any) -> AroundSteps | None:
-    """What the method of a model does in each optimizer step, or None."""
+    """The hooks that the model's method runs around each optimizer step, or None."""
     known = adapted(model)
     return None if known is None else METHODS[known.spec.method].steps(known.spec)

@@ -1,4 +1,4 @@
-"""On what an adapter was trained: the base's weights, its vocabulary and the adapters below, recorded and verified.
+"""What an adapter was trained on: the base's weights, its vocabulary and the adapters below it, recorded and verified.
 
 An adapter on another base computes nonsense without an error: shapes fit. So each adapter folder says in `lineage.json` which
 weights it belongs to, and is loaded on nothing else. The weights are known by content where they were loaded as they are; where
@@ -47,7 +47,7 @@ def identity_of(model: Any) -> BaseIdentity:
 
 
 def declare(model: Any, known: BaseIdentity) -> None:
-    """Note what a model consists of whose own tensors do not say it: a quantised one."""
+    """Record the identity of a quantised model, whose tensors alone do not determine it."""
     setattr(blocks.core(model), _ATTRIBUTE, known)
 
 
@@ -95,7 +95,7 @@ def method_of(folder: Path) -> str:
 
 
 def rebase(folders: Sequence[Path], base: Any) -> None:
-    """Note that adapters belong on this plain model, one above the other: what else they were trained on was merged into it."""
+    """Record that these adapters belong on this plain model, in this order: everything else below them was merged into it."""
     below = _by_content(base)
     for folder in folders:
         content = json.loads((folder / FILE).read_text()) | {"base": asdict(below)}
@@ -105,9 +105,9 @@ def rebase(folders: Sequence[Path], base: Any) -> None:
 
 
 def adopt(model: Any, folder: Path) -> None:
-    """Take a model that was saved together with the adapter of `folder` for the one that it was trained on.
+    """Treat a model that was saved together with the adapter of `folder` as the model that the adapter was trained on.
 
-    Where that one had adapters merged into it, its weights alone do not say so.
+    If adapters had been merged into it, its weights alone do not show that.
     """
     setattr(blocks.core(model), _ATTRIBUTE, _recorded(folder / FILE))
 
@@ -126,7 +126,7 @@ def _recorded(path: Path) -> BaseIdentity:
 
 
 def grow(model: Any, tensors: Path, below: BaseIdentity) -> None:
-    """Note that the adapter of this file was put on the model."""
+    """Record that the adapter of this file is now on the model."""
     declare(model, replace(below, adapters=(*below.adapters, file_digest(tensors))))
 
 

@@ -1,6 +1,6 @@
 """BitFit: every bias and nothing else (arXiv 2106.10199).
 
-Llama and its relatives have no biases, and asking peft for `bias="all"` then trains nothing without a word. Many of them provide
+Llama and its relatives have no biases, so peft's `bias="all"` silently trains nothing. Many of them provide
 for biases in their config: such a model is given biases of zero, which change nothing until they are trained, and the flags are
 set, so that it is saved as a checkpoint that transformers loads by itself.
 """
@@ -23,7 +23,7 @@ def bitfit(model: Any, request: Request) -> Applied:
     """Train every bias of the model.
 
     Raises:
-        Refusal: when it has none and none may or can be grafted.
+        Refusal: when it has no bias and none may or can be added.
     """
     spec: Any = request.spec
     flags = {} if _biases(model) else _graft(model) if spec.graft else {}

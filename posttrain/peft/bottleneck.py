@@ -1,4 +1,4 @@
-"""Bottleneck adapters in the layers of a model that is about to be trained; what they compute is in `delta.py`."""
+"""Add bottleneck adapters to a model for training; `delta.py` holds what they compute."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from schemas.recipe import STAGES, Recipe
 
 @dataclass(frozen=True)
 class MethodUse:
-    """A method, and everything outside it that may rule it out."""
+    """A method with everything in its surroundings that can rule it out."""
 
     spec: Peft
     field: str
@@ -27,7 +27,7 @@ class MethodUse:
     config: Any
     """The model's transformers config."""
     below: tuple[str, ...] = ()
-    """Methods of the stages before, whose adapters this one is trained on; `unmerged` is any that should merge and did not."""
+    """Methods of earlier stages whose adapters stay below; `unmerged` stands for one that should have merged but did not."""
     max_length: int = 0
     """Longest sequence of the stage in tokens."""
     gradient_checkpointing: bool = False
@@ -85,7 +85,7 @@ def check_recipe(
 def check_method(use: MethodUse) -> Refusal | None:
     """Why a method cannot work as planned, or None.
 
-    What depends on the model's layers is found by putting the method on a model without numbers.
+    Conditions that depend on the model's layers are tested by applying the method to a model on the meta device.
     """
     return next((refusal for rule in RULES if (refusal := rule(use)) is not None), None)
 
@@ -164,7 +164,7 @@ def _merges(method: str) -> bool:
 
 
 def _context(use: MethodUse) -> Refusal | None:
-    """Virtual tokens take positions, of which a model with a table of them has a fixed number."""
+    """Virtual tokens take up positions, and a model with learned positions has a fixed number of them."""
     from posttrain.models.architectures import longest_sequence
 
     virtual = getattr(use.spec, "virtual_tokens", 0)

@@ -17,11 +17,11 @@ from posttrain.peft.delta import Bottleneck
 
 FLAG, WIDTH = "mlp_bias", "intermediate_size"
 ACTIVATIONS = {"silu": nn.SiLU, "swish": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU}
-"""By `hidden_act` of transformers: what computes the same in an adapter."""
+"""transformers' `hidden_act` → the adapter activation that computes the same."""
 
 
 def foldable(model: Any) -> bool:
-    """Whether every adapter in a transformers model stands beside a feed-forward layer that can take it in."""
+    """Whether every adapter in a transformers model is parallel to a feed-forward layer that can absorb it."""
     found = _adapters(model)
     activation = ACTIVATIONS.get(getattr(model.config, "hidden_act", ""))
     fits = hasattr(model.config, FLAG) and all(type(adapter.activation) is activation for _, _, adapter in found)
@@ -48,7 +48,7 @@ def _adapters(model: nn.Module) -> list[tuple[Any, str, Bottleneck]]:
 
 
 def _is_gated(layer: Any) -> bool:
-    """Where `parallel` puts an adapter; in line it stands below the last of the three. Quantised layers are of another type."""
+    """Where `parallel` places an adapter; a sequential one sits on the last layer. Quantised layers have another type."""
     return all(type(getattr(layer, name, None)) is nn.Linear for name in ("gate_proj", "up_proj", "down_proj"))
 
 

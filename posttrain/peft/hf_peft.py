@@ -1,4 +1,4 @@
-"""Methods that Hugging Face peft has for the layers: the recipe's words in peft's, and what peft would accept silently."""
+"""Methods of Hugging Face peft inside layers: recipe fields mapped to peft's, and refusals of what peft accepts silently."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _rows(model: Any, request: Request) -> dict[str, list[int]]:
 
 
 def _adalora(s: AdaLoRA, request: Request, model: Any) -> dict[str, Any]:
-    """The budget's schedule is not peft's but `adalora.py`'s; peft asks for one."""
+    """peft requires a schedule, but `adalora.py` decides the budget."""
     return {"init_r": s.init_r, "target_r": s.target_r, "lora_alpha": s.alpha, "lora_dropout": s.dropout, "total_step": 1,
             "orth_reg_weight": s.orthogonality}  # fmt: skip
 
@@ -69,7 +69,7 @@ CONFIGS: dict[str, tuple[str, Callable[[Any, Request, Any], dict[str, Any]]]] = 
     "loha": ("LoHaConfig", _loha),
     "lokr": ("LoKrConfig", _lokr),
 }
-"""By method: peft's config class, and its fields from the recipe's."""
+"""Method → peft's config class and its fields, computed from the recipe's."""
 
 
 def tuner(model: Any, request: Request) -> Applied:

@@ -1,4 +1,4 @@
-"""Merging a trained adapter into the weights, where that computes the same, proven by the logits before and after."""
+"""Merge a trained adapter into the weights where that is exact, and prove it by comparing logits before and after."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROBE = (2, 16)  # rows and tokens of the input on which logits are compared
 
 
 def stack(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with a saved adapter: merged where that is exact, else in it, frozen.
+    """The model with a saved adapter, merged where that is exact, otherwise attached and frozen.
 
     Raises:
         Refusal: when the adapter does not belong on this model, or a merge that should be exact is not.
@@ -55,7 +55,7 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Whether nothing but a transformers model is left, which `save_pretrained` writes whole."""
+    """Whether the model is a plain transformers model, which `save_pretrained` writes completely."""
     return blocks.core(model) is model and not any(isinstance(module, Bottleneck) for module in model.modules())
 
 
@@ -101,11 +101,11 @@ def _merged(model: Any, tuner: Any, where: str) -> nn.Module:
 
 
 def _compare(merged: nn.Module, before: Tensor, where: str) -> None:
-    """By the norm of the outputs, of which those below 1 count as 1: a score may be a small difference of large numbers."""
+    """Difference relative to the outputs' norm (at least 1): a score may be a small difference of large numbers."""
     allowed = allowed_difference(merged, next(merged.parameters()).dtype)
     size = max(float(torch.linalg.vector_norm(before)), math.sqrt(before.numel()))
     difference = float(torch.linalg.vector_norm(probe(merged) - before)) / size
-    if not difference <= allowed:  # nor is what is no number
+    if not difference <= allowed:  # NaN does not pass either
         raise _refusal(where, f"merging it changes logits by {difference:.1e} of their norm, more than {allowed:.1e}")
 
 

@@ -1,4 +1,4 @@
-"""The table of methods: what each one trains, what it can do and what it costs. Validation, scoring and export read it.
+"""The table of methods: what each one trains, supports and costs. Validation, scoring and export read it.
 
 Importing this file imports neither torch nor peft, so that a recipe can be checked at once.
 """
@@ -20,7 +20,7 @@ ANY = GENERATORS | {ENCODER}
 
 @dataclass(frozen=True)
 class Request:
-    """What a method needs beside the model."""
+    """What a method needs in addition to the model."""
 
     spec: Peft
     seed: int
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass
 class Applied:
-    """A model with a method's parameters in it, and only those trainable."""
+    """A model with a method applied: only the method's parameters are trainable."""
 
     model: Any
     """The peft model of a method that peft has, else the model that was given."""
@@ -47,7 +47,7 @@ class Applied:
 
 
 class AroundSteps(Protocol):
-    """A method's part in each optimizer step of the model that it was put on."""
+    """Hooks of a method around each optimizer step."""
 
     def before_step(self, model: Any) -> None:
         """Called when the gradients are complete."""
@@ -65,7 +65,7 @@ class Method:
     made_by: str
     """`module:function` under posttrain.peft that takes (model, Request) and returns Applied."""
     rate: float = 1.0
-    """Learning rate that suits it, as a multiple of LoRA's: few trained numbers, each of which acts alone, need larger steps."""
+    """Suitable learning rate as a multiple of LoRA's: methods with few independent parameters need larger steps."""
     from_peft: bool = True
     """Saved in peft's own format, else as a delta that `posttrain/peft/delta.py` loads."""
     packing: bool = True
@@ -90,12 +90,12 @@ class Method:
     """`module:class` under posttrain.peft, made of the method's settings, that takes part in each optimizer step."""
 
     def apply(self, model: Any, request: Request) -> Applied:
-        """Put new parameters on a transformers model."""
+        """Apply the method to a transformers model with new parameters."""
         make: Callable[[Any, Request], Applied] = _load(self.made_by)
         return make(model, request)
 
     def steps(self, spec: Peft) -> AroundSteps | None:
-        """What takes part in each optimizer step, for most methods nothing."""
+        """Hooks around each optimizer step; None for most methods."""
         hook: AroundSteps | None = _load(self.around_steps)(spec) if self.around_steps else None
         return hook
 

@@ -1,4 +1,4 @@
-"""Which parts of a model an adapter reaches: a mixture's experts, say, are no linear layers, and `all-linear` passes them by."""
+"""Which parts of a model an adapter reaches: a mixture's experts, for example, are not linear layers: `all-linear` skips them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from posttrain.models import blocks
 
 
 def reach_of(model: nn.Module) -> dict[str, Any]:
-    """The modules that have an adapter of peft beside them, those that have none, and the share of parameters in the latter.
+    """Modules with a peft adapter, modules without one, and the share of parameters in the latter.
 
-    Modules are named by the end of their name, those without an adapter from the largest on. Empty without such adapters, as
+    Modules go by the last part of their name; those without an adapter are sorted by size. Empty without such adapters, as
     for full fine-tuning and soft prompts.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -1,4 +1,4 @@
-"""How far two orders of the same computation may be apart by rounding alone."""
+"""How far rounding alone can move two orders of the same computation apart."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 from posttrain.models import blocks
 
-SAFETY = 5  # over what rounding makes of a typical model; `allowed_difference` says how it was chosen
+SAFETY = 5  # factor over the rounding of a typical model; `allowed_difference` says how it was chosen
 
 
 def allowed_difference(model: nn.Module, dtype: torch.dtype) -> float:
-    """Largest relative difference that another order of the same sums explains: of the logits, or of the output of any module.
+    """Largest relative difference, of the logits or of any module's output, that a different order of the same sums explains.
 
     A sum of n products is off by about eps32 · sqrt(n) of its size, since the roundings of its additions, which are made in fp32,
     are independent (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019, theorem 2.4, where the worst case is eps · n); storing it

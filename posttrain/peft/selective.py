@@ -1,4 +1,4 @@
-"""Methods that train some of the model's own weights: all of them, or the last blocks with what comes after them."""
+"""Methods that train the model's own weights: all of them, or the last blocks and what follows them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def full(model: Any, request: Request) -> Applied:
 
 
 def last_layers(model: Any, request: Request) -> Applied:
-    """The last blocks, found by their place in the model and not by their names, and by option norm and head.
+    """Train the last blocks, found by position rather than by name, and optionally the final norm and the head.
 
     A head that shares the input embedding's matrix gets a copy of its own first, so that the embedding stays as it is.
 

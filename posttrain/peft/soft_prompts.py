@@ -1,4 +1,4 @@
-"""Soft prompts: trained vectors that stand before the input, through Hugging Face peft, and the forward passes that they need.
+"""Soft prompts: trained vectors before the input, through Hugging Face peft, and the forward passes that they need.
 
 They are the model's virtual tokens. Prompt tuning and p-tuning put embeddings before the input (of the encoder where there is
 one), prefix tuning puts keys and values before those of every layer (of the decoder where there is one). Packing would show them
@@ -33,7 +33,7 @@ def prompt_tuning(model: Any, request: Request) -> Applied:
 
 
 def p_tuning(model: Any, request: Request) -> Applied:
-    """Embeddings before the input, made by a small network while training; saved are the embeddings that it makes."""
+    """Embeddings before the input, computed by a small network during training; only the resulting embeddings are saved."""
     spec: Any = request.spec
     _refuse_other_widths(model, request)
     return _put(model, "PromptEncoderConfig", spec, encoder_reparameterization_type=spec.encoder.upper(),
@@ -41,7 +41,7 @@ def p_tuning(model: Any, request: Request) -> Applied:
 
 
 def prefix_tuning(model: Any, request: Request) -> Applied:
-    """Keys and values before those of every layer: as many heads as the model has for them, with their width.
+    """Keys and values before those of every layer, with the model's number and width of key-value heads.
 
     For an encoder-decoder peft makes keys and values for self- and cross-attention, drops the latter, and yet counts as if there
     were one pair a layer: layer i would share the prefix of layer 2i modulo their number. Asked for twice the layers, it gives
@@ -73,7 +73,7 @@ def _put(model: Any, config: str, spec: Any, **fields: Any) -> Applied:
 
 
 def _refuse_other_widths(model: Any, request: Request) -> None:
-    """peft makes virtual tokens as wide as the hidden state, which the embeddings of a few models are projected to."""
+    """peft makes virtual tokens as wide as the hidden state; a few models project narrower embeddings to that width."""
     width, hidden = model.get_input_embeddings().weight.shape[1], model.config.get_text_config().hidden_size
     if width != hidden:
         found = f"{request.spec.method} on embeddings of width {width} in a model of width {hidden}"
@@ -191,7 +191,7 @@ def generate(model: Any, ids: Tensor, attended: Tensor, **options: Any) -> Tenso
 
 
 def _generate_after_prefix(model: Any, ids: Tensor, attended: Tensor, length: int, options: dict[str, Any]) -> Tensor:
-    """transformers drops as many ids from the front as the cache holds, so that many are put there and cut off again."""
+    """transformers drops as many leading ids as the cache holds, so that many dummy ids are prepended and cut off again."""
     inner, cache = blocks.core(model), model.get_prompt(len(ids))
     if inner.config.is_encoder_decoder:
         start = torch.full((len(ids), length + 1), inner.config.decoder_start_token_id, device=ids.device)
@@ -208,7 +208,7 @@ def _is_prefix(model: Any) -> bool:
 
 
 def _before(attended: Tensor, length: int) -> Tensor:
-    """The mask [B, length + T] with the virtual tokens seen by all."""
+    """The mask [B, length + T] in which every token attends to the virtual tokens."""
     return torch.cat([attended.new_ones(len(attended), length), attended], 1).long()
 
 

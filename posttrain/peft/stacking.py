@@ -1,4 +1,4 @@
-"""Which method may be trained above an adapter that could not be merged and stays in the model, frozen."""
+"""Which methods can be trained above a frozen adapter that could not be merged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAYS = {"soft prompts": "a soft prompt", "adapters": "a bottleneck adapter", OT
 
 
 def refuse_stack(model: Any, spec: Peft, field: str) -> None:
-    """Refuse a method that cannot be trained above what is in the model.
+    """Refuse a method that cannot be trained above the model's adapters.
 
     Raises:
         Refusal: with the reason.
@@ -27,7 +27,7 @@ def refuse_stack(model: Any, spec: Peft, field: str) -> None:
 
 
 def families_in(model: Any) -> set[str]:
-    """Families of the adapters that are in a model unmerged."""
+    """Families of the model's unmerged adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     modules = list(blocks.core(model).modules())
@@ -43,7 +43,7 @@ def stack_problem(spec: Peft, below: set[str], field: str) -> Refusal | None:
     if problem:
         return Refusal(where=f"{field}.method", found=f"{spec.method} {stay}", allowed=problem[0], remedy=problem[1])
     if "adapters" in below and isinstance(spec, LoRA) and spec.init in MUTATING:
-        # It moves a part of the weight behind the adapter that stands at the layer's output: not the same function any more.
+        # These inits move part of the weight behind the adapter at the layer's output, which changes the function.
         return Refusal(
             where=f"{field}.init",
             found=f"{spec.init} {stay}",

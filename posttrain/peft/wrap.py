@@ -1,4 +1,4 @@
-"""The one place that puts a method on a model, with new parameters or with those of a folder, and that saves what was trained."""
+"""Apply a method to a model with new parameters or those of a folder, and save what was trained. Nothing else does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wrap(
     tokenizer: PreTrainedTokenizerBase | None = None,
     new_tokens: tuple[int, ...] = (),
 ) -> nn.Module:
-    """The model with the method's parameters trainable and all others frozen; the seed fixes new weights.
+    """The model with the method applied: its parameters train, all others are frozen; the seed determines new weights.
 
     An adapter that was loaded and could not be merged stays below the new one, frozen.
 
@@ -73,7 +73,7 @@ def _refuse_architecture(config: Any, spec: Peft, field: str) -> None:
 
 
 def _apply(base: Any, request: Request) -> Applied:
-    """Put the method's parameters on a transformers model; refused where it raises or trains nothing."""
+    """Apply the method to a transformers model; refuse when it raises or trains nothing."""
     torch.manual_seed(request.seed)
     try:
         applied = METHODS[request.spec.method].apply(base, request)
@@ -127,7 +127,7 @@ def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, sta
     adapters outlive the folder of the moment, and a wrong base would be loaded without an error.
 
     Raises:
-        ValueError: when `wrap` has not put this method on this model.
+        ValueError: when `wrap` did not apply this method to this model.
     """
     if spec.method == "full":
         model.save_pretrained(out / "model")
@@ -135,7 +135,7 @@ def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, sta
         return {"model": "model"}
     known = adapted(model)
     if known is None or known.spec != spec:
-        raise ValueError(f"{spec.method} is not what was put on this model")
+        raise ValueError(f"{spec.method} is not the method of this model")
     folder = out / "adapter"
     folder.mkdir(parents=True, exist_ok=True)
     if known.tuner is not None:
@@ -158,7 +158,7 @@ def _save_peft(known: Adapted, start: Policy, folder: Path) -> None:
     config.base_model_name_or_path, config.revision = (start.base, start.revision) if on_hub else ("", None)
     config.inference_mode = True
     for name in ("target_modules", "feedforward_modules"):
-        if isinstance(getattr(config, name, None), set):  # each process would write it in another order, and change the digest
+        if isinstance(getattr(config, name, None), set):  # sets have another order in each process, which would change the digest
             setattr(config, name, sorted(getattr(config, name)))
     base = type(blocks.core(known.tuner))
     automatic = {"base_model_class": base.__name__, "parent_library": base.__module__} if config.task_type is None else None
@@ -167,9 +167,9 @@ def _save_peft(known: Adapted, start: Policy, folder: Path) -> None:
 
 
 def _plain_lora(config: Any, state: dict[str, Tensor], initial: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An adapter that started as B₀A₀, taken out of the weight W, is BA - B₀A₀ on W: a LoRA of twice the rank, equally scaled.
+    """An adapter whose init subtracted B₀A₀ from W equals BA - B₀A₀ on W: a LoRA of twice the rank with the same scale.
 
-    Rows of embeddings are what they are."""
+    Trained embedding rows stay as they are."""
     config.init_lora_weights, config.r = True, 2 * config.r
     config.lora_alpha = config.lora_alpha * (2**0.5 if config.use_rslora else 2)
     down = {name: torch.cat([tensor, initial[name]], 0) for name, tensor in state.items() if "lora_A" in name}
@@ -178,9 +178,9 @@ def _plain_lora(config: Any, state: dict[str, Tensor], initial: dict[str, Tensor
 
 
 def load_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Any]:
-    """The model with a saved adapter in it, frozen, and the adapter's peft model where it is one.
+    """The model with a saved adapter attached and frozen, and the adapter's peft model if it has one.
 
-    BitFit and last layers change the model's own weights, so that nothing is left in it but a plain model.
+    BitFit and last layers change the model's own weights, so the result is a plain model.
 
     Raises:
         Refusal: when the adapter was trained on another base or below other adapters, or its file lacks or has tensors that the
@@ -210,7 +210,7 @@ def _load_peft(base: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Unsupported layer type")  # see `library.ln_tuning`
+        warnings.filterwarnings("ignore", message="Unsupported layer type")  # see `hf_peft.ln_tuning`
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
         tuner = PeftModel.from_pretrained(base, str(folder))
     own, saved = adapter_state(tuner), load_file(folder / PEFT_TENSORS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +17,9 @@ import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_tokenizer
-from posttrain.data.encode import encode_conversations
+from posttrain.data.encode import accepted, encode_conversations, encode_prompts
 from posttrain.data.encode_documents import encode_documents
+from posttrain.data.feedback import unpaired
 from posttrain.data.kinds import KINDS
 from posttrain.data.packing import Example
 from posttrain.data.readers import BadRow, read_rows
@@ -33,7 +34,20 @@ from schemas.reward import RewardTraining
 from schemas.training import DPO, SFT, Pretrain
 
 T = TypeVar("T")
-Spec = Pretrain | SFT | DPO | RewardTraining
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How rows of `data.prompts` are read, which no section trains on: each prompt with an answer of the longest length."""
+
+    max_length: int
+    """Of a prompt with its answer, in tokens."""
+    max_new_tokens: int
+    batch_size: int
+
+
+Section = Pretrain | SFT | DPO | RewardTraining
+Spec = Section | Answering
 ROWS = 512  # of each data set: the first of every file, since what follows would have to be read to be chosen from
 COMPRESSION = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5}  # bytes of text per byte of file, about
 COLUMNAR = {".parquet": 3}
@@ -45,7 +59,7 @@ class FirstRows:
 
     documents: list[str]
     tables: dict[str, pl.DataFrame]
-    """`instructions` and `preferences`, where the recipe has them."""
+    """By data set that the recipe has, of those with a contract."""
     sizes: dict[str, int]
     """Bytes of text in the files, by data set; estimated where they are compressed."""
     numbers: dict[str, int]
@@ -69,8 +83,11 @@ class FirstRows:
             return longest(spec), f"no row could be read: rows of up to {_limit(spec)} tokens"
         return found, _said(found)
 
-    def held_out(self, spec: SFT | DPO, limit: int, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
+    def held_out(self, spec: SFT | DPO | Answering, limit: int, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
         """The same as evaluation reads them: up to `limit` tokens, whatever training allows."""
+        if isinstance(spec, Answering):
+            whole = replace(spec, max_length=limit)
+            return self.examples(whole if self._encoded(whole, encoder_decoder) else spec, encoder_decoder)
         found = self._encoded(spec, encoder_decoder)
         if not self._all_short(spec, found, min(limit, spec.max_length)):
             found = self._encoded(spec.model_copy(update={"max_length": limit, "overlong": "quarantine"}), encoder_decoder)
@@ -80,11 +97,11 @@ class FirstRows:
 
     def _all_short(self, spec: SFT | DPO, found: Sequence[Example], limit: int) -> bool:
         """Whether these are all rows and none came near the limit, so that no limit above would change one."""
-        return 0 < len(found) == self.tables[_table_of(spec)].height and longest_of(found) < limit
+        return 0 < len(found) == self._table(spec).height and longest_of(found) < limit
 
     def _encoded(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
-        kind = type(spec) if isinstance(spec, Pretrain | SFT) else DPO
-        key = (kind, _limit(spec), getattr(spec, "overlong", None), encoder_decoder)
+        kind = type(spec) if isinstance(spec, Pretrain | SFT | Answering) else DPO
+        key = (kind, _is_unpaired(spec), _limit(spec), getattr(spec, "overlong", None), encoder_decoder)
         if key not in self._encodings:
             self._encodings[key] = self._encode(spec, encoder_decoder)
         return self._encodings[key]
@@ -92,18 +109,39 @@ class FirstRows:
     def _encode(self, spec: Spec, encoder_decoder: bool) -> Sequence[Example]:
         if isinstance(spec, Pretrain):
             return encode_documents(self.documents, self.tokenizer, spec.context, encoder_decoder)
-        name = _table_of(spec)
+        if isinstance(spec, Answering):
+            return self._answered(spec, encoder_decoder)
+        field = f"data.{self._table_of(spec)}"
         try:
             turns = spec.train_on if isinstance(spec, SFT) else "last"
             return encode_conversations(
-                self.tables[name], self.tokenizer, spec.max_length, f"data.{name}", spec.overlong, encoder_decoder, turns
+                self._table(spec), self.tokenizer, spec.max_length, field, spec.overlong, encoder_decoder, turns
             ).examples
         except Refusal:  # for a share of rows, which may be another one in all rows
             return ()
 
+    def _answered(self, spec: Answering, encoder_decoder: bool) -> Sequence[Example]:
+        rows = accepted(self.tokenizer, self.tables["prompts"])["prompt"].to_list()
+        answer = (np.zeros(spec.max_new_tokens, np.int32),)
+        prompts = encode_prompts(rows, self.tokenizer, encoder_decoder, max(1, spec.max_length - spec.max_new_tokens))
+        return [Example(prompt, answer) for prompt in prompts]
 
-def _table_of(spec: SFT | DPO | RewardTraining) -> str:
-    return "instructions" if isinstance(spec, SFT) else "preferences"
+    def _table_of(self, spec: Section) -> str:
+        """The data set that a section's rows are of."""
+        if isinstance(spec, Answering):
+            return "prompts"
+        if isinstance(spec, SFT):
+            return "instructions"
+        return "feedback" if _is_unpaired(spec) and "feedback" in self.tables else "preferences"
+
+    def _table(self, spec: Section) -> pl.DataFrame:
+        """Its rows, of which KTO takes pairs apart."""
+        table = self.tables[self._table_of(spec)]
+        return unpaired(table) if _is_unpaired(spec) else table
+
+
+def _is_unpaired(spec: object) -> bool:
+    return isinstance(spec, DPO) and spec.unpaired
 
 
 def _said(found: Sequence[Example]) -> str:
@@ -115,7 +153,7 @@ def longest(spec: Spec) -> Sequence[Example]:
     """Rows as long as a stage allows, half of them prompt, as many as a step has."""
     prompt = 1 if isinstance(spec, Pretrain) else _limit(spec) // 2
     parts = [np.zeros(n, np.int32) for n in (prompt, _limit(spec) - prompt)]
-    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO | RewardTraining) else 1))
+    example = Example(parts[0], (parts[1],) * (2 if isinstance(spec, DPO | RewardTraining) and not _is_unpaired(spec) else 1))
     return [example] * (max(1, spec.batch_tokens // spec.context) if isinstance(spec, Pretrain) else spec.batch_size)
 
 

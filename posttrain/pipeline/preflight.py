@@ -16,14 +16,15 @@ from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
 from posttrain.models.policy import adapter_beside, folder_policy, source_policy
 from posttrain.models.shards import refuse_outside_shards
 from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.evaluation_check import check_evaluation
+from posttrain.pipeline.export_check import check_export
 from posttrain.pipeline.reward_check import check_reward
 from posttrain.pipeline.vocabulary_check import check_vocabulary
 from posttrain.rewards.functions import load_function
-from posttrain.rewards.judge import load_judge
 from posttrain.runtime.trees import inside
 from posttrain.runtime.writing import write_atomically
+from schemas.data import CONTRACTS
 from schemas.errors import Refusal
-from schemas.evaluation import FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
 from schemas.peft import LoRA, Peft
 from schemas.ppo import PPO, FunctionReward, RegistryReward
@@ -48,8 +49,10 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
             _check_models(chain)
         if "corpus" in own:
             from posttrain.filters.documents import check_text
+            from posttrain.filters.given import check as check_given
 
             check_text(own["corpus"])
+            check_given(chain.recipe.filtering)
         counts = _contract(chain, own, Path(scratch))
         if _is_made(recipe.model):
             _check_models(chain)
@@ -72,8 +75,7 @@ def _check_names(recipe: Recipe) -> None:
         check_model(recipe.reward.model, "reward.model")
     if recipe.placement == "inline":  # else the device is that of another machine, which checks it: see `machine_check.py`
         check_device(recipe)
-    if isinstance(recipe.evaluation.judge, FunctionJudge):
-        load_judge(recipe.evaluation.judge)
+    check_evaluation(recipe)
 
 
 def _check_models(chain: Chain) -> None:
@@ -85,6 +87,7 @@ def _check_models(chain: Chain) -> None:
     if chain.recipe.placement == "inline" or chain.recipe.quantization is None:
         check_methods(chain)
     check_reward(chain)
+    check_export(chain)
 
 
 def check_chat_template(chain: Chain, contract: Path | None, note: Callable[[str], None]) -> None:
@@ -123,7 +126,7 @@ def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
     """Sources that are the user's: the project's samples are known to be good, and are made only when a run starts."""
     data = chain.recipe.data
     known = {f"{SAMPLE_SCHEME}{name}" for name in SAMPLES}
-    given = {"preferences": data.preferences, "instructions": data.instructions}
+    given = {name: getattr(data, name) for name in CONTRACTS}
     given |= {"corpus": data.corpus} if "filter" in chain.recipe.stages else {}
     return {name: chain.files(name) for name, sources in given.items() if not known.issuperset(addresses(sources))}
 
@@ -132,13 +135,15 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
     """Counts of the data contract: those that this store holds, or of a run of it on the user's rows into the folder `out`."""
     if _validated(chain):
         return chain.stored("validate").result.metrics
-    if not {"preferences", "instructions"} & own.keys():
+    given = {name: own[name] for name in CONTRACTS if name in own}
+    if not given:
         return {}
-    from posttrain.data.validate import refuse_empty_splits, validate
+    from posttrain.data.validate import validate
+    from posttrain.data.verdict import refuse_empty_splits
 
     data = chain.recipe.data
     try:
-        counts = validate(own.get("preferences"), own.get("instructions"), data.checks, data.holdout, out)
+        counts = validate(given, data.checks, data.holdout, out, chain.evaluation_sets)
         refuse_empty_splits(counts)
         return counts
     except Refusal as refusal:

@@ -15,6 +15,7 @@ from posttrain.checkpoints.load import load_config, load_tokenizer
 from posttrain.data.choose import representative
 from posttrain.data.encode import accepts, encode_conversations
 from posttrain.data.encode_pairs import encode_pairs
+from posttrain.data.feedback import unpaired
 from posttrain.data.left_out import reasons_of, refuse_left_out
 from posttrain.models.blocks import architecture
 from posttrain.peft.methods import ENCODER
@@ -63,10 +64,15 @@ def forecast_left_out(chain: Chain, tables: Mapping[str, pl.DataFrame], note: Ca
         Refusal: when more rows than `data.checks.max_drop_rate` allows will be left out for sure.
     """
     return {
-        f"{stage}_left_out": float(_count(chain, reading, tables[reading.table].filter(split="train"), note))
+        f"{stage}_left_out": float(_count(chain, reading, _training_rows(chain, stage, tables[reading.table]), note))
         for stage, reading in _readings(chain)
         if reading.table in tables
     }
+
+
+def _training_rows(chain: Chain, stage: str, table: pl.DataFrame) -> pl.DataFrame:
+    rows = table.filter(split="train")
+    return unpaired(rows) if stage == "align" and chain.recipe.unpaired else rows
 
 
 def _readings(chain: Chain) -> Iterator[tuple[str, _Reading]]:
@@ -81,7 +87,7 @@ def _readings(chain: Chain) -> Iterator[tuple[str, _Reading]]:
         yield "reward", _Reading("preferences", "reward", read, rough and not own)
     if isinstance(recipe.alignment, DPO):
         read = functools.partial(_of_chats, chain, "align", recipe.alignment, tokenizer)
-        yield "align", _Reading("preferences", "alignment", read, rough)
+        yield "align", _Reading(str(recipe.dataset("align")), "alignment", read, rough)
     if isinstance(recipe.alignment, PPO):
         read = functools.partial(_refused_prompts, tokenizer)
         yield "align", _Reading(recipe.prompts_table, "alignment", read, remedy=TEMPLATE_REMEDY)

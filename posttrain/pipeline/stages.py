@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.runtime.device import dtype_name
+from schemas.data import CONTRACTS
+from schemas.filtering import SCORED
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import STAGES, Recipe
@@ -48,7 +50,8 @@ class StageWork:
 
 def _checks(recipe: Recipe, stage: str) -> Fields:
     # A file that breaks off is refused, and leaves no result, unless the recipe keeps what stands before the break.
-    unsaid = {"incomplete"} if recipe.data.checks.incomplete == "refuse" else set()
+    # Evaluation sets are inputs by content.
+    unsaid = {"decontaminate", *(("incomplete",) if recipe.data.checks.incomplete == "refuse" else ())}
     return {"checks": recipe.data.checks.model_dump(mode="json", exclude=unsaid), "holdout": recipe.data.holdout}
 
 
@@ -58,6 +61,8 @@ def _rules(recipe: Recipe, stage: str) -> Fields:
         "rules": filtering.resolved().model_dump(mode="json"),
         "lines": filtering.resolved_lines().model_dump(mode="json"),
         "dedup": filtering.dedup.model_dump(mode="json"),
+        **({"variant": filtering.variant, "preset": filtering.preset} if filtering.variant != "posttrain" else {}),
+        **{name: section.model_dump(mode="json") for name in SCORED if (section := getattr(filtering, name)) is not None},
         "holdout": recipe.data.holdout,
     }
 
@@ -79,28 +84,45 @@ def _pretraining(recipe: Recipe, stage: str) -> Fields:
     return {**_training(recipe, stage), "model": sizes}
 
 
+_OF_THE_CONNECTION = {"key", "allow_http", "timeout_seconds", "retries", "concurrency"}
+"""What says how an endpoint is asked, and not what."""
+_NOT_MEASURED: Any = {"gates": True, "benchmarks": True, "judge": _OF_THE_CONNECTION}
+
+
 def _evaluation(recipe: Recipe, stage: str) -> Fields:
     """Gates are no part of what is measured."""
     return {
         "seed": recipe.seed,
         "dtype": dtype_name(recipe.compute),
-        "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"gates"}),
+        "evaluation": recipe.evaluation.model_dump(mode="json", exclude=_NOT_MEASURED),
         "beta": getattr(recipe.alignment, "beta", None),
         "loss": getattr(recipe.alignment, "loss", None),
     }
 
 
+def _benchmarks(recipe: Recipe, stage: str) -> Fields:
+    """A folder of tasks counts by its content."""
+    asked = [each.model_dump(mode="json", exclude={"gate", "folder"}) for each in recipe.evaluation.benchmarks]
+    return {"seed": recipe.seed, "dtype": dtype_name(recipe.compute), "benchmarks": asked}
+
+
 def _registered(recipe: Recipe, stage: str) -> Fields:
     """Gates and promotion are no part of what is registered: they are judged anew in every run."""
-    return {"model": recipe.registry.model if recipe.registry else None}
+    exported = {"export": list(recipe.registry.export)} if recipe.registry and recipe.registry.export else {}
+    return {"model": recipe.registry.model if recipe.registry else None, **exported}
+
+
+def _contracts(chain: Chain) -> list[str]:
+    """Data sets with a contract that the recipe has, in the order that keys have always had them in."""
+    return [name for name in sorted(CONTRACTS) if name in chain.sources]
 
 
 def _tables(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    return tuple(chain.source_origin(name) for name in ("instructions", "preferences") if name in chain.sources)
+    return (*(chain.source_origin(name) for name in _contracts(chain)), *chain.evaluation_origins())
 
 
 def _corpus(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    return (chain.source_origin("corpus"),)
+    return (chain.source_origin("corpus"), *chain.filter_origins)
 
 
 def _start_and_rows(chain: Chain, stage: str) -> tuple[Origin, ...]:
@@ -115,10 +137,13 @@ def _start_rows_and_rewards(chain: Chain, stage: str) -> tuple[Origin, ...]:
 
 
 def _policies_rows_and_judge(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    tables = [name for name in ("instructions", "preferences") if name in chain.sources]
     kept = (chain.stored("filter").origin("kept"),) if "filter" in chain.recipe.stages else ()
-    held_out = (*kept, *(chain.stored("validate").origin(name) for name in tables))
+    held_out = (*kept, *(chain.stored("validate").origin(name) for name in _contracts(chain)))
     return (*chain.start_origins(stage), *held_out, *chain.judge_origins())
+
+
+def _policies_and_tasks(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    return (*chain.start_origins(stage), *chain.task_origins())
 
 
 def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
@@ -126,18 +151,21 @@ def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
 
 
 _TRAINED = ("model", "adapter", "layout.txt", "rows.json", "quarantine.parquet")
-_EXPORTED = ("checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json", "round_trip.json")
+_EXPORTED = (
+    "README.md", "model.gguf", "checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json",
+    "round_trip.json",
+)  # fmt: skip
 _TRAINERS = "posttrain.training"
 _TOKENS = "posttrain.forecast.stage_times"
-_ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
+_ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=3, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
-        writes=("preferences.parquet", "instructions.parquet", "quarantine.parquet", "summary.json"),
+        version=4, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=3, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
+        version=4, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(
@@ -158,15 +186,19 @@ WORK: dict[str, StageWork] = {
     "align": StageWork(
         version=7, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
         writes=(*_TRAINED, "reference.safetensors"),
-        train=lambda recipe: _ALGORITHMS[recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
+        train=lambda recipe: _ALGORITHMS["kto" if recipe.unpaired else recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
-        version=7, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
+        version=8, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
         writes=("evaluation.json", "samples.parquet", "pairs.parquet", "rows.json"),
         tokens=f"{_TOKENS}:evaluate",
     ),
+    "benchmark": StageWork(
+        version=1, fields=_benchmarks, inputs=_policies_and_tasks, task="tasks.evaluation:benchmark", pool="gpu",
+        writes=("benchmarks.json", "documents.parquet"),
+    ),
     "register": StageWork(
-        version=3, fields=_registered, inputs=_candidate, task="tasks.register:register", pool="cpu", writes=_EXPORTED,
+        version=4, fields=_registered, inputs=_candidate, task="tasks.register:register", pool="cpu", writes=_EXPORTED,
     ),
 }  # fmt: skip
 """By name of the stage."""

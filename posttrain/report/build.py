@@ -13,13 +13,13 @@ from posttrain.report import read, samples
 from posttrain.report.page import write_page
 from posttrain.report.read import Folders, Json
 from posttrain.runtime.store import read_result
+from schemas.data import CONTRACTS
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import RunReport, StageReport, StageResult
 from schemas.secrets import without_credentials
 
 TEMPLATE = "report.html.j2"
-CONTRACTS = ("preferences", "instructions")
 # Columns of the tables; a number that a stage did not measure is a dash, not a crash after hours of training.
 POLICY = ("reward", "reward_interval", "kl_per_token", "length", "eos_share", "perplexity")
 METRIC = ("value", "interval", "unit")
@@ -71,6 +71,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "temperature": evaluation.get("temperature"),
         "policies": _rows(evaluation.get("policies", []), POLICY),
         "metrics": _rows(_beyond_policies(evaluation), METRIC),
+        "benchmarks": _benchmarks(read.document(folders, "benchmark", "benchmarks.json")),
         "checks": {kind: _rows(validation[kind]["checks"], CHECK) for kind in CONTRACTS if validation.get(kind)},
         "chosen_longer": (validation.get("preferences") or {}).get("chosen_longer"),
         "filtering": filtering,
@@ -104,6 +105,19 @@ def _sources(folders: Folders) -> dict[str, dict[str, int]]:
 
 def _rows(found: list[Json], columns: tuple[str, ...]) -> list[Json]:
     return [dict.fromkeys(columns) | row for row in found]
+
+
+def _benchmarks(written: Json) -> list[Json]:
+    """A row for each policy on each benchmark, with the candidate's difference to it."""
+    rows = []
+    for each in written.get("benchmarks", []):
+        gaps = {gap["opponent"]: gap for gap in each["differences"]}
+        for score in each["policies"]:
+            gap = gaps.get(score["policy"], {})
+            told = {name: gap.get(name) for name in ("gained", "lost", "mcnemar_p")}
+            shared = {name: each[name] for name in ("task", "metric", "higher_is_better", "documents", "shots")}
+            rows.append({**shared, **score, "gap": gap.get("value"), "gap_interval": gap.get("interval"), **told})
+    return rows
 
 
 def _beyond_policies(evaluation: Json) -> list[Json]:
@@ -148,8 +162,8 @@ def _charts(
         "frontier": figures.frontier(evaluation.get("policies", [])),
         "funnels": [
             *funnel.documents(filtering),
-            *funnel.rows("instructions", validation.get("instructions") or {}, encoded["instructions"]),
-            *funnel.rows("preferences", preferences, encoded["preferences"]),
+            *(chart for kind in sorted(CONTRACTS) for chart in funnel.rows(kind, validation.get(kind) or {}, encoded[kind])),
+            *funnel.rows("prompts", validation.get("prompts") or {}, encoded["prompts"]),
             *figures.length_histogram(preferences.get("length_histogram") or {}),
         ],
         "histograms": drawn.filter_histograms(filtering.get("metrics", {})),

@@ -17,14 +17,20 @@ PANELS: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "validation_loss"),
     "reward margin": ("margin",),
     "preference accuracy": ("accuracy",),
+    "label accuracy": ("label_accuracy",),
     "reward of chosen and rejected": ("reward_chosen", "reward_rejected"),
-    "log-probability": ("logprob_chosen", "logprob_rejected"),
-    "log-ratio to the reference per token": ("kl_chosen", "kl_rejected"),
+    "reward of desirable and undesirable": ("reward_desirable", "reward_undesirable"),
+    "divergence on other prompts' answers": ("divergence",),
+    "log-probability": ("logprob_chosen", "logprob_rejected", "logprob_desirable", "logprob_undesirable"),
+    "log-ratio to the reference per token": ("kl_chosen", "kl_rejected", "kl_desirable", "kl_undesirable"),
     "reward of the responses, and what watches": ("score", "monitor_*"),
+    "reward on held-out prompts": ("held_out_reward", "held_out_monitor_*"),
+    "share of prompts whose responses have one reward": ("groups_without_variance",),
     "divergence from the reference per token": ("kl", "kl_k3"),
     "entropy per token": ("entropy",),
     "share of clipped ratios": ("clip_fraction",),
-    "explained variance of the critic": ("explained_variance",),
+    "explained variance of the critic": ("explained_variance_mc", "explained_variance"),
+    "value less return, mean": ("value_bias",),
     "tokens per response": ("response_tokens",),
     "share of responses that ended": ("eos_share",),
     "weight of the divergence": ("kl_coefficient",),
@@ -52,7 +58,7 @@ def _panel(stage: str, panel: str, metrics: list[str], points: list[Json]) -> Ch
         axes.margins(x=0.02)
         if len(series) > 1:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, borderaxespad=0.2)
-        if panel == "preference accuracy":
+        if panel.endswith("accuracy"):
             axes.axhline(0.5, color=MUTED, linestyle="--", linewidth=1)
 
     ends = "; ".join(f"{metric} {number(_rounded(v[0][1]))} → {number(_rounded(v[-1][1]))}" for metric, v in series.items())

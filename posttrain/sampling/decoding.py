@@ -1,4 +1,4 @@
-"""Decoding with a cache: every prompt is encoded once, and rows that ended leave the batch."""
+"""Decoding with a cache: every prompt is encoded once, and finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DROP = 8  # rows are dropped when one in so many ended
 
 
 def can_decode(model: nn.Module) -> bool:
-    """Whether a model is a decoder whose past is keys and values and nothing else, without a soft prompt before them."""
+    """Whether a model is a decoder whose only state is keys and values, without a soft prompt."""
     inner = core(model)
     if inner.config.is_encoder_decoder or virtual_tokens(model):
         return False
@@ -46,7 +46,7 @@ class Batch:
     ended: Tensor  # [B]
 
     def drop(self, left: int, tokens: Tensor) -> Tensor:
-        """Let the last rows take the places of those that ended; the remaining of `tokens` [B]."""
+        """Move the last rows into the places of finished ones; returns the remaining `tokens` [B]."""
         places, movers = moves(self.ended, left)
         for layer in self.cache.layers:
             layer.move(places, movers, left)
@@ -85,7 +85,7 @@ def decode(
         on_rows: told after each token how many more responses are done, those in progress by their share of N tokens.
 
     Returns:
-        [B, N] token ids; what follows the first of `ends` means nothing.
+        [B, N] token ids; those after the first of `ends` are meaningless.
 
     Raises:
         FloatingPointError: when logits are not finite.
@@ -131,7 +131,7 @@ def encode(model: Any, prompts: Sequence[Tokens], owner: Sequence[int], new: int
 
 
 def _encoded(model: Any, prompts: Sequence[Tokens]) -> list[Any]:
-    """The cache's layers after all tokens of the prompts but the last; what is right of a shorter prompt means nothing.
+    """The cache's layers after all but the last token of each prompt; entries to the right of a shorter prompt are meaningless.
 
     Padding on the right needs no mask: a token sees what is left of it. A one-token prompt is
     still encoded; its result is unused.

@@ -1,6 +1,6 @@
-"""A cache of keys and values that has space for the tokens to come, in the form that transformers' models update.
+"""A preallocated cache of keys and values with the interface that transformers' models update.
 
-transformers' own grows by concatenation: every new token copies the whole cache. Here it is written into its column.
+transformers' own cache grows by concatenation, so every new token copies all of it. Here a token is written into its column.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values, [B, kv heads, columns, D], the first `filled` columns in use.
 
-    It keeps all of them where attention is over a sliding window: the mask hides what is out of the window.
+    With sliding-window attention it keeps all columns; the mask hides those outside the window.
     """
 
     def __init__(self, rows: int, columns: int, filled: int, like: Any) -> None:
@@ -70,12 +70,12 @@ class PreallocatedCache(Cache):
 
 
 def moves(ended: Tensor, left: int) -> tuple[Tensor, Tensor]:
-    """Of rows [B] of which `left` go on: the places that become free among the first ones, and the later rows that take them."""
+    """From which rows [B] continue (`left` of them): the free places among the first rows, and the later rows that fill them."""
     return ended[:left].nonzero()[:, 0], left + (~ended[left:]).nonzero()[:, 0]
 
 
 def kept(places: Tensor, movers: Tensor, left: int) -> Tensor:
-    """Indices [left] of the rows that are there after `PreallocatedLayer.move`, in their new order."""
+    """Indices [left] of the rows after `PreallocatedLayer.move`, in their new order."""
     order = torch.arange(left, device=places.device)
     order[places] = movers
     return order

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from posttrain.scoring.output_head import BLOCK_ELEMENTS
 
-NOTHING = -1  # drawn where no token can be
-BLOCK = 512  # tokens of the vocabulary that are first chosen together
+NOTHING = -1  # drawn where no token is possible
+BLOCK = 512  # tokens of the vocabulary per block; a block is drawn first
 
 
 def draw(logits: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
-    """One token for each row of logits [B, V], from softmax(logits / temperature) by inversion: first a block, then in it.
+    """Draw one token per row of logits [B, V] from softmax(logits / temperature) by inversion: first a block, then a token in it.
 
     Args:
         logits: [B, V].

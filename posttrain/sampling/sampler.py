@@ -26,7 +26,7 @@ Count = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How responses are drawn: from the full distribution, softmax(logits / temperature)."""
+    """How responses are drawn from the full distribution, softmax(logits / temperature)."""
 
     max_new_tokens: int
     """Tokens after which a response is cut, the one that ends it included."""
@@ -83,9 +83,9 @@ def sample(
 
 @contextlib.contextmanager
 def _as_policy(model: nn.Module) -> Iterator[None]:
-    """Without dropout, a router's loss or a checkpoint's sampling habits: penalties and filters are not the policy.
+    """Disable dropout, a router's loss and the checkpoint's sampling defaults: penalties and filters are not part of the policy.
 
-    FlexAttention, which training may use in the place of SDPA, would be compiled again for every length.
+    FlexAttention, which training may use instead of SDPA, would recompile for every length.
     """
     inner, training = inner_model(model), [module for module in model.modules() if module.training]
     habits, attention = inner.generation_config, inner.config._attn_implementation
@@ -123,7 +123,7 @@ def _decoded(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: 
 
 
 def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: Count, batch: int = BATCH) -> list[Tokens]:
-    """One response per row by transformers' own loop, which every architecture has."""
+    """One response per row by transformers' own loop, which every architecture supports."""
     config, device = inner_model(model).config, inner_model(model).device
     responses: list[Tokens] = []
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -152,7 +152,7 @@ def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows
 
 
 class _Steps(StoppingCriteria):
-    """Counts the steps of transformers' loop, and stops nothing. Rows that ended early are not known before the loop's end."""
+    """Counts the steps of transformers' loop and never stops it. Rows that end early are unknown until the loop ends."""
 
     def __init__(self, rows: int, limit: int, on_rows: Count) -> None:
         self.rows, self.limit, self.on_rows, self.step, self.done = rows, limit, on_rows, 0, 0

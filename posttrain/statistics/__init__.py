@@ -1,1 +1,1 @@
-"""Intervals and calibration: mathematics on numbers that were measured."""
+"""Intervals and calibration of measured numbers."""

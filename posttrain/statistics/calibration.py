@@ -1,4 +1,4 @@
-"""How far a reward model's confidence can be believed: reliability of its probabilities on held-out pairs."""
+"""Calibration of a reward model: how reliable its probabilities are on held-out pairs."""
 
 from __future__ import annotations
 

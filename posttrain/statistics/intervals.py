@@ -1,4 +1,4 @@
-"""95% intervals that hold their level with few units and near the ends: of shares, and of means and ratios of means.
+"""95% intervals of shares, means and ratios of means that keep their coverage with few units and near the ends of the range.
 
 Both are deterministic: the same numbers give the same interval. `bench numbers` prints the coverage that was measured.
 """
@@ -23,9 +23,10 @@ TAIL = 0.025  # on either side of a 95% interval
 PSEUDO = 2  # units at either end of a share's range that are added to the measured ones
 # With few units the resampled tails are too light. These two hold the level on lognormal numbers from 8 units on:
 EXTRA = 24.0  # the tail is taken at TAIL n / (n + EXTRA)
-SPREAD = 0.25  # units of the sample's own variance in that of a resample, which might have drawn equal units alone
+SPREAD = 0.25  # pseudo-units with the sample's variance in each resample, which might have drawn equal units only
 BLOCK = 2**22  # resampled units held at once
 Array = NDArray[np.float64]
+Rewards = Sequence[float | None]
 Margins = TypeVar("Margins", Array, "Tensor")
 
 
@@ -44,7 +45,7 @@ def share_interval(units: Sequence[float], low: float = 0.0, high: float = 1.0, 
 
 
 def _sums(numbers: Array, groups: Sequence[int]) -> tuple[Array, Array]:
-    """[groups] sums of the numbers of each group, and how many they are."""
+    """Per-group sums and counts, both [groups]."""
     _, place = np.unique(np.asarray(groups), return_inverse=True)
     return np.bincount(place, numbers).astype(np.float64), np.bincount(place).astype(np.float64)
 
@@ -53,7 +54,7 @@ def share_bounds(units: Array) -> tuple[Array, Array]:
     """Ends of the interval of the mean of `units` [..., n] between 0 and 1, each [...].
 
     Two units of 0 and two of 1 are added before mean and standard error are taken (Agresti and Coull 1998, "Approximate is better
-    than exact"), with the quantile of Student's t. So 8 wins of 8 leave room for a loss, and ties narrow the interval.
+    than exact"), with the quantile of Student's t. So 8 wins of 8 do not exclude a loss, and ties narrow the interval.
     """
     n = units.shape[-1] + 2 * PSEUDO
     mean = (units.sum(-1) + PSEUDO) / n
@@ -65,7 +66,7 @@ def share_bounds(units: Array) -> tuple[Array, Array]:
 def _grouped_share_bounds(won: Array, units: Array) -> tuple[float, float]:
     """`share_bounds` for groups of unequal size: the variance is that of a ratio of sums, and what is added are four groups.
 
-    With one unit in each group both are the same. Of a single group nothing is known: the interval is the whole range.
+    With one unit in each group both agree. A single group tells nothing: the interval is the whole range.
     """
     if won.size < 2:
         return 0.0, 1.0
@@ -88,7 +89,7 @@ def ratio_interval(
 
     Units that compare two policies on one prompt make the interval paired. A unit has `samples` consecutive numbers: answers to
     one prompt are not independent of each other, so that prompts are what is resampled; where prompts have different numbers of
-    units, `groups` says which units are of one prompt. One unit says nothing of the spread: its interval has no ends.
+    units, `groups` says which units share a prompt. One unit tells nothing about the spread: its interval is infinite.
 
     Raises:
         ValueError: when a number is not finite.
@@ -160,16 +161,58 @@ def student_t(freedom: int) -> float:
     return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
-def win_rate(candidate: Sequence[float], opponent: Sequence[float], samples: int = 1) -> Estimate:
+def win_rate(candidate: Rewards, opponent: Rewards, samples: int = 1) -> Estimate:
     """Share of prompts on which the candidate's reward is higher, ties counting half, with its interval over prompts.
 
-    Of `samples` consecutive answers to a prompt, each of the candidate's meets each of the opponent's.
+    Of `samples` consecutive answers to a prompt, each of the candidate's meets each of the opponent's. Prompts without a
+    comparison are left out.
 
     Raises:
-        ValueError: when a reward is not finite.
+        ValueError: when a reward is not finite, or no prompt has a comparison.
     """
-    ours, theirs = (_finite(rewards).reshape(-1, samples) for rewards in (candidate, opponent))
-    return share_interval(wins(ours[:, :, None] - theirs[:, None, :]).mean((1, 2)).tolist())
+    return share_interval(judged(prompt_wins(candidate, opponent, samples)).tolist())
+
+
+def prompt_wins(candidate: Rewards, opponent: Rewards, samples: int = 1) -> Array:
+    """[prompts] share of a prompt's comparisons that the candidate wins; NaN where none has a reward on both sides.
+
+    Raises:
+        ValueError: when a reward is not finite; None is none.
+    """
+    ours, theirs = (_or_nan(rewards).reshape(-1, samples) for rewards in (candidate, opponent))
+    margins = ours[:, :, None] - theirs[:, None, :]
+    return _means(np.where(np.isnan(margins), np.nan, wins(margins)).reshape(len(ours), -1))
+
+
+def mean_of_samples(shares: Rewards, samples: int = 1) -> Array:
+    """[prompts] mean over the `samples` consecutive numbers of a prompt that are there; NaN where none is."""
+    return _means(_or_nan(shares).reshape(-1, samples))
+
+
+def judged(shares: Array) -> Array:
+    """Those that are there.
+
+    Raises:
+        ValueError: when none is.
+    """
+    there = shares[~np.isnan(shares)]
+    if not there.size:
+        raise ValueError(f"of {shares.size} comparisons none was judged")
+    return there
+
+
+def _means(numbers: Array) -> Array:
+    """[rows] mean of what is no NaN."""
+    there = ~np.isnan(numbers)
+    total, count = np.where(there, numbers, 0.0).sum(1), there.sum(1)
+    means: Array = np.divide(total, count, out=np.full(len(numbers), np.nan), where=count > 0)
+    return means
+
+
+def _or_nan(rewards: Rewards) -> Array:
+    given = [math.nan if reward is None else float(reward) for reward in rewards]
+    _finite([number for number, reward in zip(given, rewards, strict=True) if reward is not None])
+    return np.asarray(given, np.float64)
 
 
 def wins(margins: Margins) -> Margins:

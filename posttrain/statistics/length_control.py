@@ -1,4 +1,4 @@
-"""Win rates with the effect of length taken out: what would be won if both answers were equally long."""
+"""Length-controlled win rates: the estimated win rate if both answers were equally long."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def dpo(request: StageRequest, spec: DPO, pairs: pl.DataFrame) -> Built:
     scorer = new_scorer(request, wrap(start, spec.peft, request.recipe.seed, "alignment.peft", tokenizer, new))
     layout = ready(scorer, spec.peft, examples)
     compared = VARIANTS[spec.loss].reference
-    reference = _reference_scores(request, scorer, [*examples, *held_out]) if compared else None
+    reference = initial_scores(request, scorer, [*examples, *held_out], "pairs") if compared else None
     objective = preference(spec, examples, reference)
     validation = preference(spec, held_out, None if reference is None else reference[len(examples) :]) if held_out else None
     if compared:
@@ -74,10 +74,13 @@ def _starts_as_exact_policy(request: StageRequest, spec: DPO) -> bool:
     return METHODS[spec.peft.method].starts_as_base and request.recipe.quantization is None
 
 
-def _reference_scores(request: StageRequest, scorer: Scorer, examples: Sequence[Example]) -> torch.Tensor:
-    """[examples, 2] log-probabilities under the initial policy, from the cache where these weights scored these rows before."""
+def initial_scores(request: StageRequest, scorer: Scorer, examples: Sequence[Example], what: str) -> torch.Tensor:
+    """[examples, branches] log-probabilities under the initial policy, from the cache where these weights scored them before.
+
+    `what` calls the examples by name.
+    """
     weights = [request.policy_digest, request.recipe.quantization or "", Reference(scorer.model).digest()]
     on_rows = counted(request.progress, "reference", len(examples))
     scores, found = reference_scores(request.cache, weights, scorer, examples, scoring_tokens(scorer.device), on_rows)
-    request.progress.note(f"reference log-probabilities of {len(examples):,} pairs: {found:,} from the cache")
+    request.progress.note(f"reference log-probabilities of {len(examples):,} {what}: {found:,} from the cache")
     return scores

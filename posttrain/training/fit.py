@@ -66,20 +66,34 @@ def encode_train(
     Raises:
         Refusal: when no row is left, or `max_length` is more than the model can read.
     """
-    rows = table.filter(split="train")
+    return encode_rows(request, spec, table.filter(split="train"), tokenizer)[0]
+
+
+def encode_rows(
+    request: StageRequest, spec: SFT | DPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Sequence[Example], pl.DataFrame]:
+    """The examples of these training rows as `encode_train` makes them, and the rows that they are of."""
     refuse_beyond(longest_sequence(load_config(request.policy)), request.field, "max_length", spec.max_length)
-    return kept_examples(request, rows, _encoded(request, spec, rows, tokenizer))
+    encoded = _encoded(request, spec, rows, tokenizer)
+    return kept_examples(request, rows, encoded), encoded.kept(rows)
 
 
 def encode_held_out(
     request: StageRequest, spec: SFT | DPO, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase
 ) -> Sequence[Example]:
     """The examples behind the validation curve: of every source its share, recorded by row."""
+    return held_out_rows(request, spec, table, tokenizer)[0]
+
+
+def held_out_rows(
+    request: StageRequest, spec: SFT | DPO, table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Sequence[Example], pl.DataFrame]:
+    """The same with the rows that they are of."""
     held_out = table.filter(split="holdout")
     rows = representative(held_out, VALIDATION_EXAMPLES)
-    found = _encoded(request, spec, rows, tokenizer).examples
-    record_validation(request.out, request.progress, rows, held_out, found)
-    return found
+    encoded = _encoded(request, spec, rows, tokenizer)
+    record_validation(request.out, request.progress, rows, held_out, encoded.examples)
+    return encoded.examples, encoded.kept(rows)
 
 
 def _encoded(request: StageRequest, spec: SFT | DPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -149,8 +163,8 @@ def fit(request: StageRequest, job: Job, layout: str) -> dict[str, float]:
     if job.spec.gradient_checkpointing:
         checkpoint_activations(job.scorer.model, f"{request.field}.gradient_checkpointing")
     metrics = train(job)
-    if rose := caution.of_stage(stage, metrics):
-        note(rose)
+    for sentence in caution.of_stage(stage, metrics):
+        note(sentence)
     (request.out / "layout.txt").write_text(layout + "\n")
     size = {
         "examples": len(job.objective.examples),

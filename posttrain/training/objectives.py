@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from posttrain.data.packing import Example
 from posttrain.losses.language_model import cross_entropy_sum, z_loss_sum
-from posttrain.losses.preference import Hyperparameters, preference_loss
+from posttrain.losses.preference import Hyperparameters, at_start, preference_loss
 from posttrain.losses.reward import bradley_terry
 from posttrain.rewards.scorer import BranchRewards
-from posttrain.scoring.scorer import TokenScores
+from posttrain.scoring.scorer import Scorer, TokenScores
 from posttrain.statistics.intervals import wins
 from schemas.errors import Refusal
 from schemas.training import DPO
@@ -39,8 +39,29 @@ class Objective(Protocol):
         """Loss and metrics of these rows, both summed over units; `scores` is what the job's scorer made of them."""
 
 
+@runtime_checkable
+class StepWide(Protocol):
+    """What an objective adds whose loss needs a number of all rows of a step, before the first of its micro-batches."""
+
+    def begin(self, scorer: Scorer, rows: Sequence[int], budget: int) -> None:
+        """Look at the rows of a step with the policy as it is before it, `budget` tokens at a time."""
+
+
+@runtime_checkable
+class Compared(Protocol):
+    """What an objective adds that starts from its reference."""
+
+    @property
+    def at_start(self) -> float | None:
+        """The mean loss before the first step, where it is known without a look at the policy."""
+
+
 class Rounds(Protocol):
     """What an objective adds whose examples change: a round of steps trains on what was collected before its first one."""
+
+    @property
+    def over(self) -> str:
+        """Why training ends before the plan does, in words; empty while it goes on."""
 
     def enter(self, step: int) -> bool:
         """Called before step `step` (from 0): collect examples where a round begins; False leaves the step out."""
@@ -71,7 +92,7 @@ class LanguageModelling:
 
     def loss(self, scores: TokenScores, rows: Sequence[int]) -> tuple[Tensor, Sums]:
         """Cross-entropy and, where it has a weight, the z-loss, summed over target tokens, and the loss of a mixture's router."""
-        loss, balance = _with_balance(cross_entropy_sum(scores.logprobs), scores, self.units(rows))
+        loss, balance = with_balance(cross_entropy_sum(scores.logprobs), scores, self.units(rows))
         if not self.z_loss:
             return loss, balance
         if scores.normaliser is None:
@@ -102,6 +123,11 @@ class Preference:
         """The numbers of the loss."""
         return Hyperparameters(self.beta, self.smoothing, self.gamma)
 
+    @property
+    def at_start(self) -> float | None:
+        """ln 2 for `sigmoid`; None without a reference, and where the likelihood of chosen is a part of the loss."""
+        return None if self.reference is None or self.sft_weight else at_start(self.kind, self.hyperparameters)
+
     def units(self, rows: Sequence[int]) -> int:
         """Pairs."""
         return len(rows)
@@ -120,7 +146,7 @@ class Preference:
         sides = {"reward": rewards, "logprob": policy.detach() / lengths}
         if reference is not None:
             sides["kl"] = (policy.detach() - reference) / lengths
-        loss, balance = _with_balance(losses.sum(), scores, len(rows))
+        loss, balance = with_balance(losses.sum(), scores, len(rows))
         return loss, {
             **balance,
             **_ranking(margins),
@@ -153,7 +179,7 @@ class BradleyTerry:
         return bradley_terry(chosen, rejected, self.margin).sum(), {**_ranking((chosen - rejected).detach()), **rewards}
 
 
-def _with_balance(loss: Tensor, scores: TokenScores, units: int) -> tuple[Tensor, Sums]:
+def with_balance(loss: Tensor, scores: TokenScores, units: int) -> tuple[Tensor, Sums]:
     """A sum over units with the auxiliary loss of a mixture of experts, which is one for the whole batch, added to each unit."""
     if scores.balance is None:
         return loss, {}

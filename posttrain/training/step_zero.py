@@ -10,6 +10,7 @@ from posttrain.data.packing import Example
 from posttrain.losses.preference import at_start
 from posttrain.scoring.scorer import Scorer, TokenScores
 from posttrain.training.objectives import Preference
+from posttrain.training.unpaired import Unpaired
 
 STEP_0_PAIRS = 8
 # Of loss and margin at β up to 0.1; in proportion to β above, since it multiplies what rounding leaves of a log-ratio.
@@ -37,6 +38,28 @@ def step_0_gate(scorer: Scorer, objective: Preference) -> None:
     if any(not abs(found[name] - expected[name]) <= tolerance * max(1.0, expected[name]) for name in found):
         said = ", ".join(f"{name} {found[name]:.6f} (expected {expected[name]:.6f})" for name in found)
         raise RuntimeError(f"step-0 gate: before training {said}: policy and reference differ")
+
+
+@torch.no_grad()
+def step_0_gate_unpaired(scorer: Scorer, objective: Unpaired) -> None:
+    """The same for KTO: rewards and the divergence are 0.
+
+    Raises:
+        RuntimeError: when they are not, over a few answers.
+    """
+    rows = range(min(STEP_0_PAIRS, len(objective.examples)))
+    rewards = [_in_training(scorer, objective.examples[row]).per_branch().cpu() - objective.reference[row] for row in rows]
+    apart = objective.weights.beta * float(torch.cat(rewards).mean())
+    pairs = list(objective.elsewhere)[: len(rows)]
+    elsewhere = [_in_training(scorer, each).per_branch().cpu() for each in objective.answers.mismatched(pairs)]
+    drift = [float(found) - objective.elsewhere[pair] for found, pair in zip(elsewhere, pairs, strict=True)]
+    moved = objective.weights.beta * sum(drift) / max(len(drift), 1)
+    tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * objective.weights.beta)
+    if not max(abs(apart), abs(moved)) <= tolerance:
+        raise RuntimeError(
+            f"step-0 gate: before training reward {apart:.6f} and divergence {moved:.6f} times beta, expected 0: "
+            "policy and reference differ"
+        )
 
 
 def _in_training(scorer: Scorer, example: Example) -> TokenScores:

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
 from posttrain.data.packing import micro_batches
-from posttrain.losses.preference import at_start
 from posttrain.runtime.distributed import summed, turns
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.checkpoint import Position
-from posttrain.training.objectives import Objective, Preference
+from posttrain.training.objectives import Compared, Objective, Rounds, StepWide
 from schemas.errors import Refusal
 from schemas.training import EarlyStop, Optimization
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The number by which the weights of a run are told from each other."""
+
+    metric: str
+    """Its name in the curve."""
+    sign: float
+    """1 where less is better, -1 where more is."""
+    best: str
+    """In words, of the weights that are the best."""
+
+
+LOSS = Judged("validation_loss", 1.0, "the lowest validation loss")
+REWARD = Judged("held_out_reward", -1.0, "the highest held-out reward")
+
+HeldOut = Callable[[], dict[str, float]]
+"""Answers held-out prompts with the policy as it is; returns `held_out_reward` and what else it measured."""
 
 
 @torch.no_grad()
@@ -28,6 +48,8 @@ def mean_loss(scorer: Scorer, objective: Objective, budget: int, on_rows: Callab
     training = scorer.training
     scorer.eval()
     rows = range(len(objective.examples))
+    if isinstance(objective, StepWide):
+        objective.begin(scorer, rows, budget)
     groups = micro_batches(rows, np.array([example.length for example in objective.examples]), budget)
     losses = torch.zeros(len(groups), dtype=torch.float64, device=scorer.device)
     for index, counts, turn in turns(groups):
@@ -41,15 +63,21 @@ def mean_loss(scorer: Scorer, objective: Objective, budget: int, on_rows: Callab
 
 def loss_at_start(scorer: Scorer, objective: Objective, budget: int, on_rows: Callable[[int], None] = lambda n: None) -> float:
     """The mean loss before the first step. Where policy and reference are still equal it is known, and no pass is spent on it."""
-    if isinstance(objective, Preference) and objective.reference is not None and not objective.sft_weight:
+    known = objective.at_start if isinstance(objective, Compared) else None
+    if known is not None:
         on_rows(len(objective.examples))
-        return at_start(objective.kind, objective.hyperparameters)
+        return known
     return mean_loss(scorer, objective, budget, on_rows)
 
 
 def validation_steps(steps: int, validations: int) -> frozenset[int]:
     """Steps (from 1) after which to measure: `validations` of them, evenly spread, the last step among them."""
     return frozenset(-(-steps * k // validations) for k in range(1, validations + 1))
+
+
+def at_ends(steps: frozenset[int], rounds: Rounds | None) -> frozenset[int]:
+    """The same steps, each moved on to the end of its round where there are rounds."""
+    return steps if rounds is None else frozenset(next(filter(rounds.ends, itertools.count(step))) for step in steps)
 
 
 def is_lowest(position: Position, loss: float) -> bool:
@@ -84,13 +112,15 @@ def kept(stage: str, spec: Optimization, validation: Objective | None) -> Litera
     return spec.keep or ("best" if validation is not None and stage != "pretrain" else "last")
 
 
-def refuse_unmeasured(section: str, spec: Optimization, validation: Objective | None) -> None:
-    """Without held-out examples there is no validation loss to stop for or to choose by."""
+def refuse_unmeasured(
+    section: str, spec: Optimization, validation: Objective | HeldOut | None, by: str = "the validation loss"
+) -> None:
+    """Without held-out examples there is nothing to stop for or to choose by."""
     wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
     for field in (field for field, asked in wanted.items() if asked and validation is None):
         raise Refusal(
             where=f"{section}.{field}",
-            found="a choice by the validation loss, and no held-out rows",
+            found=f"a choice by {by}, and no held-out rows",
             allowed="held-out rows",
             remedy=f"raise data.holdout, or remove {field}",
         )

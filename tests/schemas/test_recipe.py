@@ -73,7 +73,7 @@ def test_defaults():
     asked = recipe(PRETRAIN, SFT, DPO, source="scratch")
     assert asked.seed == 0
     assert asked.data.holdout == 0.1
-    assert asked.data.checks.waive == ()
+    assert asked.data.checks.waive == {}
     assert asked.filtering.preset == "gopher"
     assert asked.sft.peft.method == "full"
     assert (asked.alignment.loss, asked.alignment.beta, asked.alignment.epochs) == ("sigmoid", 0.1, 1)
@@ -168,7 +168,7 @@ def test_gates_given_are_those_set_and_zero_is_a_limit():
 
 @pytest.mark.parametrize("data", [{"corpus": "c"}, {}])
 def test_a_recipe_without_prompts_for_evaluation_is_refused(data):
-    with pytest.raises(ValidationError, match=r"data\.(instructions|corpus): found null"):
+    with pytest.raises(ValidationError, match=r"data\.(prompts|corpus): found null"):
         recipe(PRETRAIN, {"data": data})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from schemas.errors import Refusal
@@ -45,6 +45,14 @@ class BrokenStream(Exception):
         self.why, self.byte = why, byte
 
 
+@dataclass
+class Meter:
+    """How much was read, so that rows are held by their size and not only by their number."""
+
+    count: int = 0
+    """Bytes of rows, as text or as values; whole pieces of a file may be counted before their rows are given."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How one file is read, and whom to tell."""
@@ -57,10 +65,18 @@ class Reading:
     """Is given a sentence about the file that a person should see."""
     columns: frozenset[str] | None = None
     """Columns that are asked for; None for all. Parquet and Arrow read no others."""
+    known: frozenset[str] = frozenset()
+    """Columns that shapes of rows know: what is read of a file with very many."""
     keep_incomplete: bool = False
     """Whether what stands before a break is read, instead of the file being refused."""
+    extractor: str = "trafilatura"
+    """What takes the text out of web pages."""
+    page_seconds: float = 10.0
+    """That a web page may take."""
     size: int | None = None
     """Bytes of the file as it is stored, where that is known."""
+    meter: Meter = field(default_factory=Meter)
+    """Is told how much was read."""
 
     def bad(self, row: int, reason: str, value: str = "") -> None:
         """Report a row that cannot be read."""

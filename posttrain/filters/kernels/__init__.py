@@ -1,4 +1,4 @@
-"""What is computed of every byte of a corpus: compiled loops that hold no lock, over UTF-8 in Arrow buffers.
+"""What the filter computes of every byte of a corpus, with the compiled loops of `posttrain.text.kernels`.
 
-Reading order: `compiling`, `characters`, `text`, `repeats`, `document`, `lines`, `folding`, `minhash`.
+Reading order: `repeats`, `document`, `lines`.
 """

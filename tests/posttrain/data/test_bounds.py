@@ -17,9 +17,10 @@ import zstandard
 
 from posttrain.data import readers
 from posttrain.data.bounds import FREE, LONGEST_ROW, MIB, pieces, row_bytes
+from posttrain.data.collect import collect
+from posttrain.data.kinds import KINDS
 from posttrain.data.readers import BadRow, read_rows
 from posttrain.data.sources import SourceFile
-from posttrain.data.validate import KINDS, collect
 from schemas.errors import Refusal
 
 MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
@@ -41,7 +42,10 @@ for source in sys.argv[2:]:
         reset_peak()
         try:
             files = resolve(source, "data." + kind, out)
-            filter_corpus(files, Filtering(), 0.1, out) if kind == "corpus" else validate(files, None, Checks(), 0.1, out)
+            if kind == "corpus":
+                filter_corpus(files, Filtering(), 0.1, out)
+            else:
+                validate({"preferences": files}, Checks(), 0.1, out)
         except Refusal as refusal:
             said = refusal.found
         print(json.dumps([Path(source).name, kind, said, peak_memory_gb()]))

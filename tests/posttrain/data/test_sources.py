@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.data.sources import SourceFile, resolve, source_digest
+from posttrain.data.sources import SAMPLES, SourceFile, resolve, source_digest
 from schemas.errors import Refusal
 from schemas.sources import DataSource
 
@@ -122,7 +122,7 @@ def test_a_link_in_a_folder_leads_nowhere(tmp_path: Path) -> None:
 def test_an_unknown_sample_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="did you mean sample://preferences") as refusal:
         resolve("sample://preference", FIELD, tmp_path)
-    assert refusal.value.allowed == "sample://corpus, sample://instructions, sample://preferences"
+    assert refusal.value.allowed == ", ".join(f"sample://{name}" for name in SAMPLES)
 
 
 def test_a_sample_with_other_bytes_is_written_again(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from posttrain.data.collect import collect
 from posttrain.data.kinds import KINDS
 from posttrain.data.pairs import pair
 from posttrain.data.sources import SourceFile
-from posttrain.data.validate import QUARANTINE, collect, validate
+from posttrain.data.validate import QUARANTINE, validate
 from schemas.conversations import Conversations
 from schemas.data import Checks
 from schemas.errors import Refusal
@@ -39,7 +40,7 @@ def test_both_data_sets(tmp_path: Path) -> None:
     preferences = rows(tmp_path, *pairs(9), "{", {"chosen": 1, "rejected": "x"}, pairs(1)[0])
     talks = rows(tmp_path, {"prompt": "q", "completion": "a"}, {"prompt": "r", "completion": ""}, name="talks.jsonl")
     out = tmp_path / "out"
-    metrics = validate(preferences, talks, LENIENT, 0.5, out)
+    metrics = validate({"preferences": preferences, "instructions": talks}, LENIENT, 0.5, out)
     counts = {name: metrics[f"preferences_{name}"] for name in ("rows_in", "kept", "quarantined")}
     assert counts == {"rows_in": 12, "kept": 9, "quarantined": 3}
     assert metrics["preferences_train"] + metrics["preferences_holdout"] == 9
@@ -59,7 +60,7 @@ def test_both_data_sets(tmp_path: Path) -> None:
 
 def test_the_summary(tmp_path: Path) -> None:
     """Ten pairs and two broken lines: shares are of the twelve rows read."""
-    validate(rows(tmp_path, *pairs(10), "{", "["), None, LENIENT, 0.1, tmp_path)
+    validate({"preferences": rows(tmp_path, *pairs(10), "{", "[")}, LENIENT, 0.1, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary) == ["preferences"]
     preferences = summary["preferences"]
@@ -87,7 +88,7 @@ def test_the_summary(tmp_path: Path) -> None:
 
 def test_the_same_prompt_is_on_one_side_in_both_data_sets(tmp_path: Path) -> None:
     talks = rows(tmp_path, *({"prompt": f"q {n}", "completion": "a"} for n in range(40)), name="talks.jsonl")
-    validate(rows(tmp_path, *pairs(40)), talks, LENIENT, 0.4, tmp_path)
+    validate({"preferences": rows(tmp_path, *pairs(40)), "instructions": talks}, LENIENT, 0.4, tmp_path)
     sides = [pl.read_parquet(tmp_path / f"{name}.parquet")["split"] for name in ("preferences", "instructions")]
     assert sides[0].to_list() == sides[1].to_list()
     assert set(sides[0]) == {"train", "holdout"}
@@ -102,39 +103,40 @@ def test_all_failures_are_one_refusal_after_the_files_are_written(tmp_path: Path
     )
     talks = rows(tmp_path, {"prompt": "q", "completion": "a"}, {"prompt": "r", "completion": ""}, name="talks.jsonl")
     with pytest.raises(Refusal) as refusal:
-        validate(preferences, talks, Checks(), 0.1, tmp_path / "out")
+        validate({"preferences": preferences, "instructions": talks}, Checks(), 0.1, tmp_path / "out")
     assert refusal.value.where == "data.preferences, data.instructions"
     assert refusal.value.found == (
         "25.00% pairs whose scores contradict the label in data.preferences (such as rows.jsonl:4); "
-        "25.00% rows dropped in data.preferences (such as rows.jsonl:4); "
+        "25.00% rows dropped in data.preferences: reversed_scores (1 row, such as rows.jsonl:4); "
         "100.00% of pairs with the longer answer chosen (ties count half) in data.preferences; "
-        "50.00% rows dropped in data.instructions (such as talks.jsonl:2)"
+        "50.00% rows dropped in data.instructions: empty_completion (1 row, such as talks.jsonl:2)"
     )
     assert "data.checks.reversed_scores_fail = 0.005" in refusal.value.allowed
-    assert "waive: [reversed_scores, max_drop_rate, length_bias]" in refusal.value.remedy
+    assert "waive: {reversed_scores: REASON, max_drop_rate: REASON, length_bias: REASON}" in refusal.value.remedy
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"quarantine.parquet", "summary.json"}
 
 
 def test_waived_failures_are_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     preferences = rows(tmp_path, *({"prompt": f"q {n}", "chosen": "long answer", "rejected": "short"} for n in range(3)), "{")
+    waived = Checks(waive={"length_bias": "short ones are bad", "max_drop_rate": "a test"})
     with caplog.at_level(logging.WARNING):
-        metrics = validate(preferences, None, Checks(waive=("length_bias", "max_drop_rate")), 0.1, tmp_path)
+        metrics = validate({"preferences": preferences}, waived, 0.1, tmp_path)
     assert metrics["preferences_kept"] == 3
-    assert "max_drop_rate is 25.00%, waived" in caplog.text
-    assert "length_bias is 100.00%, waived" in caplog.text
+    assert "max_drop_rate is 25.00%, waived: a test" in caplog.text
+    assert "length_bias is 100.00%, waived: short ones are bad" in caplog.text
 
 
 @pytest.mark.parametrize("lines", [["", "  "], [{"prompt": "q", "chosen": "", "rejected": "b"}]])
 def test_a_data_set_with_no_rows_left_is_refused(tmp_path: Path, lines: list[object]) -> None:
     waived = Checks(waive=("max_drop_rate",))
-    expected = r"no rows left of (0 in data\.preferences$|1 in data\.preferences: empty_chosen \(1 rows\))"
+    expected = r"no rows left of (0 in data\.preferences$|1 in data\.preferences: empty_chosen \(1 row, such as rows.jsonl:1\))"
     with pytest.raises(Refusal) as no:
-        validate(rows(tmp_path, *lines), None, waived, 0.1, tmp_path)
+        validate({"preferences": rows(tmp_path, *lines)}, waived, 0.1, tmp_path)
     assert re.match(expected, no.value.found)
 
 
 def test_rows_are_collected_over_files_and_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posttrain.data.validate.CHUNK", 3)
+    monkeypatch.setattr("posttrain.data.collect.CHUNK", 3)
     files = rows(tmp_path, *pairs(7), name="a.jsonl") + rows(tmp_path, *pairs(2), name="b.jsonl")
     table, bad, read = collect(KINDS["preferences"], files)
     assert table.select("source", "row").rows() == [("a.jsonl", n) for n in range(1, 8)] + [("b.jsonl", 1), ("b.jsonl", 2)]
@@ -146,7 +148,7 @@ def test_rows_are_collected_over_files_and_chunks(tmp_path: Path, monkeypatch: p
 def test_known_truth_of_hh_harmless(tmp_path: Path) -> None:
     """Counted by an independent script over the raw transcripts: 2,312 pairs; 5 prompt mismatches; 4 empty chosen; roles that do
     not alternate in 8 chosen and 5 rejected; markers in 40 and 33; 0 identical. 13 rows have one of the dropping faults."""
-    metrics = validate([SourceFile(HH.name, str(HH))], None, Checks(), 0.1, tmp_path)
+    metrics = validate({"preferences": [SourceFile(HH.name, str(HH))]}, Checks(), 0.1, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())["preferences"]
     assert {check["check"]: check["count"] for check in summary["checks"] if check["count"]} == {
         "prompt_mismatch": 5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from posttrain.data.sources import SourceFile
 from posttrain.filters import documents
 from posttrain.filters.corpus import filter_corpus
 from posttrain.filters.metrics import METRICS
+from posttrain.filters.scores import COLUMNS
 from schemas.errors import Refusal
 from schemas.filter_rules import Bounds, FilterRules, LineRules
 from schemas.filtering import Dedup, Filtering
@@ -24,7 +26,9 @@ REAL = Path(__file__).resolve().parents[3].parent / "shared/data"
 OFF = dict.fromkeys([f"duplicate_{n}gram_characters" for n in range(5, 11)] + ["top_4gram_characters"])
 SHORT_REVIEWS = Filtering(rules=FilterRules(words=Bounds(min=20), **OFF))  # whose sentences recur: they are made from a few
 NOTHING_OFF = Filtering(preset="none")
-DOCUMENT = ["id", "text", "source", "row", *METRICS, "lines_dropped", "number", "fingerprint", "bands"]
+DOCUMENT = [
+    "id", "text", "source", "row", "url", *METRICS, *COLUMNS, "lines_dropped", "number", "fingerprint", "bands", "divergence",
+]  # fmt: skip
 
 
 def source(path: Path, rows: list[Any]) -> SourceFile:
@@ -93,7 +97,7 @@ def test_summary_agrees_with_the_files(sample: tuple[Path, dict[str, float]]) ->
 
 
 def test_columns(sample: tuple[Path, dict[str, float]]) -> None:
-    assert read(sample[0], "kept").columns == [*DOCUMENT, "split"]
+    assert read(sample[0], "kept").columns == [*DOCUMENT, "split", "phase"]
     assert read(sample[0], "rejected").columns == [*DOCUMENT, "reasons", "duplicate_of", "jaccard"]
     assert read(sample[0], "quarantine").columns == ["file", "row", "reason", "value"]
 
@@ -221,3 +225,16 @@ def test_real_documents_balance(tmp_path: Path) -> None:
     assert metrics["documents_in"] == lines == 20
     assert metrics["documents_kept"] + metrics["documents_rejected"] + metrics["documents_quarantined"] == lines
     assert metrics["documents_kept"] >= 10  # clean English pages, mostly
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "holdout"), ("holdout", "holdout"), (None, "holdout")])
+def test_the_split_of_a_file_is_that_of_its_documents(tmp_path: Path, first: str | None, second: str) -> None:
+    """As names such as `test-00000.jsonl` say; documents of a file that says nothing are split by their hashes."""
+    files = [
+        replace(source(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n}"} for n in range(40)]), split=split)
+        for name, split in (("a", first), ("b", second))
+    ]
+    filter_corpus(files, NOTHING_OFF, 0.5, tmp_path)
+    kept = read(tmp_path, "kept")
+    splits = {name: set(kept.filter(source=f"{name}.jsonl")["split"]) for name in "ab"}
+    assert splits == {"a": {"train", "holdout"} if first is None else {first}, "b": {second}}

@@ -7,7 +7,8 @@ import pytest
 
 from posttrain.filters import plain
 from posttrain.filters.kernels.lines import REASONS
-from posttrain.filters.metrics import buffers, line_limits, without_lines
+from posttrain.filters.metrics import line_limits, without_lines
+from posttrain.text.buffers import buffers
 from schemas.filter_presets import LINE_PRESETS
 from schemas.filter_rules import LineRules
 

@@ -120,5 +120,5 @@ def test_such_an_adapter_is_saved_as_a_plain_one_of_twice_the_rank(spec, tiny, t
 
 def test_only_what_was_wrapped_is_saved(spec, tiny, tmp_path):
     for model in (tiny("llama"), wrap(tiny("llama"), spec("ia3"), 0, "x")):
-        with pytest.raises(ValueError, match="lora is not what was put on this model"):
+        with pytest.raises(ValueError, match="lora is not the method of this model"):
             save_trained(model, None, spec("lora"), Policy(""), tmp_path)

@@ -36,6 +36,7 @@ TRAINERS = {
     "sft": "posttrain.training.sft:sft",
     "reward": "posttrain.training.reward:reward",
     "align": "posttrain.training.dpo:dpo",
+    "kto": "posttrain.training.kto:kto",
 }
 SECTION = {"sft": "sft", "reward": "reward", "align": "alignment"}
 
@@ -115,7 +116,7 @@ def request_of(checkpoint, tmp_path_factory):
             "compute": {"device": "cpu", "log_every": 1, "checkpoint_seconds": 1e6} | compute,
         }
         return StageRequest(
-            stage=stage, train=TRAINERS[stage], recipe=validate_recipe(document, "tiny"),
+            stage=stage, train=TRAINERS[(section or {}).get("loss", stage)], recipe=validate_recipe(document, "tiny"),
             policy=Policy(str(checkpoint)), policy_digest="tiny", rows=data / f"{stage}.parquet", out=out, cache=out / "cache",
         )  # fmt: skip
 

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from posttrain.data import split
 from posttrain.filters import metrics, plain
-from posttrain.filters.kernels import folding
-from posttrain.filters.kernels.compiling import COMPILED
-from posttrain.filters.metrics import METRICS, buffers
-from posttrain.filters.near import band_hashes
+from posttrain.filters.metrics import METRICS
+from posttrain.text import plain as plain_text
+from posttrain.text.buffers import Buffers, buffers
+from posttrain.text.kernels import folding
+from posttrain.text.kernels.compiling import COMPILED
+from posttrain.text.near import band_hashes
 from schemas.filter_rules import LineRules
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="numba does not work here, so there is nothing to compare")
@@ -32,7 +34,7 @@ corpora = st.lists(st.one_of(texts, spaced), min_size=1, max_size=5)
 checked = settings(max_examples=150, deadline=None)
 
 
-def arrow(corpus: list[str]) -> metrics.Buffers:
+def arrow(corpus: list[str]) -> Buffers:
     return buffers(pa.array(corpus, pa.large_string()))
 
 
@@ -73,7 +75,7 @@ def test_folded_texts(corpus: list[str]) -> None:
 def test_bands(corpus: list[str], shape: tuple[int, int]) -> None:
     found = band_hashes(folding.fold(*arrow(corpus)), *shape)
     for text, hashes in zip(corpus, found, strict=True):
-        assert hashes.tolist() == plain.bands(folding.folded(text), *shape).tolist(), repr(text)
+        assert hashes.tolist() == plain_text.bands(folding.folded(text), *shape).tolist(), repr(text)
 
 
 def test_a_slice_of_an_array_is_measured_like_a_copy_of_it() -> None:

@@ -1,0 +1,85 @@
+"""Turns every common shape of a prompt without an answer into one: its messages, and all other columns for rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import polars as pl
+
+from posttrain.data.file_rows import normalise_shapes
+from posttrain.data.messages import Message, WrongType, as_prompt, headed, messages, text
+from posttrain.data.pairs import instructed
+from posttrain.data.readers import OnBad, Row
+from posttrain.data.shapes import Record, Shape, Tally
+from schemas.messages import MESSAGES
+from schemas.reading import AS_READ, Reading
+
+COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    "prompt": MESSAGES,
+    "source": pl.String,
+    "row": pl.Int64,
+    "split": pl.String,
+    "extra": pl.String,
+}
+ANSWERED: Final = "the answer at the end of {count} conversations is no part of their prompts: rewards see it as `completion`"
+
+
+def _asked(conversation: list[Message]) -> Record:
+    """A conversation up to the last turn that is not the assistant's; what follows is for rewards."""
+    end = len(conversation)
+    while end and conversation[end - 1]["role"] == "assistant":
+        end -= 1
+    if end == len(conversation):
+        return {"prompt": conversation}
+    return {"prompt": conversation[:end], "seen": {"completion": conversation[end:]}, "note": ANSWERED}
+
+
+def _messages(row: dict[str, Any], reading: Reading) -> Record:
+    return _asked(messages(row["messages"], "user", "messages"))
+
+
+def _prompt(row: dict[str, Any], reading: Reading) -> Record:
+    return _asked(as_prompt(row["prompt"], "prompt"))
+
+
+def _graded(row: dict[str, Any], reading: Reading) -> Record:
+    """verl keeps what an answer is compared with inside a column of its own."""
+    grading = row["reward_model"]
+    if not isinstance(grading, Mapping) or "ground_truth" not in grading:
+        raise WrongType("`reward_model` has no `ground_truth`")
+    known = {"reward_model": dict(grading)} | ({} if "answer" in row else {"answer": grading["ground_truth"]})
+    record = _prompt(row, reading)
+    return record | {"seen": {**record.get("seen", {}), **known}}
+
+
+def _instructed(row: dict[str, Any], reading: Reading) -> Record:
+    return _asked(as_prompt(instructed(row, "input", "context"), "instruction"))
+
+
+def _headed(row: dict[str, Any], reading: Reading) -> Record:
+    return _asked(headed(text(row["text"], "text") or "", "text"))
+
+
+_ALL: Final = "all turns up to the last that is not the assistant's"
+SHAPES: tuple[Shape, ...] = (
+    Shape("verl", ("prompt", "reward_model"), _graded, (), f"{_ALL}; rewards see `ground_truth` as `answer`"),
+    Shape("prompt", ("prompt|query|problem|question",), _prompt, (), f"text, or messages: {_ALL}"),
+    Shape("messages", ("messages|conversations|conversation",), _messages, (), f"{_ALL}; of `from` and `value` too"),
+    Shape("Alpaca", ("instruction",), _instructed, ("input", "context"), "instruction and input"),
+    Shape("input", ("input",), lambda row, reading: _asked(as_prompt(row["input"], "input")), (), "text, or messages"),
+    Shape("text with headings", ("text",), _headed, (), "the turns of `### Human:`, `### Assistant:` (Guanaco)"),
+)
+
+
+def normalise(
+    rows: Iterable[Row], file: str, on_bad: OnBad, reading: Reading = AS_READ, tally: Tally | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of one file → records with `prompt`, `source`, `row`, `split` as declared or None, and all other columns in `extra`.
+
+    `columns` may give those any name: `{answer: reward_model.ground_truth}`.
+
+    Raises:
+        Refusal: as `normalise_shapes`.
+    """
+    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, carries=True)

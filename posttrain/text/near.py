@@ -1,0 +1,142 @@
+"""Near-duplicates: MinHash finds candidates; a document goes only where its exact Jaccard index with a kept one is high enough.
+
+Candidates form chains: A is like B, and B like C, but C may be unlike A. So components only say which documents have to be looked
+at together. Within one, documents are taken in their order; each is compared with the kept ones that share a band with it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posttrain.text import plain
+from posttrain.text.buffers import Buffers
+from posttrain.text.copies import COPY, Records
+from posttrain.text.kernels import minhash
+from posttrain.text.kernels.compiling import COMPILED, kernel
+from posttrain.text.kernels.folding import Folded, fold
+from posttrain.text.kernels.text import Places
+
+BAND = np.dtype([("hash", "<u8"), ("number", "<i8")])
+LINK = np.dtype([("first", "<i8"), ("other", "<i8")])
+AT_ONCE = 2_000  # documents whose texts are in memory
+
+Fetch = Callable[[Places], Buffers]
+"""The texts of some documents, by number."""
+
+
+def band_hashes(folded: Folded, bands: int, rows: int) -> NDArray[np.uint64]:
+    """The band hashes of some texts, shape (documents, bands); zeros for an empty one."""
+    if not COMPILED:
+        each = [plain.bands(text, bands, rows) for text in folded.texts()]
+        return np.array(each, np.uint64).reshape(len(each), bands)
+    out = np.empty((len(folded.starts), bands), np.uint64)
+    minhash.bands(folded.data, folded.starts, folded.ends, *minhash.permutations(bands * rows), out)
+    return out
+
+
+def band_records(hashes: NDArray[np.uint64], numbers: Places) -> Records:
+    """One record for each band of each document, sorted by hash; none for empty documents."""
+    found = np.empty(hashes.size, BAND)
+    found["hash"], found["number"] = hashes.ravel(), np.repeat(numbers, hashes.shape[1])
+    some: Records = found[found["hash"] != 0]
+    some.sort(order=["hash", "number"])
+    return some
+
+
+def links(found: Records) -> Records:
+    """Each document beside the first one with the same band hash."""
+    found = found[np.lexsort((found["number"], found["hash"]))]
+    new = np.ones(len(found), bool)
+    new[1:] = found["hash"][1:] != found["hash"][:-1]
+    first = np.maximum.accumulate(np.where(new, np.arange(len(found)), 0))
+    result = np.empty(int((~new).sum()), LINK)
+    result["first"], result["other"] = found["number"][first[~new]], found["number"][~new]
+    unique: Records = np.unique(result)
+    return unique
+
+
+def clusters(found: Records, at_least: int) -> list[Places]:
+    """Numbers of linked documents, whole components together, in pieces of `at_least` documents where there are so many.
+
+    Args:
+        found: all links, shape (links,).
+
+    Returns:
+        Sorted numbers; components in the order of their smallest number.
+    """
+    numbers, places = np.unique(np.concatenate([found["first"], found["other"]]), return_inverse=True)
+    parents = np.arange(len(numbers))
+    _join(places[: len(found)], places[len(found) :], parents)
+    order = np.argsort(parents, kind="stable")
+    last = np.append(parents[order][1:] != parents[order][:-1], True)[: len(order)]  # of its component
+    pieces, start = [], 0
+    for end in (np.flatnonzero(last) + 1).tolist():
+        if end - start >= at_least or end == len(order):
+            pieces.append(np.sort(numbers[order[start:end]]))
+            start = end
+    return pieces
+
+
+@kernel
+def _join(ones: Places, others: Places, parents: Places) -> None:
+    """Union-find in which the smallest of a component is its root; afterwards `parents` holds the roots."""
+    for at in range(len(ones)):
+        one, other = ones[at], others[at]
+        while parents[one] != one:
+            parents[one] = parents[parents[one]]
+            one = parents[one]
+        while parents[other] != other:
+            parents[other] = parents[parents[other]]
+            other = parents[other]
+        parents[max(one, other)] = min(one, other)
+    for at in range(len(parents)):
+        parents[at] = parents[parents[at]]  # a parent is smaller, so its root is known by now
+
+
+def verified(numbers: Places, fetch: Fetch, bands: int, rows: int, threshold: float) -> Records:
+    """Near-duplicates among some candidates, sorted by number: each with the earliest kept document that it repeats.
+
+    Args:
+        numbers: whole components, sorted; those below 0 were kept by an earlier run, and stay.
+        fetch: gives the texts of the numbers that it is asked for.
+    """
+    kept: dict[int, NDArray[np.uint64]] = {}
+    with_band: defaultdict[int, list[int]] = defaultdict(list)
+    found: list[tuple[int, int, float]] = []
+    for number, shingles, hashes in _candidates(numbers, fetch, bands, rows):
+        rivals = sorted({rival for band in hashes for rival in with_band[band]})
+        like = ((rival, minhash.jaccard(shingles, kept[rival])) for rival in rivals)
+        if number >= 0 and (repeated := next((pair for pair in like if pair[1] >= threshold), None)):
+            found.append((number, *repeated))
+            continue
+        kept[number] = shingles
+        for band in hashes:
+            with_band[band].append(number)
+    return np.array(found, COPY)
+
+
+def _candidates(numbers: Places, fetch: Fetch, bands: int, rows: int) -> Iterator[tuple[int, NDArray[np.uint64], list[Any]]]:
+    """Number, sorted set of shingles and band hashes of each document, in order."""
+    for at in range(0, len(numbers), AT_ONCE):
+        some = numbers[at : at + AT_ONCE]
+        texts = fetch(some)
+        folded = fold(texts.data, texts.offsets)
+        hashes = band_hashes(folded, bands, rows).tolist()
+        for at_text, (number, own) in enumerate(zip(some.tolist(), hashes, strict=True)):
+            yield number, np.unique(_shingles(folded, at_text)), own
+
+
+def shingles_of(folded: Folded) -> list[NDArray[np.uint64]]:
+    """64-bit hashes of the 5-grams of each text, in its order."""
+    return [_shingles(folded, at) for at in range(len(folded.starts))]
+
+
+def _shingles(folded: Folded, at: int) -> NDArray[np.uint64]:
+    """64-bit hashes of the 5-grams of one text."""
+    data, start, end = folded.data, folded.starts[at], folded.ends[at]
+    return minhash.shingles(data, start, end) if COMPILED else plain.shingles(data[start:end].tobytes())
