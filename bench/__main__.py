@@ -15,6 +15,7 @@ BENCHMARKS = {
         "bench.filter.command:main",
         "the corpus filter against datatrove (make peers): megabytes a second and core, memory",
     ),
+    "estimators": ("bench.estimators:main", "GAE, RLOO and GRPO on the same samples: what they reach, with intervals over seeds"),
     "numbers": ("bench.numbers:main", "what the numbers are worth: errors of half precision (--markdown for tables)"),
     "rollouts": ("bench.rollouts:main", "sampled tokens per second against generate of transformers: equal greedy tokens"),
 }

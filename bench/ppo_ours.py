@@ -28,7 +28,8 @@ from posttrain.rewards.sources import load_rewards
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.scorer import inner_model
 from posttrain.training.loop import CURVE, Job, train
-from posttrain.training.ppo.actor_critic import ActorCritic, critic_base, start_policy
+from posttrain.training.ppo.actor_critic import ActorCritic, start_policy
+from posttrain.training.ppo.critic import apart, new_critic
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
@@ -83,10 +84,10 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     spec, tokenizer = spec_of(workload, value_model), AutoTokenizer.from_pretrained(folder / "model")
     base = load_model(Policy(str(folder / "model")), CPU)
     reward_model = reward_model_of(base, tokenizer, folder)
-    critic = critic_base(base, spec)
+    critic = new_critic(base, spec, seed=0)
     policy = wrap(base, spec.peft, 0, "bench", tokenizer)
     start_adapter(policy)
-    reference = start_policy(policy, spec, critic, spec.peft, seed=0)
+    reference = start_policy(policy, spec, critic)
     scorer = ActorCritic(policy, CPU, torch.float32, temperature=spec.temperature).eval()
     prompts = prompts_of(workload)
     layout = use_layout_for(scorer, prompts.tokens)
@@ -98,7 +99,8 @@ def job_of(workload: Workload, folder: Path, value_model: str, out: Path) -> tup
     objective = PolicyOptimization(spec, collect, torch.float32)
     compute = Compute(device="cpu", checkpoint_seconds=1e9)
     progress = ProcessorTime(objective.steps)
-    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, progress, rounds=objective), layout
+    return Job("align", scorer, objective, plan_of(spec, 0), spec, compute, out, progress, rounds=objective,
+               apart=apart(spec, lambda: trainable_count(policy))), layout  # fmt: skip
 
 
 def measure(workload: Workload, folder: Path, value_model: str, out: Path) -> Measured:

@@ -16,12 +16,12 @@ import polars as pl
 from bench.flops import Shape
 from bench.workload import TokenRow, Workload, write_token_rows
 from posttrain.checkpoints.load import load_config, load_tokenizer
+from posttrain.data.collect import collect
 from posttrain.data.encode import encode_conversations
 from posttrain.data.kinds import KINDS
 from posttrain.data.packing import Example
 from posttrain.data.reviews import draw_item, review
 from posttrain.data.sources import resolve
-from posttrain.data.validate import collect
 from posttrain.models.policy import Policy
 from posttrain.runtime.device import resolve_dtype
 from schemas.errors import Refusal

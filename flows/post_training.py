@@ -19,6 +19,7 @@ from schemas.results import RunReport, StageReport
 from tasks import open_runs, tracking
 from tasks.chains import chain_of, check_once, pinned
 from tasks.report import build_report, failure, is_promoted, publish
+from tasks.secret_blocks import read_blocks
 
 log = logging.getLogger(__name__)
 redaction.install()
@@ -68,6 +69,7 @@ def run_recipe(recipe: Recipe, store: str) -> RunReport:
     root = Store(store).root
     recipe = pinned(recipe, root)
     check_once(recipe, root)
+    read_blocks(recipe)
     with open_runs.claimed(recipe, root) as marker:
         run_id = tracking.start_run(recipe, root, marker)
         chain = chain_of(recipe, str(root), run_id)

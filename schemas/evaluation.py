@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import Frozen, refused
-from schemas.fields import ImportName, Limits, Number, Positive, Temperature
-
-
-class FunctionJudge(Frozen):
-    """A Python function of (prompts, responses) or (prompts, responses, rows) that returns one reward per response."""
-
-    source: Literal["function"] = "function"
-    """A Python function."""
-    name: ImportName
-    """`module:function`; `posttrain.data.samples:sentiment` is a toy for the sample reviews."""
-
-
-class RewardModelJudge(Frozen):
-    """The reward model that this run trains. A policy that was aligned with it is judged by what it was trained to please."""
-
-    source: Literal["reward_model"]
-    """The stage reward."""
-
-
-def _function_by_default(given: Any) -> Any:
-    return {"source": "function", **given} if isinstance(given, dict) else given
-
-
-Judge = Annotated[
-    Annotated[FunctionJudge | RewardModelJudge, Field(discriminator="source")], BeforeValidator(_function_by_default)
-]
+from schemas.benchmarks import Benchmark, refuse_impossible
+from schemas.fields import Limits, Number, Positive, Temperature
+from schemas.judge import Judge
 
 
 class Gate(Limits):
@@ -56,14 +33,22 @@ _RANGES = {
     "win_rate_vs_base": _SHARE,
     "length_controlled_win_rate_vs_sft": _SHARE,
     "length_controlled_win_rate_vs_base": _SHARE,
+    "worst_source_win_rate_vs_sft": _SHARE,
+    "worst_source_win_rate_vs_base": _SHARE,
     "length_ratio_vs_sft": _NOT_NEGATIVE,
     "length_ratio_vs_base": _NOT_NEGATIVE,
+    "mean_reward": _ANY,
     "eos_share": _SHARE,
     "distinct_2": _SHARE,
     "preference_accuracy": _SHARE,
     "preference_accuracy_length_controlled": _SHARE,
     "feedback_auc": _SHARE,
     "calibration_error": _SHARE,
+    "drift_sources": _SHARE,
+    "drift_lengths": _SHARE,
+    "drift_languages": _SHARE,
+    "judge_agreement": _SHARE,
+    "judge_consistency": _SHARE,
     "perplexity_ratio_vs_base": _NOT_NEGATIVE,
     "kl_per_token": _NOT_NEGATIVE,  # an estimate may fall below 0, and then only by chance
     "validation_loss_falls": _ANY,
@@ -82,10 +67,16 @@ class Gates(Frozen):
     """The win rate that answers as long as the SFT parent's would have (arXiv 2404.04475)."""
     length_controlled_win_rate_vs_base: Gate | None = None
     """The same against the model before SFT."""
+    worst_source_win_rate_vs_sft: Gate | None = None
+    """The lowest win rate over the sources of the prompts; sources with fewer than 8 judged prompts count together."""
+    worst_source_win_rate_vs_base: Gate | None = None
+    """The same against the model before SFT."""
     length_ratio_vs_sft: Gate | None = None
     """Tokens of the candidate's answers for each token of its SFT parent's."""
     length_ratio_vs_base: Gate | None = None
     """The same against the model before SFT."""
+    mean_reward: Gate | None = None
+    """Mean reward of the candidate's answers by the judge; of one that gives 0 or 1, such as a verifier, the accuracy."""
     eos_share: Gate | None = None
     """Share of the candidate's answers that end before `max_new_tokens`."""
     distinct_2: Gate | None = None
@@ -98,6 +89,17 @@ class Gates(Frozen):
     """P(a desirable held-out answer has a higher implicit reward than an undesirable one), of data.feedback."""
     calibration_error: Gate | None = None
     """Expected calibration error of the implicit rewards on held-out pairs: how far their confidence is from their accuracy."""
+    drift_sources: Gate | None = None
+    """Share of training rows whose source would have to be another for the champion's shares by source; without a champion this
+    gate and the next two do not apply."""
+    drift_lengths: Gate | None = None
+    """The same for the lengths of rows, in words by powers of two."""
+    drift_languages: Gate | None = None
+    """The same for the languages of rows. Needs the extra `text`."""
+    judge_agreement: Gate | None = None
+    """Share of held-out pairs on which the judge prefers the response that people chose; ties count half."""
+    judge_consistency: Gate | None = None
+    """Share of comparisons in which a language model as judge names the same winner in both orders."""
     perplexity_ratio_vs_base: Gate | None = None
     """Perplexity of held-out text, divided by the base model's."""
     kl_per_token: Gate | None = None
@@ -144,6 +146,23 @@ class Evaluation(Frozen):
     """Who scores responses; null: no one, so that rewards and win rates are not measured."""
     gates: Gates = Gates()
     """Limits before the registry."""
+    benchmarks: tuple[Benchmark, ...] = ()
+    """Tasks of lm-eval that every policy answers, in a stage of their own."""
+
+    @model_validator(mode="after")
+    def _asks_each_benchmark_once(self) -> Evaluation:
+        seen: set[str] = set()
+        for index, benchmark in enumerate(self.benchmarks):
+            refuse_impossible(benchmark, f"evaluation.benchmarks.{index}")
+            if benchmark.task in seen:
+                raise refused(
+                    where=f"evaluation.benchmarks.{index}.task",
+                    found=f"{benchmark.task} a second time",
+                    allowed="each task once: its numbers have its name",
+                    remedy="remove one of them",
+                )
+            seen.add(benchmark.task)
+        return self
 
     @model_validator(mode="after")
     def _leaves_room_for_a_prompt(self) -> Evaluation:
@@ -167,3 +186,17 @@ class Registry(Frozen):
     """Registered name of the stage reward's model, whose `champion` is the most accurate one on held-out pairs; null: none."""
     promote_on: Literal["win_rate_vs_sft", "win_rate_vs_base", "preference_accuracy", "validation_loss"] | None = None
     """What decides: a champion must be beaten in it head to head on the same held-out rows; null: passing the gates is enough."""
+    export: tuple[Literal["gguf", "awq", "fp8"], ...] = ()
+    """Other forms of the checkpoint that are registered with it: `gguf`, a Llama as one file in fp32 (extra `gguf`)."""
+
+    @model_validator(mode="after")
+    def _exports_what_is_built(self) -> Registry:
+        for kind in ("awq", "fp8"):
+            if kind in self.export:
+                raise refused(
+                    where="registry.export",
+                    found=f"{kind}, which is not built: it rounds weights by samples of activations, and nothing here proves it",
+                    allowed="gguf",
+                    remedy=f"remove {kind}, and quantise the registered checkpoint with llm-compressor",
+                )
+        return self

@@ -191,10 +191,12 @@ def _of_the_old_kind(parents: Iterable[str], last: str, section: Mapping[str, An
 
 def _refusal(error: ErrorDetails, document: Mapping[str, Any], name: str, kind: type[BaseModel]) -> Refusal:
     context = error.get("ctx", {})
-    if error["type"] == "refused":
-        return Refusal(where=context["where"], found=context["found"], allowed=context["allowed"], remedy=context["remedy"])
     path, siblings = _walk(error["loc"], document, kind)
     where = ".".join(path) or name
+    if error["type"] == "refused":
+        own = context["where"]  # of a section that several places have: `.url`, to which where it stands is added
+        parts = {part: context[part] for part in ("found", "allowed", "remedy")}
+        return Refusal(where=f"{where}{own}" if own.startswith(".") else own, **parts)
     found = "nothing" if error["type"] == "missing" else short(error["input"])
     allowed, remedy = error["msg"], REMEDIES.get(error["type"], "correct the value")
     if error["type"] == "extra_forbidden":

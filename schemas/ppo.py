@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from schemas.base import Frozen, refused
+from schemas.base import Frozen
 from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Number, Positive, Share, Temperature
 from schemas.peft import LoRA, Peft
+from schemas.ppo_parts import KL as KL
+from schemas.ppo_parts import Critic, Refresh, Stop
+from schemas.ppo_rules import problems_of
 from schemas.training import Optimization, Rate
 
 
@@ -72,30 +72,6 @@ class FunctionReward(Rewarding):
 RewardSource = Annotated[StageReward | RegistryReward | FunctionReward, Field(discriminator="source")]
 
 
-class KL(Frozen):
-    """The pull to the reference: a penalty on log π - log π_ref of every token."""
-
-    coefficient: NonNegative = 0.05
-    """Weight in units of the reward per nat; the first one where it adapts."""
-    adaptive: bool = False
-    """Move the coefficient so that the divergence of a response nears `target` (arXiv 1909.08593, section 2.2)."""
-    target: AboveZero = 6.0
-    """Divergence in nats per response; adaptive only."""
-    horizon: AboveZero = 10_000.0
-    """Responses over which the coefficient moves by at most a fifth; adaptive only."""
-
-    @model_validator(mode="after")
-    def _adapts_from_something(self) -> KL:
-        if self.adaptive and self.coefficient == 0:
-            raise refused(
-                where="alignment.kl.coefficient",
-                found="0 with adaptive true",
-                allowed="a number above 0: factors adapt it, 0 stays 0",
-                remedy="set coefficient=0.05, say, or adaptive=false",
-            )
-        return self
-
-
 class PPO(Optimization):
     """Proximal policy optimisation (arXiv 1707.06347) from rewards, after arXiv 1909.08593 and 2403.17031."""
 
@@ -126,28 +102,72 @@ class PPO(Optimization):
     """Divides the logits of policy and reference, in sampling and in training."""
     kl: KL = KL()
     """The pull to the reference."""
+    surrogate: Literal["clip", "cispo"] = "clip"
+    """What stands for the policy's objective: the clipped one of PPO, or that of CISPO (arXiv 2506.13585, equation 4), which caps
+    the ratio as a weight and lets the gradient of every token through."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Probability ratios of tokens, or of whole responses (the geometric mean; GSPO, arXiv 2507.18071, equation 7)."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """ε: beyond 1 ± ε the probability ratio of a token gains nothing more."""
-    value_clip: AboveZero = 0.2
-    """The value of a token may move by this much from the one at sampling; `gae` only."""
+    clip_high: AboveZero | None = None
+    """ε above 1, where it differs from the one below (DAPO, arXiv 2503.14476, equation 10: 0.28); null = `clip`. Of CISPO it is
+    the only one."""
+    dual_clip: Annotated[float, Field(gt=1), Number] | None = None
+    """c: a token with a negative advantage loses at most c times it, however large its ratio (arXiv 1912.09729, equation 5: 3);
+    null = no limit."""
+    aggregation: Literal["token", "sequence", "constant"] = "token"
+    """What a step's loss is a mean over: its tokens (DAPO, arXiv 2503.14476, equation 8), its responses, each the mean of its
+    tokens (GRPO, arXiv 2402.03300, equation 3), or responses times `max_new_tokens` (Dr. GRPO, arXiv 2503.20783, section 3.2)."""
+    mask_truncated: bool = False
+    """Leave responses that were cut before they ended out of every loss (DAPO, arXiv 2503.14476, section 3.4)."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What a centred reward is divided by: the standard deviation of its prompt's responses, of all of the iteration, or 1
+    (Dr. GRPO, arXiv 2503.20783, section 3.2); `grpo` only."""
+    dynamic_sampling: Positive | None = None
+    """Prompts whose responses all have one reward teach nothing: draw others in their place, at most so many times an iteration
+    (DAPO, arXiv 2503.14476, equation 11); null = take what comes."""
+    value_clip: AboveZero | None = None
+    """The value of a token may move by this much from the one at sampling; null = freely; `gae` only."""
     value_coefficient: NonNegative = 0.1
     """Weight of the value loss; `gae` only."""
-    value_model: Literal["trunk", "adapter"] = "trunk"
-    """Where values come from: a head on the policy's last hidden states, or on those of a LoRA of its own on the same weights."""
+    value_model: Literal["trunk", "adapter"] = "adapter"
+    """Where values come from: a head on the policy's last hidden states, or on those of a LoRA of its own on the same weights,
+    which takes about twice the time of a step and is what comes to explain the returns; `gae` only."""
+    critic: Critic = Critic()
+    """Start, rate and warm-up of the value model; `gae` only."""
     entropy_coefficient: NonNegative = 0.0
     """Weight of the policy's entropy, which is then maximised."""
+    sft_weight: NonNegative = 0.0
+    """Weight of the negative log-likelihood per token of the data's own answers (the chosen ones of pairs) to the same prompts
+    (PPO-ptx, arXiv 2203.02155, equation 2); 0 = none."""
     gamma: Share = 1.0
     """γ: discount per token; `gae` only."""
     lam: Share = 0.95
     """λ of generalised advantage estimation: 0 trusts the value model, 1 the sampled return; `gae` only."""
+    lambda_value: Share = 1.0
+    """λ of the returns that values are trained to predict; 1 = the sampled ones (VC-PPO, arXiv 2503.01491, section 3.2); `gae`
+    only."""
     missing_eos_penalty: NonNegative = 0.0
     """Subtracted from the reward of a response that was cut before it ended."""
+    eos_reward: NonNegative = 0.0
+    """Added to the reward of a response that ended before it was cut."""
+    overlong_buffer: Positive | None = None
+    """Over the last so many tokens before `max_new_tokens` the reward falls linearly by `overlong_penalty` (DAPO, arXiv
+    2503.14476, equation 13); null = it does not."""
+    overlong_penalty: AboveZero = 1.0
+    """What a response of `max_new_tokens` loses, in units of the reward; `overlong_buffer` only."""
     reward_clip: AboveZero | None = None
     """Rewards of a response are clipped to ± this; null = not."""
     whiten_rewards: bool = False
     """Divide token rewards by their standard deviation before advantages are estimated; `gae` only."""
     max_step_kl: AboveZero | None = None
     """Leave an iteration's further steps out once the policy moved by this much per token, in nats; null = take all."""
+    reference_refresh: Refresh | None = None
+    """Move the reference after the policy now and then; null = it stays the policy at the start."""
+    stop: Stop = Stop()
+    """When training ends before its last iteration."""
+    held_out_prompts: Annotated[int, Field(ge=0)] = 64
+    """Held-out prompts that are answered and rewarded at each of `validations`, at the end of an iteration; 0 = none."""
     learning_rate: Rate | None = None
     """Peak learning rate; null = by method and size of the model: LoRA 3e-5 at 100M parameters, 1e-5 from 7B on, in full 1e-6."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
@@ -165,85 +185,19 @@ class PPO(Optimization):
     def _one_is_a_list_of_one(cls, given: Any) -> Any:
         return (given,) if isinstance(given, dict | Rewarding) else given
 
+    @property
+    def kl_place(self) -> Literal["reward", "loss"] | None:
+        """Where the divergence from the reference counts; None where there is no reference."""
+        by_default: Literal["reward", "loss"] = "loss" if self.advantage == "grpo" else "reward"
+        return (self.kl.place or by_default) if self.kl.coefficient else None
+
+    @property
+    def kl_estimator(self) -> Literal["k1", "k2", "k3"]:
+        """The estimate of the divergence."""
+        return self.kl.estimator or ("k3" if self.kl_place == "loss" else "k1")
+
     @model_validator(mode="after")
     def _numbers_go_together(self) -> PPO:
-        for problem in itertools.chain(_uneven(self), _meaningless(self), _equal_names(self)):
+        for problem in problems_of(self):
             raise problem
         return self
-
-
-def _uneven(spec: PPO) -> Iterator[PydanticCustomError]:
-    """Numbers that do not go together."""
-    if spec.rollouts % spec.samples:
-        yield refused(
-            where="alignment.rollouts",
-            found=f"{spec.rollouts} with samples {spec.samples}",
-            allowed=f"a multiple of {spec.samples}",
-            remedy="change one of them",
-        )
-    if spec.minibatches > spec.rollouts // spec.samples:
-        yield refused(
-            where="alignment.minibatches",
-            found=f"{spec.minibatches} with {spec.rollouts // spec.samples} prompts",
-            allowed="at most one per prompt",
-            remedy="lower it, or raise rollouts",
-        )
-    if spec.max_new_tokens > spec.max_length - 2:
-        yield refused(
-            where="alignment.max_new_tokens",
-            found=f"{spec.max_new_tokens} with max_length {spec.max_length}",
-            allowed=f"at most {spec.max_length - 2}, which leaves room for a prompt",
-            remedy="lower it, or raise max_length",
-        )
-    if spec.kl.adaptive and spec.rollouts >= 5 * spec.kl.horizon:
-        yield refused(
-            where="alignment.kl.horizon",
-            found=f"{spec.kl.horizon:g} with rollouts {spec.rollouts}",
-            allowed=f"more than {spec.rollouts / 5:g}: one iteration would take the whole coefficient away",
-            remedy="raise horizon: 10000 is the paper's",
-        )
-    if spec.advantage != "gae" and spec.samples < 2:
-        yield refused(
-            where="alignment.samples",
-            found=f"{spec.samples} with advantage {spec.advantage}",
-            allowed="2 or more",
-            remedy="set samples=4, say: responses to one prompt are compared",
-        )
-
-
-def _equal_names(spec: PPO) -> Iterator[PydanticCustomError]:
-    """Sources that would share one curve."""
-    for field, sources in (("reward", spec.reward), ("monitor", spec.monitor)):
-        labels = [source.label for source in sources]
-        for label in dict.fromkeys(labels):
-            if labels.count(label) > 1:
-                yield refused(
-                    where=f"alignment.{field}",
-                    found=f"two sources of the name {label}",
-                    allowed="names that differ",
-                    remedy="rename or remove one of them",
-                )
-
-
-# Fields that nothing reads without a critic.
-_OF_THE_CRITIC = ("value_clip", "value_coefficient", "value_model", "gamma", "lam", "whiten_rewards")
-
-
-def _meaningless(spec: PPO) -> Iterator[PydanticCustomError]:
-    """Values that nothing would read."""
-    for name in _OF_THE_CRITIC:
-        if spec.advantage != "gae" and getattr(spec, name) != PPO.model_fields[name].default:
-            yield refused(
-                where=f"alignment.{name}",
-                found=f"{getattr(spec, name)} with advantage {spec.advantage}",
-                allowed="advantage gae",
-                remedy=f"remove {name}",
-            )
-    if spec.early_stop is not None or spec.keep == "best":
-        name = "early_stop" if spec.early_stop is not None else "keep"
-        yield refused(
-            where=f"alignment.{name}",
-            found="a choice by validation loss with algorithm ppo",
-            allowed="nothing: PPO has none",
-            remedy=f"remove {name}; the gates of evaluation judge the result",
-        )

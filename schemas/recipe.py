@@ -44,6 +44,7 @@ STAGES = {
     "reward": Stage("reward", "preferences"),
     "align": Stage("alignment", "preferences", "aligned"),
     "evaluate": Stage("evaluation"),
+    "benchmark": Stage("evaluation"),
     "register": Stage("registry"),
 }
 """Every stage by name, in the order in which they run."""
@@ -155,6 +156,8 @@ class Recipe(Frozen):
     def section(self, stage: str) -> Any:
         """The settings of a stage, or None where this recipe does not ask for it: `section("align")` is `alignment`."""
         if stage == "filter" and self.pretrain is None:  # which alone reads the corpus
+            return None
+        if stage == "benchmark" and not self.evaluation.benchmarks:
             return None
         section = getattr(self, STAGES[stage].section)
         return None if isinstance(section, NoAlignment) else section

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic_core import PydanticCustomError
 
 from schemas.base import refused
-from schemas.evaluation import RewardModelJudge
+from schemas.judge import EndpointJudge, RewardModelJudge
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe, policies, policy_of
 from schemas.training import DPO
@@ -61,6 +61,8 @@ def _missing_inputs(recipe: Recipe) -> Problems:
         )
 
 
+DRIFT = ("drift_sources", "drift_lengths", "drift_languages")
+"""What is measured against the data of the champion, where there is one."""
 _OF_PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "calibration_error"}
 """What is measured on held-out pairs."""
 
@@ -68,12 +70,14 @@ _OF_PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "ca
 def _impossible_gates(recipe: Recipe) -> Problems:
     """Gates and promotion metrics on numbers that this recipe never measures."""
     opponents = policies(recipe)[:-1]
-    wins = {f"{kind}_vs_{name}" for name in opponents for kind in ("win_rate", "length_controlled_win_rate")}
+    rates = ("win_rate", "length_controlled_win_rate", "worst_source_win_rate")
+    wins = {f"{kind}_vs_{name}" for name in opponents for kind in rates}
     measured = {"eos_share", "distinct_2", *(f"length_ratio_vs_{name}" for name in opponents)}
-    measured |= wins if recipe.evaluation.judge else set()
+    measured |= {"mean_reward", *wins} if recipe.evaluation.judge else set()
     measured |= {"perplexity_ratio_vs_base"} if opponents else set()
     measured |= {"kl_per_token"} if "align" in recipe.stages else set()
     measured |= _OF_PAIRS if "align" in recipe.stages and recipe.data.preferences else set()
+    measured |= _of_judge(recipe) | (set(DRIFT) if recipe.registry else set())
     measured |= {"feedback_auc"} if "align" in recipe.stages and recipe.data.feedback else set()
     trains = any(map(policy_of, recipe.stages)) and not isinstance(recipe.alignment, PPO)  # PPO: no such loss
     measured |= {"validation_loss_falls"} if trains else set()
@@ -88,9 +92,22 @@ def _impossible_gates(recipe: Recipe) -> Problems:
         yield _unmeasured("registry.promote_on", recipe.registry.promote_on, promotes, wins)
 
 
+def _of_judge(recipe: Recipe) -> set[str]:
+    """What is measured of the judge."""
+    judge, model = recipe.evaluation.judge, isinstance(recipe.evaluation.judge, EndpointJudge)
+    pairs = judge is not None and recipe.data.preferences is not None and getattr(judge, "pairs", 1) > 0
+    compares = model and getattr(judge, "mode", None) == "pairwise" and (pairs or len(policies(recipe)) > 1)
+    return ({"judge_agreement"} if pairs else set()) | ({"judge_consistency"} if compares else set())
+
+
 def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
     """A refusal of one of them; a win rate may lack nothing but a judge."""
-    remedy = "set evaluation.judge: a function or a reward model" if name in wins else "remove it, or add the stage that it is of"
+    of_judge = {*wins, "mean_reward"}
+    remedy = (
+        "set evaluation.judge: a function, a reward model or an endpoint"
+        if name in of_judge
+        else "remove it, or add the stage that it is of"
+    )
     return refused(
         where=where,
         found=name,
@@ -113,8 +130,34 @@ def _cannot_reward(recipe: Recipe) -> Problems:
             )
 
 
+def _cannot_start_the_critic(recipe: Recipe) -> Problems:
+    """A critic starts as a reward model that is a LoRA on the policy's own weights."""
+    spec, trained = recipe.alignment, recipe.reward
+    if not isinstance(spec, PPO) or spec.critic.init != "reward_model":
+        return
+    lacks = {
+        "no reward source model": not any(isinstance(source, StageReward) for source in spec.reward),
+        "a reward.model of its own": trained is not None and trained.model is not None,
+        f"reward.peft.method {trained.peft.method if trained else None}": trained is not None and trained.peft.method != "lora",
+    }
+    for found in (found for found, holds in lacks.items() if holds):
+        yield refused(
+            where="alignment.critic.init",
+            found=f"reward_model, and {found}",
+            allowed="a section reward with peft.method lora and model null, whose rewards are maximised",
+            remedy="set critic.init=zero",
+        )
+
+
 def _does_not_fit(recipe: Recipe) -> Problems:
     """Settings that are fine alone and not together."""
+    if isinstance(recipe.alignment, PPO) and recipe.alignment.sft_weight and recipe.prompts_table == "prompts":
+        yield refused(
+            where="alignment.sft_weight",
+            found=f"{recipe.alignment.sft_weight:g} with data.prompts, which have no answers",
+            allowed="0, or prompts from data.preferences or data.instructions",
+            remedy="remove sft_weight",
+        )
     if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
         yield refused(
             where="compute.num_processes",
@@ -184,7 +227,7 @@ def _cannot_register(recipe: Recipe) -> Problems:
         )
 
 
-_WITHOUT_INTERVAL = {
+_WITHOUT_INTERVAL = dict.fromkeys(DRIFT, "max") | {
     "perplexity_ratio_vs_base": "max", "validation_loss_falls": "min", "distinct_2": "min", "calibration_error": "max",
 }  # fmt: skip
 """Metrics that are one number, and the limit to use instead."""
@@ -223,7 +266,22 @@ def _quantised(recipe: Recipe) -> Problems:
             )
 
 
+def _compares_with_nobody(recipe: Recipe) -> Problems:
+    """Gates of benchmarks on a difference to a policy that this recipe does not have."""
+    opponents = policies(recipe)[:-1]
+    for index, benchmark in enumerate(recipe.evaluation.benchmarks):
+        gate = benchmark.gate
+        if gate and gate.compares and (not opponents or (gate.against or opponents[0]) not in opponents):
+            yield refused(
+                where=f"evaluation.benchmarks.{index}.gate.against",
+                found=f"{gate.against}, which this recipe does not compare",
+                allowed=f"one of {', '.join(opponents)}" if opponents else "a recipe that trains on another policy",
+                remedy="name another policy, or ask for min or max alone",
+            )
+
+
 RULES = (
-    _missing_inputs, _impossible_gates, _cannot_reward, _too_long, _cannot_register, _bounds_without_interval, _does_not_fit,
-    _quantised,
+    _missing_inputs, _impossible_gates, _compares_with_nobody, _cannot_reward, _cannot_start_the_critic, _too_long,
+    _cannot_register,
+    _bounds_without_interval, _does_not_fit, _quantised,
 )  # fmt: skip

@@ -42,6 +42,8 @@ class Optimization(Frozen):
     """Decay per step of AdamW's running mean of the gradient."""
     adam_beta2: BelowOne = 0.95
     """Decay per step of AdamW's running mean of the squared gradient."""
+    adam_epsilon: AboveZero = 1e-8
+    """Added to the root of AdamW's running mean of the squared gradient (PPO's authors: 1e-5, arXiv 2403.17031, detail 2)."""
     max_grad_norm: AboveZero = 1.0
     """Gradients are scaled down to this global norm."""
     gradient_checkpointing: bool = False

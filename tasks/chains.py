@@ -16,6 +16,7 @@ from schemas.ppo import PPO, RegistryReward, RewardSource
 from schemas.recipe import Recipe
 from schemas.sources import listed
 from tasks.registry import exact_uri, fetch_version
+from tasks.secret_blocks import read_blocks
 
 
 def pinned(recipe: Recipe, root: Path) -> Recipe:
@@ -93,4 +94,5 @@ def check_once(recipe: Recipe, root: Path) -> None:
 @functools.lru_cache(maxsize=1)
 def chain_of(recipe: Recipe, root: str, run_id: str) -> Chain:
     """The chain of one run, made once per process: inputs that change during a run do not change its keys."""
+    read_blocks(recipe)
     return new_chain(recipe, Store(root))

@@ -14,8 +14,8 @@ from tasks.stage import stage_task
 @stage_task
 def validate(chain: Chain, out: Path) -> Built:
     """Check pairs, feedback, conversations and prompts against their contracts; rows that fail are quarantined."""
-    from posttrain.data.validate import refuse_empty_splits
     from posttrain.data.validate import validate as check
+    from posttrain.data.verdict import refuse_empty_splits
 
     data = chain.recipe.data
     given = {name: chain.sources[name] for name in CONTRACTS if name in chain.sources}

@@ -1,4 +1,4 @@
-"""The task that evaluates."""
+"""The tasks that evaluate, and that run benchmarks."""
 
 from __future__ import annotations
 
@@ -17,5 +17,14 @@ def evaluate(chain: Chain, out: Path) -> Built:
     from posttrain.evaluation.held_out import held_out, known_scores
 
     return measure(
-        chain.recipe, chain.policies(), held_out(chain), out, progress.current(), chain.judging_model(), known_scores(chain)
-    )
+        chain.recipe, chain.policies(), held_out(chain), out, progress.current(), chain.judging_model(), known_scores(chain),
+        chain.verdicts,
+    )  # fmt: skip
+
+
+@stage_task
+def benchmark(chain: Chain, out: Path) -> Built:
+    """Have every policy answer the recipe's tasks of lm-eval, on the same documents."""
+    from posttrain.evaluation.benchmarks.stage import benchmark as measure
+
+    return measure(chain, out, progress.current())

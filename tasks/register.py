@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import task
 
-from posttrain.evaluation.gates import check_gates, describe
+from posttrain.evaluation.gates import describe, gates_of
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress, redaction
 from posttrain.runtime.store import Built
@@ -18,7 +18,9 @@ from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
 from tasks import champion, registry
+from tasks.card_facts import facts_of
 from tasks.chains import chain_of
+from tasks.drift import measure_drift
 from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
 from tasks.turns import CHAMPION
@@ -38,7 +40,7 @@ def _registered(recipe: Recipe, store: str, run_id: str) -> StageReport:
     started = time.monotonic()
     chain = chain_of(recipe, store, run_id)
     reward = register_reward(chain, run_id)
-    gates = check_gates(recipe.evaluation.gates, chain.measured())
+    gates = gates_of(recipe, chain.measured() | measure_drift(chain, registry.client_of(chain), run_id))
     if failed := [gate for gate in gates if not gate.passed]:
         raise GateRefused("; ".join(map(describe, failed)))
     _forget_unless_registered(chain)
@@ -70,14 +72,31 @@ def _forget_unless_registered(chain: Chain) -> None:
 
 def _build(chain: Chain, run_id: str, out: Path, gates: tuple[GateReport, ...]) -> Built:
     from posttrain.checkpoints.export import export
+    from posttrain.checkpoints.generation import set_sampling
     from posttrain.checkpoints.round_trip import numbers
+    from posttrain.report.model_card import CARD, model_card
 
     identity = chain.identity("register")
     with progress.working("register: exporting, and comparing outputs in a fresh process"):
         folders = export(chain.policy_before("register"), out, chain.store.folder("register", identity.key))
+        for name in {"checkpoint", "base"} & folders.keys():
+            set_sampling(out / name, chain.recipe.evaluation.temperature)
+        exported = _exported(chain, out)
+        (out / CARD).write_text(model_card(chain.recipe, facts_of(chain, gates)), encoding="utf-8")
     with progress.working("register: writing the version into MLflow"):
         version = registry.log_version(chain, run_id, out, folders, identity.key, gates)
-    return Built(numbers(out), {**folders, "version": str(version.version)})
+    return Built(numbers(out), {**folders, **exported, "card": CARD, "version": str(version.version)})
+
+
+def _exported(chain: Chain, out: Path) -> dict[str, str]:
+    """Other forms of the checkpoint that the recipe asks for."""
+    from posttrain.checkpoints.gguf_export import write_gguf
+
+    assert chain.recipe.registry
+    if "gguf" not in chain.recipe.registry.export:
+        return {}
+    write_gguf(out / "checkpoint", out / registry.GGUF)
+    return {"gguf": registry.GGUF}
 
 
 def _head_to_head(chain: Chain, opponent: ModelVersion) -> Estimate:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.models.policy import folder_digest
 from posttrain.pipeline.chain import Chain
+from posttrain.report.model_card import CARD
 from posttrain.runtime.cached_folder import cached_folder
 from posttrain.runtime.provenance import environment
 from schemas.errors import Refusal
@@ -16,6 +17,7 @@ from schemas.recipe import Recipe
 from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
 from tasks.champion import CHALLENGER
+from tasks.drift import profile_tag
 from tasks.signatures import EXAMPLE, chat_signature
 from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri, written_uri
 from tasks.turns import CHAMPION
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 CONSUMER = Path(__file__).with_name("consumer.py")
 _PART = re.compile(r"checkpoint|base|adapter(-\d+)?")  # folders of a version that are loaded
+GGUF = "model.gguf"
+DESCRIBED = 5000  # characters of a description that MLflow's database takes
 REQUIREMENTS = ["mlflow", "torch", "transformers", "peft", "safetensors"]
 
 
@@ -152,23 +156,32 @@ def log_version(
         refuse_unexpected(folder / part)
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):  # MLflow's advice, which undoes any filter
         logged = mlflow.pyfunc.log_model(name="model", **consumer_of(folder, folders))
+    card = folder / CARD
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    tags = version_tags(chain, key, gates) | {"artifacts": ", ".join(folders), "model_id": str(logged.model_id)}
+    tags = (
+        version_tags(chain, key, gates) | profile_tag(chain) | {"artifacts": ", ".join(folders), "model_id": str(logged.model_id)}
+    )
     tags |= {f"{ARTIFACT}{part}": folder_digest(folder / path) for part, path in folders.items()}
     client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
-    return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
+    described = card.read_text(encoding="utf-8")[:DESCRIBED] if card.exists() else None
+    return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id, description=described)
 
 
 def consumer_of(folder: Path, folders: dict[str, str]) -> dict[str, Any]:
     """What `mlflow.pyfunc` needs to save an exported folder as a model."""
     return {
         "python_model": str(CONSUMER),
-        "artifacts": {part: str(folder / path) for part, path in folders.items()},
+        "artifacts": {part: str(folder / path) for part, path in (folders | _files(folder)).items()},
         "pip_requirements": pinned_requirements(),
         "signature": chat_signature(),
         "input_example": EXAMPLE,
     }
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """What lies beside the folders: the model card, which a reward model has not, and exported files."""
+    return {name: name for name in (CARD, GGUF) if (folder / name).exists()}
 
 
 def pinned_requirements() -> list[str]:

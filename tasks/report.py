@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from posttrain.evaluation.gates import check_gates
+from posttrain.evaluation.gates import gates_of
 from posttrain.pipeline.chain import Chain
 from posttrain.report.build import write_report
 from posttrain.runtime import redaction
@@ -16,6 +16,7 @@ from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
 from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
 from tasks import registry, tracking
+from tasks.drift import kept_drift
 from tasks.open_runs import run_folder
 
 
@@ -24,11 +25,11 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
 
     `ended` is the error of the first stage that is not in `stages`, a `GateRefused` where a gate stopped the candidate; or None.
     """
-    numbers = _measured(chain, stages)
+    numbers = _measured(chain, stages, run_id)
     notices = unsealed(chain, [stage.name for stage in stages])
     used = note_template(chain, notices.append)
     registered = next((stage.outputs for stage in stages if stage.name == "register"), None)
-    rose = (caution.of_stage(stage.name, stage.metrics) for stage in stages)
+    seen = [sentence for stage in stages for sentence in caution.of_stage(stage.name, stage.metrics)]
     error = None if ended is None or isinstance(ended, GateRefused) else failure(chain.recipe.stages[len(stages)], ended)
     return RunReport(
         run_id=run_id,
@@ -42,7 +43,7 @@ def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Ex
         promotion=_promotion(ended, error, registered),
         chat_template=used,
         notices=tuple(notices),
-        warnings=(*caution.of_recipe(chain.recipe), *filter(None, rose)),
+        warnings=(*caution.of_recipe(chain.recipe), *seen),
     )
 
 
@@ -92,14 +93,15 @@ def _promotion(ended: Exception | None, error: Failure | None, registered: dict[
 def _gates(chain: Chain, numbers: Metrics) -> tuple[GateReport, ...]:
     """What was measured of the gates; nothing where a metric is missing, which is then why the run failed."""
     try:
-        return check_gates(chain.recipe.evaluation.gates, numbers)
+        return gates_of(chain.recipe, numbers)
     except Refusal:
         return ()
 
 
-def _measured(chain: Chain, stages: Sequence[StageReport]) -> Metrics:
+def _measured(chain: Chain, stages: Sequence[StageReport], run_id: str) -> Metrics:
     """What gates go by; nothing where the run did not get as far as evaluation."""
-    return chain.measured() if any(stage.name == "evaluate" for stage in stages) else {}
+    evaluated = any(stage.name == "evaluate" for stage in stages)
+    return chain.measured() | kept_drift(chain, run_id) if evaluated else {}
 
 
 def publish(chain: Chain, report: RunReport) -> None:
@@ -110,7 +112,7 @@ def publish(chain: Chain, report: RunReport) -> None:
     write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
     with tempfile.TemporaryDirectory() as scratch:
         public = write_report(chain.recipe, report, folders, Path(scratch), rows=False) if _private(chain) else None
-        tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages), public)
+        tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages, report.run_id), public)
 
 
 def _private(chain: Chain) -> bool:

@@ -10,6 +10,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -172,6 +175,64 @@ def client_of():
         return MlflowClient(f"sqlite:///{store / 'tracking' / 'mlflow.db'}")
 
     return client
+
+
+@pytest.fixture
+def chat_server():
+    """Starts a real OpenAI-compatible server on this machine: `chat_server(answer)` has its `url`, its `requests` and `headers`.
+
+    `answer(body of the request, requests before it)` gives the text of a completion, a (status, body), or a function of the
+    handler that writes to the connection by itself, where `handler.send` may help.
+    """
+    with ExitStack() as open_ones:
+        yield lambda answer: open_ones.enter_context(_serving(answer))
+
+
+@contextmanager
+def _serving(answer):
+    served, lock = SimpleNamespace(requests=[], headers=[]), threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            with lock:
+                before = len(served.requests)
+                served.requests.append(body)
+                served.headers.append(dict(self.headers))
+            given = answer(body, before)
+            if callable(given):
+                given(self)
+            else:
+                self.send(*((200, completion(given)) if isinstance(given, str) else given))
+
+        def send(self, status, body, **headers):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body.encode())))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *arguments):
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def completion(text: str) -> str:
+    """The body of a chat completion."""
+    return json.dumps({"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]})
 
 
 def assert_helpful(message: str, said: tuple[str, ...]) -> None:

@@ -1,16 +1,14 @@
-"""The contract of a table: every check as one row of a table of polars expressions, and what follows from a hit."""
+"""The contract of rows: every check as one row of a table, with a polars expression where a row alone shows whether it is hit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal
 
-import numpy as np
 import polars as pl
 
 from posttrain.data.split import DECLARED, assign, folded
-from schemas.data import Checks
 
 Severity = Literal["warn", "drop", "fail"]
 
@@ -22,47 +20,19 @@ TEMPLATE_TOKEN: Final = r"<\|\w+\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>
 _TURN: Final = "user (?:assistant (?:tool )+)*assistant"
 ALTERNATING: Final = f"^(?:system )?(?:assistant )?(?:{_TURN} )*{_TURN}$"
 QUOTABLE: Final = 30  # characters from which a prompt inside its answer is no coincidence
-EXAMPLES: Final = 3
 
 
 @dataclass(frozen=True)
 class RowCheck:
-    """A check of single rows. `hit` is an expression over `features`; above `limit` (a field of Checks) the data set fails."""
+    """A check of rows. Above `limit` (a field of Checks) the data set fails.
+
+    `hit` is an expression over `features`. Without one the hits are known when all rows have been seen: `across.py` finds them.
+    """
 
     name: str
     severity: Severity
-    hit: pl.Expr
+    hit: pl.Expr | None = None
     limit: str | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """How one check went. `share` is of the rows read; `limit` is None where nothing fails a data set."""
-
-    check: str
-    severity: Severity
-    count: int
-    share: float
-    limit: float | None = None
-    failed: bool = False
-    examples: tuple[str, ...] = ()
-
-    def as_row(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self) | {"examples": list(self.examples)}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a contract makes of a table."""
-
-    clean: pl.DataFrame
-    """The rows kept, with `split` resolved to train or holdout."""
-    dropped: pl.DataFrame
-    """`file`, `row`, `reasons` (all of them), `values` (JSON text)."""
-    lengths: pl.DataFrame
-    """Characters of each side of the rows kept."""
-    findings: list[Finding]
 
 
 def features(table: pl.DataFrame, holdout: float) -> pl.DataFrame:
@@ -159,24 +129,17 @@ def _of_side(side: str) -> tuple[RowCheck, ...]:
     )
 
 
-_HELD: Final = pl.col("split") == "holdout"
 _KNOWN: Final = pl.col("declared").is_null() | pl.col("declared").str.strip_chars().str.to_lowercase().is_in(list(DECLARED))
 _OF_ALL: Final = (
     RowCheck("empty_prompt", "drop", pl.col("prompt_blank")),
-    # Within a split: a pair in both splits is a leak, and must not be dropped from the holdout as well.
-    RowCheck("duplicate", "drop", ~pl.struct("pair", "split").is_first_distinct()),
-    RowCheck("leaked_prompt", "drop", ~_HELD & pl.col("key").is_in(pl.col("key").filter(_HELD).implode())),
+    RowCheck("duplicate", "drop"),
+    RowCheck("leaked_prompt", "drop"),
     RowCheck("unknown_split", "warn", ~_KNOWN),
     # Kept as it is; a chat template that starts with the user alone refuses such rows, and encoding leaves them out.
     RowCheck("assistant_first", "warn", pl.col("prompt_roles").str.contains("^(?:system )?assistant user")),
 )
 
-_CONFLICT: Final = RowCheck(
-    "conflict",
-    "drop",
-    pl.col("pair").is_in(pl.col("reversed").implode()) & (pl.col("pair") != pl.col("reversed")),
-    "conflict_fail",
-)
+_CONFLICT: Final = RowCheck("conflict", "drop", limit="conflict_fail")
 
 PROMPT_CHECKS: Final = (
     *_OF_ALL,
@@ -202,65 +165,3 @@ PREFERENCE_CHECKS: Final = (
     RowCheck("reversed_scores", "drop", pl.col("score_chosen") < pl.col("score_rejected"), "reversed_scores_fail"),
     RowCheck("tied_scores", "drop", pl.col("score_chosen") == pl.col("score_rejected")),
 )
-
-
-def judge(table: pl.DataFrame, checks: tuple[RowCheck, ...], limits: Checks, holdout: float, rows_read: int) -> Verdict:
-    """Run every check on every row, in one pass of vectorised expressions.
-
-    Args:
-        table: collected rows in normal form, `split` as declared or null.
-        checks: the contract.
-        limits: thresholds of the recipe.
-        holdout: part of the prompts to hold out.
-        rows_read: denominator of the shares; rows that could not be read count too.
-    """
-    wide = features(table, holdout)
-    hits = wide.select(check.hit.fill_null(False).alias(check.name) for check in checks)
-    dropping = [check.name for check in checks if check.severity == "drop"]
-    bad = hits.select(pl.any_horizontal(dropping)).to_series()
-    sides = [side for side in SIDES if side in table.columns]
-    return Verdict(
-        clean=wide.filter(~bad).select(table.columns),
-        dropped=_quarantined(table.filter(bad), hits.filter(bad).select(dropping)),
-        lengths=wide.filter(~bad).select(pl.col(f"{side}_text").str.len_chars().alias(side) for side in sides),
-        findings=[_finding(check, hits[check.name], table, limits, rows_read) for check in checks],
-    )
-
-
-def _quarantined(rows: pl.DataFrame, hits: pl.DataFrame) -> pl.DataFrame:
-    """Each dropped row with all its reasons and its values."""
-    values = pl.struct(pl.exclude("source", "row")).struct.json_encode()
-    reasons = pl.concat_list(pl.when(name).then(pl.lit(name)) for name in hits.columns).list.drop_nulls()
-    return rows.select(pl.col("source").alias("file"), "row", values.alias("values")).with_columns(
-        hits.select(reasons.alias("reasons")).to_series()
-    )
-
-
-def _finding(check: RowCheck, hits: pl.Series, table: pl.DataFrame, limits: Checks, rows_read: int) -> Finding:
-    share = int(hits.sum()) / max(rows_read, 1)
-    limit = getattr(limits, check.limit) if check.limit else None
-    failed = limit is not None and share > limit and check.name not in limits.waive
-    return Finding(check.name, check.severity, int(hits.sum()), share, limit, failed, examples(table.filter(hits), "source"))
-
-
-def examples(rows: pl.DataFrame, file: str) -> tuple[str, ...]:
-    """`file:row` of the first few rows."""
-    return tuple(rows.head(EXAMPLES).select(pl.format("{}:{}", file, "row")).to_series())
-
-
-def length_bias(lengths: pl.DataFrame, limits: Checks) -> Finding:
-    """P(the chosen side is longer) in characters, a tie counting one half, so that equal lengths are no bias."""
-    longer = lengths.filter(pl.col("chosen") > pl.col("rejected")).height
-    tied = lengths.filter(pl.col("chosen") == pl.col("rejected")).height
-    share = (longer + tied / 2) / lengths.height if lengths.height else 0.5
-    strength = max(share, 1 - share)
-    if strength > limits.length_bias_fail and "length_bias" not in limits.waive:
-        return Finding("length_bias", "fail", longer, share, limits.length_bias_fail, failed=True)
-    return Finding("length_bias", "warn", longer, share, limits.length_bias_warn)
-
-
-def length_histogram(lengths: pl.DataFrame) -> dict[str, list[int]]:
-    """Counts per side between `edges` (characters): 0, then doubling from 16 to above the longest."""
-    longest = max((int(series.max() or 0) for series in lengths), default=0)  # type: ignore[arg-type]  # polars says Any of a maximum
-    edges = [0, *(2**power for power in range(4, max(longest.bit_length(), 4) + 1))]
-    return {"edges": edges} | {side: np.histogram(lengths[side].to_numpy(), edges)[0].tolist() for side in lengths.columns}

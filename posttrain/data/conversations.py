@@ -8,10 +8,11 @@ from typing import Any, Final
 import polars as pl
 
 from posttrain.data.comparisons import COMPARISONS
+from posttrain.data.file_rows import normalise_shapes
 from posttrain.data.messages import Message, WrongType, as_prompt, extra_of, headed, messages, text
 from posttrain.data.pairs import PAIRS, answer, instructed
 from posttrain.data.readers import OnBad, Row
-from posttrain.data.shapes import Build, Record, Shape, Tally, normalise_shapes
+from posttrain.data.shapes import Build, Record, Shape, Tally
 from schemas.messages import MESSAGES
 from schemas.reading import AS_READ, Reading
 
@@ -62,8 +63,9 @@ def _headed(row: dict[str, Any], reading: Reading) -> Record:
 
 
 def _shape(name: str, prompt: str, completion: str, *also: str) -> Shape:
-    given = " and ".join((prompt, *also))
-    return Shape(name, (prompt, completion), _answered(prompt, completion.split("|")[0]), also, f"{given}; the answer")
+    given, known = " and ".join((prompt, *also)), completion.split("|")[0]
+    plain = {"prompt": ("user", prompt), "completion": ("assistant", known)}
+    return Shape(name, (prompt, completion), _answered(prompt, known), also, f"{given}; the answer", plain=plain)
 
 
 _ALL: Final = "all turns but the last answer; the last answer"
@@ -88,15 +90,16 @@ SHAPES: tuple[Shape, ...] = (
 def normalise(
     rows: Iterable[Row], file: str, on_bad: OnBad, reading: Reading = AS_READ, tally: Tally | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one file → records with `prompt`, `completion` (the last turn), `source`, `row`, and `split` as declared or None.
+    """Rows of one file → records with the columns of `COLUMNS`; `split` is as declared, or None.
 
     Raises:
         Refusal: when no row of the file has the columns of a known shape; otherwise as `normalise_shapes`.
     """
-    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, _hint)
+    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, hint)
 
 
-def _hint(columns: Collection[str]) -> str | None:
+def hint(columns: Collection[str]) -> str | None:
+    """Where rows with these columns belong, if not here."""
     if not any(shape.found(columns) for shape in (*PAIRS, *COMPARISONS)):
         return None
     return "these rows have several answers to a prompt: name the file in data.preferences"

@@ -9,10 +9,11 @@ import polars as pl
 
 from posttrain.data import conversations
 from posttrain.data.comparisons import COMPARISONS
+from posttrain.data.file_rows import normalise_shapes
 from posttrain.data.messages import WrongType, kind
 from posttrain.data.pairs import PAIRS
 from posttrain.data.readers import OnBad, Row
-from posttrain.data.shapes import Build, Record, Shape, Tally, normalise_shapes
+from posttrain.data.shapes import Build, Record, Shape, Tally
 from schemas.messages import MESSAGES
 from schemas.reading import AS_READ, Reading
 
@@ -73,10 +74,11 @@ def normalise(
     Raises:
         Refusal: when no row of the file has the columns of a known shape; otherwise as `normalise_shapes`.
     """
-    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, _hint)
+    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, hint)
 
 
-def _hint(columns: Collection[str]) -> str | None:
+def hint(columns: Collection[str]) -> str | None:
+    """Where rows with these columns belong, if not here."""
     if any(shape.found(columns) for shape in (*PAIRS, *COMPARISONS)):
         return "these rows have two answers to a prompt: name the file in data.preferences, of which loss kto takes both sides"
     if any(shape.found(columns) for shape in conversations.SHAPES):

@@ -9,7 +9,9 @@ from typing import Any, Final
 import polars as pl
 
 from posttrain.data import contract, conversations, feedback, preferences, prompts
+from posttrain.data.across import Across, Repeats
 from posttrain.data.contract import RowCheck
+from posttrain.data.file_rows import FileRows, Hint
 from posttrain.data.readers import OnBad, Row
 from posttrain.data.shapes import Shape, Tally
 from schemas.reading import Reading
@@ -23,11 +25,23 @@ class Kind:
     columns: dict[str, pl.DataType | type[pl.DataType]]
     checks: tuple[RowCheck, ...]
     shapes: tuple[Shape, ...]
+    hint: Hint = lambda columns: None
+    carries: bool = False
+    across: tuple[Callable[[], Across], ...] = (Repeats,)
+    """What finds the hits of those checks that need all rows."""
+
+    def rows_of(self, file: str, on_bad: OnBad, reading: Reading, tally: Tally) -> FileRows:
+        """What makes records of the rows of a file."""
+        return FileRows(file, self.shapes, on_bad, reading, tally, self.hint, self.carries)
 
 
 KINDS: Final = {
-    "preferences": Kind(preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES),
-    "feedback": Kind(feedback.normalise, feedback.COLUMNS, contract.FEEDBACK_CHECKS, feedback.SHAPES),
-    "instructions": Kind(conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES),
-    "prompts": Kind(prompts.normalise, prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES),
+    "preferences": Kind(
+        preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES, preferences.hint
+    ),
+    "feedback": Kind(feedback.normalise, feedback.COLUMNS, contract.FEEDBACK_CHECKS, feedback.SHAPES, feedback.hint),
+    "instructions": Kind(
+        conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES, conversations.hint
+    ),
+    "prompts": Kind(prompts.normalise, prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES, carries=True),
 }

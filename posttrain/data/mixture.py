@@ -3,72 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 import xxhash
+from numpy.typing import NDArray
 
+from posttrain.data.across import Hits
 from posttrain.data.sources import SourceFile
 
 SEED: Final = 2  # of the hash: which rows are drawn has nothing to do with which are held out (`split`) or measured (`choose`)
+HELD: Final = (pl.col("split") == "holdout").cast(pl.Int32)
 
 
-@dataclass(frozen=True)
 class Mixture:
-    """A table whose sources have their shares."""
+    """The share of each source, in 10 bytes a row where sources have weights; without weights all rows are kept.
 
-    table: pl.DataFrame
-    left_out: int = 0
-    summary: dict[str, Any] = field(default_factory=dict)
-    """Empty without weights; else how many rows of each source there were and are."""
-
-
-def mix(table: pl.DataFrame, files: Sequence[SourceFile]) -> Mixture:
-    """As many rows as the weights allow without a row coming twice: all of the source that is scarcest for its weight.
-
-    The splits are mixed each for itself. Of a source the rows with the smallest hashes of file and number are drawn, so that a
-    smaller share is a part of a larger one.
+    As many rows as the weights allow without a row coming twice: all of the source that is scarcest for its weight. The splits
+    are mixed each for itself. Of a source the rows with the smallest hashes of file and number are drawn, so that a smaller share
+    is a part of a larger one.
 
     Args:
-        table: clean rows with `source` (the name of a file), `row` and `split`.
         files: the files of the data set, with the group and the weight of each.
     """
-    weights = {file.group: file.weight for file in files if file.weight is not None}
-    if not weights:
-        return Mixture(table)
-    names = {file.name: file.group for file in files}
-    groups = table["source"].replace_strict(names, return_dtype=pl.Int64)
-    marked = table.with_columns(_group=groups, _draw=_draws(table), _at=pl.int_range(pl.len()))
-    kept = pl.concat([marked.head(0), *(_drawn(split, weights) for split in marked.partition_by("split"))]).sort("_at")
-    return Mixture(
-        kept.drop("_group", "_draw", "_at"),
-        table.height - kept.height,
-        {"left_out_by_weight": table.height - kept.height, "mixture": _counts(files, groups, kept["_group"])},
-    )
 
+    def __init__(self, files: Sequence[SourceFile]) -> None:
+        self._files = files
+        self._weights = {file.group: file.weight for file in files if file.weight is not None}
+        self._groups = {file.name: file.group for file in files}
+        self._draws, self._sides = bytearray(), bytearray()
+        self.left_out = 0
+        self.summary: dict[str, Any] = {}
+        """Empty without weights; else how many rows of each source there were and are."""
 
-def _draws(table: pl.DataFrame) -> pl.Series:
-    places = zip(table["source"], table["row"], strict=True)
-    return pl.Series([xxhash.xxh3_64_intdigest(f"{source}:{row}".encode(), SEED) for source, row in places], dtype=pl.UInt64)
+    def take(self, rows: pl.DataFrame) -> None:
+        """More rows, with `source` (the name of a file), `row` and `split`."""
+        if self._weights:
+            places = zip(rows["source"], rows["row"], strict=True)
+            draws = [xxhash.xxh3_64_intdigest(f"{source}:{row}".encode(), SEED) for source, row in places]
+            sides = rows.select(2 * pl.col("source").replace_strict(self._groups, return_dtype=pl.Int32) + HELD).to_series()
+            self._draws += np.array(draws, np.uint64).tobytes()
+            self._sides += sides.to_numpy().astype(np.int32).tobytes()
 
+    def drawn(self, clean: Hits) -> Hits:
+        """Of the clean rows those that are used, shape (rows,); sets `summary`."""
+        if not self._weights:
+            return clean
+        draws, sides = np.frombuffer(self._draws, np.uint64), np.frombuffer(self._sides, np.int32)
+        used = np.zeros_like(clean)
+        for held in (0, 1):
+            rows = {group: np.flatnonzero(clean & (sides == 2 * group + held)) for group in self._weights}
+            for group, share in self._shares({group: len(each) for group, each in rows.items() if len(each)}).items():
+                used[rows[group][np.argsort(draws[rows[group]], kind="stable")[:share]]] = True
+        self.left_out = int(clean.sum() - used.sum())
+        self.summary = {"left_out_by_weight": self.left_out, "mixture": self._counts(sides[clean] // 2, sides[used] // 2)}
+        return used
 
-def _drawn(rows: pl.DataFrame, weights: dict[int, float]) -> pl.DataFrame:
-    """Of each group its share. A group that has no row in this split takes none from the others."""
-    sizes = dict(rows["_group"].value_counts().iter_rows())
-    scarcest = min(size / weights[group] for group, size in sizes.items())
-    shares = {group: max(1, int(scarcest * weights[group] + 1e-9)) for group in sizes}
-    return pl.concat([part.sort("_draw").head(shares[part["_group"][0]]) for part in rows.partition_by("_group")])
+    def _shares(self, sizes: dict[int, int]) -> dict[int, int]:
+        """Rows of each group. One that has no row in this split takes none from the others."""
+        scarcest = min((size / self._weights[group] for group, size in sizes.items()), default=0.0)
+        return {group: max(1, int(scarcest * self._weights[group] + 1e-9)) for group in sizes}
 
-
-def _counts(files: Sequence[SourceFile], before: pl.Series, after: pl.Series) -> list[dict[str, Any]]:
-    first = {file.group: file for file in reversed(files)}
-    return [
-        {
-            "source": file.name.split("/")[0],
-            "weight": file.weight,
-            "rows": int((before == group).sum()),
-            "used": int((after == group).sum()),
-        }
-        for group, file in sorted(first.items())
-    ]
+    def _counts(self, before: NDArray[np.int32], after: NDArray[np.int32]) -> list[dict[str, Any]]:
+        first = {file.group: file for file in reversed(self._files)}
+        return [
+            {
+                "source": file.name.split("/")[0],
+                "weight": file.weight,
+                "rows": int((before == group).sum()),
+                "used": int((after == group).sum()),
+            }
+            for group, file in sorted(first.items())
+        ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import takewhile
 from typing import Any, Final
 
 from posttrain.data.columns import EMPTY
@@ -16,6 +15,8 @@ SCORES: Final = {
     side: (f"score_{side}", f"{side}_score", f"{side}_rating", f"{side}_avg_rating") for side in ("chosen", "rejected")
 }
 """What data sets call the score of a side, by preference."""
+_NAMES: Final = frozenset(name for names in SCORES.values() for name in names)
+_NO_SCORES: Final = dict.fromkeys(("score_chosen", "score_rejected"))
 NO_INPUT: Final = frozenset({"", "noinput", "<noinput>", "n/a", "none", "nan"})  # Alpaca's words for an instruction without input
 QUOTED: Final = 20  # characters from which a prompt at the start of both answers is no coincidence
 STRIPPED: Final = "the prompt was cut off the start of both answers of {count} pairs, which repeat it"
@@ -38,7 +39,7 @@ def pair(prompt: object, chosen: Any, rejected: Any) -> Record:
     carried = any(side and side[0]["role"] != "assistant" for side in sides)  # a side repeats its own prompt
     if carried and (isinstance(prompt, str) or all(side[: len(asked)] == asked for side in sides)):
         asked = []
-    shared = _shared(*sides)
+    shared = _shared(*sides) if len(sides[0]) > 1 < len(sides[1]) else 0
     record: Record = {"prompt": asked + sides[0][:shared], "chosen": sides[0][shared:], "rejected": sides[1][shared:]}
     return record | ({"note": STRIPPED} if cut else {})
 
@@ -72,8 +73,8 @@ def answer(value: object, asked: list[Message], field: str) -> list[Message]:
 
 def _shared(chosen: list[Message], rejected: list[Message]) -> int:
     """Length of the common prefix that leaves each side its last message."""
-    before = zip(chosen[:-1], rejected[:-1], strict=False)
-    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], before))
+    most = min(len(chosen), len(rejected)) - 1
+    return next((at for at in range(most) if chosen[at] != rejected[at]), most)
 
 
 def score(row: dict[str, Any], *names: str) -> float | None:
@@ -116,6 +117,8 @@ def instructed(row: dict[str, Any], *about: str) -> object:
 
 def scores(row: dict[str, Any]) -> dict[str, float | None]:
     """Both sides' scores under whatever name."""
+    if _NAMES.isdisjoint(row):
+        return dict(_NO_SCORES)
     return {f"score_{side}": score(row, *names) for side, names in SCORES.items()}
 
 
@@ -174,6 +177,10 @@ def _openai(row: dict[str, Any], reading: Reading) -> Record:
     return made | {"prompt": with_tools(made["prompt"], given.get("tools"))}
 
 
+def _plain(prompt: str) -> dict[str, tuple[str, str]]:
+    return {"prompt": ("user", prompt), **{side: ("assistant", side) for side in _SIDES}}
+
+
 _SIDES: Final = ("chosen", "rejected")
 _MARKS: Final = (*SCORES["chosen"], *SCORES["rejected"])
 _PROMPT: Final = "prompt|query|problem|context|input"
@@ -183,10 +190,11 @@ PAIRS: Final = (
           "all messages but the last; the last; rejected_response"),
     Shape("OpenAI preference", ("input", "preferred_output", "non_preferred_output"), _openai, (),
           "input.messages with input.tools; the two outputs"),
-    Shape("TRL, explicit prompt", ("prompt", *_SIDES), _paired("prompt"), _MARKS, f"prompt; chosen; rejected ({_TEXTS})"),
-    Shape("Orca", ("question", *_SIDES), _paired("question"), _MARKS, "question; chosen; rejected"),
+    Shape("TRL, explicit prompt", ("prompt", *_SIDES), _paired("prompt"), _MARKS, f"prompt; chosen; rejected ({_TEXTS})",
+          plain=_plain("prompt")),
+    Shape("Orca", ("question", *_SIDES), _paired("question"), _MARKS, "question; chosen; rejected", plain=_plain("question")),
     Shape("Alpaca DPO", ("instruction", *_SIDES), _paired("instruction"), ("input", *_MARKS),
-          "instruction and input; chosen; rejected"),
+          "instruction and input; chosen; rejected", plain=_plain("instruction")),
     Shape("ShareGPT DPO", ("conversations|messages", *_SIDES), _paired("conversations"), _MARKS,
           "the conversation; the two sides, of one message each"),
     Shape("prompt by another name", (_PROMPT, *_SIDES), _paired("prompt"), _MARKS, "that column; chosen; rejected"),

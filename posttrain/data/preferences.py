@@ -8,10 +8,11 @@ from typing import Any, Final
 import polars as pl
 
 from posttrain.data.comparisons import COMPARISONS
+from posttrain.data.file_rows import normalise_shapes
 from posttrain.data.pairs import PAIRS
 from posttrain.data.rankings import RANKINGS
 from posttrain.data.readers import OnBad, Row
-from posttrain.data.shapes import Shape, Tally, normalise_shapes
+from posttrain.data.shapes import Shape, Tally
 from schemas.messages import MESSAGES
 from schemas.reading import AS_READ, Reading
 
@@ -40,10 +41,11 @@ def normalise(
     Raises:
         Refusal: when no row of the file has the columns of a known shape; otherwise as `normalise_shapes`.
     """
-    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, _hint)
+    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, hint)
 
 
-def _hint(columns: Collection[str]) -> str | None:
+def hint(columns: Collection[str]) -> str | None:
+    """Where rows with these columns belong, if not here."""
     if not any(set(columns) >= set(needs) for needs in ONE_ANSWER):
         return None
     return "these rows have one answer each, and pairs need two: name the file in data.instructions"

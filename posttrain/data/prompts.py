@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import polars as pl
 
+from posttrain.data.file_rows import normalise_shapes
 from posttrain.data.messages import Message, WrongType, as_prompt, headed, messages, text
 from posttrain.data.pairs import instructed
 from posttrain.data.readers import OnBad, Row
-from posttrain.data.shapes import Record, Shape, Tally, normalise_shapes
+from posttrain.data.shapes import Record, Shape, Tally
 from schemas.messages import MESSAGES
 from schemas.reading import AS_READ, Reading
 

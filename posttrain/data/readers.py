@@ -12,7 +12,7 @@ from posttrain.data.containers import sniff
 from posttrain.data.containers.cells import read_cells
 from posttrain.data.containers.columns import UNREAD, read_arrow, read_parquet
 from posttrain.data.containers.lines import read_lines
-from posttrain.data.containers.rows import LONGEST_VALUE, BadRow, BrokenStream, OnBad, OnNote, Reading, Row
+from posttrain.data.containers.rows import LONGEST_VALUE, BadRow, BrokenStream, Meter, OnBad, OnNote, Reading, Row
 from posttrain.data.containers.streams import again, as_utf8, decompressed, seekable
 from posttrain.data.containers.values import read_values
 from posttrain.data.containers.warc import MAGIC as WARC
@@ -21,7 +21,7 @@ from posttrain.data.sources import SourceFile, kind_of
 from posttrain.data.split import DeclaredSplits
 from schemas.errors import Refusal
 
-__all__ = ["LONGEST_VALUE", "UNREAD", "BadRow", "OnBad", "OnNote", "Row", "limited", "read_rows"]
+__all__ = ["LONGEST_VALUE", "UNREAD", "BadRow", "Meter", "OnBad", "OnNote", "Row", "limited", "read_rows"]
 
 MOST_BAD: Final = 100_000  # rows of a file
 READERS: Final[dict[sniff.Form, Callable[[Reading, Any], Iterator[Row]]]] = {
@@ -43,6 +43,7 @@ def read_rows(
     columns: frozenset[str] | None = None,
     keep_incomplete: bool = False,
     note: OnNote = lambda sentence: None,
+    meter: Meter | None = None,
 ) -> Iterator[Row]:
     """Row number (1-based) and columns of each readable row, streamed in bounded memory.
 
@@ -55,6 +56,7 @@ def read_rows(
         columns: of Parquet and Arrow files the columns to read; the others have the value `UNREAD`.
         keep_incomplete: whether the rows before a break are read, instead of the file being refused.
         note: is given what a person should know about the file, a sentence each.
+        meter: is told how much was read.
 
     Raises:
         Refusal: when the file is of no kind that is read, is damaged or breaks off, is in another encoding than UTF-8 or UTF-16,
@@ -67,7 +69,8 @@ def read_rows(
         size = getattr(stream, "size", None)
         said = file.reading
         reading = Reading(
-            file.name, limited(file, on_bad), note, columns, keep_incomplete, said.extractor, said.page_seconds, size
+            file.name, limited(file, on_bad), note, columns, keep_incomplete,
+            extractor=said.extractor, page_seconds=said.page_seconds, size=size, meter=meter or Meter(),
         )  # fmt: skip
         try:
             for number, row in _rows(reading, stream, kind_of(file.url)):

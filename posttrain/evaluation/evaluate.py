@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_config, load_model, load_tokenizer
 from posttrain.checkpoints.unmerged import virtual_tokens_of
-from posttrain.data.choose import by_source, held_out_pieces, representative, row_keys, row_sources, stratified
-from posttrain.data.encode import cut_left, encode_conversations, encode_prompts
-from posttrain.data.encode_documents import encode_documents
+from posttrain.data.choose import by_source
+from posttrain.data.encode import cut_left, encode_prompts
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example
-from posttrain.evaluation.numbers import Labelled, Measured, Responses, compare, write
+from posttrain.evaluation.agreement import judge_agreement
+from posttrain.evaluation.answers import Responses
+from posttrain.evaluation.asked import Asked, HeldOut, asked, held_out_prompts
+from posttrain.evaluation.numbers import Labelled, Measured, compare, write
+from posttrain.evaluation.perplexity import perplexity
 from posttrain.evaluation.row_scores import Known, row_scores
 from posttrain.models.architectures import readable
 from posttrain.models.policy import Policy
-from posttrain.rewards.judge import Judge, open_judge
-from posttrain.rewards.rows import columns_of, sample_rows
+from posttrain.rewards.endpoint_judge import ModelJudge
+from posttrain.rewards.judge import Judge, open_judge, open_model_judge
+from posttrain.rewards.rows import sample_rows
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.peak_memory import give_back, measured
 from posttrain.runtime.progress import Progress, counted
@@ -36,42 +38,8 @@ from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
 from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.scoring.token_budget import scoring_tokens
-from posttrain.training.objectives import LanguageModelling
-from posttrain.training.validation import mean_loss
-from schemas.data import ASKED
-from schemas.errors import Refusal
 from schemas.estimates import Estimate, flattened
-from schemas.evaluation import Evaluation
 from schemas.recipe import Recipe
-
-Conversations = list[list[dict[str, Any]]]
-PERPLEXITY_EXAMPLES = 512  # held-out pieces of text that perplexity is taken over
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Rows that no training stage saw; None where the recipe has no such data."""
-
-    documents: pl.DataFrame | None
-    instructions: pl.DataFrame | None
-    preferences: pl.DataFrame | None
-    feedback: pl.DataFrame | None = None
-    prompts: pl.DataFrame | None = None
-    refused: int = 0
-    """Held-out rows beside these, which the candidate's chat template refuses."""
-
-    @property
-    def asked(self) -> pl.DataFrame | None:
-        """The rows whose prompts are answered: as `Recipe.prompts_table`."""
-        return next((table for name in ASKED if (table := getattr(self, name)) is not None), None)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What every policy answers, and the data's columns beside each prompt, for judges that are functions."""
-
-    conversations: Conversations
-    columns: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +50,8 @@ class _Work:
     held_out: HeldOut
     asked: Asked
     limit: int  # longest sequence that all policies can read, in tokens
-    judge: Judge | None
+    judge: Judge | None  # of one response at a time
+    model_judge: ModelJudge | None  # a language model, which may judge two at a time instead
     progress: Progress
     candidate: str
     reference: str | None  # the policy before the candidate
@@ -114,7 +83,7 @@ class _Work:
 @measured
 def evaluate(
     recipe: Recipe, policies: Mapping[str, Policy], held_out: HeldOut, out: Path, progress: Progress,
-    reward_model: Path | None = None, known: Known | None = None,
+    reward_model: Path | None = None, known: Known | None = None, verdicts: Path | None = None,
 ) -> Built:  # fmt: skip
     """Measure every policy (the candidate is the last) and compare; writes `evaluation.json`, `samples.parquet`, `pairs.parquet`.
 
@@ -128,24 +97,56 @@ def evaluate(
         progress: is told of every piece of work.
         reward_model: folder of the stage reward, for a recipe that judges by it.
         known: the reference's scores of held-out pairs, where alignment computed them.
+        verdicts: folder where the answers of an endpoint that judges are kept.
 
     Raises:
         Refusal: when there is no held-out prompt, or the judge misbehaves.
     """
     limit = min(longest_row(recipe, policy) for policy in policies.values())
-    judge = open_judge(recipe, reward_model)
+    model_judge = open_model_judge(recipe, verdicts)
+    judge = open_judge(recipe, reward_model, model_judge)
     *ancestors, candidate = policies
     reference = ancestors[-1] if ancestors else None
-    work = _Work(recipe, held_out, asked(held_out, recipe.evaluation), limit, judge, progress, candidate, reference)
+    prompts = asked(held_out, recipe.evaluation)
+    work = _Work(recipe, held_out, prompts, limit, judge, model_judge, progress, candidate, reference)
     found: dict[str, Measured] = {}
     for name in (candidate, *reversed(ancestors)):
         found[name] = _measure(work, name, policies[name], known if name == reference else None, found.get(candidate))
         give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
     ordered = {name: found[name] for name in policies}
-    numbers = compare(recipe, ordered) | _counts(work, ordered[candidate])
-    outputs = write(out, recipe.evaluation.temperature, work.asked.conversations, ordered, numbers)
+    compared = _compared(work, ordered)
+    numbers = (
+        compare(recipe, ordered, compared, prompts.sources)
+        | _of_judge(work, policies[candidate])
+        | _counts(work, ordered[candidate])
+    )
+    outputs = write(out, recipe.evaluation.temperature, work.asked.conversations, ordered, numbers, compared)
     _record(work, out)
     return Built(flattened(numbers), outputs)
+
+
+def _compared(work: _Work, measured: Mapping[str, Measured]) -> dict[str, list[float | None]]:
+    """What the candidate's answers win against each opponent's, where two are judged at a time; the nearest opponent first."""
+    if work.model_judge is None or work.judge is not None:
+        return {}
+    ours, prompts = measured[work.candidate].responses.texts, work.asked.conversations
+    found: dict[str, list[float | None]] = {}
+    for name in [*measured][-2::-1]:
+        theirs, count = measured[name].responses.texts, work.counted(name, "judging", len(prompts))
+        found[name] = work.model_judge.compare(prompts, ours, theirs, count)
+    return found
+
+
+def _of_judge(work: _Work, candidate: Policy) -> dict[str, Estimate]:
+    """How the judge does on held-out pairs, and for a language model how many of its verdicts are lacking and why."""
+    found: dict[str, Estimate] = {}
+    if (work.judge or work.model_judge) and work.held_out.preferences is not None:
+        pairs, tokenizer = work.held_out.preferences, load_tokenizer(candidate)
+        found |= judge_agreement(work.recipe, work.judge, work.model_judge, pairs, tokenizer, work.progress)
+    if work.model_judge:
+        found |= work.model_judge.numbers()
+        work.progress.note(f"evaluate: {work.model_judge.endpoint.described}")
+    return found
 
 
 def _counts(work: _Work, candidate: Measured) -> dict[str, Estimate]:
@@ -174,7 +175,8 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, candid
     layout = choose_layout(scorer, responses.examples)
     layout.apply(scorer)
     work.progress.note(f"evaluate {name}: {layout}")
-    perplexity = _perplexity(work, name, scorer, tokenizer)
+    read = partial(work.counted, name, "perplexity")
+    texts = perplexity(scorer, tokenizer, work.held_out.documents, work.held_out.answers, work.limit, read)
     pairs = None
     if work.pairs is not None:
         pairs = row_scores(scorer, tokenizer, work.pairs, work.limit, work.progress, f"evaluate {name}: pairs", known)
@@ -183,12 +185,12 @@ def _measure(work: _Work, name: str, policy: Policy, known: Known | None, candid
         what = f"evaluate {name}: feedback"
         scores = row_scores(scorer, tokenizer, work.feedback, work.limit, work.progress, what)
         labelled = None if scores is None else Labelled(scores, work.feedback["label"][scores.rows].to_list())
-    answers = None
+    divergence = None
     if work.diverges(name):
         examples = (candidate.responses if candidate else responses).examples
         count = work.counted(name, "divergence", len(examples))
-        answers = score_branches(_as_drawn(scorer, work.recipe), examples, scoring_tokens(scorer.device), count)[:, 0]
-    return Measured(responses, perplexity, pairs, answers, labelled)
+        divergence = score_branches(_as_drawn(scorer, work.recipe), examples, scoring_tokens(scorer.device), count)[:, 0]
+    return Measured(responses, texts, pairs, divergence, labelled)
 
 
 def _as_drawn(scorer: Scorer, recipe: Recipe) -> Scorer:
@@ -201,32 +203,6 @@ def longest_row(recipe: Recipe, policy: Policy) -> int:
     """Tokens of a held-out row that a policy is given: its positions less those of soft prompts, or what the recipe allows."""
     positions = readable(load_config(policy)) - virtual_tokens_of(policy.adapters)
     return min(positions, recipe.evaluation.max_length or positions)
-
-
-def held_out_prompts(held_out: HeldOut, limit: int) -> pl.DataFrame:
-    """At most `limit` distinct prompts of `HeldOut.asked`, of every source its share, in `prompt`, each with its first row.
-
-    Raises:
-        Refusal: when there is none.
-    """
-    table = held_out.asked
-    if table is None or table.is_empty():
-        raise Refusal(
-            where="data.holdout",
-            found="no held-out prompt",
-            allowed="at least one",
-            remedy="raise data.holdout, or give more rows",
-        )
-    keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in table["prompt"].to_list()])
-    distinct = table.filter(keys.is_first_distinct())
-    return distinct[stratified(row_keys(distinct.select("prompt")), row_sources(distinct), limit)]
-
-
-def asked(held_out: HeldOut, spec: Evaluation) -> Asked:
-    """What every policy answers: each held-out prompt `spec.samples` times in a row."""
-    table = held_out_prompts(held_out, spec.prompts)
-    each = [pair for pair in zip(table["prompt"].to_list(), columns_of(table), strict=True) for _ in range(spec.samples)]
-    return Asked([prompt for prompt, _ in each], [columns for _, columns in each])
 
 
 def open_policy(recipe: Recipe, policy: Policy) -> tuple[Scorer, PreTrainedTokenizerBase]:
@@ -263,27 +239,3 @@ def respond(
         examples=[Example(prompt, (tokens,)) for prompt, tokens in zip(ids, generated, strict=True)],
         cut=sum(len(some) < len(prompt) for some, prompt in zip(ids, whole, strict=True)),
     )
-
-
-def _perplexity(work: _Work, name: str, scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> float | None:
-    """Per token, on held-out documents where there are some, else on held-out answers."""
-    held_out, two_parts = work.held_out, inner_model(scorer.model).config.is_encoder_decoder
-    if held_out.documents is not None and len(held_out.documents):
-        cut = functools.partial(encode_documents, tokenizer=tokenizer, context=min(256, work.limit), encoder_decoder=two_parts)
-        examples, _ = held_out_pieces(held_out.documents, PERPLEXITY_EXAMPLES, cut)
-    else:
-        table = next((t for t in (held_out.instructions, held_out.preferences, _liked(held_out.feedback)) if t is not None), None)
-        if table is None:
-            return None
-        answers = representative(table, PERPLEXITY_EXAMPLES).drop("rejected", strict=False)
-        examples = encode_conversations(answers, tokenizer, work.limit, "data", encoder_decoder=two_parts).examples
-    objective = LanguageModelling(examples)
-    if not objective.examples:
-        return None
-    count = work.counted(name, "perplexity", len(objective.examples))
-    return math.exp(mean_loss(scorer, objective, scoring_tokens(scorer.device), count))
-
-
-def _liked(feedback: pl.DataFrame | None) -> pl.DataFrame | None:
-    """The answers that a policy should give."""
-    return None if feedback is None else feedback.filter("label")

@@ -6,18 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
 
-from posttrain.evaluation.evaluate import HeldOut, asked, longest_row, open_policy, respond
+from posttrain.evaluation.asked import HeldOut, asked
+from posttrain.evaluation.evaluate import longest_row, open_policy, respond
 from posttrain.evaluation.held_out import held_out
 from posttrain.evaluation.numbers import RowScores, pair_losses, pair_margins, read_pairs
 from posttrain.evaluation.row_scores import row_scores
 from posttrain.models.policy import Policy
 from posttrain.pipeline.chain import Chain
-from posttrain.rewards.judge import open_judge
-from posttrain.runtime.progress import Progress
-from posttrain.statistics.intervals import ratio_interval, share_interval, win_rate, wins
+from posttrain.rewards.judge import open_judge, open_model_judge
+from posttrain.runtime.progress import Progress, counted
+from posttrain.statistics.intervals import judged, mean_of_samples, prompt_wins, ratio_interval, share_interval, wins
 from schemas.errors import Refusal
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe, policies
@@ -35,6 +37,7 @@ class Match:
     evaluation: Path  # folder of the candidate's evaluation
     progress: Progress
     reward_model: Path | None = None  # folder of the stage reward, for a recipe that judges by it
+    verdicts: Path | None = None  # folder where the answers of an endpoint that judges are kept
 
 
 def match_of(chain: Chain, champion: Policy, progress: Progress) -> Match:
@@ -42,6 +45,7 @@ def match_of(chain: Chain, champion: Policy, progress: Progress) -> Match:
     return Match(
         recipe=chain.recipe, candidate=chain.policy_before("register"), champion=champion, held_out=held_out(chain),
         evaluation=chain.stored("evaluate").folder, progress=progress, reward_model=chain.judging_model(),
+        verdicts=chain.verdicts,
     )  # fmt: skip
 
 
@@ -61,11 +65,25 @@ def _win_rate(match: Match) -> Estimate:
     """On the prompts and with the seed of this evaluation."""
     scorer, tokenizer = open_policy(match.recipe, match.champion)
     prompts = asked(match.held_out, match.recipe.evaluation)
-    judge, limit = open_judge(match.recipe, match.reward_model), longest_row(match.recipe, match.champion)
-    theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge, limit).rewards
-    ours = pl.read_parquet(match.evaluation / "samples.parquet", glob=False)[f"reward_{policies(match.recipe)[-1]}"].to_list()
-    assert theirs is not None  # a recipe that promotes on win rates has a judge
-    return win_rate(ours, theirs, match.recipe.evaluation.samples)
+    model_judge, samples = open_model_judge(match.recipe, match.verdicts), match.recipe.evaluation.samples
+    judge, limit = open_judge(match.recipe, match.reward_model, model_judge), longest_row(match.recipe, match.champion)
+    theirs = respond(match.recipe, "champion", scorer, tokenizer, prompts, match.progress, judge, limit)
+    ours, candidate = pl.read_parquet(match.evaluation / "samples.parquet", glob=False), policies(match.recipe)[-1]
+    if model_judge and judge is None:
+        count = counted(match.progress, "register champion: judging", len(theirs.texts))
+        texts = ours[f"response_{candidate}"].to_list()
+        won = mean_of_samples(model_judge.compare(prompts.conversations, texts, theirs.texts, count), samples)
+    else:
+        assert theirs.rewards is not None  # a recipe that promotes on win rates has a judge
+        won = prompt_wins(ours[f"reward_{candidate}"].to_list(), theirs.rewards, samples)
+    if np.isnan(won).all():
+        raise Refusal(
+            where="registry.promote_on",
+            found="no held-out prompt on which the judge can say whether candidate or champion is better",
+            allowed="at least one",
+            remedy="look at the judge, or set promote_on=null",
+        )
+    return share_interval(judged(won).tolist())
 
 
 def _accuracy(match: Match) -> Estimate:

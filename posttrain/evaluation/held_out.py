@@ -8,7 +8,7 @@ import polars as pl
 
 from posttrain.checkpoints.load import load_tokenizer
 from posttrain.data.encode import accepted
-from posttrain.evaluation.evaluate import HeldOut
+from posttrain.evaluation.asked import HeldOut
 from posttrain.evaluation.row_scores import Known
 from posttrain.pipeline.chain import Chain
 from posttrain.scoring.known_scores import find_known

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,20 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from posttrain.data.packing import Example
+from posttrain.evaluation.answers import (
+    Responses,
+    distinct,
+    length_ratio,
+    mean_reward,
+    per_prompt,
+    win_rates,
+    won_of,
+    worst_source,
+)
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
 from posttrain.statistics.auc import auc
 from posttrain.statistics.calibration import expected_calibration_error, reliability
-from posttrain.statistics.intervals import ratio_interval, share_interval, win_rate, wins
+from posttrain.statistics.intervals import Rewards, ratio_interval, share_interval, wins
 from posttrain.statistics.length_control import length_controlled
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
@@ -25,17 +35,6 @@ from schemas.training import DPO
 
 PAIRS = "pairs.parquet"
 SIDES = ("chosen", "rejected")
-
-
-@dataclass(frozen=True)
-class Responses:
-    """One policy's answers to the held-out prompts, in the order of `asked`."""
-
-    texts: list[str]
-    rewards: list[float] | None  # None without a judge
-    ended: list[bool]  # whether the response ends in EOS
-    examples: list[Example]  # prompt and own response as tokens
-    cut: int = 0  # prompts that were too long, and lost tokens on their left
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,22 @@ class Measured:
     """One policy on the held-out rows."""
 
     responses: Responses
-    perplexity: float | None
+    texts: dict[str, float]  # `perplexity` of held-out text, and where that goes `word_perplexity` and `bits_per_byte`
     pairs: RowScores | None  # of the held-out pairs, where the recipe aligns
     answers: Tensor | None  # [answers] log-probabilities of the candidate's answers, where the divergence is measured
     labelled: Labelled | None = None  # of the held-out feedback, where the recipe aligns
 
 
-def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, Estimate]:
+def compare(
+    recipe: Recipe,
+    measured: Mapping[str, Measured],
+    compared: Mapping[str, Rewards] = MappingProxyType({}),
+    sources: Sequence[str] = (),
+) -> dict[str, Estimate]:
     """By name: rewards, win rates, preference accuracy, perplexities, KL, lengths, ends and variety of the candidate's answers.
 
-    The last of `measured` is the candidate, the one before it the reference.
+    The last of `measured` is the candidate, the one before it the reference. `compared` has, by opponent, what each answer of the
+    candidate wins, from a judge that compares two; `sources` where each prompt is from.
     """
     *opponents, candidate = measured
     ours, samples = measured[candidate], recipe.evaluation.samples
@@ -85,12 +90,12 @@ def compare(recipe: Recipe, measured: Mapping[str, Measured]) -> dict[str, Estim
     for name, m in measured.items():
         found |= _of_policy(name, m, samples)
     for name in opponents:
-        theirs = measured[name].responses.rewards
         found[f"length_ratio_vs_{name}"] = length_ratio(ours.responses, measured[name].responses, samples)
-        if ours.responses.rewards is not None and theirs is not None:
-            found[f"win_rate_vs_{name}"] = win_rate(ours.responses.rewards, theirs, samples)
-            found[f"length_controlled_win_rate_vs_{name}"] = at_equal_length(ours.responses, measured[name].responses, samples)
-    found["eos_share"] = share_interval(_per_prompt(ours.responses.ended, samples))
+        won = won_of(ours.responses, measured[name].responses, compared.get(name), samples)
+        if won is not None:
+            found |= win_rates(name, won, ours.responses, measured[name].responses, samples)
+            found |= worst_source(name, won, sources)
+    found["eos_share"] = share_interval(per_prompt(ours.responses.ended, samples))
     found["distinct_2"] = Estimate(distinct(ours.responses.texts))
     if opponents and "perplexity_base" in found:
         ratio = found[f"perplexity_{candidate}"].value / found["perplexity_base"].value
@@ -128,37 +133,11 @@ def _of_feedback(ours: Labelled, reference: Labelled) -> dict[str, Estimate]:
     return {} if area is None else {"feedback_auc": area}
 
 
-def length_ratio(ours: Responses, theirs: Responses, samples: int) -> Estimate:
-    """Tokens of the candidate's answers for each token of the opponent's, on the same prompts."""
-    mine, other = ([example.targets for example in each.examples] for each in (ours, theirs))
-    return ratio_interval(mine, other, samples)
-
-
-def at_equal_length(ours: Responses, theirs: Responses, samples: int) -> Estimate:
-    """The win rate that answers of equal length would have; both must have rewards."""
-    rewards = [np.asarray(each.rewards, np.float64).reshape(-1, samples) for each in (ours, theirs)]
-    won = wins(rewards[0][:, :, None] - rewards[1][:, None, :]).mean((1, 2))
-    longer = [_per_prompt([example.targets for example in each.examples], samples) for each in (ours, theirs)]
-    return length_controlled(won.tolist(), [mine - other for mine, other in zip(*longer, strict=True)])
-
-
-def distinct(texts: Sequence[str], n: int = 2) -> float:
-    """Different n-grams of words for each n-gram, over all texts (Li et al. 2016, arXiv 1510.03055); 0 where there is none."""
-    grams = [tuple(words[at : at + n]) for text in texts if (words := text.split()) for at in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _per_prompt(numbers: Sequence[float], samples: int) -> list[float]:
-    """Means over the answers to each prompt."""
-    return list(np.asarray(numbers, np.float64).reshape(-1, samples).mean(1).tolist())
-
-
 def _of_policy(name: str, m: Measured, samples: int) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
-    if m.responses.rewards is not None:
-        found[f"reward_{name}"] = ratio_interval(m.responses.rewards, samples=samples)
-    if m.perplexity is not None:
-        found[f"perplexity_{name}"] = Estimate(m.perplexity)
+    if m.responses.rewards is not None and any(reward is not None for reward in m.responses.rewards):
+        found[f"reward_{name}"] = mean_reward(m.responses.rewards, samples)
+    found |= {f"{what}_{name}": Estimate(value) for what, value in m.texts.items()}
     found[f"eos_share_{name}"] = Estimate(float(np.mean(m.responses.ended)))
     found[f"response_tokens_{name}"] = Estimate(float(np.mean([example.targets for example in m.responses.examples])))
     return found
@@ -193,7 +172,7 @@ def _with_ends(estimate: Estimate) -> Estimate:
 
 def write(
     out: Path, temperature: float, prompts: Sequence[Sequence[Mapping[str, Any]]], measured: Mapping[str, Measured],
-    numbers: Mapping[str, Estimate],
+    numbers: Mapping[str, Estimate], compared: Mapping[str, Rewards] = MappingProxyType({}),
 ) -> dict[str, str]:  # fmt: skip
     """Write `evaluation.json`, `samples.parquet` and, where pairs were scored, `pairs.parquet`; returns the stage's outputs."""
     (out / "evaluation.json").write_text(json.dumps(_document(temperature, measured, numbers), indent=1))
@@ -202,6 +181,7 @@ def write(
         columns[f"response_{name}"] = m.responses.texts
         if m.responses.rewards is not None:
             columns[f"reward_{name}"] = m.responses.rewards
+    columns |= {f"won_vs_{name}": list(won) for name, won in compared.items()}
     pl.DataFrame(columns).write_parquet(out / "samples.parquet")
     outputs = {"evaluation": "evaluation.json", "samples": "samples.parquet"}
     pairs = {name: m.pairs for name, m in measured.items() if m.pairs is not None}
@@ -235,7 +215,9 @@ def _unit(name: str, temperature: float) -> str:
     """At which temperature a number holds: that of the answers, or 1 where given texts are scored."""
     if name.startswith("held_out"):
         return "held-out rows"
-    if name.startswith(("perplexity", "preference", "feedback", "calibration")):
+    if name.startswith("judge"):
+        return "held-out pairs" if name.startswith("judge_agreement") else "questions to the judge"
+    if name.startswith(("perplexity", "word_perplexity", "bits_per_byte", "preference", "feedback", "calibration")):
         return "texts at temperature 1"
     return f"{'nats, ' if name == 'kl_per_token' else ''}answers at temperature {temperature:g}"
 

@@ -46,6 +46,7 @@ def side_by_side(a: Side, b: Side) -> dict[str, Any]:
     shared = a.answers().join(b.answers(), on="prompt", suffix="_b", maintain_order="left")
     judges = [_judge(side) for side in (a, b)]
     judged = judges[0] == judges[1] and {"reward", "reward_b"} <= set(shared.columns)
+    shared = shared.drop_nulls(["reward", "reward_b"]) if judged else shared  # on which the judge could say nothing
     return {
         "a": a.name,
         "b": b.name,

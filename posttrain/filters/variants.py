@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.filters.metrics import Buffers, measured, without_lines
+from posttrain.filters.metrics import measured, without_lines
+from posttrain.text.buffers import Buffers
 from schemas.filtering import Filtering
 
 Described = tuple[Buffers, NDArray[np.int64], NDArray[np.float64]]

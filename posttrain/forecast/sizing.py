@@ -36,6 +36,7 @@ from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import Plan, by_rows, by_tokens
 from posttrain.training.learning_rates import settled
 from posttrain.training.objectives import BradleyTerry, LanguageModelling, Objective, preference
+from posttrain.training.ppo.critic import apart
 from posttrain.training.unpaired import Answers, Unpaired
 from schemas.model import Model, ScratchModel
 from schemas.ppo import PPO
@@ -218,7 +219,7 @@ def _largest(peaks: Sequence[Peak], on: Arithmetic, beside: int) -> dict[str, An
 
 
 def learning_rates_of(chain: Chain) -> dict[str, float]:
-    """Peak learning rate of every stage that trains: the recipe's, or the derived one, in the order of the stages."""
+    """Peak learning rate of every stage that trains, and of PPO's critic: the recipe's or the derived one, in their order."""
     recipe, config = chain.recipe, config_of(chain.model)
     found: dict[str, float] = {}
     for stage in recipe.stages:
@@ -230,6 +231,9 @@ def learning_rates_of(chain: Chain) -> dict[str, float]:
             spec = settled(getattr(spec, "algorithm", stage), spec, peft, functools.partial(_parameters, chain, stage, config))
         assert spec.learning_rate is not None  # `settled`
         found[stage] = spec.learning_rate
+        if isinstance(spec, PPO):
+            parts = apart(spec, functools.partial(_parameters, chain, stage, config))
+            found |= {f"{stage}.{part.name}": part.learning_rate for part in parts}
     return found
 
 

@@ -171,13 +171,19 @@ def _kto(data: Data, spec: DPO) -> Passed:
 
 
 def _ppo(data: Data, spec: PPO) -> Passed:
-    """A round encodes prompts, draws answers, scores them by policy, reference and reward, and trains on them some times."""
+    """A round encodes prompts, draws answers, scores them by policy, reference and reward, and trains on them some times.
+
+    Held-out prompts are answered now and then; `dynamic_sampling` may draw more than is counted here.
+    """
     prompt = data.mean(prompts_section(data.recipe), lambda example: len(example.prompt))
-    drawn = spec.iterations * spec.rollouts * spec.max_new_tokens
+    held_out = min(spec.held_out_prompts, data.number(data.recipe.prompts_table, "holdout"))
+    asked = (1 + min(spec.validations, spec.iterations)) * held_out
+    drawn = (spec.iterations * spec.rollouts + asked) * spec.max_new_tokens
     length = spec.iterations * spec.rollouts * (prompt / spec.samples + spec.max_new_tokens)
     critic = 2 if spec.advantage == "gae" and spec.value_model == "adapter" else 1
-    prompts = spec.iterations * spec.rollouts / spec.samples * prompt
-    return Passed(prompts + 3 * length, critic * spec.epochs * length, drawn)
+    prompts = (spec.iterations * spec.rollouts / spec.samples + asked) * prompt
+    scored = (3 if spec.kl_place else 2) * length + asked * (prompt + spec.max_new_tokens)
+    return Passed(prompts + scored, critic * spec.epochs * length, drawn)
 
 
 def evaluate(data: Data) -> Passed:

@@ -5,10 +5,15 @@ R responses of at most T tokens are rows; `mask` [R, T] is 1 on their tokens and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-LOG_RATIO = 20.0  # nats; a log-ratio counts as at most this, as elsewhere (verl): e^89 is infinite in fp32, and 0 · ∞ no number
+from posttrain.losses.surrogate import LOG_RATIO
+
+Scale = Literal["group", "batch", "none"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -24,9 +29,9 @@ def whiten(values: Tensor, mask: Tensor, shift: bool = True) -> Tensor:
     return (whitened if shift else whitened + mean) * mask
 
 
-def token_rewards(scores: Tensor, logprobs: Tensor, reference: Tensor, mask: Tensor, coefficient: float) -> Tensor:
-    """-β (log π - log π_ref) at every token, plus the response's score [R] at its last one: section 2.2 of arXiv 1909.08593."""
-    rewards = -coefficient * (logprobs - reference) * mask
+def token_rewards(scores: Tensor, penalties: Tensor, mask: Tensor) -> Tensor:
+    """Minus the penalty [R, T] at every token, plus the response's score [R] at its last one: section 2.2 of arXiv 1909.08593."""
+    rewards = -penalties * mask
     last = mask.sum(1).long() - 1
     return rewards.index_put((torch.arange(len(rewards), device=rewards.device), last), scores, accumulate=True)
 
@@ -58,29 +63,57 @@ def leave_one_out(totals: Tensor, samples: int, applies: Tensor) -> Tensor:
     return ((groups - mean_of_others) * counted * (others > 0)).view(-1)
 
 
-def group_relative(totals: Tensor, samples: int, applies: Tensor) -> Tensor:
+def group_relative(totals: Tensor, samples: int, applies: Tensor, scale: Scale = "group") -> Tensor:
     """GRPO (arXiv 2402.03300, section 4.1.2): a response's reward [R] in standard deviations from its prompt's mean.
 
-    A response that `applies` [R] excludes counts in no statistic; it and one that has no other to compare with get 0.
+    The deviation (the unbiased one) is that of the prompt's responses, of all (`batch`), or taken as 1 (`none`: Dr. GRPO, arXiv
+    2503.20783, section 3.2). A response that `applies` [R] excludes counts in no statistic; it and one that has no other to
+    compare with get 0.
     """
     groups, counted = totals.view(-1, samples), applies.view(-1, samples)
-    number = counted.sum(1, keepdim=True)
-    mean = (groups * counted).sum(1, keepdim=True) / number.clamp(min=1)
-    centred = (groups - mean) * counted
-    deviation = (centred.square().sum(1, keepdim=True) / (number - 1).clamp(min=1)).sqrt()  # the unbiased one
+    centred = (groups - _mean(groups, counted)) * counted
+    if scale == "none":
+        return centred.view(-1)
+    deviation = _deviation(groups, counted) if scale == "group" else _deviation(totals[None], applies[None])
     return (centred / (deviation + 1e-4)).view(-1)
 
 
-def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """max(-A ρ, -A clip(ρ, 1 - ε, 1 + ε)) per token, with ρ = π / π_old: equation 7 of arXiv 1707.06347; log ρ ≤ 20."""
-    ratio = (logprobs - old).clamp(max=LOG_RATIO).exp()
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+def _mean(rows: Tensor, counted: Tensor) -> Tensor:
+    return (rows * counted).sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
 
 
-def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """½ max((V - R)², (V' - R)²) per token, V' = V kept within ± clip of the value at sampling (arXiv 2403.17031, detail 14)."""
+def _deviation(rows: Tensor, counted: Tensor) -> Tensor:
+    """The unbiased standard deviation of each row."""
+    centred = (rows - _mean(rows, counted)) * counted
+    return (centred.square().sum(1, keepdim=True) / (counted.sum(1, keepdim=True) - 1).clamp(min=1)).sqrt()
+
+
+def varies(totals: Tensor, samples: int, applies: Tensor) -> Tensor:
+    """Which prompts [R / samples] have responses with different rewards [R]: where these are compared, others teach nothing."""
+    groups, counted = totals.view(-1, samples), applies.view(-1, samples)
+    high, low = groups.where(counted, -torch.inf).amax(1), groups.where(counted, torch.inf).amin(1)
+    return high > low
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+    """½ max((V - R)², (V' - R)²) per token, V' = V kept within ± clip of the value at sampling (arXiv 2403.17031, detail 14).
+
+    Without a clip ½ (V - R)².
+    """
+    if clip is None:
+        return 0.5 * (values - returns).square()
     clipped = old + (values - old).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
+
+
+def k1(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """-log r with r = π_ref / π (Schulman 2020): the unbiased estimate of KL(π || π_ref) per token; it may be negative."""
+    return logprobs - reference
+
+
+def k2(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """(log r)² / 2 (Schulman 2020): biased, never negative, and its gradient is that of the divergence."""
+    return 0.5 * (logprobs - reference).square()
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -90,6 +123,10 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     """
     log_ratio = (reference - logprobs).clamp(max=LOG_RATIO)
     return log_ratio.exp() - 1 - log_ratio
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+"""Estimates of the divergence from log-probabilities and the reference's, per token."""
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ between stages but the recipe and the store: every process finds the same result
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +17,12 @@ from posttrain.data.chat_templates import template_digest
 from posttrain.data.sources import SourceFile, resolve, source_digest
 from posttrain.filters.given import origins
 from posttrain.models.policy import Policy, folder_digest, model_origin, policy_after, source_policy
+from posttrain.pipeline.benchmark_folder import task_origin
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.judge import function_origin, judge_origin
 from posttrain.runtime.store import StageKey, Store, Stored
 from schemas.data import CONTRACTS
-from schemas.evaluation import RewardModelJudge
+from schemas.judge import RewardModelJudge
 from schemas.model import GgufModel, LocalModel, Model, RegistryModel
 from schemas.peft import Full
 from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
@@ -194,9 +197,13 @@ class Chain:
 
     def policies(self) -> dict[str, Policy]:
         """The policies that evaluation compares, the candidate last."""
+        return {name: self.policy_before(stage) for name, stage in self._after().items()}
+
+    def _after(self) -> dict[str, str]:
+        """By policy that evaluation compares, the first stage that starts from it."""
         makers = [stage for stage in STAGES if STAGES[stage].policy]
         after = {STAGES[maker].policy: next_one for maker, next_one in zip(makers, [*makers[1:], "evaluate"], strict=True)}
-        return {name: self.policy_before(after[name]) for name in policies(self.recipe)}
+        return {name: after[name] for name in policies(self.recipe)}
 
     def reward_origin(self, source: RewardSource) -> Origin:
         """What rewards answers, by content."""
@@ -222,6 +229,11 @@ class Chain:
         own = isinstance(self.recipe.evaluation.judge, RewardModelJudge)
         return self.output("reward", "reward") if own else None
 
+    @property
+    def verdicts(self) -> Path:
+        """Folder where the answers of an endpoint that judges are kept, by the content of the questions."""
+        return self.store.root / "cache" / "verdicts"
+
     def judge_origins(self) -> tuple[Origin, ...]:
         """The judge by content, where there is one."""
         match self.recipe.evaluation.judge:
@@ -232,9 +244,24 @@ class Chain:
             case judge:
                 return (judge_origin(judge),)
 
+    def task_origins(self) -> tuple[Origin, ...]:
+        """The folders of the user's own benchmark tasks, by content."""
+        folders = dict.fromkeys(each.folder for each in self.recipe.evaluation.benchmarks if each.folder)
+        return tuple(task_origin(folder) for folder in folders)
+
+    def policy_digests(self) -> dict[str, str]:
+        """By policy, the content of what it is made of: of two runs that share one, the same."""
+        found = {name: self.policy_origins(stage) for name, stage in self._after().items()}
+        return {name: hashlib.sha256(json.dumps([each.digest for each in of]).encode()).hexdigest() for name, of in found.items()}
+
     def measured(self) -> Metrics:
-        """What gates and promotion go by: evaluation's numbers, and by how much the last training lowered the held-out loss."""
+        """What gates and promotion go by: evaluation's numbers, with the candidate's reward as `mean_reward`, and by how much the
+        last training lowered the held-out loss."""
         numbers = dict(self.stored("evaluate").result.metrics)
+        candidate = f"reward_{policies(self.recipe)[-1]}"
+        numbers |= {name.replace(candidate, "mean_reward"): numbers[name] for name in numbers if name.startswith(candidate)}
+        benchmarks = self.store.finished(self.identity("benchmark")) if "benchmark" in self.recipe.stages else None
+        numbers |= benchmarks.result.metrics if benchmarks else {}
         trained = self.trained_before("register")
         course = trained[-1].result.metrics if trained else {}
         if "validation_loss_start" in course and "validation_loss" in course:

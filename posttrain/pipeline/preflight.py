@@ -15,16 +15,20 @@ import polars as pl
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
 from posttrain.models.policy import adapter_beside, folder_policy, source_policy
 from posttrain.models.shards import refuse_outside_shards
+from posttrain.pipeline.benchmark_check import check_benchmarks
 from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.export_check import check_export
 from posttrain.pipeline.reward_check import check_reward
 from posttrain.pipeline.vocabulary_check import check_vocabulary
 from posttrain.rewards.functions import load_function
 from posttrain.rewards.judge import load_judge
+from posttrain.runtime.endpoint_address import check_endpoint
 from posttrain.runtime.trees import inside
 from posttrain.runtime.writing import write_atomically
+from posttrain.text import language
 from schemas.data import CONTRACTS
 from schemas.errors import Refusal
-from schemas.evaluation import FunctionJudge
+from schemas.judge import EndpointJudge, FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
 from schemas.peft import LoRA, Peft
 from schemas.ppo import PPO, FunctionReward, RegistryReward
@@ -77,6 +81,12 @@ def _check_names(recipe: Recipe) -> None:
         check_device(recipe)
     if isinstance(recipe.evaluation.judge, FunctionJudge):
         load_judge(recipe.evaluation.judge)
+    if isinstance(recipe.evaluation.judge, EndpointJudge) and recipe.placement == "inline":
+        check_endpoint(recipe.evaluation.judge, "evaluation.judge")
+    if recipe.evaluation.gates.drift_languages and recipe.placement == "inline":
+        language.require("evaluation.gates.drift_languages")
+    if recipe.evaluation.benchmarks and recipe.placement == "inline":
+        check_benchmarks(recipe)
 
 
 def _check_models(chain: Chain) -> None:
@@ -88,6 +98,7 @@ def _check_models(chain: Chain) -> None:
     if chain.recipe.placement == "inline" or chain.recipe.quantization is None:
         check_methods(chain)
     check_reward(chain)
+    check_export(chain)
 
 
 def check_chat_template(chain: Chain, contract: Path | None, note: Callable[[str], None]) -> None:
@@ -138,7 +149,8 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
     given = {name: own[name] for name in CONTRACTS if name in own}
     if not given:
         return {}
-    from posttrain.data.validate import refuse_empty_splits, validate
+    from posttrain.data.validate import validate
+    from posttrain.data.verdict import refuse_empty_splits
 
     data = chain.recipe.data
     try:

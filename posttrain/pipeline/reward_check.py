@@ -8,7 +8,7 @@ from posttrain.models.policy import source_policy
 from posttrain.peft.methods import ENCODER, ENCODER_DECODER, METHODS
 from posttrain.pipeline.chain import Chain
 from schemas.errors import Refusal
-from schemas.evaluation import RewardModelJudge
+from schemas.judge import RewardModelJudge
 from schemas.model import ScratchModel
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe

@@ -83,20 +83,32 @@ def _pretraining(recipe: Recipe, stage: str) -> Fields:
     return {**_training(recipe, stage), "model": sizes}
 
 
+_OF_THE_CONNECTION = {"key", "allow_http", "timeout_seconds", "retries", "concurrency"}
+"""What says how an endpoint is asked, and not what."""
+_NOT_MEASURED: Any = {"gates": True, "benchmarks": True, "judge": _OF_THE_CONNECTION}
+
+
 def _evaluation(recipe: Recipe, stage: str) -> Fields:
     """Gates are no part of what is measured."""
     return {
         "seed": recipe.seed,
         "dtype": dtype_name(recipe.compute),
-        "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"gates"}),
+        "evaluation": recipe.evaluation.model_dump(mode="json", exclude=_NOT_MEASURED),
         "beta": getattr(recipe.alignment, "beta", None),
         "loss": getattr(recipe.alignment, "loss", None),
     }
 
 
+def _benchmarks(recipe: Recipe, stage: str) -> Fields:
+    """A folder of tasks counts by its content."""
+    asked = [each.model_dump(mode="json", exclude={"gate", "folder"}) for each in recipe.evaluation.benchmarks]
+    return {"seed": recipe.seed, "dtype": dtype_name(recipe.compute), "benchmarks": asked}
+
+
 def _registered(recipe: Recipe, stage: str) -> Fields:
     """Gates and promotion are no part of what is registered: they are judged anew in every run."""
-    return {"model": recipe.registry.model if recipe.registry else None}
+    exported = {"export": list(recipe.registry.export)} if recipe.registry and recipe.registry.export else {}
+    return {"model": recipe.registry.model if recipe.registry else None, **exported}
 
 
 def _contracts(chain: Chain) -> list[str]:
@@ -129,19 +141,26 @@ def _policies_rows_and_judge(chain: Chain, stage: str) -> tuple[Origin, ...]:
     return (*chain.start_origins(stage), *held_out, *chain.judge_origins())
 
 
+def _policies_and_tasks(chain: Chain, stage: str) -> tuple[Origin, ...]:
+    return (*chain.start_origins(stage), *chain.task_origins())
+
+
 def _candidate(chain: Chain, stage: str) -> tuple[Origin, ...]:
     return chain.start_origins(stage)
 
 
 _TRAINED = ("model", "adapter", "layout.txt", "rows.json", "quarantine.parquet")
-_EXPORTED = ("checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json", "round_trip.json")
+_EXPORTED = (
+    "README.md", "model.gguf", "checkpoint", "base", "adapter*", "delta.py", "trained.safetensors", "prompts.json",
+    "round_trip.json",
+)  # fmt: skip
 _TRAINERS = "posttrain.training"
 _TOKENS = "posttrain.forecast.stage_times"
 _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "ppo": f"{_TRAINERS}.ppo.stage:ppo"}
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=3, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        version=4, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
@@ -169,12 +188,16 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: _ALGORITHMS["kto" if recipe.unpaired else recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
-        version=7, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
+        version=8, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
         writes=("evaluation.json", "samples.parquet", "pairs.parquet", "rows.json"),
         tokens=f"{_TOKENS}:evaluate",
     ),
+    "benchmark": StageWork(
+        version=1, fields=_benchmarks, inputs=_policies_and_tasks, task="tasks.evaluation:benchmark", pool="gpu",
+        writes=("benchmarks.json", "documents.parquet"),
+    ),
     "register": StageWork(
-        version=3, fields=_registered, inputs=_candidate, task="tasks.register:register", pool="cpu", writes=_EXPORTED,
+        version=4, fields=_registered, inputs=_candidate, task="tasks.register:register", pool="cpu", writes=_EXPORTED,
     ),
 }  # fmt: skip
 """By name of the stage."""

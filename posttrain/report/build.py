@@ -71,6 +71,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "temperature": evaluation.get("temperature"),
         "policies": _rows(evaluation.get("policies", []), POLICY),
         "metrics": _rows(_beyond_policies(evaluation), METRIC),
+        "benchmarks": _benchmarks(read.document(folders, "benchmark", "benchmarks.json")),
         "checks": {kind: _rows(validation[kind]["checks"], CHECK) for kind in CONTRACTS if validation.get(kind)},
         "chosen_longer": (validation.get("preferences") or {}).get("chosen_longer"),
         "filtering": filtering,
@@ -104,6 +105,19 @@ def _sources(folders: Folders) -> dict[str, dict[str, int]]:
 
 def _rows(found: list[Json], columns: tuple[str, ...]) -> list[Json]:
     return [dict.fromkeys(columns) | row for row in found]
+
+
+def _benchmarks(written: Json) -> list[Json]:
+    """A row for each policy on each benchmark, with the candidate's difference to it."""
+    rows = []
+    for each in written.get("benchmarks", []):
+        gaps = {gap["opponent"]: gap for gap in each["differences"]}
+        for score in each["policies"]:
+            gap = gaps.get(score["policy"], {})
+            told = {name: gap.get(name) for name in ("gained", "lost", "mcnemar_p")}
+            shared = {name: each[name] for name in ("task", "metric", "higher_is_better", "documents", "shots")}
+            rows.append({**shared, **score, "gap": gap.get("value"), "gap_interval": gap.get("interval"), **told})
+    return rows
 
 
 def _beyond_policies(evaluation: Json) -> list[Json]:

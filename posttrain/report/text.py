@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 ABSENT = "–"  # noqa: RUF001 - an en dash is what a table shows for "none"
-_LIMITS = {"min": "≥ {}", "max": "≤ {}", "lower_bound_above": "interval above {}"}
+_LIMITS = {"min": "≥ {}", "max": "≤ {}", "lower_bound_above": "interval above {}", "max_drop": "a drop of at most {}"}
 
 
 def number(value: float | None) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.rewards.calls import Rows
+from posttrain.rewards.endpoint_judge import ModelJudge
 from posttrain.rewards.functions import REMEDY, SHOWN, RewardFunction, load_function, modules_of_user
 from posttrain.runtime.permissions import refuse_function
 from schemas.errors import Refusal
-from schemas.evaluation import FunctionJudge
+from schemas.judge import EndpointJudge, FunctionJudge
 from schemas.recipe import Recipe
 from schemas.results import Origin
 
@@ -29,18 +30,30 @@ class Judge(Protocol):
         responses: Sequence[str],
         on_rows: Callable[[int], None] = ...,
         rows: Rows | None = None,
-    ) -> Sequence[float]:
+    ) -> Sequence[float | None]:
         """One reward per answer, from conversations and the texts of the answers; `on_rows` is told how many were judged.
 
-        `rows`, as `sample_rows` has them, are for functions.
+        None where the judge cannot say: the comparison is left out, and counted. `rows`, as `sample_rows` has them, are for
+        functions.
         """
 
 
-def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
-    """The judge of a recipe's evaluation, or None; a function is given the last message of each conversation.
+def open_model_judge(recipe: Recipe, cache: Path | None = None) -> ModelJudge | None:
+    """The language model behind an endpoint that judges, or None; `cache` is the folder of answers that were got before.
+
+    Raises:
+        Refusal: as `ModelJudge`.
+    """
+    spec = recipe.evaluation.judge
+    return ModelJudge(spec, "evaluation.judge", cache) if isinstance(spec, EndpointJudge) else None
+
+
+def open_judge(recipe: Recipe, folder: Path | None = None, model_judge: ModelJudge | None = None) -> Judge | None:
+    """What scores one answer at a time in a recipe's evaluation, or None; a function is given the last message of a conversation.
 
     Args:
         folder: output of the stage reward, for a recipe that judges by it.
+        model_judge: of a recipe that judges by an endpoint; where it compares two answers it scores none.
 
     Raises:
         Refusal: as `load_function`; from the judge, when a reward is not finite.
@@ -50,6 +63,8 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
             return None
         case FunctionJudge() as judge:
             return _of_function(load_judge(judge))
+        case EndpointJudge(mode=mode):
+            return model_judge if mode == "pointwise" else None
     from posttrain.rewards.model import open_reward_model
     from posttrain.runtime.device import resolve_device, resolve_dtype
 
@@ -61,8 +76,8 @@ def open_judge(recipe: Recipe, folder: Path | None = None) -> Judge | None:
         responses: Sequence[str],
         on_rows: Callable[[int], None] = lambda n: None,
         rows: Rows | None = None,
-    ) -> Sequence[float]:
-        rewards: list[float] = model.of_texts(prompts, responses, on_rows).tolist()
+    ) -> Sequence[float | None]:
+        rewards: list[float | None] = model.of_texts(prompts, responses, on_rows).tolist()
         return rewards
 
     return _finite(by_model)
@@ -76,10 +91,10 @@ def _finite(judge: Judge) -> Judge:
         responses: Sequence[str],
         on_rows: Callable[[int], None] = lambda n: None,
         rows: Rows | None = None,
-    ) -> Sequence[float]:
+    ) -> Sequence[float | None]:
         rewards = judge(prompts, responses, on_rows)
         for row, reward in enumerate(rewards):
-            if not math.isfinite(reward):
+            if reward is None or not math.isfinite(reward):
                 found = f"a reward of {reward} from the reward model for answer {row}: {responses[row][:SHOWN]!r}"
                 raise Refusal(
                     where="evaluation.judge",
@@ -93,30 +108,26 @@ def _finite(judge: Judge) -> Judge:
 
 
 def _of_function(function: RewardFunction) -> Judge:
-    """A function is asked once: it may compare answers with each other. Win rates need a number for every answer."""
+    """A function is asked once: it may compare answers with each other."""
 
     def judge(
         prompts: Sequence[Conversation],
         responses: Sequence[str],
         on_rows: Callable[[int], None] = lambda n: None,
         rows: Rows | None = None,
-    ) -> Sequence[float]:
+    ) -> Sequence[float | None]:
         rewards = function([str(prompt[-1]["content"]) for prompt in prompts], responses, rows)
         on_rows(len(rewards))
-        return [_number(function, answer, reward) for answer, reward in enumerate(rewards)]
+        if rewards and all(reward is None for reward in rewards):
+            raise Refusal(
+                where=f"{function.field} ({function.name})",
+                found=f"None for all of {len(rewards)} answers",
+                allowed="a number for some of them at least: those without one are left out of every comparison",
+                remedy=f"look whether the held-out rows have the column that it reads, or {REMEDY}",
+            )
+        return rewards
 
     return judge
-
-
-def _number(function: RewardFunction, answer: int, reward: float | None) -> float:
-    if reward is None:
-        raise Refusal(
-            where=f"{function.field} ({function.name})",
-            found=f"None for answer {answer}",
-            allowed="a number for every answer: win rates compare all of them",
-            remedy=f"look whether the held-out rows have the column that it reads, or {REMEDY}",
-        )
-    return reward
 
 
 def load_judge(judge: FunctionJudge) -> RewardFunction:
@@ -128,8 +139,11 @@ def load_judge(judge: FunctionJudge) -> RewardFunction:
     return load_function(judge.name, "evaluation.judge.name")
 
 
-def judge_origin(judge: FunctionJudge) -> Origin:
-    """The judge as an input of evaluation: the source of its module."""
+def judge_origin(judge: FunctionJudge | EndpointJudge) -> Origin:
+    """The judge as an input of evaluation: the source of its module, or which model answers where."""
+    if isinstance(judge, EndpointJudge):
+        digest = hashlib.sha256(f"{judge.url}\0{judge.model}".encode()).hexdigest()
+        return Origin(name="evaluation.judge", digest=digest, location=f"{judge.model} at {judge.url}")
     return function_origin(judge.name, "evaluation.judge")
 
 

@@ -2,7 +2,7 @@
 
     POSTTRAIN_ALLOWED_FUNCTIONS   modules, packages and `module:function`s that a recipe may name, between commas; empty: none
     POSTTRAIN_WORKER              1 on a machine that runs the recipes of others; functions that nothing allows are refused then
-    POSTTRAIN_ALLOW_REMOTE_CODE   1 where such a machine may run the code of a model's repository
+    POSTTRAIN_ALLOW_REMOTE_CODE   1 where such a machine may run the code of a model's repository, or of a benchmark's folder
 
 On the command line nothing is set, and whoever runs a recipe answers for it.
 """
@@ -54,4 +54,19 @@ def refuse_remote_code(field: str) -> None:
             found="true, on a worker that runs the recipes of others",
             allowed="false",
             remedy=f"take a model that transformers knows, or have the owner of this worker set {REMOTE_CODE}=1",
+        )
+
+
+def refuse_task_code(field: str) -> None:
+    """Refuse `allow_code` of a benchmark on a worker that does not allow it.
+
+    Raises:
+        Refusal: naming the recipe's field.
+    """
+    if is_worker() and os.environ.get(REMOTE_CODE, "") != "1":
+        raise Refusal(
+            where=field,
+            found="true, on a worker that runs the recipes of others",
+            allowed="false",
+            remedy=f"take a task that runs no code, or have the owner of this worker set {REMOTE_CODE}=1",
         )

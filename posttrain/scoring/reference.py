@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +52,22 @@ class Reference:
         own = trainable_state(self.model)
         for name, parameter in ((name, own[name]) for name in self.initial):
             parameter.data, self.initial[name] = self.initial[name], parameter.data
+
+    @torch.no_grad()
+    def follow(self, mix: float) -> None:
+        """Move the copy to `mix` · the model's tensors + (1 - mix) · its own."""
+        own = trainable_state(self.model)
+        for name, tensor in self.initial.items():
+            tensor.lerp_(own[name], mix)
+
+    def state(self) -> dict[str, Tensor]:
+        """The copy, for a checkpoint."""
+        return {name: tensor.cpu() for name, tensor in self.initial.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a `state`."""
+        for name, tensor in self.initial.items():
+            tensor.copy_(state[name])
 
     def digest(self) -> str:
         """SHA-256 of the cloned tensors; the frozen ones are covered by the digest of the checkpoint."""

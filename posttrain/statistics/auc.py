@@ -28,8 +28,8 @@ def area(scores: Array, others: Array) -> float:
 def auc(scores: Sequence[float], positive: Sequence[bool], groups: Sequence[int] | None = None) -> Estimate | None:
     """The area with its interval; None without units of both kinds.
 
-    The variance is that of Obuchowski 1997 ("Nonparametric analysis of clustered ROC curve data"). A unit of each kind above all of
-    the other kind, and one below, are added before it is taken, so that an area of 1 leaves room for an error.
+    The variance is that of Obuchowski 1997 ("Nonparametric analysis of clustered ROC curve data"). A unit of each kind above all
+    of the other, and one below, are added before it is taken, so that an area of 1 leaves room for an error.
 
     Args:
         scores: of each unit.

@@ -26,6 +26,7 @@ EXTRA = 24.0  # the tail is taken at TAIL n / (n + EXTRA)
 SPREAD = 0.25  # pseudo-units with the sample's variance in each resample, which might have drawn equal units only
 BLOCK = 2**22  # resampled units held at once
 Array = NDArray[np.float64]
+Rewards = Sequence[float | None]
 Margins = TypeVar("Margins", Array, "Tensor")
 
 
@@ -160,16 +161,58 @@ def student_t(freedom: int) -> float:
     return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
-def win_rate(candidate: Sequence[float], opponent: Sequence[float], samples: int = 1) -> Estimate:
+def win_rate(candidate: Rewards, opponent: Rewards, samples: int = 1) -> Estimate:
     """Share of prompts on which the candidate's reward is higher, ties counting half, with its interval over prompts.
 
-    Of `samples` consecutive answers to a prompt, each of the candidate's meets each of the opponent's.
+    Of `samples` consecutive answers to a prompt, each of the candidate's meets each of the opponent's. Prompts without a
+    comparison are left out.
 
     Raises:
-        ValueError: when a reward is not finite.
+        ValueError: when a reward is not finite, or no prompt has a comparison.
     """
-    ours, theirs = (_finite(rewards).reshape(-1, samples) for rewards in (candidate, opponent))
-    return share_interval(wins(ours[:, :, None] - theirs[:, None, :]).mean((1, 2)).tolist())
+    return share_interval(judged(prompt_wins(candidate, opponent, samples)).tolist())
+
+
+def prompt_wins(candidate: Rewards, opponent: Rewards, samples: int = 1) -> Array:
+    """[prompts] share of a prompt's comparisons that the candidate wins; NaN where none has a reward on both sides.
+
+    Raises:
+        ValueError: when a reward is not finite; None is none.
+    """
+    ours, theirs = (_or_nan(rewards).reshape(-1, samples) for rewards in (candidate, opponent))
+    margins = ours[:, :, None] - theirs[:, None, :]
+    return _means(np.where(np.isnan(margins), np.nan, wins(margins)).reshape(len(ours), -1))
+
+
+def mean_of_samples(shares: Rewards, samples: int = 1) -> Array:
+    """[prompts] mean over the `samples` consecutive numbers of a prompt that are there; NaN where none is."""
+    return _means(_or_nan(shares).reshape(-1, samples))
+
+
+def judged(shares: Array) -> Array:
+    """Those that are there.
+
+    Raises:
+        ValueError: when none is.
+    """
+    there = shares[~np.isnan(shares)]
+    if not there.size:
+        raise ValueError(f"of {shares.size} comparisons none was judged")
+    return there
+
+
+def _means(numbers: Array) -> Array:
+    """[rows] mean of what is no NaN."""
+    there = ~np.isnan(numbers)
+    total, count = np.where(there, numbers, 0.0).sum(1), there.sum(1)
+    means: Array = np.divide(total, count, out=np.full(len(numbers), np.nan), where=count > 0)
+    return means
+
+
+def _or_nan(rewards: Rewards) -> Array:
+    given = [math.nan if reward is None else float(reward) for reward in rewards]
+    _finite([number for number, reward in zip(given, rewards, strict=True) if reward is not None])
+    return np.asarray(given, np.float64)
 
 
 def wins(margins: Margins) -> Margins:

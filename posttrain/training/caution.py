@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from posttrain.data.sources import SAMPLE_SCHEME
 from schemas.data import SOURCES
-from schemas.evaluation import FunctionJudge
+from schemas.judge import FunctionJudge
 from schemas.recipe import Recipe
 from schemas.results import Metrics
 from schemas.sources import addresses
+
+PATIENCE = 5  # iterations in a row after which a person is told
+EXPLAINS = 0.02  # share of the returns' variance below which a critic explains nothing
+USELESS_CRITIC = (
+    "the critic explains {share:.0%} of the returns: GAE acts as a discount; use rloo or give it a rate of its own "
+    "(alignment.critic.learning_rate)"
+)
+NOTHING_VARIES = (
+    "no prompt had responses with different rewards for {iterations:.0f} iterations: nothing is learned; "
+    "raise samples or temperature, or take other prompts"
+)
 
 TOY_JUDGE = "posttrain.data.samples:sentiment"
 
@@ -38,7 +49,20 @@ def _toy_judge(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
-def of_stage(stage: str, metrics: Metrics) -> str | None:
+def of_stage(stage: str, metrics: Metrics) -> tuple[str, ...]:
+    """What a stage's numbers say, each in a sentence."""
+    rose = _loss_rose(stage, metrics)
+    return (*([rose] if rose else []), *(f"{stage}: {sentence}" for sentence in of_ppo(metrics)))
+
+
+def of_ppo(metrics: Metrics) -> tuple[str, ...]:
+    """That the critic of PPO explained nothing in the last iterations, or that no prompt taught anything."""
+    explains, flat = metrics.get("critic_explains"), metrics.get("iterations_without_variance", 0.0)
+    useless = [USELESS_CRITIC.format(share=max(0.0, explains))] if explains is not None and explains < EXPLAINS else []
+    return (*useless, *([NOTHING_VARIES.format(iterations=flat)] if flat >= PATIENCE else []))
+
+
+def _loss_rose(stage: str, metrics: Metrics) -> str | None:
     """That the held-out loss rose in training, and what became of it; None where it did not, or was not measured.
 
     `validation_loss` is that of the stage's result, `validation_loss_last` that after the last step where the result is not it.

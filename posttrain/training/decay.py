@@ -45,10 +45,10 @@ def kind(of: Named) -> str | None:
     return next((name for name, holds in NOT_DECAYED.items() if holds(of)), None)
 
 
-def by_decay(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The trainable tensors that are decayed, and the others."""
+def by_decay(model: nn.Module, holds: Callable[[str], bool] = lambda name: True) -> tuple[list[Tensor], list[Tensor]]:
+    """The trainable tensors that are decayed, and the others, of those whose name `holds` accepts."""
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for name, tensor in trainable_state(model).items():
+    for name, tensor in ((name, tensor) for name, tensor in trainable_state(model).items() if holds(name)):
         path = tuple(name.split("."))
         parts[kind(Named(path, tensor, model.get_submodule(".".join(path[:-1])))) is not None].append(tensor)
     return parts

@@ -163,8 +163,8 @@ def fit(request: StageRequest, job: Job, layout: str) -> dict[str, float]:
     if job.spec.gradient_checkpointing:
         checkpoint_activations(job.scorer.model, f"{request.field}.gradient_checkpointing")
     metrics = train(job)
-    if rose := caution.of_stage(stage, metrics):
-        note(rose)
+    for sentence in caution.of_stage(stage, metrics):
+        note(sentence)
     (request.out / "layout.txt").write_text(layout + "\n")
     size = {
         "examples": len(job.objective.examples),

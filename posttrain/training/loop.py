@@ -26,9 +26,21 @@ from posttrain.training.curve import CURVE, Curve
 from posttrain.training.data_parallel import passes, replicate
 from posttrain.training.nonfinite import Guard, Places, TrainingDiverged
 from posttrain.training.objectives import Objective, Rounds, StepWide, Sums
-from posttrain.training.optimizer import Updates
+from posttrain.training.optimizer import Apart, Updates
 from posttrain.training.schedule import learning_rate
-from posttrain.training.validation import enter_loss, exhausted, is_lowest, loss_at_start, mean_loss, validation_steps
+from posttrain.training.validation import (
+    LOSS,
+    REWARD,
+    HeldOut,
+    Judged,
+    at_ends,
+    enter_loss,
+    exhausted,
+    is_lowest,
+    loss_at_start,
+    mean_loss,
+    validation_steps,
+)
 from schemas.recipe import Compute
 from schemas.training import Optimization
 
@@ -56,6 +68,13 @@ class Job:
     validation: Objective | None = None
     places: Places = _by_index
     rounds: Rounds | None = None  # the objective, where its examples change on the way
+    apart: Sequence[Apart] = ()
+    held_out: HeldOut | None = None  # in place of `validation`
+
+    @property
+    def judged(self) -> Judged:
+        """The number by which weights are told from each other."""
+        return LOSS if self.held_out is None else REWARD
 
     @functools.cached_property
     def budget(self) -> int:
@@ -83,7 +102,7 @@ def train(job: Job) -> dict[str, float]:
         job.progress.advance(run.begun, {})
     run.replica.scorer.train()
     with termination(lambda: job.progress.note("stopping after this step, with a checkpoint; once more stops at once")) as asked:
-        while run.position.step < len(job.plan) and not exhausted(run.position, job.spec.early_stop):
+        while not run.over:
             run.step(asked)
     run.finish()
     job.progress.end(name)
@@ -100,7 +119,7 @@ class _Run:
         if size() > 1:  # dropout must differ between processes
             torch.manual_seed(torch.initial_seed() + rank())
         self.model = self.replica.scorer.model
-        self.updates = Updates(self.replica.scorer, job.spec)
+        self.updates = Updates(self.replica.scorer, job.spec, job.apart)
         self.checkpoints = from_main(job.out / CHECKPOINT)
         self.position = load_checkpoint(self.checkpoints, self.model, self.updates.optimizer, self.updates.scaler, job.rounds)
         self.begun = self.position.step
@@ -108,23 +127,45 @@ class _Run:
         self.curve = Curve(job.out / CURVE, self.position.step)
         self.lengths = self._lengths()
         self.metrics: dict[str, Tensor] = {}
-        self.validations = validation_steps(len(job.plan), job.spec.validations) if job.validation else frozenset()
+        measured = job.validation is not None or job.held_out is not None
+        self.validations = at_ends(validation_steps(len(job.plan), job.spec.validations if measured else 0), job.rounds)
         self.saved_at = time.monotonic()
 
+    @property
+    def over(self) -> bool:
+        """Whether no further step is taken."""
+        ended = self.job.rounds is not None and bool(self.job.rounds.over)
+        return ended or self.position.step >= len(self.job.plan) or exhausted(self.position, self.spec.early_stop)
+
     def measure_start(self) -> None:
-        """The validation loss before the first step: what training must improve on, and the result where no step does."""
+        """What training must improve on, measured before the first step; the result where no step does."""
         job, position = self.job, self.position
-        if job.validation is None or position.step:
+        if not self.validations or position.step:
             return
-        count = counted(job.progress, f"{job.name}: held-out loss at the start", len(job.validation.examples))
-        loss = loss_at_start(self.replica.scorer, job.validation, self.budget, count)
-        self.replica.rest()
+        loss, numbers = self._held_out(at_start=True)
         if not math.isfinite(loss):
             return
         enter_loss(position, loss, self.spec.early_stop)
         if self.spec.keep == "best":
             save_best(self.checkpoints, self.model, position.step)
-        self.curve.add(position, {"validation_loss": loss, "validation_loss_start": loss})
+        self.curve.add(position, {**numbers, f"{job.judged.metric}_start": numbers[job.judged.metric]})
+
+    def _held_out(self, at_start: bool = False) -> tuple[float, dict[str, float]]:
+        """What is lowered on held-out examples, and the numbers for the curve."""
+        job, validation, scorer = self.job, self.job.validation, self.replica.scorer
+        if job.held_out is not None:
+            numbers = job.held_out()
+        else:
+            assert validation
+            what = f"{job.name}: held-out loss at the start"
+            loss = (
+                loss_at_start(scorer, validation, self.budget, counted(job.progress, what, len(validation.examples)))
+                if at_start
+                else mean_loss(scorer, validation, self.budget)
+            )
+            numbers = {LOSS.metric: loss}
+        self.replica.rest()
+        return job.judged.sign * numbers[job.judged.metric], numbers
 
     def step(self, asked_to_stop: Callable[[], bool]) -> None:
         """One optimizer step, and what is due after it: a report, a point of the curve, a validation, a checkpoint."""
@@ -184,9 +225,9 @@ class _Run:
                 counted = value if each.counts else torch.zeros_like(value)
                 sums[name] = sums[name] + counted if name in sums else counted
         loss = summed(sums["loss"].clone())
-        norm, skipped = self.updates.take(rate, loss, self.position.step, len(self.job.plan))
+        norms, skipped = self.updates.take(rate, loss, self.position.step, len(self.job.plan))
         self.guard.watch(self.position.step, rows, skipped, loss)
-        return {**{name: value / units for name, value in sums.items()}, "grad_norm": norm / size()}
+        return {name: value / units for name, value in sums.items()} | {name: norm / size() for name, norm in norms.items()}
 
     def _numbers(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         values = summed(torch.stack([value.float() for value in metrics.values()])).tolist() if metrics else []
@@ -194,12 +235,10 @@ class _Run:
         return numbers | (self.job.rounds.numbers() if self.job.rounds else {})
 
     def _validate(self, numbers: dict[str, float]) -> bool:
-        """Add the validation loss to `numbers` where it is finite; returns whether the weights are the best, and were kept."""
-        assert self.job.validation
-        loss = mean_loss(self.replica.scorer, self.job.validation, self.budget)
-        self.replica.rest()
+        """Add what held-out examples say to `numbers` where it is finite; returns whether the weights are the best and kept."""
+        loss, found = self._held_out()
         if math.isfinite(loss):
-            numbers["validation_loss"] = loss
+            numbers.update(found)
         best = self.spec.keep == "best" and is_lowest(self.position, loss)
         enter_loss(self.position, loss, self.spec.early_stop)
         if best:
@@ -212,10 +251,11 @@ class _Run:
         if position.skipped + position.overflows == position.step:
             raise TrainingDiverged(f"every one of the {position.step} steps was skipped: loss or gradient was never finite")
         if position.step < len(self.job.plan):
-            self.job.progress.note(f"{self.job.name}: stopped early after step {position.step} of {len(self.job.plan)}")
+            why = f": {self.job.rounds.over}" if self.job.rounds and self.job.rounds.over else ""
+            self.job.progress.note(f"{self.job.name}: stopped early after step {position.step} of {len(self.job.plan)}{why}")
         if self._takes_best():
             load_best(self.checkpoints, self.model, position.best_step)
-            self.job.progress.note(f"{self.job.name}: the weights of step {position.best_step} had the lowest validation loss")
+            self.job.progress.note(f"{self.job.name}: the weights of step {position.best_step} had {self.job.judged.best}")
         self.replica.hand_over(self.job.scorer)
         self.job.scorer.eval()
 
@@ -227,12 +267,14 @@ class _Run:
     def summary(self) -> dict[str, float]:
         """The latest value of every number, the totals of the run, and what its course led to.
 
-        `validation_loss` is that of the weights that are the result, `validation_loss_last` that after the last step.
+        `validation_loss` is that of the weights that are the result, `validation_loss_last` that after the last step; in PPO it
+        is `held_out_reward`.
         """
-        position, final = self.position, self.curve.summary(self.position)
+        position, final, judged_by = self.position, self.curve.summary(self.position), self.job.judged
+        lowest = judged_by.sign * position.best_loss
         if self._takes_best():
-            final |= {"validation_loss": position.best_loss, "validation_loss_last": final["validation_loss"]}
+            final |= {judged_by.metric: lowest, f"{judged_by.metric}_last": final[judged_by.metric]}
         judged = (self.spec.keep == "best" or self.spec.early_stop is not None) and math.isfinite(position.best_loss)
-        best = {"best_step": position.best_step, "best_validation_loss": position.best_loss} if judged else {}
+        best = {"best_step": position.best_step, f"best_{judged_by.metric}": lowest} if judged else {}
         overflows = {"overflow_steps": position.overflows} if self.updates.scaler.is_enabled() else {}
         return {**final, **best, **overflows}

@@ -59,6 +59,10 @@ class Compared(Protocol):
 class Rounds(Protocol):
     """What an objective adds whose examples change: a round of steps trains on what was collected before its first one."""
 
+    @property
+    def over(self) -> str:
+        """Why training ends before the plan does, in words; empty while it goes on."""
+
     def enter(self, step: int) -> bool:
         """Called before step `step` (from 0): collect examples where a round begins; False leaves the step out."""
 

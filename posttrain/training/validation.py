@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,9 +15,28 @@ from posttrain.data.packing import micro_batches
 from posttrain.runtime.distributed import summed, turns
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.checkpoint import Position
-from posttrain.training.objectives import Compared, Objective, StepWide
+from posttrain.training.objectives import Compared, Objective, Rounds, StepWide
 from schemas.errors import Refusal
 from schemas.training import EarlyStop, Optimization
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The number by which the weights of a run are told from each other."""
+
+    metric: str
+    """Its name in the curve."""
+    sign: float
+    """1 where less is better, -1 where more is."""
+    best: str
+    """In words, of the weights that are the best."""
+
+
+LOSS = Judged("validation_loss", 1.0, "the lowest validation loss")
+REWARD = Judged("held_out_reward", -1.0, "the highest held-out reward")
+
+HeldOut = Callable[[], dict[str, float]]
+"""Answers held-out prompts with the policy as it is; returns `held_out_reward` and what else it measured."""
 
 
 @torch.no_grad()
@@ -54,6 +75,11 @@ def validation_steps(steps: int, validations: int) -> frozenset[int]:
     return frozenset(-(-steps * k // validations) for k in range(1, validations + 1))
 
 
+def at_ends(steps: frozenset[int], rounds: Rounds | None) -> frozenset[int]:
+    """The same steps, each moved on to the end of its round where there are rounds."""
+    return steps if rounds is None else frozenset(next(filter(rounds.ends, itertools.count(step))) for step in steps)
+
+
 def is_lowest(position: Position, loss: float) -> bool:
     """Whether a validation loss is lower than all before; one that is not finite is not."""
     return loss < position.best_loss
@@ -86,13 +112,15 @@ def kept(stage: str, spec: Optimization, validation: Objective | None) -> Litera
     return spec.keep or ("best" if validation is not None and stage != "pretrain" else "last")
 
 
-def refuse_unmeasured(section: str, spec: Optimization, validation: Objective | None) -> None:
-    """Without held-out examples there is no validation loss to stop for or to choose by."""
+def refuse_unmeasured(
+    section: str, spec: Optimization, validation: Objective | HeldOut | None, by: str = "the validation loss"
+) -> None:
+    """Without held-out examples there is nothing to stop for or to choose by."""
     wanted = {"early_stop": spec.early_stop is not None, "keep": spec.keep == "best"}
     for field in (field for field, asked in wanted.items() if asked and validation is None):
         raise Refusal(
             where=f"{section}.{field}",
-            found="a choice by the validation loss, and no held-out rows",
+            found=f"a choice by {by}, and no held-out rows",
             allowed="held-out rows",
             remedy=f"raise data.holdout, or remove {field}",
         )

@@ -74,7 +74,8 @@ def ppo(recipe, tmp_path, start_warm, warm, tiny):
 def own(field: str = "reward") -> list[str]:
     """Words that put the test's own module in the place of the reward model."""
     source = "{source: function, name: 'own_reward:reward'}"
-    return ["--set", f"alignment.{field}={source}", "--set", "reward=null", "--set", "registry=null"]
+    calls = ["--set", "alignment.held_out_prompts=0"]  # one call an iteration
+    return ["--set", f"alignment.{field}={source}", "--set", "reward=null", "--set", "registry=null", *calls]
 
 
 def test_a_reward_model_and_ppo_go_through_the_chain(ppo, copy):
@@ -85,11 +86,12 @@ def test_a_reward_model_and_ppo_go_through_the_chain(ppo, copy):
     stages = {stage.name: stage for stage in report.stages}
     numbers = stages["align"].metrics
     assert numbers["steps"] == 16
-    assert 0 < numbers["critic_parameters"] < numbers["trainable_parameters"]
+    assert numbers["critic_parameters"] == numbers["trainable_parameters"] + 33  # the reward model's LoRA, and a value head
     points = [json.loads(line) for line in (copy / "align" / stages["align"].key / "curve.jsonl").read_text().splitlines()]
-    assert [point["step"] for point in points] == [4, 8, 12, 16]
-    assert points[0]["kl"] == pytest.approx(0, abs=1e-5)
-    assert {"reward_model", "monitor_sentiment", "explained_variance"} <= set(points[0])
+    assert [point["step"] for point in points] == [0, 4, 8, 12, 16]
+    assert all("held_out_reward" in point and "held_out_monitor_sentiment" in point for point in points)
+    assert points[1]["kl"] == pytest.approx(0, abs=1e-5)
+    assert {"reward_model", "monitor_sentiment", "explained_variance", "explained_variance_mc"} <= set(points[1])
     page = report.report.read_text("utf-8")
     assert "Responses over the course of training" in page
     assert "monitor_sentiment" in page
@@ -114,7 +116,7 @@ def test_a_registered_reward_model_is_what_is_maximised(ppo, finished, tmp_path)
     registered = ["--set", "alignment.reward={source: registry, uri: 'models:/judge@champion'}", "--set", "registry=null"]
     done = ppo.run(store, *registered, "--set", "reward=null")
     assert done.returncode == 0, done.stderr
-    points = _points(store, RunReport.model_validate_json(done.stdout))
+    points = [point for point in _points(store, RunReport.model_validate_json(done.stdout)) if point["step"]]
     assert [point["score"] for point in points] == [point["reward_judge_1"] for point in points]
     assert points[0]["score_std"] > 0
     wrong = ppo.run(store, "--set", "alignment.reward={source: registry, uri: 'models:/tiny@champion'}", "--set", "reward=null")

@@ -15,16 +15,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Tokenizer
 from posttrain.data.packing import Example
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.models.policy import Policy
+from posttrain.models.weight_sharing import keep_apart
 from posttrain.peft.wrap import wrap
 from posttrain.rewards.sources import RewardSources, Said
 from posttrain.runtime.progress import Progress, Quiet, reporting
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.layout_choice import choose_layout
-from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import inner_model
-from posttrain.training.dropout import without_dropout
 from posttrain.training.loop import Job
-from posttrain.training.ppo.actor_critic import ActorCritic, add_value_head
+from posttrain.training.ppo.actor_critic import ActorCritic, start_policy
+from posttrain.training.ppo.critic import apart, new_critic
+from posttrain.training.ppo.held_out import HeldOutRewards
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
@@ -156,7 +157,8 @@ def ppo_section():
             "rollouts": 8, "epochs": 2, "minibatches": 2, "max_new_tokens": 6, "temperature": 1.0, "learning_rate": 1e-2,
             "schedule": "constant", "warmup_share": 0.0,
         }  # fmt: skip
-        return PPO.model_validate(given | changes)
+        small = {"value_model": "trunk"} if changes.get("advantage", "gae") == "gae" else {}
+        return PPO.model_validate(given | small | changes)
 
     return build
 
@@ -171,15 +173,16 @@ def share_of_good():
 def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
     """Builds a job of PPO with changes of the section, on random prompts: (job, objective, reference)."""
 
-    def build(name: str = "run", reward=share_of_good, model=None, method=None, job=None, prompts=12, **changes):
+    def build(name: str = "run", reward=share_of_good, model=None, method=None, job=None, prompts=12, held_out=False, **changes):
         spec = ppo_section(**changes)
-        policy = wrap(tiny_llama() if model is None else model, method or Full(method="full"), 0, "alignment.peft")
-        without_dropout(policy)
-        reference = Reference(policy)
-        if spec.advantage == "gae" and spec.value_model == "trunk":
-            add_value_head(policy)
+        base = tiny_llama() if model is None else model
+        critic = new_critic(base, spec, 0)
+        policy = wrap(base, method or Full(method="full"), 0, "alignment.peft")
+        if critic is not None:
+            keep_apart(critic, policy)
+        reference = start_policy(policy, spec, critic)
         scorer = ActorCritic(policy, torch.device("cpu"), temperature=spec.temperature).eval()
-        scorer.entropy = spec.entropy_coefficient > 0
+        scorer.entropy, scorer.trains_trunk = spec.entropy_coefficient > 0, spec.critic.trains_trunk
         rng = np.random.default_rng(3)
         vocabulary = inner_model(policy).config.vocab_size
         tokens = [rng.integers(2, vocabulary, 3 + i % 4).astype(np.int32) for i in range(prompts)]
@@ -191,9 +194,12 @@ def ppo_job(ppo_section, share_of_good, tiny_llama, tmp_path):
             log=SampleLog(tmp_path / name / ROLLOUTS),
             prompts=Prompts([[{"role": "user", "content": "?"}]] * prompts, tokens, [{}] * prompts),
         )  # fmt: skip
-        objective = PolicyOptimization(spec, collect, torch.float32)
+        objective = PolicyOptimization(spec, collect, torch.float32, reference)
         compute = Compute(device="cpu", **{"checkpoint_seconds": 1e9} | (job or {}))
-        made = Job("align", scorer, objective, plan_of(spec, 0), spec, compute, tmp_path / name, Quiet(), rounds=objective)
+        more = {"apart": apart(spec, lambda: 10**6), "held_out": HeldOutRewards(collect, collect.prompts) if held_out else None}
+        made = Job(
+            "align", scorer, objective, plan_of(spec, 0), spec, compute, tmp_path / name, Quiet(), rounds=objective, **more
+        )
         return made, objective, reference
 
     return build

@@ -162,11 +162,10 @@ def test_a_broken_field_is_named(recipe_file, word, where, found, allowed, remed
 
 
 RATIO, FALLS = "perplexity_ratio_vs_base", "validation_loss_falls"
-ANSWERS = {"distinct_2", "eos_share"}
+ANSWERS = {"distinct_2", "eos_share", "judge_agreement", "mean_reward"}
 PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "calibration_error"}
-BASE, SFT = (
-    {f"{kind}_vs_{name}" for kind in ("win_rate", "length_controlled_win_rate", "length_ratio")} for name in ("base", "sft")
-)
+KINDS = ("win_rate", "length_controlled_win_rate", "worst_source_win_rate", "length_ratio")
+BASE, SFT = ({f"{kind}_vs_{name}" for kind in KINDS} for name in ("base", "sft"))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,7 @@ def test_a_gate_on_a_metric_that_is_not_measured_is_refused(recipe_file, words, 
 def test_a_win_rate_without_a_judge_is_refused_and_a_judge_is_the_remedy(recipe_file, word):
     refusal = refusal_of(recipe_file, word)
     assert refusal.found == "win_rate_vs_sft"
-    assert refusal.remedy == "set evaluation.judge: a function or a reward model"
+    assert refusal.remedy == "set evaluation.judge: a function, a reward model or an endpoint"
     assert load_recipe(recipe_file, [word, "evaluation.judge={name: 'm:f'}"])
 
 

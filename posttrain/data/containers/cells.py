@@ -38,6 +38,7 @@ def read_cells(reading: Reading, stream: io.BufferedReader, delimiter: str | Non
             if not cells:
                 continue
             row += 1
+            reading.meter.count = counted.count
             yield from _record(reading, row, header, cells)
     except BrokenStream as error:
         reading.snapped(row + 1, error)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from posttrain.data import bounds
 from posttrain.data.arrow_messages import MAGIC, decoded_sizes
 from posttrain.data.bounds import Expansion
-from posttrain.data.containers.rows import Reading, Row
+from posttrain.data.containers.rows import Meter, Reading, Row
 from posttrain.data.parquet_pages import LONGEST_LIST, LONGEST_STRING, PagesWatched
 
 BATCH: Final = 1024  # rows
@@ -160,7 +160,7 @@ def _rows_of(reading: Reading, stream: IO[bytes], kind: str, start: Start) -> It
     try:
         table = start(reading, stream, so_far)
         unread = dict.fromkeys(table.unread, UNREAD)
-        for part, size in _pieces(table.batches, so_far):
+        for part, size in _pieces(table.batches, so_far, reading.meter):
             if size > bounds.LONGEST_ROW:
                 row += 1
                 reading.bad(row, f"row_too_large: {size} bytes, over {bounds.LONGEST_ROW}")
@@ -175,12 +175,13 @@ def _rows_of(reading: Reading, stream: IO[bytes], kind: str, start: Start) -> It
         raise reading.unreadable(kind, f"{error} (in row {row + 1:,} or after it)") from error
 
 
-def _pieces(batches: Iterator[pa.RecordBatch], so_far: Expansion) -> Iterator[tuple[pa.RecordBatch, int]]:
+def _pieces(batches: Iterator[pa.RecordBatch], so_far: Expansion, meter: Meter) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Parts of batches that may become Python objects at a time, and the bytes of each part's first row."""
     for batch in batches:
         for part, sizes in bounds.weighed(_timeless(batch)):
             so_far.add(int(sizes.sum()))
             for at, count in bounds.pieces(sizes, BATCH):
+                meter.count += int(sizes[at : at + count].sum())
                 yield part.slice(at, count), int(sizes[at])
 
 

@@ -11,7 +11,7 @@ from posttrain.data.containers.json_text import BOM, Fault, doubled_keys, excerp
 from posttrain.data.containers.rows import BrokenStream, Reading, Row
 
 LONGEST_LINE: Final = bounds.LONGEST_ROW
-PIECE: Final = 1 << 20  # bytes of an over-long line that are read at a time
+BLOCK: Final = 1 << 18  # bytes that are read at a time
 NAMED: Final = 5  # doubled keys of a file
 
 
@@ -60,30 +60,33 @@ class DoubledKeys:
 
 def _lines(reading: Reading, stream: io.BufferedReader) -> Iterator[tuple[int, bytes, int]]:
     """Numbered lines that are not blank and not too long, without a byte order mark; and where the file ends without a newline,
-    at what byte, else 0."""
-    row, read = 0, 0
+    at what byte, else 0. What stands of a line before a break is lost."""
+    row, rest = 0, b""
     while True:
         try:
-            line = stream.readline(LONGEST_LINE + 1)
-            whole = len(line) <= LONGEST_LINE or line.endswith(b"\n")
-            read += len(line) + (0 if whole else _skip_line(stream))
+            block = stream.read1(BLOCK)
         except BrokenStream as error:
             reading.snapped(row + 1, error)
             return
-        if not line:
-            return
-        row, line = row + 1, line.removeprefix(BOM)
-        if not whole:
-            reading.bad(row, f"line_too_long: over {LONGEST_LINE} bytes", excerpt(line))
-        elif line and not line.isspace():
-            yield row, line, 0 if line.endswith(b"\n") else read
-
-
-def _skip_line(stream: io.BufferedReader) -> int:
-    """Read to the end of an over-long line in pieces of bounded size; how many bytes that were."""
-    skipped = 0
-    while piece := stream.readline(PIECE):
-        skipped += len(piece)
-        if piece.endswith(b"\n"):
+        if not block:
             break
-    return skipped
+        reading.meter.count += len(block)
+        first, *lines = block.split(b"\n")
+        if lines:
+            *lines, rest = (rest + first, *lines)
+        elif len(rest) <= LONGEST_LINE:  # of a longer one nothing more is kept
+            rest += first
+        for line in lines:
+            row += 1
+            if kept := _kept(reading, row, line):
+                yield row, kept, 0
+    if rest and (kept := _kept(reading, row + 1, rest)):
+        yield row + 1, kept, reading.meter.count
+
+
+def _kept(reading: Reading, row: int, line: bytes) -> bytes:
+    """The line without a byte order mark; nothing where it is blank or too long."""
+    if len(line) > LONGEST_LINE:
+        reading.bad(row, f"line_too_long: over {LONGEST_LINE} bytes", excerpt(line))
+        return b""
+    return b"" if line.isspace() else line.removeprefix(BOM)

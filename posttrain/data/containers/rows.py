@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from schemas.errors import Refusal
@@ -45,6 +45,14 @@ class BrokenStream(Exception):
         self.why, self.byte = why, byte
 
 
+@dataclass
+class Meter:
+    """How much was read, so that rows are held by their size and not only by their number."""
+
+    count: int = 0
+    """Bytes of rows, as text or as values; whole pieces of a file may be counted before their rows are given."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How one file is read, and whom to tell."""
@@ -65,6 +73,8 @@ class Reading:
     """That a web page may take."""
     size: int | None = None
     """Bytes of the file as it is stored, where that is known."""
+    meter: Meter = field(default_factory=Meter)
+    """Is told how much was read."""
 
     def bad(self, row: int, reason: str, value: str = "") -> None:
         """Report a row that cannot be read."""

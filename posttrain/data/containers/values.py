@@ -164,6 +164,7 @@ class _Values:
         """The next value as a row; `also` are columns that it has, whatever it says itself."""
         raw = self.text.value(bounds.LONGEST_ROW)
         self.count += 1
+        self.reading.meter.count += len(raw)
         try:
             value = parse(raw)
         except Fault as fault:

@@ -16,7 +16,8 @@ from posttrain.filters.datatrove.lines import LOREM, cleaned
 from posttrain.filters.datatrove.words import words
 from posttrain.filters.kernels.document import SHORT, STOP_WORDS
 from posttrain.filters.kernels.lines import REASONS
-from posttrain.filters.metrics import METRICS, Buffers, buffers
+from posttrain.filters.metrics import METRICS
+from posttrain.text.buffers import Buffers, buffers
 from schemas.filter_rules import LineRules
 
 _PARAGRAPH, _LINE = re.compile(r"\n{2,}"), re.compile(r"\n+")

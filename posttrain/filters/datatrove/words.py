@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from schemas.errors import Refusal
 
@@ -29,7 +29,8 @@ class Words:
 
         pipeline = spacy.blank("en")
         self._tokenizer = pipeline.tokenizer
-        self._ends = pipeline.add_pipe("sentencizer").punct_chars
+        sentencizer: Any = pipeline.add_pipe("sentencizer")
+        self._ends: set[str] = sentencizer.punct_chars
         self._known: dict[str, tuple[Token, ...]] = {}
 
     def of(self, text: str) -> list[str]:

@@ -16,15 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from posttrain.data.packing import Example
 from posttrain.models.parameters import trainable_count
-from posttrain.models.weight_sharing import shared_copy
-from posttrain.peft.wrap import wrap
 from posttrain.scoring.layouts import Located
 from posttrain.scoring.output_head import Head, head_of
 from posttrain.scoring.products import fp32_linear
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import Scorer, TokenScores, inner_model
 from posttrain.training.dropout import without_dropout
-from schemas.peft import Peft
 from schemas.ppo import PPO
 
 VALUE_HEAD, CRITIC = "value_head", "critic"
@@ -36,6 +33,8 @@ class ActorCritic(Scorer):
 
     entropy = False
     """Whether scores carry a differentiable entropy."""
+    trains_trunk = False
+    """Whether the gradient of values read off the policy's hidden states goes on into the policy."""
 
     def _score(self, at: Located, statistics: bool) -> TokenScores:
         scores = super()._score(at, statistics)
@@ -52,7 +51,10 @@ class ActorCritic(Scorer):
             at = self.locate(examples)
             scores = self._score(at, statistics)
             critic = getattr(inner, CRITIC, None)
-            hidden = at.hidden if critic is None else Scorer(critic, self.device, self.dtype, self.layout).locate(examples).hidden
+            if critic is None:
+                hidden = at.hidden if self.trains_trunk else at.hidden.detach()
+            else:
+                hidden = Scorer(critic, self.device, self.dtype, self.layout).locate(examples).hidden
         return replace(scores, values=_values(inner if critic is None else inner_model(critic), hidden))
 
 
@@ -90,30 +92,29 @@ def add_critic(model: nn.Module, critic: nn.Module) -> None:
     inner_model(model).add_module(CRITIC, critic)
 
 
-def critic_base(base: nn.Module, spec: PPO) -> nn.Module | None:
-    """The model on the base's weights that a critic with a LoRA of its own starts from; None where values come otherwise."""
-    return shared_copy(base) if spec.advantage == "gae" and spec.value_model == "adapter" else None
-
-
-def start_policy(policy: nn.Module, spec: PPO, critic: nn.Module | None, peft: Peft, seed: int) -> Reference:
-    """Make a wrapped policy ready for PPO: dropout off, with a critic where the section asks for one; returns its reference.
+def start_policy(policy: nn.Module, spec: PPO, critic: nn.Module | None) -> Reference | None:
+    """Make a wrapped policy ready for PPO: dropout off, with a critic where the section asks for one.
 
     Args:
         policy: the model with the method's parameters.
         spec: the section.
-        critic: of `critic_base`.
-        peft: what the critic trains.
-        seed: of the critic's new weights.
+        critic: of `new_critic`.
+
+    Returns:
+        the reference, where the section has a use for one.
     """
     without_dropout(policy)
-    reference = Reference(policy)
+    reference = Reference(policy) if spec.kl_place else None
     if critic is not None:
-        critic = wrap(critic, peft, seed, "alignment.value_model")
-        add_value_head(critic)
         add_critic(policy, critic)
     elif spec.advantage == "gae":
         add_value_head(policy)
     return reference
+
+
+def is_critic(name: str) -> bool:
+    """Whether a parameter of the policy, by its name, is one of the critic's."""
+    return not {VALUE_HEAD, CRITIC}.isdisjoint(name.split("."))
 
 
 def remove_critic(model: nn.Module) -> int:

@@ -1,9 +1,10 @@
-"""What a policy did in one iteration and what is to be learned from it: responses, scores, advantages."""
+"""What a policy did in one iteration and what is to be learned from it: responses, scores, advantages, weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from posttrain.data.packing import Example
-from posttrain.losses import ppo
-from schemas.ppo import PPO
+from posttrain.data.packing import Example, Tokens
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Scored:
 
     examples: list[Example]
     logprobs: Tensor  # [N] under the policy that sampled them
-    reference: Tensor  # [N]
+    reference: Tensor | None  # [N]; None where there is no reference
     entropy: Tensor  # [N] nats
     values: Tensor | None  # [N]; None without a critic
 
@@ -54,22 +53,43 @@ class Experience:
 
     scored: Scored
     advantages: Tensor  # [N]
-    returns: Tensor | None  # [N]; None without a critic
+    returns: Tensor | None  # [N] what values are trained to predict; None without a critic
+    weights: Tensor  # [N] of the tokens in a step's sum
+    units: Tensor  # [R] int: what a response adds to the number that divides the sum
+    numbers: Mapping[str, float] = field(default_factory=dict)  # about the estimates, for the curve
+    given: tuple[Tokens, ...] = ()  # the data's own answer to each prompt, where the recipe mixes them in
+
+    @functools.cached_property
+    def examples(self) -> list[Example]:
+        """What is scored in a step: prompts with their responses, and last the data's own answer where there are some."""
+        if not self.given:
+            return self.scored.examples
+        pairs = zip(self.scored.examples, self.given, strict=True)
+        return [Example(example.prompt, (*example.branches, answer)) for example, answer in pairs]
+
+    @property
+    def units_per_given_token(self) -> float:
+        """By which the sum over the data's tokens becomes their mean, when it is divided as the sum over responses is."""
+        return float(self.units.sum()) / max(1, sum(map(len, self.given)))
 
     def tokens(self, rows: Sequence[int]) -> Tensor:
         """Indices of the tokens of some examples, in their order."""
         ends = np.cumsum([0, *(example.targets for example in self.scored.examples)])
         return torch.from_numpy(np.concatenate([np.arange(ends[row], ends[row + 1]) for row in rows]))
 
+    def units_of(self, rows: Sequence[int]) -> int:
+        """What divides the sum over these examples; 1 where none of their responses counts."""
+        each = self.units.split([len(example.branches) for example in self.scored.examples])
+        return max(1, sum(int(each[row].sum()) for row in rows))
+
     def state(self) -> dict[str, Any]:
         """As tensors and lists, for a checkpoint."""
         return {
             "prompts": [torch.from_numpy(example.prompt) for example in self.scored.examples],
+            "given": [torch.from_numpy(answer) for answer in self.given],
             "branches": [[torch.from_numpy(branch) for branch in example.branches] for example in self.scored.examples],
             "tokens": {
-                name: tensor
-                for name, tensor in {**vars(self.scored), "advantages": self.advantages, "returns": self.returns}.items()
-                if isinstance(tensor, Tensor)
+                name: tensor for name, tensor in {**vars(self.scored), **vars(self)}.items() if isinstance(tensor, Tensor)
             },
         }
 
@@ -78,31 +98,6 @@ class Experience:
         """The experience that gave `state`."""
         pairs = zip(state["prompts"], state["branches"], strict=True)
         examples = [Example(prompt.numpy(), tuple(branch.numpy() for branch in branches)) for prompt, branches in pairs]
-        tokens = {"values": None, "returns": None, **state["tokens"]}
-        advantages, returns = tokens.pop("advantages"), tokens.pop("returns")
-        return cls(Scored(examples, **tokens), advantages, returns)
-
-
-def estimate(scored: Scored, scores: Tensor, spec: PPO, coefficient: float) -> Experience:
-    """Advantages of scored responses by the recipe's estimator; `scores` [R] are their rewards, `coefficient` that of the KL.
-
-    A response whose score is NaN has none: its advantages are 0, its values are trained to stay as they are, and no statistic
-    counts it. With a critic the divergence from the reference is a reward of every token, in RLOO of the response; GRPO has it in
-    its loss.
-    """
-    mask, applies = scored.mask, ~scores.isnan()
-    counted, scores = mask * applies[:, None], scores.nan_to_num(nan=0.0)
-    if spec.advantage == "gae":
-        assert scored.values is not None  # gae has a critic
-        rewards = ppo.token_rewards(scores, scored.rows(scored.logprobs), scored.rows(scored.reference), mask, coefficient)
-        rewards = ppo.whiten(rewards, counted, shift=False) if spec.whiten_rewards else rewards
-        values = scored.rows(scored.values)
-        advantages, returns = ppo.gae(rewards, values, mask, spec.gamma, spec.lam)
-        returns = returns.where(applies[:, None], values)
-        return Experience(scored, scored.flat(ppo.whiten(advantages, counted)), scored.flat(returns))
-    divergence = scored.rows(scored.logprobs - scored.reference).sum(1)
-    if spec.advantage == "rloo":
-        per_response = ppo.leave_one_out(scores - coefficient * divergence, spec.samples, applies)
-    else:
-        per_response = ppo.group_relative(scores, spec.samples, applies)
-    return Experience(scored, scored.flat(per_response[:, None] * mask), None)
+        tokens = {"values": None, "returns": None, "reference": None, **state["tokens"]}
+        of_scored = {name: tokens.pop(name) for name in ("logprobs", "reference", "entropy", "values")}
+        return cls(Scored(examples, **of_scored), **tokens, given=tuple(answer.numpy() for answer in state["given"]))

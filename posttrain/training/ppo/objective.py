@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.data.packing import Example
-from posttrain.losses import ppo
+from posttrain.data.packing import Example, Tokens
+from posttrain.losses import ppo, surrogate
+from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import TokenScores
 from posttrain.training.batches import Plan
 from posttrain.training.objectives import Sums
-from posttrain.training.ppo.experience import Experience, Scored, estimate
+from posttrain.training.ppo.advantages import estimate
+from posttrain.training.ppo.experience import Experience, Scored
+from posttrain.training.ppo.mix_in import split
+from posttrain.training.ppo.watch import Watch
 from schemas.ppo import PPO
 
 RATIO_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}  # of log ρ in the first pass of an iteration
@@ -23,11 +27,14 @@ RATIO_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-
 
 @dataclass(frozen=True)
 class Collected:
-    """What an iteration brings: scored responses, their rewards [R], and numbers for the curve."""
+    """What an iteration brings: scored responses, their rewards [R], numbers for the curve, which responses [R] ended, and the
+    data's own answer to each prompt where the recipe mixes them in."""
 
     scored: Scored
     scores: Tensor
     numbers: Mapping[str, float]
+    ended: Tensor | None = None
+    given: Sequence[Tokens] = ()
 
 
 Collect = Callable[[int], Collected]
@@ -45,17 +52,19 @@ def plan_of(spec: PPO, seed: int) -> Plan:
 
 @dataclass
 class PolicyOptimization:
-    """The clipped surrogate with value loss, entropy and the divergence from the reference; mean over tokens.
+    """The policy's surrogate with value loss, entropy and the divergence from the reference; a mean as the recipe weighs tokens.
 
     Args:
         spec: the recipe's section.
         collect: samples and scores.
         dtype: arithmetic of the scores, for the check that the first ratio is 1.
+        reference: that of `collect`; the recipe may have it follow the policy.
     """
 
     spec: PPO
     collect: Collect
     dtype: torch.dtype
+    reference: Reference | None = None
     coefficient: float = 0.0
     experience: Experience | None = None
     stopped: bool = False
@@ -65,14 +74,17 @@ class PolicyOptimization:
     divergence: float = 0.0  # of the iteration from the reference, in nats per response
     moved: Tensor = field(default_factory=lambda: torch.zeros(()))  # KL(policy at sampling || policy) over the step's tokens
     moved_tokens: int = 0
+    iteration: int = 0
+    over: str = ""  # why training ends with this iteration, in words
+    watch: Watch = field(init=False)
 
     def __post_init__(self) -> None:
-        self.coefficient = self.spec.kl.coefficient
+        self.coefficient, self.watch = self.spec.kl.coefficient, Watch(self.spec)
 
     @property
     def examples(self) -> Sequence[Example]:
-        """The iteration's prompts with their responses."""
-        return self.experience.scored.examples if self.experience else []
+        """The iteration's prompts with their responses, and last the data's own answer where the recipe mixes them in."""
+        return self.experience.examples if self.experience else []
 
     @property
     def steps(self) -> int:
@@ -80,8 +92,9 @@ class PolicyOptimization:
         return self.spec.epochs * self.spec.minibatches
 
     def units(self, rows: Sequence[int]) -> int:
-        """Response tokens."""
-        return sum(self.examples[row].targets for row in rows)
+        """Response tokens, or what else the recipe's `aggregation` makes the loss a mean over."""
+        assert self.experience
+        return self.experience.units_of(rows)
 
     def enter(self, step: int) -> bool:
         """Collect where an iteration begins; False once the policy has moved by `max_step_kl` in it."""
@@ -90,68 +103,107 @@ class PolicyOptimization:
         elif self.spec.max_step_kl is not None:
             self.stopped = self.stopped or float(self.moved) > self.spec.max_step_kl * self.moved_tokens
         self.moved, self.moved_tokens = torch.zeros(()), 0
-        return not self.stopped
+        return not self.stopped and not self.over
 
     def _begin(self, iteration: int) -> None:
-        kl = self.spec.kl
+        """Sample and score with the policy as it is, and see what there is to learn."""
+        kl, spec = self.spec.kl, self.spec
         if iteration and kl.adaptive:
-            rollouts = self.spec.rollouts
-            self.coefficient = ppo.next_coefficient(self.coefficient, self.divergence, rollouts, kl.target, kl.horizon)
+            self.coefficient = ppo.next_coefficient(self.coefficient, self.divergence, spec.rollouts, kl.target, kl.horizon)
+        if iteration and spec.reference_refresh and iteration % spec.reference_refresh.iterations == 0:
+            assert self.reference
+            self.reference.follow(spec.reference_refresh.mix)
         collected = self.collect(iteration)
-        self.experience = estimate(collected.scored, collected.scores, self.spec, self.coefficient)
+        self.iteration = iteration
+        estimated = estimate(collected.scored, collected.scores, spec, self.coefficient, collected.ended)
+        self.experience = replace(estimated, given=tuple(collected.given))
         self.stopped, self.fresh, self.sums = False, True, {}
-        self.divergence = collected.numbers["kl_per_response"]
-        self.measured = {**collected.numbers, "kl_coefficient": self.coefficient, **self._explained()}
+        self.divergence = collected.numbers.get("kl_per_response", 0.0)
+        coefficient = {"kl_coefficient": self.coefficient} if self.coefficient else {}
+        self.measured = {**collected.numbers, **coefficient, **self.experience.numbers}
+        self.measured |= self.watch.see(self.measured, self.warming)
+        self.over = self.watch.ends(self.measured)
 
-    def _explained(self) -> dict[str, float]:
-        """How well the critic foresaw the returns, where there is one."""
-        assert self.experience
-        values, returns = self.experience.scored.values, self.experience.returns
-        if values is None or returns is None:
-            return {}
-        return {"explained_variance": float(ppo.explained_variance(values, returns, torch.ones_like(values)))}
+    @property
+    def warming(self) -> bool:
+        """Whether the critic trains alone."""
+        return self.iteration < self.spec.critic.warmup_iterations
 
     def ends(self, step: int) -> bool:
         """Whether an iteration ends with the step that makes `step` in all."""
-        return step % self.steps == 0
+        return step % self.steps == 0 or bool(self.over)
 
     def loss(self, scores: TokenScores, rows: Sequence[int]) -> tuple[Tensor, Sums]:
-        """The loss and what it is made of, summed over response tokens."""
+        """The loss and what it is made of, summed over response tokens with their weights."""
         assert self.experience
         scored, at = self.experience.scored, self.experience.tokens(rows)
+        scores, of_data = split(scores, self.experience, rows)
         device, logprobs = scores.logprobs.device, scores.logprobs
-        old, advantages = (tensor[at].to(device) for tensor in (scored.logprobs, self.experience.advantages))
+        old, advantages, weights = (
+            tensor[at].to(device) for tensor in (scored.logprobs, self.experience.advantages, self.experience.weights)
+        )
         self._first_ratio_is_one(logprobs, old)
-        losses = ppo.policy_loss(logprobs, old, advantages, self.spec.clip)
-        parts = {"policy_loss": losses.sum(), **self._terms(scores, at)}
-        ratio = (logprobs.detach() - old).exp()
-        facts = {
-            "clip_fraction": ((ratio - 1).abs() > self.spec.clip).float().sum(),
-            "step_kl": ppo.k3(old, logprobs.detach()).sum(),
-        }
+        log_ratios = self._log_ratios(scores, old)
+        terms = self._value_terms(scores, at)
+        if not self.warming:
+            terms = {"policy_loss": self._surrogate(logprobs, log_ratios, advantages), **terms, **self._policy_terms(scores, at)}
+        parts = {name: (weights * each).sum() for name, each in terms.items()}
+        if of_data is not None and not self.warming:
+            parts["sft_loss"] = -self.spec.sft_weight * self.experience.units_per_given_token * of_data.sum()
+        facts = self._facts(log_ratios.detach(), old, logprobs.detach())
         self.moved, self.moved_tokens = self.moved + facts["step_kl"], self.moved_tokens + len(at)
-        self._remember({**parts, **facts}, len(at))
+        self._remember({**parts, **facts}, len(at), self.units(rows))
         return torch.stack(list(parts.values())).sum(), {}
 
-    def _terms(self, scores: TokenScores, at: Tensor) -> dict[str, Tensor]:
-        """What is added to the policy's loss."""
+    def _log_ratios(self, scores: TokenScores, old: Tensor) -> Tensor:
+        """log π / π_old at each token, of the token or of its response."""
+        log_ratios = scores.logprobs - old
+        of_tokens = self.spec.ratio == "token"
+        return log_ratios if of_tokens else surrogate.of_responses(log_ratios, scores.branch, scores.branches)
+
+    @property
+    def _high(self) -> float:
+        return self.spec.clip if self.spec.clip_high is None else self.spec.clip_high
+
+    def _surrogate(self, logprobs: Tensor, log_ratios: Tensor, advantages: Tensor) -> Tensor:
+        """What stands for the policy's objective, [N]."""
+        if self.spec.surrogate == "cispo":
+            return surrogate.cispo(logprobs, log_ratios, advantages, self._high)
+        return surrogate.clipped(log_ratios, advantages, self.spec.clip, self._high, self.spec.dual_clip)
+
+    def _facts(self, log_ratios: Tensor, old: Tensor, logprobs: Tensor) -> dict[str, Tensor]:
+        """How far the policy has moved from the one that sampled, summed over tokens."""
+        ratio, low = log_ratios.exp(), 0.0 if self.spec.surrogate == "cispo" else 1 - self.spec.clip
+        outside = (ratio > 1 + self._high) | (ratio < low)
+        return {"clip_fraction": outside.float().sum(), "step_kl": ppo.k3(old, logprobs).sum()}
+
+    def _value_terms(self, scores: TokenScores, at: Tensor) -> dict[str, Tensor]:
+        """The critic's loss [N], where there is one."""
         assert self.experience
-        spec, scored, device = self.spec, self.experience.scored, scores.logprobs.device
-        terms: dict[str, Tensor] = {}
-        if scores.values is not None and scored.values is not None and self.experience.returns is not None:
-            old, returns = scored.values[at].to(device), self.experience.returns[at].to(device)
-            terms["value_loss"] = spec.value_coefficient * ppo.value_loss(scores.values, old, returns, spec.value_clip).sum()
-        if spec.advantage == "grpo":
-            terms["kl_loss"] = self.coefficient * ppo.k3(scores.logprobs, scored.reference[at].to(device)).sum()
+        scored, targets = self.experience.scored, self.experience.returns
+        if scores.values is None or scored.values is None or targets is None:
+            return {}
+        old, returns = (tensor[at].to(scores.values.device) for tensor in (scored.values, targets))
+        losses = ppo.value_loss(scores.values, old, returns, self.spec.value_clip)
+        return {"value_loss": self.spec.value_coefficient * losses}
+
+    def _policy_terms(self, scores: TokenScores, at: Tensor) -> dict[str, Tensor]:
+        """What is added to the policy's loss, [N] each."""
+        assert self.experience
+        spec, reference, terms = self.spec, self.experience.scored.reference, {}
+        if spec.kl_place == "loss" and reference is not None:
+            divergence = ppo.DIVERGENCES[spec.kl_estimator](scores.logprobs, reference[at].to(scores.logprobs.device))
+            terms["kl_loss"] = self.coefficient * divergence
         if spec.entropy_coefficient:
             assert scores.entropy is not None
-            terms["entropy_loss"] = -spec.entropy_coefficient * scores.entropy.sum()
+            terms["entropy_loss"] = -spec.entropy_coefficient * scores.entropy
         return terms
 
-    def _remember(self, sums: Mapping[str, Tensor], tokens: int) -> None:
+    def _remember(self, sums: Mapping[str, Tensor], tokens: int, units: int) -> None:
         """Add to the iteration's means."""
         device = next(iter(sums.values())).device
-        more = {**{name: value.detach() for name, value in sums.items()}, "tokens": torch.tensor(float(tokens), device=device)}
+        more = {name: value.detach() for name, value in sums.items()}
+        more |= {name: torch.tensor(float(n), device=device) for name, n in (("tokens", tokens), ("units", units))}
         for name, value in more.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
@@ -165,8 +217,9 @@ class PolicyOptimization:
 
     def numbers(self) -> dict[str, float]:
         """Means over the iteration's steps so far, and what its responses were like."""
-        tokens = float(self.sums.get("tokens", torch.tensor(1.0)))
-        means = {name: float(value) / tokens for name, value in self.sums.items() if name != "tokens"}
+        divisors = {name: float(self.sums.get(name, 1.0)) for name in ("tokens", "units")}
+        sums = {name: float(value) for name, value in self.sums.items() if name not in divisors}
+        means = {name: value / divisors["units" if name.endswith("_loss") else "tokens"] for name, value in sums.items()}
         loss = sum(mean for name, mean in means.items() if name.endswith("_loss"))
         return {**means, "loss": loss, **self.measured}
 
@@ -175,6 +228,10 @@ class PolicyOptimization:
         assert self.experience
         return {
             "experience": self.experience.state(),
+            "iteration": self.iteration,
+            "over": self.over,
+            "watch": self.watch.state(),
+            **({"reference": self.reference.state()} if self.reference and self.spec.reference_refresh else {}),
             "coefficient": self.coefficient,
             "divergence": self.divergence,
             "stopped": self.stopped,
@@ -188,6 +245,10 @@ class PolicyOptimization:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on in the middle of an iteration."""
         self.experience = Experience.restored(state["experience"])
+        self.iteration, self.over = state["iteration"], state["over"]
+        self.watch.restore(state["watch"])
+        if self.reference and "reference" in state:
+            self.reference.restore(state["reference"])
         self.coefficient, self.divergence = state["coefficient"], state["divergence"]
         self.stopped, self.fresh = state["stopped"], state["fresh"]
         self.moved, self.moved_tokens = state["moved"], state["moved_tokens"]

@@ -23,6 +23,7 @@ from posttrain.scoring.reference import Reference
 from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.batches import shuffled
 from posttrain.training.ppo.actor_critic import ActorCritic
+from posttrain.training.ppo.batch import Batch, drawn_to_vary
 from posttrain.training.ppo.experience import Scored
 from posttrain.training.ppo.objective import Collected
 from posttrain.training.ppo.rollout_log import SampleLog
@@ -37,6 +38,8 @@ class Prompts:
     tokens: Sequence[Tokens]
     columns: Sequence[Mapping[str, Any]]
     """What the data says beside each prompt, for reward functions."""
+    given: Sequence[Tokens] = ()
+    """The data's own answer to each, where the recipe mixes them in."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Collector:
     spec: PPO
     seed: int
     scorer: ActorCritic
-    reference: Reference
+    reference: Reference | None
     sampler: Sampler
     rewards: RewardSources
     tokenizer: PreTrainedTokenizerBase
@@ -59,56 +62,66 @@ class Collector:
         """The responses of iteration `iteration` (from 0)."""
         training = self.scorer.training
         self.scorer.eval()
-        drawn = self._drawn(iteration)
-        examples = self._answered(drawn, iteration)
-        scored = self.scored(examples)
-        answered = self._as_text(drawn, examples)
+        batch, numbers = drawn_to_vary(self.spec, lambda attempt, count: self._attempt(iteration, attempt, count))
+        scored = self.scored(batch.examples)
+        self.log.add(iteration, batch.answered, batch.rewarded)
+        self.scorer.train(training)
+        numbers = {**_numbers(scored, batch), **batch.rewarded.numbers(), **numbers}
+        given = [self.prompts.given[index] for index in batch.drawn] if self.prompts.given else []
+        return Collected(scored, batch.scores, numbers, batch.ended, given)
+
+    def _attempt(self, iteration: int, attempt: int, count: int) -> Batch:
+        """`count` prompts, answered. Where an iteration has one attempt, each is drawn once before any is drawn again."""
+        size = self.spec.rollouts // self.spec.samples
+        start = (iteration + attempt * self.spec.iterations) * size
+        drawn = list(itertools.islice(shuffled(len(self.prompts.tokens), self.seed), start, start + count))
+        seeds = [self.seed, iteration, attempt] if attempt else [self.seed, iteration]
+        return self.answered(
+            self.prompts, drawn, int(np.random.default_rng(seeds).integers(2**31)), self.spec.samples, "responses"
+        )
+
+    def answered(self, prompts: Prompts, drawn: Sequence[int], seed: int, samples: int, what: str) -> Batch:
+        """`samples` responses to each of the prompts `drawn`, and their rewards; `what` names them to who waits."""
+        examples = self._responses([prompts.tokens[index] for index in drawn], seed, samples, what)
+        answered = self._as_text(prompts, drawn, examples)
         rewarded = self.rewards(answered)
         ended = torch.tensor([row["ended"] for row in answered.rows])
-        scores = rewarded.total - self.spec.missing_eos_penalty * (~ended).float()
-        if self.spec.reward_clip is not None:
-            scores = scores.clamp(-self.spec.reward_clip, self.spec.reward_clip)
-        self.log.add(iteration, answered, rewarded)
-        self.scorer.train(training)
-        return Collected(scored, scores, {**_numbers(scored, scores, ended), **rewarded.numbers()})
+        return Batch(
+            list(drawn), examples, answered, rewarded, shaped(rewarded.total, answered.responses, ended, self.spec), ended
+        )
 
-    def _drawn(self, iteration: int) -> list[int]:
-        """Prompts of an iteration: each is drawn once before any is drawn again."""
-        count = self.spec.rollouts // self.spec.samples
-        return list(itertools.islice(shuffled(len(self.prompts.tokens), self.seed), iteration * count, (iteration + 1) * count))
-
-    def _answered(self, drawn: Sequence[int], iteration: int) -> list[Example]:
-        prompts = [self.prompts.tokens[index] for index in drawn]
+    def _responses(self, prompts: list[Tokens], seed: int, samples: int, what: str) -> list[Example]:
         pad: Any = self.tokenizer.pad_token_id
-        seed = int(np.random.default_rng([self.seed, iteration]).integers(2**31))
         spec = self.spec
-        plan = Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=seed, samples=spec.samples,
+        plan = Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=seed, samples=samples,
                         ends=self.ends, pad=pad)  # fmt: skip
         with self.scorer.arithmetic():
-            count = counted(current(), "responses", len(prompts) * spec.samples)
+            count = counted(current(), what, len(prompts) * samples)
             responses = self.sampler(self.scorer.model, prompts, plan, count)
         return [Example(prompt, branches) for prompt, branches in zip(prompts, responses, strict=True)]
 
-    def _as_text(self, drawn: Sequence[int], examples: Sequence[Example]) -> Answered:
+    def _as_text(self, given: Prompts, drawn: Sequence[int], examples: Sequence[Example]) -> Answered:
         each = [
             (index, example.prompt, branch) for index, example in zip(drawn, examples, strict=True) for branch in example.branches
         ]
         texts = self.tokenizer.batch_decode([branch.tolist() for _, _, branch in each], skip_special_tokens=True)
-        conversations = [self.prompts.conversations[index] for index, _, _ in each]
+        conversations = [given.conversations[index] for index, _, _ in each]
         prompts, responses = [prompt for _, prompt, _ in each], [branch for _, _, branch in each]
         ended = [int(tokens[-1]) in self.ends for tokens in responses]
-        rows = sample_rows([self.prompts.columns[index] for index, _, _ in each], conversations, prompts, responses, ended)
+        rows = sample_rows([given.columns[index] for index, _, _ in each], conversations, prompts, responses, ended)
         return Answered(conversations, prompts, responses, texts, rows)
 
     @torch.no_grad()
     def scored(self, examples: list[Example]) -> Scored:
-        """Score responses by policy, critic and reference, in micro-batches."""
+        """Score responses by policy, critic and, where there is one, reference, in micro-batches."""
         budget = scoring_tokens(self.scorer.device)
         groups = micro_batches(range(len(examples)), np.array([e.length for e in examples]), budget)
-        count = counted(current(), "scores", 2 * len(examples))
+        count = counted(current(), "scores", (1 if self.reference is None else 2) * len(examples))
         policy = self._by_token(examples, groups, statistics=True, on_rows=count)
-        with self.reference.swapped():
-            reference = self._by_token(examples, groups, statistics=False, on_rows=count)["logprobs"]
+        reference = None
+        if self.reference is not None:
+            with self.reference.swapped():
+                reference = self._by_token(examples, groups, statistics=False, on_rows=count)["logprobs"]
         return Scored(examples, policy["logprobs"], reference, policy["entropy"], policy.get("values"))
 
     def _by_token(
@@ -126,19 +139,32 @@ class Collector:
         return {name: torch.cat([by_row[i] for i in range(len(examples))]) for name, by_row in parts.items()}
 
 
-def _numbers(scored: Scored, scores: Tensor, ended: Tensor) -> dict[str, float]:
+def shaped(rewards: Tensor, responses: Sequence[Tokens], ended: Tensor, spec: PPO) -> Tensor:
+    """[R]: rewards with what the recipe adds for a response's end and takes off for its length, clipped."""
+    scores = rewards - spec.missing_eos_penalty * (~ended).float() + spec.eos_reward * ended.float()
+    if spec.overlong_buffer is not None:  # DAPO, arXiv 2503.14476, equation 13
+        tokens = torch.tensor([len(response) for response in responses])
+        beyond = (tokens - (spec.max_new_tokens - spec.overlong_buffer)).clamp(min=0)
+        scores = scores - spec.overlong_penalty * beyond / spec.overlong_buffer
+    return scores if spec.reward_clip is None else scores.clamp(-spec.reward_clip, spec.reward_clip)
+
+
+def _numbers(scored: Scored, batch: Batch) -> dict[str, float]:
     """What a person watches: score, divergence, lengths."""
-    log_ratio = scored.logprobs - scored.reference
     lengths = torch.tensor(scored.lengths, dtype=torch.float32)
-    rewarded = scores[~scores.isnan()]
+    rewarded = batch.scores[~batch.scores.isnan()]
     numbers: dict[str, Any] = {
         "score": rewarded.mean(),
         "score_std": rewarded.std(unbiased=len(rewarded) > 1),
-        "kl": log_ratio.mean(),
-        "kl_k3": ppo.k3(scored.logprobs, scored.reference).mean(),
-        "kl_per_response": log_ratio.sum() / len(lengths),
         "entropy": scored.entropy.mean(),
         "response_tokens": lengths.mean(),
-        "eos_share": ended.float().mean(),
+        "eos_share": batch.ended.float().mean(),
     }
+    if scored.reference is not None:
+        log_ratio = scored.logprobs - scored.reference
+        numbers |= {
+            "kl": log_ratio.mean(),
+            "kl_k3": ppo.k3(scored.logprobs, scored.reference).mean(),
+            "kl_per_response": log_ratio.sum() / len(lengths),
+        }
     return {name: float(value) for name, value in numbers.items()}

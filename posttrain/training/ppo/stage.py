@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_model, load_tokenizer
+from posttrain.data.choose import representative
 from posttrain.data.encode import accepted, encode_prompts
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example, Tokens
@@ -32,17 +33,21 @@ from posttrain.sampling.sampler import sample
 from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import PLAIN, inner_model
+from posttrain.training import caution
 from posttrain.training.fit import checkpoint_activations, new_job, start_parameters
 from posttrain.training.learning_rates import settled
 from posttrain.training.loop import train
-from posttrain.training.ppo.actor_critic import ActorCritic, critic_base, remove_critic, start_policy
+from posttrain.training.ppo.actor_critic import ActorCritic, remove_critic, start_policy
+from posttrain.training.ppo.critic import apart, new_critic, reward_start
+from posttrain.training.ppo.held_out import HeldOutRewards
+from posttrain.training.ppo.mix_in import given_answers
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
 from posttrain.training.ppo.rollout import Collector, Prompts
 from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
 from posttrain.training.request import StageRequest
 from posttrain.training.rows import record_prompts, row_metrics
+from posttrain.training.validation import refuse_unmeasured
 from schemas.errors import Refusal
-from schemas.peft import LoRA
 from schemas.ppo import PPO, FunctionReward
 
 STAGE = "model"  # what the reward stage's model is found under
@@ -68,7 +73,7 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
     backbone = _backbone(request, spec, tokenizer, device)
     prompts = _prompts(request, spec, rows, tokenizer, inner_model(backbone.policy).config)
     scorer = ActorCritic(backbone.policy, device, dtype, temperature=spec.temperature).eval()
-    scorer.entropy = spec.entropy_coefficient > 0
+    scorer.entropy, scorer.trains_trunk = spec.entropy_coefficient > 0, spec.critic.trains_trunk
     layout = use_layout_for(scorer, prompts.tokens)
     request.progress.note(f"align: {layout}")
     if spec.gradient_checkpointing:
@@ -78,8 +83,15 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
         tokenizer=tokenizer, prompts=prompts, log=SampleLog(request.out / ROLLOUTS),
         ends=tuple(end_tokens(tokenizer)),
     )  # fmt: skip
-    objective = PolicyOptimization(spec, collect, dtype)
-    metrics = train(new_job(request, spec, scorer, objective, plan_of(spec, seed), rounds=objective))
+    held_out = _held_out(request, spec, rows, collect)
+    refuse_unmeasured("alignment", spec, held_out, "the held-out reward")
+    objective = PolicyOptimization(spec, collect, dtype, backbone.reference)
+    parts = apart(spec, lambda: start_parameters(request))
+    metrics = train(
+        new_job(request, spec, scorer, objective, plan_of(spec, seed), rounds=objective, apart=parts, held_out=held_out)
+    )
+    for sentence in caution.of_ppo(metrics):
+        request.progress.note(f"align: {sentence}")
     (request.out / "layout.txt").write_text(layout + "\n")
     metrics |= {"prompts": len(prompts.tokens), "learning_rate": spec.learning_rate, **row_metrics(request.out)}
     return _saved(request, spec, backbone.policy, tokenizer, metrics)
@@ -90,7 +102,7 @@ class _Backbone:
     """Models on one set of base weights, apart from what each of them trains."""
 
     policy: nn.Module
-    reference: Reference
+    reference: Reference | None
     rewards: RewardSources
 
 
@@ -99,12 +111,11 @@ def _backbone(request: StageRequest, spec: PPO, tokenizer: PreTrainedTokenizerBa
     seed = request.recipe.seed
     base = load_model(request.policy, device)
     models = _reward_models(request, spec, base, device)
-    critic = critic_base(base, spec)
+    critic = new_critic(base, spec, seed, reward_start(request.recipe, spec, request.rewards.get(STAGE)))
     policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer, request.policy.new_tokens)
     for other in (*([critic] if critic is not None else []), *(model.scorer.model for model in models.values())):
         keep_apart(other, policy)
-    reference = start_policy(policy, spec, critic, LoRA(method="lora"), seed)
-    return _Backbone(policy, reference, load_rewards(spec, models))
+    return _Backbone(policy, start_policy(policy, spec, critic), load_rewards(spec, models))
 
 
 def _reward_models(request: StageRequest, spec: PPO, base: nn.Module, device: torch.device) -> dict[str, RewardModel]:
@@ -135,8 +146,7 @@ def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: Pr
     train = rows.filter(split="train")
     kept = accepted(tokenizer, train)
     record_prompts(request.out, f"data.{request.recipe.prompts_table}", len(train), len(kept), request.recipe.data.checks)
-    keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in kept["prompt"].to_list()], dtype=pl.String)
-    distinct = kept.filter(keys.is_first_distinct())
+    distinct = _distinct(kept)
     if distinct.is_empty():
         raise Refusal(
             where="data.preferences",
@@ -146,7 +156,26 @@ def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: Pr
         )
     conversations = distinct["prompt"].to_list()
     tokens = encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room)
-    return Prompts(conversations, tokens, columns_of(distinct))
+    given = given_answers(distinct, tokenizer, spec.max_new_tokens) if spec.sft_weight else ()
+    return Prompts(conversations, tokens, columns_of(distinct), given)
+
+
+def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
+    """The first row of each prompt."""
+    keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in rows["prompt"].to_list()], dtype=pl.String)
+    return rows.filter(keys.is_first_distinct())
+
+
+def _held_out(request: StageRequest, spec: PPO, rows: pl.DataFrame, collect: Collector) -> HeldOutRewards | None:
+    """Some of the held-out prompts, of every source its share; None where there are none."""
+    kept = _distinct(accepted(collect.tokenizer, rows.filter(split="holdout")))
+    chosen = representative(kept, spec.held_out_prompts)
+    if chosen.is_empty():
+        return None
+    conversations, config = chosen["prompt"].to_list(), inner_model(collect.scorer.model).config
+    room = spec.max_length - spec.max_new_tokens
+    tokens = encode_prompts(conversations, collect.tokenizer, config.is_encoder_decoder, room)
+    return HeldOutRewards(collect, Prompts(conversations, tokens, columns_of(chosen)))
 
 
 def use_layout_for(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:

@@ -17,9 +17,10 @@ import zstandard
 
 from posttrain.data import readers
 from posttrain.data.bounds import FREE, LONGEST_ROW, MIB, pieces, row_bytes
+from posttrain.data.collect import collect
+from posttrain.data.kinds import KINDS
 from posttrain.data.readers import BadRow, read_rows
 from posttrain.data.sources import SourceFile
-from posttrain.data.validate import KINDS, collect
 from schemas.errors import Refusal
 
 MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))

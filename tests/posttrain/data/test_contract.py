@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from posttrain.data.contract import (
-    CONVERSATION_CHECKS,
-    PREFERENCE_CHECKS,
-    Verdict,
-    judge,
-    length_bias,
-    length_histogram,
-)
+from posttrain.data.contract import CONVERSATION_CHECKS, PREFERENCE_CHECKS, RowCheck
 from posttrain.data.conversations import COLUMNS as CONVERSATIONS
 from posttrain.data.conversations import normalise as conversations
+from posttrain.data.findings import Finding, Lengths, Tallied, finding
+from posttrain.data.kinds import KINDS
+from posttrain.data.passes import Passes
 from posttrain.data.preferences import COLUMNS, normalise
 from schemas.data import Checks
 
 GOOD: dict[str, Any] = {"prompt": "What is up?", "chosen": "The sky.", "rejected": "No idea."}
 LONG = "Please name three colours of the rainbow."  # 41 characters
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a contract makes of a table."""
+
+    clean: pl.DataFrame
+    dropped: pl.DataFrame
+    lengths: pl.DataFrame
+    findings: list[Finding]
+
+
+def judge(table: pl.DataFrame, checks: tuple[RowCheck, ...], limits: Checks, holdout: float, read: int) -> Verdict:
+    """A table in two passes, in pieces of two rows: what is found must not depend on them."""
+    passes = Passes(checks, [each() for each in KINDS["preferences"].across], holdout, Path())
+    for part in [*table.iter_slices(2)] or [table]:
+        passes.take(part)
+    parts, tally = list(passes.decided()), Tallied()
+    for part in parts:
+        tally.add_hits(part.hits, part.rows)
+    clean, dropped, lengths = (pl.concat([getattr(part, name) for part in parts]) for name in ("clean", "dropped", "lengths"))
+    return Verdict(clean, dropped, lengths, [finding(check, tally, limits, read) for check in checks])
 
 
 def verdict(*rows: dict[str, Any], checks: Checks | None = None, holdout: float = 0.0, read: int | None = None) -> Verdict:
@@ -32,7 +52,7 @@ def verdict(*rows: dict[str, Any], checks: Checks | None = None, holdout: float 
 
 
 def hits(result: Verdict) -> dict[str, int]:
-    return {finding.check: finding.count for finding in result.findings if finding.count}
+    return {each.check: each.count for each in result.findings if each.count}
 
 
 def messages(*roles: str) -> list[dict[str, str]]:
@@ -196,15 +216,20 @@ def test_length_bias(longer: int, shorter: int, tied: int, share: float, severit
         {"chosen": [2] * longer + [1] * shorter + [1] * tied, "rejected": [1] * longer + [2] * shorter + [1] * tied},
         schema={"chosen": pl.UInt32, "rejected": pl.UInt32},
     )
-    finding = length_bias(lengths, Checks(waive=waive))
-    assert finding.share == pytest.approx(share)
-    assert (finding.severity, finding.failed, finding.count) == (severity, severity == "fail", longer)
+    counted = Lengths(["chosen", "rejected"])
+    for part in lengths.iter_slices(7):
+        counted.add(part)
+    found = counted.bias(Checks(waive=waive))
+    assert found.share == pytest.approx(share)
+    assert (found.severity, found.failed, found.count) == (severity, severity == "fail", longer)
 
 
 def test_length_histogram() -> None:
     """Edges 0, 16, 32, 64: the longest, 32, is in the last bin."""
     lengths = pl.DataFrame({"chosen": [0, 15, 16], "rejected": [31, 32, 1]})
-    assert length_histogram(lengths) == {"edges": [0, 16, 32, 64], "chosen": [2, 1, 0], "rejected": [1, 1, 1]}
+    counted = Lengths(["chosen", "rejected"])
+    counted.add(lengths)
+    assert counted.histogram() == {"edges": [0, 16, 32, 64], "chosen": [2, 1, 0], "rejected": [1, 1, 1]}
 
 
 def test_characters_are_counted_not_bytes() -> None:

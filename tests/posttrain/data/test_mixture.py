@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
-from posttrain.data.mixture import mix
+from posttrain.data.mixture import Mixture
 from posttrain.data.sources import SourceFile
 
 
@@ -17,6 +18,20 @@ def table(**rows: tuple[int, int]) -> pl.DataFrame:
         for at in range(1, train + held + 1)
     ]
     return pl.DataFrame(parts)
+
+
+class Mixed:
+    """All rows of a table mixed, taken in two pieces."""
+
+    def __init__(self, given: pl.DataFrame, files: list[SourceFile]) -> None:
+        mixture = Mixture(files)
+        for part in (given.head(7), given.slice(7)):
+            mixture.take(part)
+        self.table = given.filter(pl.Series(mixture.drawn(np.ones(given.height, np.bool_)), dtype=pl.Boolean))
+        self.left_out, self.summary = mixture.left_out, mixture.summary
+
+
+mix = Mixed
 
 
 def files(**weights: float | None) -> list[SourceFile]:

@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 from posttrain.data import conversations, preferences
+from posttrain.data.collect import collect
 from posttrain.data.explain import shapes_table
 from posttrain.data.kinds import KINDS
 from posttrain.data.readers import BadRow
 from posttrain.data.shapes import Tally
 from posttrain.data.sources import SourceFile
-from posttrain.data.validate import collect
 from schemas.errors import Refusal
 from schemas.reading import Reading
 

@@ -11,10 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from posttrain.data.collect import collect
 from posttrain.data.kinds import KINDS
 from posttrain.data.pairs import pair
 from posttrain.data.sources import SourceFile
-from posttrain.data.validate import QUARANTINE, collect, validate
+from posttrain.data.validate import QUARANTINE, validate
 from schemas.conversations import Conversations
 from schemas.data import Checks
 from schemas.errors import Refusal
@@ -106,9 +107,9 @@ def test_all_failures_are_one_refusal_after_the_files_are_written(tmp_path: Path
     assert refusal.value.where == "data.preferences, data.instructions"
     assert refusal.value.found == (
         "25.00% pairs whose scores contradict the label in data.preferences (such as rows.jsonl:4); "
-        "25.00% rows dropped in data.preferences (such as rows.jsonl:4); "
+        "25.00% rows dropped in data.preferences: reversed_scores (1 row, such as rows.jsonl:4); "
         "100.00% of pairs with the longer answer chosen (ties count half) in data.preferences; "
-        "50.00% rows dropped in data.instructions (such as talks.jsonl:2)"
+        "50.00% rows dropped in data.instructions: empty_completion (1 row, such as talks.jsonl:2)"
     )
     assert "data.checks.reversed_scores_fail = 0.005" in refusal.value.allowed
     assert "waive: [reversed_scores, max_drop_rate, length_bias]" in refusal.value.remedy
@@ -127,14 +128,14 @@ def test_waived_failures_are_warnings(tmp_path: Path, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("lines", [["", "  "], [{"prompt": "q", "chosen": "", "rejected": "b"}]])
 def test_a_data_set_with_no_rows_left_is_refused(tmp_path: Path, lines: list[object]) -> None:
     waived = Checks(waive=("max_drop_rate",))
-    expected = r"no rows left of (0 in data\.preferences$|1 in data\.preferences: empty_chosen \(1 rows\))"
+    expected = r"no rows left of (0 in data\.preferences$|1 in data\.preferences: empty_chosen \(1 row, such as rows.jsonl:1\))"
     with pytest.raises(Refusal) as no:
         validate({"preferences": rows(tmp_path, *lines)}, waived, 0.1, tmp_path)
     assert re.match(expected, no.value.found)
 
 
 def test_rows_are_collected_over_files_and_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posttrain.data.validate.CHUNK", 3)
+    monkeypatch.setattr("posttrain.data.collect.CHUNK", 3)
     files = rows(tmp_path, *pairs(7), name="a.jsonl") + rows(tmp_path, *pairs(2), name="b.jsonl")
     table, bad, read = collect(KINDS["preferences"], files)
     assert table.select("source", "row").rows() == [("a.jsonl", n) for n in range(1, 8)] + [("b.jsonl", 1), ("b.jsonl", 2)]

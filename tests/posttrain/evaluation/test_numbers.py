@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from posttrain.data.packing import Example
-from posttrain.evaluation.numbers import Responses, at_equal_length, distinct, length_ratio
+from posttrain.evaluation.answers import Responses, at_equal_length, distinct, length_ratio, worst_source
+from posttrain.statistics.intervals import prompt_wins, share_interval
 
 
 def answers(lengths: list[int], rewards: list[float] | None = None) -> Responses:
@@ -31,7 +33,7 @@ def test_wins_by_longer_answers_alone_are_no_wins_at_equal_length():
     longer = [index % 4 != 0 for index in range(40)]
     ours = answers([20 if each else 4 for each in longer], [1.0 if each else -1.0 for each in longer])
     theirs = answers([12] * 40, [0.0] * 40)
-    controlled = at_equal_length(ours, theirs, samples=1)
+    controlled = at_equal_length(prompt_wins(ours.rewards, theirs.rewards), ours, theirs, samples=1)
     assert controlled.value < 0.75
     assert controlled.low < 0.5
 
@@ -39,4 +41,21 @@ def test_wins_by_longer_answers_alone_are_no_wins_at_equal_length():
 def test_several_answers_to_a_prompt_are_one_unit():
     """Each answer meets each of the opponent's: 1 beats 0 and loses to 2, so every prompt is half won."""
     ours, theirs = answers([5] * 8, [1.0, 1.0] * 4), answers([5] * 8, [0.0, 2.0] * 4)
-    assert at_equal_length(ours, theirs, samples=2).value == pytest.approx(0.5, abs=1e-6)
+    won = prompt_wins(ours.rewards, theirs.rewards, 2)
+    assert at_equal_length(won, ours, theirs, samples=2).value == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_worst_source_is_told_and_small_ones_count_together():
+    """A wins 8 of 8, B 2 of 8, and C and D together 4 of 8; of C alone, with 1 of 5, nothing can be said."""
+    won = np.array([1.0] * 8 + [1.0] * 2 + [0.0] * 6 + [1.0] + [0.0] * 4 + [1.0] * 3)
+    sources = ["a"] * 8 + ["b"] * 8 + ["c"] * 5 + ["d"] * 3
+    assert worst_source("sft", won, sources) == {"worst_source_win_rate_vs_sft": share_interval([1.0] * 2 + [0.0] * 6)}
+    won[8:16] = 1.0
+    assert worst_source("sft", won, sources)["worst_source_win_rate_vs_sft"].value == 0.5
+    won[16:] = np.nan
+    assert worst_source("sft", won, sources)["worst_source_win_rate_vs_sft"].value == 1.0
+
+
+def test_with_few_prompts_all_sources_count_together():
+    assert worst_source("sft", np.array([1.0, 0.0, np.nan]), ["a", "b", "c"])["worst_source_win_rate_vs_sft"].value == 0.5
+    assert worst_source("sft", np.array([np.nan]), ["a"]) == {}

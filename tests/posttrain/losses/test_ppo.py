@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.losses import ppo
+from posttrain.losses import ppo, surrogate
 
 ALL = torch.ones(1, 3)
 
@@ -79,7 +79,7 @@ def test_the_score_is_added_to_the_last_token_and_the_divergence_to_all():
     """β = 0.5: -0.5 (log π - log π_ref) = -0.5, 1, and -0.5 + 7 at the end; the short row ends at its first token."""
     logprobs, reference = torch.tensor([[-1.0, -3, -1], [-2, 9, 9]]), torch.tensor([[-2.0, -1, -2], [-2, 1, 1]])
     mask = torch.tensor([[1.0, 1, 1], [1, 0, 0]])
-    rewards = ppo.token_rewards(torch.tensor([7.0, 3.0]), logprobs, reference, mask, 0.5)
+    rewards = ppo.token_rewards(torch.tensor([7.0, 3.0]), 0.5 * ppo.k1(logprobs, reference), mask)
     assert rewards.tolist() == [[-0.5, 1, 6.5], [3, 0, 0]]
 
 
@@ -87,7 +87,7 @@ def test_the_policy_loss_is_clipped_where_it_would_gain_and_not_where_it_would_l
     """ρ = 1.5 and 0.5, ε = 0.2. A = 1: -1.2 (clipped), -0.5. A = -1: 1.5, 0.8 (clipped)."""
     old = torch.zeros(4)
     logprobs = torch.tensor([1.5, 0.5, 1.5, 0.5]).log().requires_grad_()
-    losses = ppo.policy_loss(logprobs, old, torch.tensor([1.0, 1, -1, -1]), 0.2)
+    losses = surrogate.clipped(logprobs - old, torch.tensor([1.0, 1, -1, -1]), 0.2, 0.2)
     assert losses.tolist() == pytest.approx([-1.2, -0.5, 1.5, 0.8])
     losses.sum().backward()
     assert logprobs.grad.tolist() == pytest.approx([0, -0.5, 1.5, 0])
@@ -144,7 +144,7 @@ def test_statistics_of_no_token_are_0():
 def test_a_ratio_beyond_fp32_is_a_number_with_a_finite_gradient():
     """log ρ = 100 counts as 20: A = 0 gives 0, A = 1 the clipped ratio 1.2, A = -1 the ratio e^20."""
     logprobs = torch.zeros(3).requires_grad_()
-    losses = ppo.policy_loss(logprobs, torch.full((3,), -100.0), torch.tensor([0.0, 1.0, -1.0]), 0.2)
+    losses = surrogate.clipped(logprobs + 100, torch.tensor([0.0, 1.0, -1.0]), 0.2, 0.2)
     assert losses.tolist() == pytest.approx([0.0, -1.2, math.exp(20)], rel=1e-5)
     (gradient,) = torch.autograd.grad(losses.sum(), logprobs)
     assert gradient.isfinite().all()
@@ -181,7 +181,7 @@ def test_losses_equal_an_independent_implementation(n, clip, seed):
         max((v - r) ** 2, (b + min(max(v - b, -clip), clip) - r) ** 2) / 2 for v, b, r in zip(value, before, target, strict=True)
     ]
     tensors = [torch.tensor(x) for x in (new, old, advantage, value, before, target)]
-    assert ppo.policy_loss(*tensors[:3], clip).tolist() == pytest.approx(policy, abs=1e-6)
+    assert surrogate.clipped(tensors[0] - tensors[1], tensors[2], clip, clip).tolist() == pytest.approx(policy, abs=1e-6)
     assert ppo.value_loss(*tensors[3:], clip).tolist() == pytest.approx(values, abs=1e-6)
 
 
@@ -191,3 +191,27 @@ def test_a_response_without_a_reward_counts_in_no_group():
     assert ppo.leave_one_out(totals, 3, applies).tolist() == [-5, 0, 5, 0, 0, 0]
     deviation = 5 / math.sqrt(2) + 1e-4
     assert ppo.group_relative(totals, 3, applies).tolist() == pytest.approx([-2.5 / deviation, 0, 2.5 / deviation, 0, 0, 0])
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_group_relative_scales_as_its_equation(scale):
+    """TRL 1.16 (`scale_rewards`): r less the mean of its group, over the unbiased deviation of the group or of all, + 1e-4."""
+    rng = np.random.default_rng(5)
+    rewards = rng.normal(size=12)
+    expected = []
+    for group in rewards.reshape(-1, 4):
+        deviation = {"group": group.std(ddof=1), "batch": rewards.std(ddof=1), "none": 1 - 1e-4}[scale]
+        expected += [(r - group.mean()) / (deviation + 1e-4) for r in group]
+    found = ppo.group_relative(torch.tensor(rewards), 4, torch.ones(12, dtype=torch.bool), scale)
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_a_prompt_teaches_where_its_applicable_responses_differ():
+    """1, 2; 3, 3; 4 and one without a reward; two without."""
+    totals = torch.tensor([1.0, 2, 3, 3, 4, 9, 9, 9])
+    applies = torch.tensor([True, True, True, True, True, False, False, False])
+    assert ppo.varies(totals, 2, applies).tolist() == [True, False, False, False]
+
+
+def test_without_a_clip_the_value_loss_is_half_the_square():
+    assert ppo.value_loss(torch.tensor([0.5, -1.0]), torch.zeros(2), torch.ones(2), None).tolist() == [0.125, 2.0]

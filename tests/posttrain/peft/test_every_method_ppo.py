@@ -19,12 +19,14 @@ NAMES = {"bottleneck": "bottleneck pfeiffer"}
 CASES = [(method, kind) for kind in ("llama", "t5") for method in METHODS if (method, kind) != ("bitfit", "t5")]
 
 
+@pytest.mark.parametrize("value_model", ["trunk", "adapter"])
 @pytest.mark.parametrize(("method", "kind"), CASES, ids=lambda value: value)
-def test_a_few_iterations(ppo_job, spec, tiny, random_examples, tmp_path, method, kind):
+def test_a_few_iterations(ppo_job, spec, tiny, random_examples, tmp_path, method, kind, value_model):
     chosen = spec(NAMES.get(method, method))
     job, _, reference = ppo_job(
-        model=tiny(kind), method=chosen, iterations=2, rollouts=8, epochs=1, learning_rate=2e-2, max_new_tokens=4
-    )
+        model=tiny(kind), method=chosen, iterations=2, rollouts=8, epochs=1, learning_rate=2e-2, max_new_tokens=4,
+        value_model=value_model,
+    )  # fmt: skip
     model = job.scorer.model
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     examples = random_examples([(5, 4), (3, 6)])

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.evaluation.gates import check_gates
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import Built, Store
+from schemas.evaluation import Gate, Gates
 from schemas.load import validate_recipe
 from schemas.recipe import STAGES
 
@@ -298,3 +300,21 @@ def test_a_template_stays_with_the_policy_until_a_stage_saved_a_checkpoint(with_
     keys(adapters := changed(changed(with_template, "pretrain", None), "sft", None), store)
     policy = Chain(validate_recipe(adapters, "tiny.yaml"), store).policy_before("register")
     assert (len(policy.adapters), policy.chat_template) == (1, "llama")
+
+
+def test_gates_go_by_the_reward_of_the_candidate_with_its_interval(document, store):
+    """Aligned: the last policy; that of SFT is another's."""
+    chain = Chain(validate_recipe(document, "tiny.yaml"), store)
+    numbers = {"reward_aligned": 0.7, "reward_aligned_low": 0.6, "reward_aligned_high": 0.8, "reward_sft": 0.2}
+    for stage in chain.recipe.stages:
+
+        def make(folder: Path, stage: str = stage) -> Built:
+            for path in OUTPUTS[stage].values():
+                (folder / path).parent.mkdir(exist_ok=True)
+                (folder / path).write_text(path)
+            outputs = {name: path.split("/")[0] for name, path in OUTPUTS[stage].items()}
+            return Built(numbers if stage == "evaluate" else {}, outputs)
+
+        store.build(chain.identity(stage), make)
+    (gate,) = check_gates(Gates(mean_reward=Gate(lower_bound_above=0.5)), chain.measured())
+    assert (gate.name, gate.value, gate.interval, gate.passed) == ("mean_reward", 0.7, (0.6, 0.8), True)

@@ -223,6 +223,13 @@ def _evaluate() -> dict[str, Any]:
     }
 
 
+def _benchmark() -> dict:
+    scores = [{"policy": "sft", "value": 0.61, "interval": [0.57, 0.65]}, {"policy": "aligned", "value": 0.6, "interval": None}]
+    gap = {"opponent": "sft", "value": -0.01, "interval": [-0.03, 0.01], "gained": 7, "lost": 12, "mcnemar_p": 0.3593}
+    told = {"task": "arc_easy", "metric": "acc", "higher_is_better": True, "documents": 500, "shots": 5}
+    return {**told, "policies": scores, "differences": [gap]}
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every stage built through the store, each made from the one before."""
@@ -233,6 +240,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "sft": {"curve.jsonl": _curve(120, 3.0, 1.9, 2000)},
         "align": {"curve.jsonl": _curve(200, 0.693, 0.35, 1500, align=True)},
         "evaluate": _evaluate(),
+        "benchmark": {"benchmarks.json": {"benchmarks": [_benchmark()]}},
         "register": {"model.json": {"name": "reviews"}},
     }
     store, found, inputs = Store(tmp_path_factory.mktemp("store")), {}, ()

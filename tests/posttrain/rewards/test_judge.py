@@ -13,7 +13,7 @@ from posttrain.rewards.functions import load_function
 from posttrain.rewards.judge import load_judge, open_judge
 from posttrain.rewards.model import open_reward_model
 from schemas.errors import Refusal
-from schemas.evaluation import FunctionJudge
+from schemas.judge import FunctionJudge
 from schemas.load import validate_recipe
 
 PROMPTS, RESPONSES = ["Rate A", "Rate B"], ["good", "excellent"]

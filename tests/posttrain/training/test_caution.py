@@ -33,7 +33,26 @@ COURSES = [
 
 @pytest.mark.parametrize(("metrics", "said"), COURSES)
 def test_a_held_out_loss_that_rose_is_said_with_what_became_of_it(metrics, said):
-    assert of_stage("align", metrics) == said
+    assert of_stage("align", metrics) == (() if said is None else (said,))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"critic_explains": 0.3}, []),
+        (
+            {"critic_explains": -0.4},
+            ["explains 0% of the returns: GAE acts as a discount; use rloo or give it a rate of its own"],
+        ),
+        ({"critic_explains": 0.015}, ["explains 2% of the returns"]),
+        ({"iterations_without_variance": 4.0}, []),
+        ({"iterations_without_variance": 5.0}, ["for 5 iterations: nothing is learned"]),
+    ],
+)
+def test_a_critic_that_explains_nothing_and_prompts_that_teach_nothing_are_said(metrics, said):
+    found = of_stage("align", metrics)
+    assert len(found) == len(said)
+    assert all(sentence.startswith("align: ") and words in sentence for sentence, words in zip(found, said, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ SPEC = Optimization(learning_rate=0.01, weight_decay=0.1)
 
 def test_gradients_are_clipped_and_their_norm_is_reported_before_clipping(job, tiny_llama, points, monkeypatch):
     """Under plain gradient descent a step is rate · gradient; clipped to norm 0.5 at a rate of 0.1 it is 0.05 long."""
-    monkeypatch.setattr(optimizer, "make_optimizer", lambda model, spec: torch.optim.SGD(model.parameters(), lr=9.0))
+    monkeypatch.setattr(optimizer, "make_optimizer", lambda model, *_: torch.optim.SGD(model.parameters(), lr=9.0))
     spec = {"learning_rate": 0.1, "schedule": "constant", "warmup_share": 0, "max_grad_norm": 0.5}
     made = job(spec=spec, plan=[[0, 1]], scorer=Scorer(tiny_llama(), CPU))
     before = {n: p.detach().clone() for n, p in trainable_state(made.scorer.model).items()}
@@ -49,7 +49,7 @@ def test_the_decays_of_adam_are_the_recipes(tiny_llama):
 def test_a_skipped_step_moves_neither_weights_nor_state(scorer, objective, fused, monkeypatch):
     """The state of AdamW holds the number of steps, which its bias correction needs."""
     if not fused:
-        monkeypatch.setattr(optimizer, "make_optimizer", lambda model, spec: torch.optim.AdamW(trainable_state(model).values()))
+        monkeypatch.setattr(optimizer, "make_optimizer", lambda model, *_: torch.optim.AdamW(trainable_state(model).values()))
     policy, held = scorer("lora"), objective()
     updates = Updates(policy, SPEC)
 

@@ -18,9 +18,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from posttrain.data.collect import collect
 from posttrain.data.kinds import KINDS
 from posttrain.data.sources import SourceFile
-from posttrain.data.validate import collect
 from schemas.errors import Refusal
 
 ROWS = [{"prompt": f"question {at}?", "chosen": f"yes, né {at}", "rejected": f"no {at}"} for at in range(40)]

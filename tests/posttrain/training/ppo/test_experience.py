@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from posttrain.training.ppo.experience import Experience, Scored, estimate
+from posttrain.training.ppo.advantages import estimate
+from posttrain.training.ppo.experience import Experience, Scored
 
 LOGPROBS = [-1.0, -2.0, -1.0, -3.0, -2.0]
 REFERENCE = [-1.5, -1.0, -1.0, -3.0, -3.0]
@@ -42,7 +43,7 @@ def test_group_relative_leaves_the_divergence_to_the_loss(scored, ppo_section):
 
 def test_gae_whitens_over_tokens_and_keeps_the_returns(scored, ppo_section):
     """β = 1, λ = 0: rewards -0.5, 1 + 4; 0 + 1; 0 + 3; -1 + 5. δ = -0.5 + 1 - 0.5, 5 - 1; 1 - 0; 3 - 2; 4 - 1 = 0, 4, 1, 1, 3."""
-    spec = ppo_section(lam=0.0)
+    spec = ppo_section(lam=0.0, lambda_value=0.0)
     found = estimate(scored, torch.tensor([4.0, 1, 3, 5]), spec, 1.0)
     assert found.returns.tolist() == [0.5, 5, 1, 3, 4]
     raw = np.array([0.0, 4, 1, 1, 3])
@@ -50,7 +51,7 @@ def test_gae_whitens_over_tokens_and_keeps_the_returns(scored, ppo_section):
 
 
 def test_tokens_of_some_examples(scored):
-    experience = Experience(scored, torch.zeros(5), None)
+    experience = Experience(scored, torch.zeros(5), None, torch.ones(5), torch.tensor([2, 1, 1, 1]))
     assert experience.tokens([1]).tolist() == [3, 4]
     assert experience.tokens([1, 0]).tolist() == [3, 4, 0, 1, 2]
 
@@ -70,7 +71,7 @@ def test_a_checkpoint_gives_it_back(scored, ppo_section, tmp_path):
 
 def test_a_response_without_a_reward_teaches_nothing(scored, ppo_section):
     """Its advantages are 0, its values stay, and the others are whitened among themselves: 4 of 5 tokens as above."""
-    found = estimate(scored, torch.tensor([4.0, 1, float("nan"), 5]), ppo_section(lam=0.0), 1.0)
+    found = estimate(scored, torch.tensor([4.0, 1, float("nan"), 5]), ppo_section(lam=0.0, lambda_value=0.0), 1.0)
     assert found.returns.tolist() == [0.5, 5, 1, 2, 4]
     raw = np.array([0.0, 4, 1, 3])
     expected = (raw - raw.mean()) / raw.std()

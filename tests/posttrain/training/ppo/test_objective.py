@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from posttrain.data.packing import Example
-from posttrain.peft.wrap import trainable_state, wrap
+from posttrain.peft.wrap import trainable_state
 from posttrain.report.read import lines
 from posttrain.rewards.sources import Answered, Rewarded, Said
 from posttrain.runtime.progress import Quiet, reporting
 from posttrain.scoring.scorer import Scorer
 from posttrain.training.loop import Job, train
-from posttrain.training.ppo.actor_critic import add_critic, add_value_head
 from posttrain.training.ppo.objective import plan_of
 from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
 
@@ -259,8 +258,5 @@ def test_a_critic_of_its_own_learns_without_moving_the_policy(ppo_job, tiny_llam
         reward=lambda answered: torch.ones(len(answered.responses)), value_model="adapter", rollouts=32, iterations=10,
         kl={"coefficient": 0.0}, value_coefficient=1.0, value_clip=10.0, method=lora(),
     )  # fmt: skip
-    critic = wrap(tiny_llama(), lora(), 0, "alignment.value_model")
-    add_value_head(critic)
-    add_critic(job.scorer.model, critic)
     train(job)
     assert float(objective.experience.scored.values.mean()) == pytest.approx(1.0, abs=0.3)

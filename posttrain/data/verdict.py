@@ -1,0 +1,81 @@
+"""What follows from the findings of a contract: one refusal for all data sets that are too bad to be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from posttrain.data.findings import Finding, Tallied
+from schemas.data import CONTRACTS
+from schemas.errors import Refusal
+
+FAULTS: Final = {
+    "prompt_mismatch": "pairs whose two sides answer different prompts",
+    "conflict": "rows that contradict another row (A>B and B>A, or one answer with both labels)",
+    "reversed_scores": "pairs whose scores contradict the label",
+    "length_bias": "of pairs with the longer answer chosen (ties count half)",
+    "max_drop_rate": "rows dropped",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One validated data set."""
+
+    kept: int
+    quarantined: Tallied
+    """Rows by reason."""
+    summary: dict[str, Any]
+    failures: tuple[Finding, ...]
+
+
+def refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
+    """One refusal for all data sets that are empty or break a threshold."""
+    empty = [name for name, outcome in outcomes.items() if not outcome.kept]
+    failures = [(name, f) for name, outcome in outcomes.items() for f in outcome.failures]
+    if not empty and not failures:
+        return
+    found = [
+        f"no rows left of {outcomes[name].summary['rows_in']} in data.{name}{_because(outcomes[name].quarantined)}"
+        for name in empty
+    ]
+    found += [_described(name, finding, outcomes[name].quarantined) for name, finding in failures]
+    allowed = [f"at least one clean row in data.{name}" for name in empty]
+    allowed += [f"data.checks.{_field(f)} = {f.limit:g}" for _, f in failures]
+    waivable = ", ".join(dict.fromkeys(f.check for _, f in failures))
+    remedy = f"see {out / 'quarantine.parquet'} and correct the rows" + (
+        f"; or set data.checks.waive: [{waivable}]" if waivable and not empty else ""
+    )
+    where = ", ".join(dict.fromkeys(f"data.{name}" for name in [*empty, *(name for name, _ in failures)]))
+    raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy)
+
+
+def _because(reasons: Tallied) -> str:
+    """The most frequent reasons, each with a row."""
+    return f": {said}" if (said := reasons.said()) else ""
+
+
+def _field(finding: Finding) -> str:
+    return finding.check if finding.check == "max_drop_rate" else f"{finding.check}_fail"
+
+
+def _described(name: str, finding: Finding, reasons: Tallied) -> str:
+    examples = f" (such as {', '.join(finding.examples)})" if finding.examples else ""
+    if finding.check == "max_drop_rate":
+        examples = _because(reasons)
+    return f"{finding.share:.2%} {FAULTS[finding.check]} in data.{name}{examples}"
+
+
+def refuse_empty_splits(counts: Mapping[str, float]) -> None:
+    """Refuse data sets of which nothing is left to train on, or nothing to evaluate on, given the counts of `validate`."""
+    for name in (name for name in CONTRACTS if f"{name}_kept" in counts):
+        for split in ("train", "holdout"):
+            if not counts[f"{name}_{split}"]:
+                raise Refusal(
+                    where=f"data.{name}",
+                    found=f"no row in the split {split}",
+                    allowed="at least one",
+                    remedy="change data.holdout, or the splits in the data",
+                )

@@ -1,0 +1,56 @@
+"""What stands for the policy's objective in a step, token by token, and how tokens are weighed against each other.
+
+N tokens of R responses; `branch` [N] says of which response a token is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LOG_RATIO = 20.0  # nats; a log-ratio counts as at most this, as elsewhere (verl): e^89 is infinite in fp32, and 0 · ∞ no number
+
+Aggregation = Literal["token", "sequence", "constant"]
+
+
+def of_responses(log_ratios: Tensor, branch: Tensor, responses: int) -> Tensor:
+    """[N]: at each token the mean over its response, so that e to it is that response's ratio: GSPO's equation 7 (arXiv
+    2507.18071)."""
+    counts = log_ratios.new_zeros(responses).index_add(0, branch, torch.ones_like(log_ratios))
+    sums = log_ratios.new_zeros(responses).index_add(0, branch, log_ratios)
+    return (sums / counts.clamp(min=1))[branch]
+
+
+def clipped(log_ratios: Tensor, advantages: Tensor, low: float, high: float, dual: float | None = None) -> Tensor:
+    """max(-A ρ, -A clip(ρ, 1 - low, 1 + high)) per token [N]: equation 7 of arXiv 1707.06347.
+
+    Bounds that differ are those of DAPO (arXiv 2503.14476, equation 10). Where A < 0 it is at most -A `dual`, which is above 1
+    (arXiv 1912.09729, equation 5).
+    """
+    ratio = log_ratios.clamp(max=LOG_RATIO).exp()
+    losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - low, 1 + high))
+    return losses if dual is None else torch.where(advantages < 0, torch.minimum(losses, -advantages * dual), losses)
+
+
+def cispo(logprobs: Tensor, log_ratios: Tensor, advantages: Tensor, high: float) -> Tensor:
+    """-A min(ρ, 1 + high) log π per token [N], where the ratio is a weight without a gradient.
+
+    Equations 4 and 5 of arXiv 2506.13585, whose authors use no lower bound.
+    """
+    return -advantages * log_ratios.detach().clamp(max=LOG_RATIO).exp().clamp(max=1 + high) * logprobs
+
+
+def shares(lengths: Tensor, counts: Tensor, aggregation: Aggregation, longest: int) -> tuple[Tensor, Tensor]:
+    """How responses of `lengths` [R] tokens enter a loss, where `counts` [R] is false for those left out of it.
+
+    Returns:
+        the weight [R] of each of a response's tokens in the sum, and its units [R] int, whose sum divides that. `token` makes a
+        mean over tokens, `sequence` one over responses of the mean of their tokens, `constant` one over responses of `longest`
+        tokens.
+    """
+    ones = torch.ones_like(lengths)
+    weights = {"token": ones.float(), "sequence": 1 / lengths.float(), "constant": ones.float()}[aggregation]
+    units = {"token": lengths, "sequence": ones, "constant": longest * ones}[aggregation]
+    return weights * counts, units * counts
