@@ -46,15 +46,18 @@ def validate(
     ] = None,
     ranking: Annotated[Ranking, typer.Option("--ranking", help="Pairs of several ranked answers.")] = "best_worst",
     explain: Annotated[
-        Literal["shapes"] | None, typer.Option("--explain", help="Print which columns make which shape of rows, and stop.")
+        str | None,
+        typer.Option("--explain", metavar="shapes|checks|CHECK", help="Print the shapes of rows, all checks, or one; and stop."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check pairs, feedback, conversations or prompts against their contracts."""
+    from posttrain.data.checks.explain import check_in_words, checks_table
     from posttrain.data.explain import shapes_table
 
     if explain:
-        typer.echo(shapes_table().rstrip())
+        tables = {"shapes": shapes_table, "checks": checks_table}
+        typer.echo((tables[explain]() if explain in tables else check_in_words(explain)).rstrip())
         return
     if (data is None) == (recipe is None):
         found = "neither DATA nor --recipe" if data is None else "DATA and --recipe"
@@ -113,11 +116,14 @@ def _checked(
     given: Mapping[str, list[SourceFile]], spec: Data, out: Path, model: str | None, max_length: int, as_json: bool
 ) -> dict[str, Any]:  # fmt: skip
     """The summary of all data sets. The page is written too where they are refused."""
+    from posttrain.data.sources import resolve
     from posttrain.data.validate import validate as check
     from posttrain.report.validation import write_validation
 
+    sets = spec.checks.decontaminate
+    against = [] if sets is None else resolve(sets, "data.checks.decontaminate", Path(HOME) / "cache")
     try:
-        check(given, spec.checks, spec.holdout, out)
+        check(given, spec.checks, spec.holdout, out, against)
     except Refusal as refusal:
         if refusal.details:
             page = write_validation(out, {}, refusal)

@@ -38,8 +38,7 @@ def rules(filtering: Filtering) -> Iterator[Rule]:
             reason = pl.lit(f"perplexity < {told(perplexity.min)}")
             yield Rule("perplexity", pl.col("perplexity") < perplexity.min, reason)
     if filtering.decontaminate and filtering.decontaminate.remove:
-        reason = pl.concat_str(pl.lit("contaminated by "), pl.col("contaminated_by"))
-        yield Rule("contaminated_runs", pl.col("contaminated_runs") > 0, reason)
+        yield Rule("contaminated_runs", pl.col("contaminated_runs") > 0, pl.lit("contaminated"))
     if filtering.dirty_words:
         yield _above("dirty_word_share", filtering.dirty_words.max)
 
