@@ -18,14 +18,7 @@ from schemas.errors import Refusal
 
 EXAMPLES: Final = 3  # quarantined rows that are shown of each check
 CHARACTERS: Final = 600  # of each
-COLOURS: Final = {
-    "chosen": ACCENT,
-    "rejected": MUTED,
-    "completion": ACCENT,
-    "desirable": ACCENT,
-    "undesirable": MUTED,
-    "tokens": ACCENT,
-}
+COLOURS: Final = dict.fromkeys(("chosen", "completion", "desirable", "tokens"), ACCENT)
 
 
 def write_validation(folder: Path, tokens: Mapping[str, Json], refusal: Refusal | None) -> Path:
