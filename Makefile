@@ -35,7 +35,7 @@ licences: .venv/.runtime  ## write docs/licences.md: the licence of each package
 bench: .venv/.runtime  ## a benchmark: make bench NAME=...; without a name, lists them
 	$(BIN)/python -m bench $(NAME)
 
-peers: .bench/trl/.ready .bench/trl-ppo/.ready  ## environments of the peers that benchmarks compare with, in .bench/
+peers: .bench/trl/.ready .bench/trl-ppo/.ready .bench/datatrove/.ready  ## environments of the peers that benchmarks compare with, in .bench/
 
 .bench/%/.ready: bench/peers/%.txt
 	$(PYTHON) -m venv .bench/$*

@@ -19,6 +19,17 @@ DOCUMENTS = pa.DataFrameSchema(
 REASONS = {"not_nullable": "text_null"}
 
 
+_BROKEN = {"position": pl.UInt32, "reason": pl.String}
+_TYPES = {"id": pl.String, "text": pl.String, "source": pl.String, "row": pl.Int64}
+
+
+def _plainly_whole(documents: pl.DataFrame) -> bool:
+    """Whether nothing can be wrong: nearly all batches, and a hundredth of the time in which the contract says so."""
+    if documents.schema != _TYPES or documents.is_empty() or sum(documents.null_count().row(0)):
+        return False
+    return bool(documents["text"].str.contains(r"\S").all()) and int(documents["row"].min()) >= 1  # type: ignore[arg-type]
+
+
 def broken_rows(documents: pl.DataFrame) -> pl.DataFrame:
     """Positions of the rows whose text breaks the contract, with the machine-readable reason.
 
@@ -28,6 +39,8 @@ def broken_rows(documents: pl.DataFrame) -> pl.DataFrame:
     Raises:
         pandera.errors.SchemaErrors: when a column other than `text` is wrong: a mistake of the caller, not of the data.
     """
+    if _plainly_whole(documents):
+        return pl.DataFrame(schema=_BROKEN)
     try:
         DOCUMENTS.validate(documents, lazy=True)
     except pa.errors.SchemaErrors as errors:
@@ -37,4 +50,4 @@ def broken_rows(documents: pl.DataFrame) -> pl.DataFrame:
         return cases.select(
             position=pl.col("index").cast(pl.UInt32), reason=pl.col("check").replace(REASONS).cast(pl.String)
         ).sort("position")
-    return pl.DataFrame(schema={"position": pl.UInt32, "reason": pl.String})
+    return pl.DataFrame(schema=_BROKEN)

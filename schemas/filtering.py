@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -44,6 +44,8 @@ class Filtering(Frozen):
 
     preset: Literal["gopher", "c4", "fineweb-paper", "fineweb-code", "llama3", "none"] = "gopher"
     """Named set of rules."""
+    variant: Literal["posttrain", "datatrove"] = "posttrain"
+    """How words, lines and repeats are counted: by our definitions, or as datatrove does, which is slower (extra `datatrove`)."""
     rules: FilterRules = FilterRules()
     """Overrides of the preset."""
     lines: LineRules = LineRules()
@@ -66,6 +68,11 @@ class Filtering(Frozen):
     """How far the words of a document are distributed like those of the corpus."""
     mixture: Mixture | None = None
     """Shares of languages or sources in what is kept."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON that reads back as the same: of overrides only those that are given, for null is one."""
+        given = {name: getattr(self, name).model_dump(mode="json", exclude_unset=True) for name in ("rules", "lines")}
+        return self.model_dump(mode="json") | given
 
     def resolved(self) -> FilterRules:
         """The preset with this recipe's overrides."""

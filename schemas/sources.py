@@ -36,7 +36,7 @@ class DataSource(Reading):
     @property
     def reading(self) -> Reading:
         """What it says about columns."""
-        return Reading(columns=self.columns, ignore=self.ignore, ranking=self.ranking)
+        return Reading(**{name: getattr(self, name) for name in Reading.model_fields})
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -42,7 +42,9 @@ def show_checks(summary: Path) -> None:
 
 
 def log_checks(client: MlflowClient, nested: str, summary: Path) -> None:
-    """One table of all data sets."""
+    """One table of all data sets; logged again it would be appended to itself."""
+    if any(item.path == TABLE for item in client.list_artifacts(nested)):
+        return
     rows = [{"data": name} | row for name, each in check_rows(summary).items() for row in each]
     if rows:
         client.log_table(nested, {column: [row[column] for row in rows] for column in rows[0]}, TABLE)

@@ -36,9 +36,10 @@ def filter(chain: Chain, out: Path) -> Built:
 
     keep_compiled(compiled := cache_of_user())
     from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
+    from posttrain.filters.estimate import expected_documents
 
     reporter, files, recipe, cores = progress.current(), chain.sources["corpus"], chain.recipe, engines.cores()
-    reporter.start("filter documents", 0)
+    reporter.start("filter documents", expected_documents(files))
     workers = local_workers(files, cores)
     with engines.local(workers, compiled) as engine:
         metrics = filter_corpus(

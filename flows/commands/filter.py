@@ -16,6 +16,7 @@ from schemas.errors import Refusal
 from schemas.filter_presets import PRESETS
 from schemas.filtering import FilterCommand, Filtering
 from schemas.load import apply_overrides, validated
+from schemas.sources import DataSource
 
 if TYPE_CHECKING:
     from posttrain.filters.engines import Engine
@@ -35,6 +36,10 @@ def filter_(
     preset: Annotated[str, typer.Option("--preset", help=f"Named set of rules: {', '.join(PRESETS)}.")] = "gopher",
     overrides: Override = [],  # noqa: B006
     from_metrics: Metrics = None,
+    extractor: Annotated[
+        Literal["trafilatura", "resiliparse"],
+        typer.Option("--extractor", help="What takes the text out of web pages (WARC)."),
+    ] = "trafilatura",
     engine: Annotated[Literal["local", "ray"], typer.Option("--engine", help="This machine, or a Ray cluster.")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of the Ray cluster; none starts one here.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Cores to use; all by default.")] = None,
@@ -48,13 +53,17 @@ def filter_(
         raise Refusal(where="posttrain filter", found=found, allowed="one of them", remedy="name the documents, or a folder")
     document = apply_overrides({"filtering": {"preset": preset}}, overrides)
     filtering = validated(FilterCommand, document, "--set").filtering
-    numbers = _again(from_metrics, filtering, out) if from_metrics else _anew(str(data), filtering, out, engine, address, workers)
+    if from_metrics:
+        numbers = _again(from_metrics, filtering, out)
+    else:
+        source = validated(DataSource, {"path": data, "extractor": extractor}, "DATA")
+        numbers = _anew(source, filtering, out, engine, address, workers)
     reasons = json.loads((out / "summary.json").read_text())["reasons"]
     show({"out": str(out), **numbers, "reasons": reasons}, as_json)
 
 
 def _anew(
-    data: str, filtering: Filtering, out: Path, engine: Literal["local", "ray"], address: str | None, workers: int | None
+    source: DataSource, filtering: Filtering, out: Path, engine: Literal["local", "ray"], address: str | None, workers: int | None
 ) -> dict[str, Any]:
     """Read and decide about everything."""
     from posttrain.filters import engines
@@ -63,16 +72,20 @@ def _anew(
     keep_compiled(compiled := cache_of_user())
     from posttrain.data.sources import resolve
     from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
+    from posttrain.filters.estimate import expected_documents
 
-    files = resolve(data, "DATA", Path(HOME) / "cache")
+    files = resolve(source, "DATA", Path(HOME) / "cache")
     most = workers or engines.cores()
     processes = local_workers(files, most)
     chosen: AbstractContextManager[Engine] = engines.ray(address) if engine == "ray" else engines.local(processes, compiled)
     with TerminalProgress(console()) as progress, chosen as opened:
-        progress.start("documents", 0)
+        progress.start("documents", expected_documents(files))
         holdout = Data.model_fields["holdout"].default
         threads = 1 if engine == "ray" else max(1, most // processes)
-        return filter_corpus(files, filtering, holdout, out, lambda done: progress.advance(done, {}), opened, threads)
+        numbers = filter_corpus(files, filtering, holdout, out, lambda done: progress.advance(done, {}), opened, threads)
+    from posttrain.filters.report import write_report
+
+    return {"report": str(write_report(out)), **numbers}
 
 
 def _again(folder: Path, filtering: Filtering, out: Path) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def _checked(
     from posttrain.report.validation import write_validation
 
     sets = spec.checks.decontaminate
-    against = [] if sets is None else resolve(sets, "data.checks.decontaminate", Path(HOME) / "cache")
+    against = resolve(sets, "data.checks.decontaminate", Path(HOME) / "cache") if sets else ()
     try:
         check(given, spec.checks, spec.holdout, out, against)
     except Refusal as refusal:

@@ -16,12 +16,15 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
+from prefect.utilities.callables import parameter_schema
 
 from flows import defaults
 from flows.deployed import chain, stage
 from flows.deployed.api import insist
 from flows.deployed.form import form_of, form_values
 from flows.deployed.names import DEPLOYMENT, POOLS, TAG, deployment_of
+from flows.filter_corpus import NAME as FILTER
+from flows.filter_corpus import filter_corpus
 from posttrain.pipeline.stages import WORK
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
@@ -36,6 +39,10 @@ ENVIRONMENT = {name: value for name, value in defaults.DEFAULTS.items() if not n
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
 }  # fmt: skip
+
+
+FOR_PEOPLE = (CHAIN, FILTER)  # flows with a form
+FILTER_ENTRY = "flows.filter_corpus:filter_corpus"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +86,8 @@ class Planned:
 
 
 def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[Planned]:
-    """The deployments of a site: one for each stage, one of the chain for any recipe, and one for each of `recipes`.
+    """The deployments of a site: one for each stage, one of the corpus filter by itself, one of the chain for any recipe, and one
+    for each of `recipes`.
 
     Args:
         crons: times at which a recipe is run, in UTC, by its name.
@@ -103,6 +111,7 @@ def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[
 
     return [
         *map(of_stage, WORK),
+        Planned(flow=filter_corpus, name=DEPLOYMENT, entrypoint=FILTER_ENTRY, pool=site.pools["cpu"]),
         Planned(flow=chain.post_training, name=DEPLOYMENT, entrypoint=entry, pool=site.pools["cpu"], parameters=common),
         *map(of_recipe, recipes.values()),
     ]
@@ -175,11 +184,18 @@ def _register(site: Site, planned: Planned, client: SyncPrefectClient) -> None:
         parameters=planned.parameters,
         description=planned.flow.description,
         tags=list(planned.tags),
-        parameter_openapi_schema=form_of(chain.post_training.fn) if planned.flow.name == CHAIN else {},
-        enforce_parameter_schema=planned.flow.name == CHAIN,
+        parameter_openapi_schema=_form(planned.flow),
+        enforce_parameter_schema=planned.flow.name in FOR_PEOPLE,
         job_variables=_job_variables(site),
         schedules=list(_schedules(planned, client)),
     )
+
+
+def _form(flow: Flow[..., Any]) -> dict[str, Any]:
+    """What people may fill in; the stages' parameters come from the chain."""
+    if flow.name == CHAIN:
+        return form_of(flow.fn)
+    return parameter_schema(flow.fn).model_dump(mode="json", exclude_unset=True) if flow.name == FILTER else {}
 
 
 def _schedules(planned: Planned, client: SyncPrefectClient) -> Iterator[DeploymentScheduleCreate]:

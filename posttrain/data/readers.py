@@ -15,6 +15,8 @@ from posttrain.data.containers.lines import read_lines
 from posttrain.data.containers.rows import LONGEST_VALUE, BadRow, BrokenStream, Meter, OnBad, OnNote, Reading, Row
 from posttrain.data.containers.streams import again, as_utf8, decompressed, seekable
 from posttrain.data.containers.values import read_values
+from posttrain.data.containers.warc import MAGIC as WARC
+from posttrain.data.containers.warc import read_warc
 from posttrain.data.sources import SourceFile, kind_of
 from posttrain.data.split import DeclaredSplits
 from schemas.errors import Refusal
@@ -29,6 +31,7 @@ READERS: Final[dict[sniff.Form, Callable[[Reading, Any], Iterator[Row]]]] = {
     "tsv": partial(read_cells, delimiter="\t"),
     "parquet": read_parquet,
     "arrow": read_arrow,
+    "warc": read_warc,
 }
 """By what a file holds (`containers/sniff.py` tells)."""
 
@@ -66,14 +69,18 @@ def read_rows(
         note(sentence)
     with fsspec.open(file.url, "rb") as stream:
         size = getattr(stream, "size", None)
-        reading = Reading(file.name, limited(file, on_bad), note, columns, known, keep_incomplete, size, meter or Meter())
+        said = file.reading
+        reading = Reading(
+            file.name, limited(file, on_bad), note, columns, known, keep_incomplete,
+            said.extractor, said.page_seconds, size, meter or Meter(),
+        )  # fmt: skip
         try:
             for number, row in _rows(reading, stream, kind_of(file.url)):
                 yield number, splits.apply(row)
         except BrokenStream as error:  # before the first row
             reading.snapped(1, error)
-    if said := splits.note(file.name):
-        note(said)
+    if declared := splits.note(file.name):
+        note(declared)
 
 
 def _rows(reading: Reading, stored: IO[bytes], kind: tuple[str, str]) -> Iterator[Row]:
@@ -86,6 +93,11 @@ def _rows(reading: Reading, stored: IO[bytes], kind: tuple[str, str]) -> Iterato
     if form:
         yield from READERS[form](reading, stored if codec is None and _rewound(stored) else seekable(again(head, stream)))
         return
+    if head.startswith(WARC):
+        yield from READERS["warc"](reading, again(head, stream))
+        return
+    if suffix in (".warc", ".wet"):
+        raise reading.unreadable("WARC", f"it begins with {head[:8]!r}")
     text, encoding = as_utf8(head, stream)
     if encoding:
         head, whole = sniff.first_bytes(text)

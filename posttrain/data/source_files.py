@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from posttrain.data.split import DECLARED
 
-FORMATS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+FORMATS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".warc", ".wet")
 COMPRESSED: Final = ("", ".gz", ".zst", ".bz2", ".xz")
 # What `datasets.save_to_disk` and the hub put next to the rows: they end in .json but hold no rows.
 SIDECARS: Final = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"})

@@ -41,7 +41,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _attempt(task: Callable[..., R], arguments: Arguments) -> R | Refusal:
+def attempt(task: Callable[..., R], arguments: Arguments) -> R | Refusal:
     """A refusal is a result: engines wrap exceptions each in its own way."""
     try:
         return task(*arguments)
@@ -49,7 +49,8 @@ def _attempt(task: Callable[..., R], arguments: Arguments) -> R | Refusal:
         return refusal
 
 
-def _unwrapped(results: Sequence[R | Refusal]) -> list[R]:
+def unwrapped(results: Sequence[R | Refusal]) -> list[R]:
+    """The results, unless one is a refusal, which is raised: the first in the order of the calls."""
     for result in results:
         if isinstance(result, Refusal):
             raise result
@@ -80,12 +81,12 @@ class Processes:
 
     def map(self, task: Callable[..., R], calls: Sequence[Arguments], on_result: Callable[[R], None] = _ignore) -> list[R]:
         """See `Engine`."""
-        futures = [self._pool.submit(_attempt, task, call) for call in calls]
+        futures = [self._pool.submit(attempt, task, call) for call in calls]
         for future in as_completed(futures):
             result = future.result()
             if not isinstance(result, Refusal):
                 on_result(result)
-        return _unwrapped([future.result() for future in futures])
+        return unwrapped([future.result() for future in futures])
 
 
 class RayTasks:
@@ -98,7 +99,7 @@ class RayTasks:
 
     def map(self, task: Callable[..., R], calls: Sequence[Arguments], on_result: Callable[[R], None] = _ignore) -> list[R]:
         """See `Engine`."""
-        remote = self._ray.remote(_attempt)
+        remote = self._ray.remote(attempt)
         pending = {remote.remote(task, call): place for place, call in enumerate(calls)}
         results: dict[int, R | Refusal] = {}
         while pending:
@@ -106,7 +107,7 @@ class RayTasks:
             result = results[pending.pop(ready)] = self._ray.get(ready)
             if not isinstance(result, Refusal):
                 on_result(result)
-        return _unwrapped([results[place] for place in range(len(calls))])
+        return unwrapped([results[place] for place in range(len(calls))])
 
 
 def _start_worker(compiled: Path | None) -> None:

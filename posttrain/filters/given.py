@@ -6,6 +6,7 @@ from pathlib import Path
 
 from posttrain.data.sources import SourceFile, resolve, source_digest
 from posttrain.filters import neural
+from posttrain.filters.datatrove import words
 from posttrain.models.policy import folder_digest
 from posttrain.text import language, personal_numbers
 from schemas.errors import Refusal, closest
@@ -28,11 +29,11 @@ def sources(filtering: Filtering) -> dict[str, Sources]:
 def folders(filtering: Filtering) -> dict[str, Path]:
     """Files and folders that it reads besides, likewise."""
     asked = filtering.quality, filtering.perplexity, filtering.dirty_words, filtering.mixture
-    quality, perplexity, words, mixture = asked
+    quality, perplexity, dirty, mixture = asked
     found = {
         "filtering.quality.model": quality.model if quality else None,
         "filtering.perplexity.model": perplexity.model if perplexity else None,
-        "filtering.dirty_words.words": words.words if words else None,
+        "filtering.dirty_words.words": dirty.words if dirty else None,
         "filtering.mixture.tokenizer": mixture.tokenizer if mixture else None,
     }
     return {where: Path(given).expanduser() for where, given in found.items() if given is not None}
@@ -64,6 +65,8 @@ def check(filtering: Filtering) -> None:
     Raises:
         Refusal: when an extra is missing, a language is unknown, or a file or model is not there.
     """
+    if filtering.variant == "datatrove":
+        words.require()
     if filtering.language:
         language.require("filtering.language")
         asked = [*(filtering.language.keep or ()), *filtering.language.scores]

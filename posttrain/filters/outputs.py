@@ -34,6 +34,8 @@ OUTPUTS = {
     "quarantine": QUARANTINE,
 }
 """Columns of kept.parquet, rejected.parquet and quarantine.parquet."""
+FEW_VALUES = ["source", "split", "file"]
+"""Columns that a dictionary makes smaller. Texts, identifiers and metrics are nearly all different: to try costs time."""
 DUPLICATE, NEAR, URL = "duplicate", "near_duplicate", "duplicate_url"
 """Reasons that are no rule on a document alone."""
 
@@ -85,7 +87,7 @@ def write_quarantine(plan: Plan, out: Path) -> None:
 @contextmanager
 def _parquet(out: Path, name: str) -> Iterator[Any]:
     schema = OUTPUTS[name]
-    with replacing(out / f"{name}.parquet") as scratch, pq.ParquetWriter(scratch, schema) as writer:
+    with replacing(out / f"{name}.parquet") as scratch, pq.ParquetWriter(scratch, schema, use_dictionary=FEW_VALUES) as writer:
         yield lambda table: writer.write_table(table.select(schema.names).to_arrow().cast(schema)) if table.height else None
 
 

@@ -79,7 +79,7 @@ class Plan:
     def identity(self) -> str:
         """Digest of all that decides the pieces: the files as they are now, and the rules."""
         files = [(file.name, file.url, file.split, *state(file.url)) for file in self.files]
-        told = json.dumps([VERSION, files, self.given, self.holdout, self.filtering.model_dump(mode="json")], sort_keys=True)
+        told = json.dumps([VERSION, files, self.given, self.holdout, self.filtering.document()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def take_up(self) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.filters import divergence, score_rules
-from posttrain.filters.metrics import METRICS, without_lines
+from posttrain.filters.metrics import METRICS
 from posttrain.filters.outputs import decided, judged
 from posttrain.filters.plan import bands_and_rows
 from posttrain.filters.rules import DROPPED, arrays, passing
@@ -22,6 +22,7 @@ from posttrain.filters.scores import COLUMNS
 from posttrain.filters.steps import VALUE, Repeated
 from posttrain.filters.summary import Summary
 from posttrain.filters.urls import older, url_keys
+from posttrain.filters.variants import described
 from posttrain.runtime.writing import replacing
 from posttrain.text.buffers import Buffers, buffers
 from posttrain.text.copies import COPY, KEY, Records, copies, keys
@@ -88,6 +89,7 @@ def _told(folder: Path) -> dict[str, Any]:
 def _refuse_other_texts(before: Filtering, now: Filtering, folder: Path) -> None:
     pairs = {
         "filtering.lines": (before.resolved_lines(), now.resolved_lines(), "lines are dropped while the texts are read"),
+        "filtering.variant": (before.variant, now.variant, "words are counted while the texts are read"),
         "filtering.dedup.against": (None, now.dedup.against or before.dedup.against, "what earlier runs kept is not read again"),
         "filtering.dedup.near": (before.dedup.near, now.dedup.near or before.dedup.near, "band hashes are made from the texts"),
     }
@@ -160,7 +162,7 @@ class _Texts:
     def __init__(self, folder: Path, filtering: Filtering) -> None:
         files = [folder / f"{name}.parquet" for name in TABLES]
         self._table = pl.concat([pl.scan_parquet(file, glob=False).select("number", "id", "text") for file in files])
-        self._lines = filtering.resolved_lines()
+        self._filtering = filtering
 
     def _some(self, numbers: Places, column: str) -> list[Any]:
         wanted = pl.Series(numbers)
@@ -174,4 +176,4 @@ class _Texts:
 
     def texts(self, numbers: Places) -> Buffers:
         """The texts of some documents, likewise; a rejected one was kept with the lines that a rule takes out."""
-        return without_lines(buffers(pa.array(self._some(numbers, "text"), pa.large_string())), self._lines)[0]
+        return described(buffers(pa.array(self._some(numbers, "text"), pa.large_string())), self._filtering)[0]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import feather
 
@@ -20,11 +21,12 @@ from posttrain.data.split import held_out, holdout_mask
 from posttrain.filters import divergence, score_rules
 from posttrain.filters.documents import Batch, Progress, batches, checked
 from posttrain.filters.kernels.lines import REASONS
-from posttrain.filters.metrics import METRICS, measured, without_lines
+from posttrain.filters.metrics import METRICS
 from posttrain.filters.plan import FILE_BITS, Plan, save
 from posttrain.filters.rules import DROPPED, passing
 from posttrain.filters.scores import COLUMNS, Texts, scored
 from posttrain.filters.urls import url_keys
+from posttrain.filters.variants import changed, described
 from posttrain.runtime.writing import replacing, write_atomically
 from posttrain.text.buffers import Buffers, arrow, buffers
 from posttrain.text.copies import KEY, Records, fingerprints, keys
@@ -106,9 +108,9 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     """Check a batch, take lines out, measure, and fold."""
     documents, quarantine = checked(batch, plan.files[file].name)
     original, personal = _masked(buffers(documents["text"].to_arrow(compat_level=pl.CompatLevel.oldest())), plan)
-    texts, dropped = without_lines(original, plan.filtering.resolved_lines())
+    texts, dropped, found = described(original, plan.filtering)
     lines = dropped.sum(axis=1)
-    metrics = {**dict(zip(METRICS, np.ascontiguousarray(measured(texts).T), strict=True)), DROPPED: lines}
+    metrics = {**dict(zip(METRICS, np.ascontiguousarray(found.T), strict=True)), DROPPED: lines}
     numbers = documents["row"].to_numpy() + (file << FILE_BITS)
     folded = fold(texts.data, texts.offsets)
     scores = scored(Texts(texts, folded), plan.filtering, plan.work, personal)
@@ -126,7 +128,7 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
         "fingerprint": pa.array(prints, pa.binary(16)),
         "bands": pa.nulls(len(prints), pa.list_(pa.uint64())) if hashes is None else _lists(hashes),
         "split": _split(texts, forms, folded.lowered, plan.holdout, plan.files[file].split).to_arrow(),
-        "original": _where(original, lines > 0),
+        "original": _where(original, changed(original, texts)),
     }
     return Annotated(
         documents=pa.table({name: columns[name].cast(kind) for name, kind in ANNOTATED_TYPES.items()}),
@@ -174,7 +176,7 @@ def _where(texts: Buffers, wanted: NDArray[np.bool_]) -> pa.Array:
     """The texts that are wanted, null for the others."""
     if not wanted.any():
         return pa.nulls(texts.documents, pa.large_string())
-    return pa.array([texts.text(at) if yes else None for at, yes in enumerate(wanted.tolist())], pa.large_string())
+    return pc.if_else(pa.array(wanted), arrow(texts), pa.scalar(None, pa.large_string()))
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class Summary:
             "placeholders": self.placeholders,
             "contaminated": dict(sorted(self.contaminated.items())),
             "mixture": self.sampler.report() if self.sampler else {},
-            "filtering": self.filtering.model_dump(mode="json"),
+            "filtering": self.filtering.document(),
             "metrics": {name: self._histogram(name) for name in METRICS},
         }
 

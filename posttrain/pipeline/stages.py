@@ -61,6 +61,7 @@ def _rules(recipe: Recipe, stage: str) -> Fields:
         "rules": filtering.resolved().model_dump(mode="json"),
         "lines": filtering.resolved_lines().model_dump(mode="json"),
         "dedup": filtering.dedup.model_dump(mode="json"),
+        **({"variant": filtering.variant, "preset": filtering.preset} if filtering.variant != "posttrain" else {}),
         **{name: section.model_dump(mode="json") for name in SCORED if (section := getattr(filtering, name)) is not None},
         "holdout": recipe.data.holdout,
     }

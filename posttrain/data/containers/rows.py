@@ -69,6 +69,10 @@ class Reading:
     """Columns that shapes of rows know: what is read of a file with very many."""
     keep_incomplete: bool = False
     """Whether what stands before a break is read, instead of the file being refused."""
+    extractor: str = "trafilatura"
+    """What takes the text out of web pages."""
+    page_seconds: float = 10.0
+    """That a web page may take."""
     size: int | None = None
     """Bytes of the file as it is stored, where that is known."""
     meter: Meter = field(default_factory=Meter)

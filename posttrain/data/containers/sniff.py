@@ -14,7 +14,7 @@ from posttrain.data.containers.json_text import BOM, unfinished
 from posttrain.data.containers.rows import BrokenStream
 from schemas.errors import Refusal
 
-Form = Literal["lines", "values", "csv", "tsv", "parquet", "arrow"]
+Form = Literal["lines", "values", "csv", "tsv", "parquet", "arrow", "warc"]
 HEAD: Final = 1 << 16  # bytes that are looked at, or as many as the first line has
 PARQUET: Final = b"PAR1"
 ARROW: Final = (b"ARROW1", b"\xff\xff\xff\xff")  # the file format, and the streaming one

@@ -37,8 +37,12 @@ SHORT = 30  # characters of a short line
 HASH, DOT, ELLIPSIS, CURLY, STAR, DASH = (ord(character) for character in "#.…{*-")
 _LATIN_A, _LATIN_Z, _TO_LOWER = ord("A"), ord("Z"), 32
 _LOREM, _LOREM_LENGTH = np.array([ord(character) for character in "lorem ipsum"], np.int32), 5
-_STOP_WORDS = np.array([int.from_bytes(word.encode(), "big") for word in STOP_WORDS], np.int64)
 _LONGEST_STOP_WORD = max(map(len, STOP_WORDS))
+_SMALL = 32  # the bit by which small Latin letters differ from capitals; digits have it
+_PACKED = [int.from_bytes(word.encode(), "big") for word in STOP_WORDS]
+_REMAINDERS = next(many for many in range(64) if many and len({word % many for word in _PACKED}) == len(_PACKED))
+_BY_REMAINDER = np.full(_REMAINDERS, -1)
+_BY_REMAINDER[[word % _REMAINDERS for word in _PACKED]] = _PACKED
 
 
 @kernel
@@ -54,7 +58,7 @@ def measure(data: Bytes, offsets: Places, flags: Bytes, out: NDArray[np.float64]
     longest = np.int64(0)
     for each in range(len(offsets) - 1):
         longest = max(longest, offsets[each + 1] - offsets[each])
-    codes, kinds = np.empty(longest, np.int32), np.empty(longest, np.uint8)
+    codes, kinds = np.zeros(longest + _LONGEST_STOP_WORD, np.int32), np.empty(longest, np.uint8)
     prefix, powers = np.empty(longest + 1, np.uint64), powers_of_base(longest + 1)
     for each in range(len(offsets) - 1):
         count = decode(data, offsets[each], offsets[each + 1], flags, codes, kinds, prefix)
@@ -88,7 +92,7 @@ def _words(kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArra
 @kernel
 def _units(codes: Codes, kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArray[np.float64]) -> None:
     """Columns of lines and of paragraphs."""
-    room = count // 2 + 1
+    room = count + 2  # every character may be a line break
     starts, ends, after_blank = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.uint8)
     found = lines(codes, kinds, count, starts, ends, after_blank)
     bullets, trailing, punctuated, short = 0, 0, 0, 0
@@ -159,16 +163,16 @@ def _known_words(codes: Codes, kinds: Bytes, count: int) -> tuple[int, int]:
     lorem, found = 0, 0
     for each in range(spans(kinds, count, WORD, WORD, starts, ends)):
         start, end = starts[each], ends[each]
-        if end - start <= _LONGEST_STOP_WORD:
-            packed = np.int64(0)
-            for at in range(start, end):
-                packed = packed << 8 | lower(codes[at])
-            for which in range(len(_STOP_WORDS)):
-                found |= (packed == _STOP_WORDS[which]) << which
-        elif end - start == _LOREM_LENGTH and lower(codes[start]) == _LOREM[0]:
+        length, packed = end - start, np.int64(0)
+        for at in range(start, start + _LONGEST_STOP_WORD):  # always as many: which words are short cannot be foreseen
+            packed = packed << 8 | min(codes[at], 127) | _SMALL
+        packed = packed >> 8 * (_LONGEST_STOP_WORD - length) if length <= _LONGEST_STOP_WORD else 0
+        which = packed % len(_BY_REMAINDER)
+        found |= np.int64(_BY_REMAINDER[which] == packed) << which
+        if length == _LOREM_LENGTH and lower(codes[start]) == _LOREM[0]:
             lorem += says(codes, start, count, _LOREM)
     total = 0
-    for which in range(len(_STOP_WORDS)):
+    for which in range(len(_BY_REMAINDER)):
         total += found >> which & 1
     return lorem, total
 

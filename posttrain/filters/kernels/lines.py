@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from posttrain.filters.kernels.document import ends_with_ellipsis, says
+from posttrain.filters.kernels.document import ends_with_ellipsis, lower, says
 from posttrain.text.kernels.characters import SPACE, TERMINAL
 from posttrain.text.kernels.compiling import kernel
-from posttrain.text.kernels.text import NEWLINE, Bytes, Codes, Places, decode, spans
+from posttrain.text.kernels.text import NEWLINE, Bytes, Codes, Places, code_at
 
 REASONS: Final = ("min_words", "max_word_length", "drop_unpunctuated", "drop_ellipsis", "drop_javascript", "drop_policy")
 """Fields of `LineRules`, in the order in which they are asked."""
@@ -17,11 +17,15 @@ JAVASCRIPT: Final = "javascript"
 POLICIES: Final = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 _KEPT = -1
-_PHRASES = [np.array([ord(character) for character in phrase], np.int32) for phrase in (JAVASCRIPT, *POLICIES)]
-_LENGTHS = np.array([len(phrase) for phrase in _PHRASES], np.int64)
+_RARE: Final = {JAVASCRIPT: 2, "terms of use": 7, "privacy policy": 3, "cookie policy": 3, "uses cookies": 8,
+                "use of cookies": 10, "use cookies": 7}  # fmt: skip
+"""Of each phrase the place of a letter that few words have: where that stands, the phrase is looked for."""
+_PHRASES = [np.array([ord(character) for character in phrase], np.int32) for phrase in _RARE]
+_LENGTHS, _PLACES = np.array([len(phrase) for phrase in _RARE], np.int64), np.array(list(_RARE.values()), np.int64)
 _PADDED = np.array([np.pad(phrase, (0, 20 - len(phrase))) for phrase in _PHRASES], np.int32)
-_FIRST_TWO = {phrase[:2] for phrase in (JAVASCRIPT, *POLICIES)}
-_PAIRS = np.array([[(chr(one) + chr(two)).lower() in _FIRST_TWO for two in range(128)] for one in range(128)])
+_LETTERS = np.array([ord(phrase[place]) for phrase, place in _RARE.items()], np.int64)
+_STARTS_SEARCH = np.isin(np.arange(128) | 32, _LETTERS)
+assert set(_RARE) == {JAVASCRIPT, *POLICIES}
 
 
 @kernel
@@ -41,65 +45,100 @@ def drop_lines(data: Bytes, offsets: Places, flags: Bytes, limits: Places, out: 
     longest = np.int64(0)
     for each in range(len(offsets) - 1):
         longest = max(longest, offsets[each + 1] - offsets[each])
-    codes, kinds, prefix = np.empty(longest, np.int32), np.empty(longest, np.uint8), np.empty(longest + 1, np.uint64)
-    used = 0
+    codes, used = np.empty(longest, np.int32), 0
     for each in range(len(offsets) - 1):
-        at, end, begin = offsets[each], offsets[each + 1], used
+        at, end, begin, gone = offsets[each], offsets[each + 1], used, 0
         while at <= end:
-            stop = at
+            stop, seen = at, np.uint8(0)
             while stop < end and data[stop] != NEWLINE:
+                seen |= data[stop]
                 stop += 1
-            why = _why(codes, kinds, decode(data, at, stop, flags, codes, kinds, prefix), limits)
+            # Most lines are ASCII, whose bytes are its code points.
+            why = _why(data[at:stop], flags, limits) if seen < 128 else _why(_code_points(data, at, stop, codes), flags, limits)
             if why == _KEPT:
-                used = _append(data[at:stop], out, used, begin)
+                used = _append(data, at, stop, out, used, begin)
             else:
                 dropped[each, why] += 1
+                gone += 1
             at = stop + 1
-        if dropped[each].sum() == 0:
-            used = _append(data[offsets[each] : end], out, begin, begin)
+        if gone == 0:
+            used = _append(data, offsets[each], end, out, begin, begin)
         ends[each] = used
     return used
 
 
 @kernel
-def _append(line: Bytes, out: Bytes, used: int, begin: int) -> int:
+def _code_points(data: Bytes, start: int, end: int, codes: Codes) -> Codes:
+    at, count = start, 0
+    while at < end:
+        codes[count], at = code_at(data, at)
+        count += 1
+    return codes[:count]
+
+
+@kernel
+def _append(data: Bytes, start: int, stop: int, out: Bytes, used: int, begin: int) -> int:
     """A line, after a break if it is not the first that is kept."""
     if used > begin:
         out[used] = NEWLINE
         used += 1
-    out[used : used + len(line)] = line
-    return used + len(line)
+    for at in range(start, stop):
+        out[used + at - start] = data[at]
+    return used + stop - start
 
 
 @kernel
-def _why(codes: Codes, kinds: Bytes, count: int, limits: Places) -> int:
+def _why(codes: Codes, flags: Bytes, limits: Places) -> int:
     """Index in REASONS of the first rule that takes a line out, or -1."""
-    starts, ends = np.empty(count // 2 + 2, np.int64), np.empty(count // 2 + 2, np.int64)
-    found = spans(kinds, count, SPACE, 0, starts, ends)
-    if found == 0:
+    last = len(codes) - 1
+    while last >= 0 and flags[codes[last]] & SPACE:
+        last -= 1
+    if last < 0:
         return _KEPT
-    if found < limits[0]:
+    if _fewer_words(codes[: last + 1], flags, limits[0]):
         return 0
-    for at in range(found):
-        if ends[at] - starts[at] > limits[1]:
-            return 1
-    start, end = starts[0], ends[found - 1]
-    if limits[2] and not kinds[end - 1] & TERMINAL:
+    if last >= limits[1] and _longest_word(codes[: last + 1], flags) > limits[1]:
+        return 1
+    if limits[2] and not flags[codes[last]] & TERMINAL:
         return 2
-    if limits[3] and ends_with_ellipsis(codes, start, end):
+    if limits[3] and ends_with_ellipsis(codes, 0, last + 1):
         return 3
-    return _phrase(codes, count, limits)
+    return _phrase(codes, limits) if limits[4] or limits[5] else _KEPT
 
 
 @kernel
-def _phrase(codes: Codes, count: int, limits: Places) -> int:
-    if not limits[4] and not limits[5]:
-        return _KEPT
+def _fewer_words(codes: Codes, flags: Bytes, wanted: int) -> bool:
+    """Whether a line without white space at its end has fewer words; most have enough after a few characters."""
+    words, before = 0, True
+    for at in range(len(codes)):
+        space = (flags[codes[at]] & SPACE) > 0
+        words += before and not space
+        if words >= wanted:
+            return False
+        before = space
+    return words < wanted
+
+
+@kernel
+def _longest_word(codes: Codes, flags: Bytes) -> int:
+    longest, run = 0, 0
+    for at in range(len(codes)):
+        run = 0 if flags[codes[at]] & SPACE else run + 1
+        longest = max(longest, run)
+    return longest
+
+
+@kernel
+def _phrase(codes: Codes, limits: Places) -> int:
     policy = _KEPT
-    for at in range(count - 1):
-        if (codes[at] | codes[at + 1]) < 128 and _PAIRS[codes[at], codes[at + 1]]:
+    for at in range(len(codes)):
+        code = np.int64(codes[at])
+        if code < 128 and _STARTS_SEARCH[code]:
             for which in range(len(_LENGTHS)):
-                if says(codes, at, count, _PADDED[which, : _LENGTHS[which]]):
+                start = at - _PLACES[which]
+                if _LETTERS[which] != lower(code) or start < 0:
+                    continue
+                if says(codes, start, len(codes), _PADDED[which, : _LENGTHS[which]]):
                     if which == 0 and limits[4]:
                         return 4
                     if which > 0 and limits[5]:

@@ -64,6 +64,8 @@ def repeated_runs(words: Hashes, starts: Places, ends: Places, count: int, cover
     keys, places = words[:count].copy(), np.arange(count)
     ids, sizes, left = np.empty(count, np.int64), np.empty(count, np.int64), count
     for length in range(1, LONGEST + 1):
+        if left < 2:
+            break
         groups = group(keys, left, ids, sizes)
         if 2 <= length <= TOP:
             covered[length - 2] = _of_most_frequent(places, ids, sizes, left, groups, starts, ends, length)

@@ -21,7 +21,7 @@ OTHERWISE = -1  # in the table: fold this text in Python
 LOWER = 1 << 24  # in the table, added to a code point: lower-casing gives the same
 SHARP_S, SMALL_S = 0xDF, ord("s")  # folds to two letters, and is in every German text
 SIGMA = 0x3A3  # lower-cased in two ways, at the end of a word and elsewhere
-_BLANK = 32
+_BLANK, ASCII, _LATIN_A, _LATIN_Z, _SMALL = 32, 128, ord("A"), ord("Z"), 32
 
 
 def folded(text: str) -> bytes:
@@ -112,6 +112,14 @@ def _fold_one(data: Bytes, start: int, end: int, to: Codes, flags: Bytes, out: B
     """Where the folded text ends in `out`, or OTHERWISE, and 1 where lower-casing gives the same, else 0."""
     at, first, pending, same = start, used, False, LOWER
     while at < end:
+        byte = data[at]
+        if byte < ASCII and byte > _BLANK:  # most of all texts: one byte, which folds to one byte
+            if pending:
+                out[used] = _BLANK
+                used, pending = used + 1, False
+            out[used] = byte | _SMALL if _LATIN_A <= byte <= _LATIN_Z else byte
+            used, at = used + 1, at + 1
+            continue
         code, at = code_at(data, at)
         if flags[code] & SPACE:
             pending = used > first

@@ -89,19 +89,24 @@ def spans(kinds: Bytes, count: int, mask: int, wanted: int, starts: Places, ends
 @kernel
 def lines(codes: Codes, kinds: Bytes, count: int, starts: Places, ends: Places, after_blank: Bytes) -> int:
     """Spans of the lines without white space at their ends, blank ones left out, and whether a blank one stands before each."""
-    found, blank, at = 0, 1, 0
-    while at < count:
-        first, last = -1, -1
-        while at < count and codes[at] != NEWLINE:
-            if not kinds[at] & SPACE:
-                first, last = at if first < 0 else first, at
-            at += 1
-        at += 1
-        if first < 0:
+    breaks = 0
+    for at in range(count):  # without branches, as in `spans`
+        ends[breaks] = at
+        breaks += codes[at] == NEWLINE
+    ends[breaks] = count
+    found, blank, first = 0, 1, 0
+    for each in range(breaks + 1):
+        stop = last = ends[each]  # `found` is not beyond `each`, so this is read before it is overwritten
+        while first < last and kinds[first] & SPACE:
+            first += 1
+        while last > first and kinds[last - 1] & SPACE:
+            last -= 1
+        if first == last:
             blank = 1
-            continue
-        starts[found], ends[found], after_blank[found] = first, last + 1, blank
-        found, blank = found + 1, 0
+        else:
+            starts[found], ends[found], after_blank[found] = first, last, blank
+            found, blank = found + 1, 0
+        first = stop + 1
     return found
 
 
