@@ -13,7 +13,8 @@ from schemas.data import CONTRACTS, Checks
 from schemas.errors import Refusal
 
 FAULTS: Final = {
-    "prompt_mismatch": "pairs whose two sides answer different prompts",
+    "prompt_mismatch": "pairs whose two sides differ before their last message: they answer different prompts, or are several "
+    "turns long, of which no pair is made",
     "conflict": "rows that contradict another row (A>B and B>A, or one answer with both labels)",
     "reversed_scores": "pairs whose scores contradict the label",
     "length_bias": "of pairs with the longer answer chosen (ties count half)",

@@ -18,7 +18,7 @@ from schemas.errors import Refusal
 
 EXAMPLES: Final = 3  # quarantined rows that are shown of each check
 CHARACTERS: Final = 600  # of each
-COLOURS: Final = {"chosen": ACCENT, "rejected": MUTED, "completion": ACCENT, "tokens": ACCENT}
+COLOURS: Final = dict.fromkeys(("chosen", "completion", "desirable", "tokens"), ACCENT)
 
 
 def write_validation(folder: Path, tokens: Mapping[str, Json], refusal: Refusal | None) -> Path:
@@ -90,8 +90,8 @@ def _histogram(
     def draw(axes: Axes) -> None:
         places = range(len(edges))
         for side in sides:
-            axes.stairs(histogram[side], places, color=COLOURS[side], fill=True, alpha=0.35)
-            axes.stairs(histogram[side], places, color=COLOURS[side], label=side, linewidth=1.2)
+            axes.stairs(histogram[side], places, color=COLOURS.get(side, MUTED), fill=True, alpha=0.35)
+            axes.stairs(histogram[side], places, color=COLOURS.get(side, MUTED), label=side, linewidth=1.2)
         step = max(1, len(edges) // 6)
         axes.set_xticks(list(places)[::step], [f"{edge:,}" for edge in edges[::step]])
         axes.set(xlabel=f"{unit} (each bin twice as wide as the one before)", ylabel="rows")

@@ -56,7 +56,7 @@ DATA = {
         "preferences", "p.jsonl",
         lambda rows: as_lines([{"chosen": f"\n\nHuman: a{i}?\n\nAssistant: b", "rejected": f"\n\nHuman: c{i}?\n\nAssistant: d"}
                                for i in range(6)] + rows[:114]),
-        ("5.00% pairs whose two sides answer different prompts", "prompt_mismatch_fail = 0.01"),
+        ("5.00% pairs whose two sides differ before their last message", "prompt_mismatch_fail = 0.01"),
     ),
     "truncated gzip": (
         "preferences", "p.jsonl.gz", lambda rows: gzip.compress(as_lines(rows))[:-900],

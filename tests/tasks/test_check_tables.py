@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import mlflow
+import pytest
 from prefect import task
 from prefect.client.orchestration import get_client
 
@@ -54,8 +55,10 @@ def test_outside_of_a_task_of_prefect_nothing_is_shown(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_a_task_of_prefect_has_a_table_for_each_data_set(tmp_path):
+@pytest.mark.slow
+def test_a_task_of_prefect_has_a_table_for_each_data_set(tmp_path, monkeypatch):
     path = summary(tmp_path)
+    monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "500")  # a busy machine needs over 20
     task(lambda: show_checks(path), name="show")()
     with get_client(sync_client=True) as client:
         keys = [artifact.key for artifact in client.read_artifacts() if artifact.type == "table"]

@@ -29,14 +29,18 @@ def rows_of(count: int, seed: int) -> list[Row]:
 
 def by_hand(rows: list[Row]) -> dict[str, list[bool]]:
     seen: set[tuple[int, str]] = set()
+    asked: set[tuple[int, str]] = set()
     pairs, held = {row[0] for row in rows}, {row[2] for row in rows if row[3] == "holdout"}
-    duplicate = []
-    for pair, _, _, split in rows:
+    duplicate, again = [], []
+    for pair, _, key, split in rows:
         duplicate.append((pair, split) in seen)
+        again.append((key, split) in asked)
         seen.add((pair, split))
+        asked.add((key, split))
     return {
         "duplicate": duplicate,
         "conflict": [turned in pairs and turned != pair for pair, turned, _, _ in rows],
+        "duplicate_prompt": again,
         "leaked_prompt": [split == "train" and key in held for _, _, key, split in rows],
     }
 
@@ -60,4 +64,4 @@ def test_repeats_are_those_that_a_row_by_row_search_finds(seed: int, many: int, 
 
 
 def test_no_rows_have_no_repeats() -> None:
-    assert found([]) == {"duplicate": [], "conflict": [], "leaked_prompt": []}
+    assert found([]) == {"duplicate": [], "conflict": [], "leaked_prompt": [], "duplicate_prompt": []}
