@@ -78,7 +78,7 @@ def run_recipe(recipe: Recipe, store: str) -> RunReport:
             report = build_report(chain, run_id, stages, ended, time.monotonic() - started)
             _publish(chain, report, ended)
         except BaseException:
-            tracking.close_run(chain, run_id, "FAILED")
+            tracking.close_run(recipe, root, run_id, "FAILED")
             raise
     if ended or not is_promoted(report):
         raise PromotionRefused(report)

@@ -64,3 +64,10 @@ class Data(Frozen):
                     remedy="give the others a weight too",
                 )
         return self
+
+
+class ValidateCommand(Frozen):
+    """What `posttrain validate` takes of a recipe."""
+
+    data: Data
+    """As in a recipe."""

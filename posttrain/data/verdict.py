@@ -51,8 +51,9 @@ def refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
     remedy = f"see {out / 'quarantine.parquet'} and correct the rows" + (
         f"; or set data.checks.waive: {{{waivable}}}" if waivable and not empty else ""
     )
+    details = {"out": str(out), **{name: outcome.summary for name, outcome in outcomes.items()}}
     where = ", ".join(dict.fromkeys(f"data.{name}" for name in [*empty, *(name for name, _ in failures)]))
-    raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy)
+    raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy, details=details)
 
 
 def _because(reasons: Tallied) -> str:
