@@ -1,6 +1,6 @@
 """The generated word problems: sums and differences with a known answer, for rewards that are verified and not learned.
 
-    arithmetic_corpus        {"text"}: a few problems with their right answers, and solutions without a problem
+    arithmetic_corpus        {"text"}: conversations, each a problem and its right answer, written by the default chat template
     arithmetic_instructions  {"prompt", "completion", "answer"}: a problem, and the answer of a careless person: in one of four
                              cases the right one
     arithmetic_prompts       {"prompt", "answer"}: problems to be solved
@@ -33,15 +33,14 @@ RIGHT: Final = 0.25
 SLIPS: Final = (-3, -2, -1, 1, 2, 3)
 """By how much the others are off."""
 DOCUMENTS, ANSWERED, PROBLEMS = 2_500, 1_500, 3_000
-TOLD, DRILLED = 6, 8
-"""Of a document: problems with their answers, and solutions alone."""
+TOLD = 7
+"""Problems of a document."""
 
 
 class Problem(NamedTuple):
-    """A question and what is to be computed."""
+    """A question and its answer."""
 
     question: str
-    formula: str
     answer: int
 
 
@@ -50,15 +49,14 @@ def draw_problem(rng: Random) -> Problem:
     one, other = (1 + int(rng.random() * LARGEST) for _ in range(2))
     formula, answer = pick(rng, ((f"{one} + {other}", one + other), (f"{one + other} - {other}", one)))
     question = pick(rng, QUESTIONS).format(name=pick(rng, NAMES), things=pick(rng, THINGS), formula=formula)
-    return Problem(question, formula, answer)
+    return Problem(question, answer)
 
 
 def corpus(rng: Random) -> Iterator[dict[str, Any]]:
     """Documents of solved problems."""
     for _ in range(DOCUMENTS):
-        told, drilled = ([draw_problem(rng) for _ in range(count)] for count in (TOLD, DRILLED))
-        lines = [f"{each.question} {each.answer}" for each in told]
-        yield {"text": "\n".join((*lines, *(f"{each.formula} = {each.answer}" for each in drilled)))}
+        told = [draw_problem(rng) for _ in range(TOLD)]
+        yield {"text": "\n\n".join(f"User:\n{each.question}\n\nAssistant:\n{each.answer}" for each in told)}
 
 
 def instructions(rng: Random) -> Iterator[dict[str, Any]]:
