@@ -11,11 +11,12 @@ BENCHMARKS = {
     "dpo": ("bench.training:dpo", "steps of DPO against TRL (make peers): seconds, peak memory, equal losses"),
     "peft": ("bench.peft.command:main", "every PEFT method: trained share, bytes, memory, step time, latency, loss"),
     "ppo": ("bench.ppo:main", "iterations of PPO, rollouts and four epochs, against TRL 1.10 (make peers): seconds, peak memory"),
+    "validate": ("bench.validate:main", "the data contract: rows a second a core, peak memory of a large file (--gb 4)"),
+    "estimators": ("bench.estimators:main", "GAE, RLOO and GRPO on the same samples: what they reach, with intervals over seeds"),
     "filter": (
         "bench.filter.command:main",
         "the corpus filter against datatrove (make peers): megabytes a second and core, memory",
     ),
-    "estimators": ("bench.estimators:main", "GAE, RLOO and GRPO on the same samples: what they reach, with intervals over seeds"),
     "numbers": ("bench.numbers:main", "what the numbers are worth: errors of half precision (--markdown for tables)"),
     "rollouts": ("bench.rollouts:main", "sampled tokens per second against generate of transformers: equal greedy tokens"),
 }

@@ -19,7 +19,7 @@ from flows.commands.models import models
 from flows.commands.promote import promote, rollback
 from flows.commands.run import run
 from flows.commands.serve import serve
-from flows.commands.shared import console
+from flows.commands.shared import answer, console
 from flows.commands.status import reconcile, status
 from flows.commands.store import app as store
 from flows.commands.sweep import sweep
@@ -57,12 +57,19 @@ app.add_typer(store, name="store")
 
 def main() -> None:
     """Entry point: user errors become one message and an exit code; a crash keeps its traceback."""
+    answer.begin()
     try:
         app(standalone_mode=True)
+    except SystemExit as stop:
+        if stop.code == REFUSED and stop.__context__ is not None:  # a command line that typer has told to be none
+            answer.refuse(stop.__context__, REFUSED)
+        raise
     except Refusal as refusal:
+        answer.refuse(refusal, REFUSED)
         console().print(f"refused  {refusal}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(REFUSED)
     except GateRefused as refusal:
+        answer.refuse(refusal, GATE)
         console().print(str(refusal), style="yellow", highlight=False, markup=False, soft_wrap=True)
         sys.exit(GATE)
     except Exception:  # not left to Python, which would print what its message holds

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from posttrain.report.text import number
+from schemas.data import CONTRACTS
 from schemas.estimates import Estimate
 from schemas.results import GateReport, RunReport
 from schemas.sweep import SweepReport
+
+EFFECTS = {"fail": "limit"}
+"""What a table says of the severity of a check that did not fail."""
 
 
 def show_report(report: RunReport, console: Console) -> None:
@@ -37,6 +42,36 @@ def show_report(report: RunReport, console: Console) -> None:
         console.print(
             f"model:  {report.model.uri}   (MLFLOW_TRACKING_URI={report.model.tracking_uri})", highlight=False, soft_wrap=True
         )
+
+
+def show_validation(found: Mapping[str, Any], console: Console) -> None:
+    """One table of checks for each data set, and where to go next."""
+    for name in (name for name in CONTRACTS if name in found):
+        summary = found[name]
+        title = f"{name}: {summary['kept']:,} of {summary['rows_in']:,} rows kept, {summary['quarantined']:,} quarantined"
+        table = Table("check", "effect", "rows", "share", "limit", title=title, title_justify="left")
+        table.add_column("such as", overflow="fold")
+        for check in (check for check in summary["checks"] if check["count"]):
+            limit = "" if check["limit"] is None else f"{check['limit']:.2%}"
+            effect = "failed" if check["failed"] else EFFECTS.get(check["severity"], check["severity"])
+            table.add_row(
+                check["check"], effect, f"{check['count']:,}", f"{check['share']:.2%}", limit, _places(check["examples"])
+            )
+        console.print(table)
+        for note in summary["notices"]:
+            console.print(f"note: {note}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        if tokens := summary.get("tokens"):
+            above = f"{tokens['over_limit_share']:.1%} of rows above {tokens['limit']:,}"
+            console.print(f"tokens: {number(tokens['mean'])} a row, at most {tokens['max']:,}; {above}", highlight=False)
+    console.print(f"rows:   {found['out']}\nreport: {found['report']}", highlight=False, soft_wrap=True)
+
+
+def _places(places: Sequence[str]) -> str:
+    """`file:3, 7, 9`: the file is named once where it is one."""
+    split = [place.rpartition(":") for place in places]
+    if len({file for file, _, _ in split}) != 1:
+        return ", ".join(places)
+    return f"{split[0][0]}:{', '.join(row for _, _, row in split)}"
 
 
 def gate_cells(gate: GateReport) -> tuple[str, str, str, str]:

@@ -17,6 +17,8 @@ DEFAULTS = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # our entry points print each failure once themselves
     "PREFECT_CLI_COLORS": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # 7, its own default, wait for minutes; what is not logged is sent later
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the tracking server's address, with whatever it holds
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin take the cores that a neighbour needs

@@ -78,7 +78,7 @@ def run_recipe(recipe: Recipe, store: str) -> RunReport:
             report = build_report(chain, run_id, stages, ended, time.monotonic() - started)
             _publish(chain, report, ended)
         except BaseException:
-            tracking.close_run(chain, run_id, "FAILED")
+            tracking.close_run(recipe, root, run_id, "FAILED")
             raise
     if ended or not is_promoted(report):
         raise PromotionRefused(report)
@@ -88,7 +88,7 @@ def run_recipe(recipe: Recipe, store: str) -> RunReport:
 def run_stages(recipe: Recipe, store: str, run_id: str, run_stage: Dispatcher) -> tuple[list[StageReport], Exception | None]:
     """Run the stages that the recipe asks for, of these, each on what the ones before it left in the store:
 
-    validate, filter, pretrain, sft, reward, align, evaluate, register
+    validate, filter, pretrain, sft, reward, align, evaluate, benchmark, register
 
     Nothing else is passed from one to the next. `posttrain/pipeline/stages.py` says of each what it reads, and names its task.
     `run_stage` runs one of them: here, or on the work pool that the table of stages names.

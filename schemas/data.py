@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
-from schemas.fields import Share
+from schemas.checks import Checks as Checks
 from schemas.sources import Sources, listed
 
 CONTRACTS: Final[tuple[str, ...]] = ("preferences", "feedback", "instructions", "prompts")
@@ -16,28 +16,6 @@ SOURCES: Final[tuple[str, ...]] = ("corpus", *CONTRACTS)
 """Fields of `Data` that name inputs."""
 ASKED: Final = ("prompts", "preferences", "feedback", "instructions")
 """The same in the order in which a recipe's first one gives the prompts of PPO and evaluation."""
-
-
-class Checks(Frozen):
-    """Thresholds of the preference contract. Shares are of the rows read."""
-
-    max_drop_rate: Share = 0.2
-    """Fail when more than this share of rows is quarantined in all."""
-    prompt_mismatch_fail: Share = 0.01
-    """Fail when more than this share has two different prompts."""
-    conflict_fail: Share = 0.01
-    """Fail when more than this share says A>B and B>A for one prompt."""
-    reversed_scores_fail: Share = 0.005
-    """Fail when more than this share has scores against its label."""
-    length_bias_warn: Share = 0.65
-    """Warn when P(chosen is longer) is above this or below one minus this."""
-    length_bias_fail: Share = 0.85
-    """Fail when P(chosen is longer) is above this or below one minus this."""
-    waive: tuple[Literal["prompt_mismatch", "conflict", "reversed_scores", "length_bias", "max_drop_rate"], ...] = ()
-    """Checks whose failure of the whole data set is turned into a warning."""
-    incomplete: Literal["refuse", "keep"] = "refuse"
-    """What to do with a file that is damaged or breaks off, as half a download does: `keep` reads the rows before the break.
-    Documents of a corpus are refused in either case."""
 
 
 class Data(Frozen):
@@ -86,3 +64,10 @@ class Data(Frozen):
                     remedy="give the others a weight too",
                 )
         return self
+
+
+class ValidateCommand(Frozen):
+    """What `posttrain validate` takes of a recipe."""
+
+    data: Data
+    """As in a recipe."""

@@ -52,7 +52,7 @@ class Endpoint(Frozen):
     @model_validator(mode="after")
     def _has_a_safe_address(self) -> Endpoint:
         """As far as it is written: what `${NAME}` stands for is looked at when it is opened."""
-        if not self.url.startswith("${"):
+        if "${" not in self.url:
             refuse_address(self.url, self.allow_http)
         return self
 

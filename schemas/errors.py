@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from schemas.secrets import without_credentials
 from schemas.text import visible
@@ -20,9 +21,13 @@ class Refusal(Exception):
         found: what stands there.
         allowed: what may stand there.
         remedy: what the reader should do now.
+        details: numbers behind it for programs, as JSON has them; a person is told by the four parts.
     """
 
-    def __init__(self, *, where: str, found: str, allowed: str, remedy: str) -> None:
+    def __init__(
+        self, *, where: str, found: str, allowed: str, remedy: str, details: Any = None
+    ) -> None:  # fmt: skip
+        self.details: dict[str, Any] = dict(details or {})
         self.where, self.found, self.allowed, self.remedy = map(_shown, (where, found, allowed, remedy))
         super().__init__(str(self))
 
@@ -36,7 +41,7 @@ class Refusal(Exception):
 
     def __reduce__(self) -> tuple[Callable[[], Refusal], tuple[()]]:
         """Keep the four parts when the exception crosses a process border."""
-        return functools.partial(type(self), **self.parts), ()
+        return functools.partial(type(self), **self.parts, details=self.details), ()
 
 
 def _shown(text: str) -> str:

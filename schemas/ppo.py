@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.base import Frozen
+from schemas.base import Frozen, refused
 from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Number, Positive, Share, Temperature
 from schemas.peft import LoRA, Peft
 from schemas.ppo_parts import KL as KL
@@ -61,12 +61,29 @@ class FunctionReward(Rewarding):
     timeout_seconds: AboveZero = 60.0
     """Longest time that one call, with all responses of an iteration, may take."""
     max_failed: Share = 0.0
-    """Share of an iteration's responses with which the function may fail or hang: they are counted and left out; 0: none may."""
+    """Share of an iteration's responses with which the function may fail (raise, die, hang, give no finite number): they are
+    counted, named and left out; 0: none may."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that each call the function with a part of an iteration's responses, and are killed when they hang; 0 calls it in
+    the process that trains, which a call that hangs or ends it takes along."""
+    memory_gb: AboveZero | None = None
+    """Address space of each of `workers`, in 10⁹ bytes; null = no limit."""
 
     @property
     def label(self) -> str:
         """A short name for curves."""
         return self.name.partition(":")[2]
+
+    @model_validator(mode="after")
+    def _memory_is_of_workers(self) -> FunctionReward:
+        if self.memory_gb is not None and not self.workers:
+            raise refused(
+                where="alignment.reward.memory_gb",
+                found=f"{self.memory_gb:g} with workers 0",
+                allowed="null, or workers of 1 and more: the process that trains has no limit of its own",
+                remedy="set workers=2, say",
+            )
+        return self
 
 
 RewardSource = Annotated[StageReward | RegistryReward | FunctionReward, Field(discriminator="source")]

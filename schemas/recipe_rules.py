@@ -73,7 +73,7 @@ def _impossible_gates(recipe: Recipe) -> Problems:
     rates = ("win_rate", "length_controlled_win_rate", "worst_source_win_rate")
     wins = {f"{kind}_vs_{name}" for name in opponents for kind in rates}
     measured = {"eos_share", "distinct_2", *(f"length_ratio_vs_{name}" for name in opponents)}
-    measured |= {"mean_reward", *wins} if recipe.evaluation.judge else set()
+    measured |= wins if recipe.evaluation.judge else set()
     measured |= {"perplexity_ratio_vs_base"} if opponents else set()
     measured |= {"kl_per_token"} if "align" in recipe.stages else set()
     measured |= _OF_PAIRS if "align" in recipe.stages and recipe.data.preferences else set()
@@ -97,17 +97,15 @@ def _of_judge(recipe: Recipe) -> set[str]:
     judge, model = recipe.evaluation.judge, isinstance(recipe.evaluation.judge, EndpointJudge)
     pairs = judge is not None and recipe.data.preferences is not None and getattr(judge, "pairs", 1) > 0
     compares = model and getattr(judge, "mode", None) == "pairwise" and (pairs or len(policies(recipe)) > 1)
-    return ({"judge_agreement"} if pairs else set()) | ({"judge_consistency"} if compares else set())
+    scores = judge is not None and getattr(judge, "mode", "pointwise") == "pointwise"
+    measured = {"judge_agreement": pairs, "judge_consistency": compares, "mean_reward": scores}
+    return {name for name, there in measured.items() if there}
 
 
 def _unmeasured(where: str, name: str, measured: set[str], wins: set[str]) -> PydanticCustomError:
     """A refusal of one of them; a win rate may lack nothing but a judge."""
-    of_judge = {*wins, "mean_reward"}
-    remedy = (
-        "set evaluation.judge: a function, a reward model or an endpoint"
-        if name in of_judge
-        else "remove it, or add the stage that it is of"
-    )
+    judge = "set evaluation.judge: a function, a reward model or an endpoint"
+    remedy = judge if name in {*wins, "mean_reward"} else "remove it, or add the stage that it is of"
     return refused(
         where=where,
         found=name,

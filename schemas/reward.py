@@ -51,6 +51,9 @@ class RewardTraining(RowTraining):
     """Where its weights start; null = the policy before alignment, whose weights it then shares in memory with PPO's policy."""
     margin: NonNegative = 0.0
     """Margin, in units of the reward, that chosen should have over rejected (arXiv 2307.09288 section 3.2.2); 0 = none."""
+    margin_per_score: NonNegative = 0.0
+    """Margin, beside `margin`, for each point by which the pair's scores differ, where it has scores (graded preferences, as
+    above); 0 = none."""
     centre: bool = True
     """Subtract the mean reward of all training responses from every reward."""
     learning_rate: Rate | None = None

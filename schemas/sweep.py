@@ -185,11 +185,12 @@ def _recipe(path: Path, line: Line, value: Any) -> Recipe:
                 allowed="an algorithm",
                 remedy="a frontier needs a policy that moved from its reference",
             )
-        if recipe.evaluation.judge is None:
+        judge = recipe.evaluation.judge
+        if judge is None or getattr(judge, "mode", None) == "pairwise":
             raise Refusal(
                 where="evaluation.judge",
-                found="null",
-                allowed="a function or a reward model",
+                found="null" if judge is None else "an endpoint that compares two answers",
+                allowed="a function, a reward model, or an endpoint with mode pointwise",
                 remedy="a frontier draws rewards: name who gives them",
             )
     except Refusal as refusal:

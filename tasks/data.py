@@ -8,6 +8,7 @@ from posttrain.pipeline.chain import Chain
 from posttrain.runtime import progress
 from posttrain.runtime.store import Built
 from schemas.data import CONTRACTS
+from tasks.check_tables import show_checks
 from tasks.stage import stage_task
 
 
@@ -19,7 +20,10 @@ def validate(chain: Chain, out: Path) -> Built:
 
     data = chain.recipe.data
     given = {name: chain.sources[name] for name in CONTRACTS if name in chain.sources}
-    metrics = check(given, data.checks, data.holdout, out)
+    try:
+        metrics = check(given, data.checks, data.holdout, out, chain.evaluation_sets)
+    finally:
+        show_checks(out / "summary.json")
     refuse_empty_splits(metrics)
     return Built(metrics, {name: f"{name}.parquet" for name in (*given, "quarantine")} | {"summary": "summary.json"})
 

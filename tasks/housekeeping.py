@@ -6,7 +6,7 @@ from pathlib import Path
 
 from posttrain.runtime.inventory import Key, report_places
 from schemas.errors import Refusal
-from tasks.models import address_of, versions_of
+from tasks.models import address_of, run_of, versions_of
 from tasks.open_runs import run_folder
 from tasks.tracking import DATABASE, connect, own_tracking
 from tasks.version_tags import KEY, place_of
@@ -34,7 +34,7 @@ def registered_places(root: Path, tracking: str | None) -> dict[Key, list[str]]:
             continue
         model = f"{version.name}/{version.version}"
         stage, key = place_of(version.tags, f"models:/{model}").parts
-        for place in dict.fromkeys([(stage, key), *_of_run(root, str(version.run_id))]):
+        for place in dict.fromkeys([(stage, key), *_of_run(root, run_of(version))]):
             found.setdefault(place, []).append(model)
     return found
 

@@ -14,7 +14,7 @@ from tasks.champion import Promotion
 from tasks.lineage import REGISTERED, results_behind, stages_of_run
 from tasks.registry import version_behind
 from tasks.tracking import DATABASE, connect, environment_uri, own_tracking
-from tasks.version_tags import KEY
+from tasks.version_tags import KEY, RUN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,7 +72,7 @@ def _side(model: str, root: Path, tracking: str | None, where: str) -> Side:
     walked, _ = results_behind(model, root, tracking)
     home, run_id = walked[-1][1], model
     if model.startswith(REGISTERED):
-        run_id = str(version_behind(model, address_of(root, tracking), root, where).run_id)
+        run_id = run_of(version_behind(model, address_of(root, tracking), root, where))
     place = next((each for each in stages_of_run(home, run_id, where) if each.parts[0] == "evaluate"), None)
     evaluated = read_result(home / place) if place else None
     if place is None or evaluated is None:
@@ -106,6 +106,11 @@ def versions_of(client: MlflowClient, name: str | None) -> list[ModelVersion]:
     return sorted(found, key=lambda version: (version.name, -int(version.version)))
 
 
+def run_of(version: ModelVersion) -> str:
+    """The run in the store that registered a version; MLflow's run has another id where MLflow was away when it began."""
+    return str(version.tags.get(RUN, version.run_id))
+
+
 def _pages(search: Any) -> list[Any]:
     found, token = [], None
     while True:
@@ -127,7 +132,7 @@ def _described(version: ModelVersion, aliases: dict[str, str], moves: list[turns
         "method": version.tags.get("method", ""),
         "registered": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         "gates": gates,
-        "run": version.run_id,
+        "run": run_of(version),
         "moves": [{"turn": move.number, "replaced": move.before or None, "because": move.why, "by": move.by} for move in mine],
     }
 

@@ -18,15 +18,19 @@ from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
 from tasks import champion, registry
+from tasks.availability import wait_for_answer
 from tasks.card_facts import facts_of
 from tasks.chains import chain_of
 from tasks.drift import measure_drift
 from tasks.reward_registry import register_reward
 from tasks.stage import Returned, as_state, find_or_build, stage_report
+from tasks.tracking import tracking_uri
 from tasks.turns import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+WAIT_SECONDS = 900.0  # that a registry may be away when a candidate is ready
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -39,6 +43,7 @@ def register(recipe: Recipe, store: str, run_id: str) -> Returned:
 def _registered(recipe: Recipe, store: str, run_id: str) -> StageReport:
     started = time.monotonic()
     chain = chain_of(recipe, store, run_id)
+    wait_for_answer(tracking_uri(recipe, chain.store.root), WAIT_SECONDS, "the registry")
     reward = register_reward(chain, run_id)
     gates = gates_of(recipe, chain.measured() | measure_drift(chain, registry.client_of(chain), run_id))
     if failed := [gate for gate in gates if not gate.passed]:

@@ -19,9 +19,9 @@ from schemas.secrets import without_credentials
 from tasks.champion import CHALLENGER
 from tasks.drift import profile_tag
 from tasks.signatures import EXAMPLE, chat_signature
-from tasks.tracking import DATABASE, connect, own_tracking, tracking_uri, written_uri
+from tasks.tracking import DATABASE, connect, own_tracking, parent_of, tracking_uri, written_uri
 from tasks.turns import CHAMPION
-from tasks.version_tags import ARTIFACT, KEY, SEAL, STORE, UNSEALED, cache_of, place_of
+from tasks.version_tags import ARTIFACT, KEY, RUN, SEAL, STORE, UNSEALED, cache_of, place_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -154,18 +154,18 @@ def log_version(
         return found
     for part in folders.values():
         refuse_unexpected(folder / part)
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):  # MLflow's advice, which undoes any filter
+    parent = parent_of(client, chain.recipe, chain.store.root, run_id)
+    with mlflow.start_run(run_id=parent), warnings.catch_warnings(record=True):  # MLflow's advice, which undoes any filter
         logged = mlflow.pyfunc.log_model(name="model", **consumer_of(folder, folders))
     card = folder / CARD
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    tags = (
-        version_tags(chain, key, gates) | profile_tag(chain) | {"artifacts": ", ".join(folders), "model_id": str(logged.model_id)}
-    )
+    about = {"artifacts": ", ".join(folders), "model_id": str(logged.model_id), RUN: run_id}
+    tags = version_tags(chain, key, gates) | profile_tag(chain) | about
     tags |= {f"{ARTIFACT}{part}": folder_digest(folder / path) for part, path in folders.items()}
-    client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
+    client.update_run(parent, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
     described = card.read_text(encoding="utf-8")[:DESCRIBED] if card.exists() else None
-    return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id, description=described)
+    return client.create_model_version(name, logged.model_uri, parent, tags=tags, model_id=logged.model_id, description=described)
 
 
 def consumer_of(folder: Path, folders: dict[str, str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from posttrain.runtime.writing import write_atomically
 from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
 from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
-from tasks import registry, tracking
+from tasks import registry, tracked_stages, tracking
 from tasks.drift import kept_drift
 from tasks.open_runs import run_folder
 
@@ -110,6 +110,7 @@ def publish(chain: Chain, report: RunReport) -> None:
     folders = stage_folders(chain, report.stages)
     write_report(chain.recipe, report, folders, report.report)
     write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
+    tracked_stages.log_all(chain, report.run_id)
     with tempfile.TemporaryDirectory() as scratch:
         public = write_report(chain.recipe, report, folders, Path(scratch), rows=False) if _private(chain) else None
         tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages, report.run_id), public)

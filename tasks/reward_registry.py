@@ -17,8 +17,9 @@ from posttrain.runtime.store import Stored
 from tasks.champion import CHALLENGER, champion_of
 from tasks.registry import client_of, find_version, pinned_requirements
 from tasks.signatures import ANSWERED, reward_signature
+from tasks.tracking import parent_of
 from tasks.turns import CHAMPION
-from tasks.version_tags import ARTIFACT, KEY, SEAL, STAGE, STORE, UNSEALED
+from tasks.version_tags import ARTIFACT, KEY, RUN, SEAL, STAGE, STORE, UNSEALED
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -49,7 +50,8 @@ def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
     from posttrain.checkpoints.parts import refuse_unexpected
 
     client = client_of(chain)
-    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id), warnings.catch_warnings(record=True):
+    parent = parent_of(client, chain.recipe, chain.store.root, run_id)
+    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=parent), warnings.catch_warnings(record=True):
         # recorded, MLflow's advice is not printed; it undoes any filter
         checkpoint = Path(scratch) / "checkpoint"  # MLflow names an artifact after its folder
         refuse_unexpected(stored.path("reward"))
@@ -64,10 +66,10 @@ def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
         )
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    client.update_run(run_id, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
+    client.update_run(parent, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
     digest = folder_digest(stored.path("reward"))
-    tags = reward_tags(chain, stored) | {"model_id": str(logged.model_id), f"{ARTIFACT}checkpoint": digest}
-    return client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id)
+    tags = reward_tags(chain, stored) | {"model_id": str(logged.model_id), RUN: run_id, f"{ARTIFACT}checkpoint": digest}
+    return client.create_model_version(name, logged.model_uri, parent, tags=tags, model_id=logged.model_id)
 
 
 def reward_tags(chain: Chain, stored: Stored) -> dict[str, str]:

@@ -18,7 +18,7 @@ from posttrain.runtime import progress, redaction
 from posttrain.runtime.store import Built, Stored
 from schemas.recipe import Recipe
 from schemas.results import StageReport
-from tasks import tracking
+from tasks import tracked_stages
 from tasks.chains import chain_of
 
 Build = Callable[[Chain, Path], Built]
@@ -53,11 +53,11 @@ def find_or_build(chain: Chain, run_id: str, stage: str, make: Callable[[Path], 
 
     def build(out: Path) -> Built:
         with progress.working(stage):
-            return tracking.tracked(chain, run_id, stage, lambda: make(out))
+            return tracked_stages.tracked(chain, run_id, stage, make, out)
 
     stored = chain.store.build(identity, build, WORK[stage].writes)
-    if not stored.reused or tracking.left_open(chain, run_id, stored):
-        tracking.log_stage(chain, run_id, stored)
+    if not stored.reused or tracked_stages.left_open(chain, run_id, stored):
+        tracked_stages.log_all(chain, run_id, stored)
     return stored
 
 

@@ -63,7 +63,7 @@ def take(client: MlflowClient, name: str, after: int, before: str, version: str,
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
-    tags = {"before": before, "version": version, "why": why[:500], "by": _user(), "rollback": "yes" if rollback else ""}
+    tags = {"before": before, "version": version, "why": why[:500], "by": this_user(), "rollback": "yes" if rollback else ""}
     try:
         client.create_experiment(f"{_entry(name, '')}{after + 1:06d}", tags=tags)
     except MlflowException as error:
@@ -84,7 +84,7 @@ def _set_alias(client: MlflowClient, name: str, turn: Turn) -> None:
         client.set_registered_model_alias(name, CHAMPION, last.version)
 
 
-def _user() -> str:
+def this_user() -> str:
     """Who runs this: by name, or by number in a container whose user has no name."""
     try:
         return getuser()

@@ -9,7 +9,7 @@ from posttrain.runtime.store import is_key
 from posttrain.runtime.trees import inside
 from schemas.errors import Refusal
 
-KEY, STAGE, STORE = "posttrain.key", "posttrain.stage", "posttrain.store"
+KEY, STAGE, STORE, RUN = "posttrain.key", "posttrain.stage", "posttrain.store", "posttrain.run"
 SEAL, ARTIFACT = "result.", "artifact."  # prefixes: of the seal of a stage's result, and of the digest of a logged folder
 UNSEALED = "unsealed"  # of a result that an older version wrote
 MAKERS = ("register", "reward")  # stages that register

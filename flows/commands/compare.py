@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.shared import HOME, Json, StoreOption, Tracking, prepare
+from flows.commands.shared import HOME, Json, StoreOption, Tracking, answer, prepare
 from flows.terminal import PlainConsole
 from schemas.addresses import opened
 
@@ -23,7 +23,7 @@ def compare(a: Model, b: Model, store: StoreOption = HOME, tracking: Tracking = 
 
     document = compare_models(a, b, root, opened(tracking, "--tracking-uri") if tracking else None)
     if as_json:
-        typer.echo(json.dumps(document, indent=1))
+        answer.give(json.dumps(document, indent=1))
     else:
         _show(document, PlainConsole())
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows.commands.shared import HOME, Json, StoreOption, Tracking, prepare
+from flows.commands.shared import HOME, Json, StoreOption, Tracking, answer, prepare
 from flows.terminal import PlainConsole
 from schemas.addresses import opened
 
@@ -25,7 +25,7 @@ def models(
 
     versions = registered(root, opened(tracking, "--tracking-uri") if tracking else None, name)
     if as_json:
-        typer.echo(json.dumps(versions, indent=1))
+        answer.give(json.dumps(versions, indent=1))
         return
     table = Table("version", "alias", "registered", "recipe", "method", "gates", "last move")
     for version in versions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.commands.shared import HOME, Json, Override, Recipe, StoreOption, console, prepare, stdout_kept_for_result
+from flows.commands.shared import HOME, Json, Override, Recipe, StoreOption, answer, console, prepare, stdout_kept_for_result
 from flows.console import show_report
 from flows.interrupt import watched
 from flows.terminal import PlainConsole
@@ -20,7 +20,7 @@ def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_
 
             report, error = run_inline(loaded, root)
         if as_json:
-            result.write(visible_json(report.model_dump_json(indent=1)) + "\n")
+            answer.give(visible_json(report.model_dump_json(indent=1)), result)
         else:
             show_report(report, PlainConsole(file=result))
     if error:

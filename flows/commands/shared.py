@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import yaml
@@ -18,6 +18,7 @@ from flows import defaults
 from flows.terminal import PlainConsole
 from posttrain.runtime.redaction import clean
 from posttrain.runtime.store import Store
+from schemas.errors import Refusal
 
 HOME = ".posttrain"
 
@@ -48,6 +49,41 @@ def console() -> Console:
     return PlainConsole(stderr=True)
 
 
+class Answer:
+    """The one JSON document that a command with `--json` prints: its result, or why there is none."""
+
+    def __init__(self) -> None:
+        self._given = False
+
+    def give(self, text: str, stream: TextIO | None = None) -> None:
+        """Print the document."""
+        self._given = True
+        typer.echo(text, file=stream)
+
+    def begin(self) -> None:
+        """A command starts."""
+        self._given = False
+
+    def refuse(self, error: BaseException, code: int) -> None:
+        """Print why there is no result, where a program waits for one and has none yet.
+
+        Args:
+            error: a refusal with its numbers, a gate's, or that of a command line, whose message is made by its library.
+            code: that the process ends with.
+        """
+        if "--json" in sys.argv[1:] and not self._given:
+            said = getattr(error, "format_message", error.__str__)()
+            parts, details = (error.parts, error.details) if isinstance(error, Refusal) else (_usage(said), {})
+            self.give(json.dumps({"status": "refused", "exit_code": code, "refused": parts, **details}, indent=1))
+
+
+def _usage(said: str) -> dict[str, str]:
+    return {"where": "command line", "found": clean(said), "allowed": "see --help", "remedy": "correct the command"}
+
+
+answer = Answer()
+
+
 @contextmanager
 def stdout_kept_for_result() -> Iterator[Any]:
     """Send everything that this process or its children print to stderr, and yield a stream on the real stdout."""
@@ -65,5 +101,7 @@ def stdout_kept_for_result() -> Iterator[Any]:
 
 def show(document: dict[str, Any], as_json: bool) -> None:
     """The same content for programs (JSON) and people (YAML)."""
-    text = json.dumps(document, indent=1) if as_json else clean(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
-    typer.echo(text.rstrip())
+    if as_json:
+        answer.give(json.dumps(document, indent=1))
+    else:
+        typer.echo(clean(yaml.safe_dump(document, sort_keys=False, allow_unicode=True)).rstrip())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.shared import HOME, Json, StoreOption, console, prepare, stdout_kept_for_result
+from flows.commands.shared import HOME, Json, StoreOption, answer, console, prepare, stdout_kept_for_result
 from flows.console import show_sweep
 from flows.interrupt import watched
 from flows.terminal import PlainConsole
@@ -29,6 +29,6 @@ def sweep(
 
             report = run_sweep(loaded, planned, root)
         if as_json:
-            result.write(visible_json(report.model_dump_json(indent=1)) + "\n")
+            answer.give(visible_json(report.model_dump_json(indent=1)), result)
         else:
             show_sweep(report, PlainConsole(file=result))

@@ -2,5 +2,5 @@
 
 Reading order: `sources`, `source_files`, `hub`, `readers`, `containers`; `messages`, `columns`, `shapes`, and its tables
 `pairs`, `comparisons`, `rankings` and `conversations`; `contract`, `validate`, `split`, `mixture`; `tokenizer`, `chat_templates`,
-`encode`, `turns`, `encode_pairs`, `packing`. The sample data: `samples`, `reviews`, `lexicon`, `noise`.
+`encode`, `turns`, `encode_pairs`, `packing`. The sample data: `samples`, `reviews`, `lexicon`, `noise`, `arithmetic`.
 """

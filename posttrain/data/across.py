@@ -28,7 +28,7 @@ class Across(Protocol):
 
 
 class Repeats:
-    """`duplicate`, `conflict` and `leaked_prompt`, in 17 bytes a row: two hashes and flags.
+    """`duplicate`, `conflict`, `leaked_prompt` and `duplicate_prompt`, in 17 bytes a row: two hashes and flags.
 
     64-bit hashes stand for texts: of 40 million rows two different ones fall together with a probability of 0.00004.
     So many rows take 680 MB, less than their partitions on disk would take of the page cache, and no second reading.
@@ -55,7 +55,12 @@ class Repeats:
             order = rows[np.lexsort((flags[rows], pairs[rows]))]
             duplicate[order] = ~_is_new(pairs[order]) & ~_is_new(flags[order])
             conflict[order] = _both_ways(pairs[order], flags[order])
-        return {"duplicate": duplicate, "conflict": conflict, "leaked_prompt": _leaked(keys, (flags & HELD) > 0)}
+        held = (flags & HELD) > 0
+        again = np.zeros(len(keys), np.bool_)
+        for rows in _parts(keys):
+            order = rows[np.lexsort((held[rows], keys[rows]))]
+            again[order] = ~_is_new(keys[order]) & ~_is_new(held[order].view(np.uint8))
+        return {"duplicate": duplicate, "conflict": conflict, "leaked_prompt": _leaked(keys, held), "duplicate_prompt": again}
 
 
 def _parts(hashes: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:

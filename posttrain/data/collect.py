@@ -82,7 +82,10 @@ class Collector:
     def _batches(self, file: SourceFile) -> Iterator[list[Row]]:
         """Rows of the file, under the names that shapes know."""
         meter, held, start = Meter(), list[Row](), 0
-        for row in read_rows(file, self._unreadable, keep_incomplete=self._keep, note=self._note, meter=meter):
+        known = self._kind.known(file.reading)
+        for row in read_rows(
+            file, self._unreadable, known=known, keep_incomplete=self._keep, note=self._note, meter=meter
+        ):  # fmt: skip
             held.append(row)
             if len(held) == CHUNK or meter.count - start > BYTES:
                 yield held

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from posttrain.data.split import DECLARED, assign, folded
+from schemas.checks import Adjustable
 
 Severity = Literal["warn", "drop", "fail"]
 
@@ -26,13 +29,30 @@ QUOTABLE: Final = 30  # characters from which a prompt inside its answer is no c
 class RowCheck:
     """A check of rows. Above `limit` (a field of Checks) the data set fails.
 
-    `hit` is an expression over `features`. Without one the hits are known when all rows have been seen: `across.py` finds them.
+    `hit` is an expression over `features`, or `find` a function of them. Without either an `Across` finds the hits, when all rows
+    have been seen.
     """
 
     name: str
     severity: Severity
     hit: pl.Expr | None = None
     limit: str | None = None
+    find: Callable[[pl.DataFrame], NDArray[np.bool_]] | None = None
+
+    @property
+    def kind(self) -> str:
+        """What a recipe calls it."""
+        return kind_of(self.name)
+
+
+_KINDS: Final[dict[str, str]] = {"length_auc": "length_bias"} | {
+    f"{base}_{part}": base for base in get_args(Adjustable) for part in ("prompt", *SIDES)
+}
+
+
+def kind_of(name: str) -> str:
+    """What a recipe calls a check: `marker` for `marker_chosen` and its like."""
+    return _KINDS.get(name, name)
 
 
 def features(table: pl.DataFrame, holdout: float) -> pl.DataFrame:
@@ -50,7 +70,7 @@ def features(table: pl.DataFrame, holdout: float) -> pl.DataFrame:
     extras = [_extras(c).alias(f"{c}_extra") for c in columns]
     blank = [_blank(c).alias(f"{c}_blank") for c in columns]
     question = _contents("prompt").list.last().alias("question")
-    keys = folded(table.select(_key()).to_series())
+    keys = folded(table.select(asked()).to_series())
     wide = table.rename({"split": "declared"}).with_columns(*contents, *extras, *roles, *blank, question, key=keys.hash())
     same = _sides_equal(wide, sides)
     wide = wide.with_columns(assign(wide["declared"], keys, holdout), same)
@@ -80,7 +100,7 @@ def _blank(column: str) -> pl.Expr:
     return (pl.col(column).list.len() == 0) | pl.col(column).list.eval(silent & ~calls).list.any()
 
 
-def _key() -> pl.Expr:
+def asked() -> pl.Expr:
     """The prompt's text without a leading system message: the same question stays on its side whatever the system message."""
     system = pl.col("prompt").list.first().struct.field("role") == "system"
     return _contents("prompt").list.slice(system.fill_null(False).cast(pl.Int64)).list.join(" ")
@@ -125,7 +145,7 @@ def _of_side(side: str) -> tuple[RowCheck, ...]:
         RowCheck(f"roles_{side}", "drop", ~roles.str.contains(ALTERNATING) & (pl.col(f"{side}_roles") != "")),
         RowCheck(f"template_token_{side}", "drop", pl.any_horizontal(each.str.contains(TEMPLATE_TOKEN) for each in both)),
         RowCheck(f"marker_{side}", "warn", pl.any_horizontal(each.str.contains(MARKER) for each in both)),
-        RowCheck(f"prompt_repeated_{side}", "warn", quoted),
+        RowCheck(f"prompt_repeated_{side}", "warn", quoted, "prompt_repeated_fail"),
     )
 
 
@@ -134,6 +154,7 @@ _OF_ALL: Final = (
     RowCheck("empty_prompt", "drop", pl.col("prompt_blank")),
     RowCheck("duplicate", "drop"),
     RowCheck("leaked_prompt", "drop"),
+    RowCheck("duplicate_prompt", "warn"),
     RowCheck("unknown_split", "warn", ~_KNOWN),
     # Kept as it is; a chat template that starts with the user alone refuses such rows, and encoding leaves them out.
     RowCheck("assistant_first", "warn", pl.col("prompt_roles").str.contains("^(?:system )?assistant user")),
@@ -164,4 +185,5 @@ PREFERENCE_CHECKS: Final = (
     _CONFLICT,
     RowCheck("reversed_scores", "drop", pl.col("score_chosen") < pl.col("score_rejected"), "reversed_scores_fail"),
     RowCheck("tied_scores", "drop", pl.col("score_chosen") == pl.col("score_rejected")),
+    RowCheck("fine_marks", "warn", pl.col("fine_chosen") < pl.col("fine_rejected")),
 )

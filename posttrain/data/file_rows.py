@@ -13,7 +13,7 @@ import orjson
 from posttrain.data.columns import CONTEXT, EMPTY, MEDIA, check_columns, prepared, refuse_unread, wrong_columns
 from posttrain.data.context import in_context
 from posttrain.data.messages import WrongType
-from posttrain.data.readers import BadRow, OnBad, Row
+from posttrain.data.readers import UNREAD, BadRow, OnBad, Row
 from posttrain.data.shapes import Record, Shape, Tally
 from schemas.errors import Refusal
 from schemas.reading import AS_READ, Reading
@@ -231,7 +231,7 @@ def unread_columns(row: dict[str, Any], names: Sequence[str]) -> str | None:
     Raises:
         WrongType: when they are nested too deeply to be kept.
     """
-    left = {name: row[name] for name in names if row[name] not in EMPTY}
+    left = {name: row[name] for name in names if row[name] is not UNREAD and row[name] not in EMPTY}
     if not left:
         return None
     try:

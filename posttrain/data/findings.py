@@ -10,10 +10,12 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from posttrain.data.contract import RowCheck, Severity
+from posttrain.data.contract import RowCheck, Severity, kind_of
+from posttrain.statistics.auc import area_of_counts
 from schemas.data import Checks
 
 EXAMPLES: Final = 3
+GOOD_AND_BAD: Final = (("chosen", "desirable"), ("rejected", "undesirable"))
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Finding:
     limit: float | None = None
     failed: bool = False
     examples: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What a recipe calls the check."""
+        return kind_of(self.check)
 
     def as_row(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -82,8 +89,9 @@ def finding(check: RowCheck, tally: Tallied, limits: Checks, rows_read: int) -> 
     """How a check of rows went."""
     count = tally.counts[check.name]
     share = count / max(rows_read, 1)
-    limit = getattr(limits, check.limit) if check.limit else None
-    failed = limit is not None and share > limit and check.name not in limits.waive
+    above = {str(name): value for name, value in limits.fail_above.items()}
+    limit = above.get(check.kind, getattr(limits, check.limit) if check.limit else None)
+    failed = limit is not None and share > limit and check.kind not in limits.waive
     return Finding(check.name, check.severity, count, share, limit, failed, tally.places(check.name))
 
 
@@ -100,11 +108,17 @@ class Lengths:
         """Rows with the length of each side in a column of its name."""
         self.rows += lengths.height
         for side, counts in self.counts.items():
-            for length, count in zip(*np.unique(lengths[side].to_numpy(), return_counts=True), strict=True):
+            for length, count in zip(*np.unique(lengths[side].drop_nulls().to_numpy(), return_counts=True), strict=True):
                 counts[int(length)] += int(count)
         if "rejected" in self.counts:
             self.longer += int((lengths["chosen"] > lengths["rejected"]).sum())
             self.tied += int((lengths["chosen"] == lengths["rejected"]).sum())
+
+    def findings(self, limits: Checks) -> list[Finding]:
+        """What lengths say of a data set whose rows have a better and a worse side."""
+        biased = [self.bias(limits)] if "rejected" in self.counts else []
+        known = any(each.failed for each in biased)
+        return [*biased, *filter(None, (self.told_apart(limits, known), self.one_label(limits)))]
 
     def bias(self, limits: Checks) -> Finding:
         """P(the chosen side is longer) in characters, a tie counting one half, so that equal lengths are no bias."""
@@ -112,6 +126,28 @@ class Lengths:
         if max(share, 1 - share) > limits.length_bias_fail and "length_bias" not in limits.waive:
             return Finding("length_bias", "fail", self.longer, share, limits.length_bias_fail, failed=True)
         return Finding("length_bias", "warn", self.longer, share, limits.length_bias_warn)
+
+    def told_apart(self, limits: Checks, known: bool = False) -> Finding | None:
+        """How well lengths alone tell good answers from bad ones: the area under the ROC curve; None where there are not both.
+
+        `known`: the data set fails by its lengths already.
+        """
+        good, bad = (self.counts.get(names[0], self.counts.get(names[1])) for names in GOOD_AND_BAD)
+        if not good or not bad:
+            return None
+        value = area_of_counts(good, bad)
+        count = sum(good.values()) + sum(bad.values())
+        if max(value, 1 - value) > limits.length_bias_fail and "length_bias" not in limits.waive and not known:
+            return Finding("length_auc", "fail", count, value, limits.length_bias_fail, failed=True)
+        return Finding("length_auc", "warn", count, value, limits.length_bias_warn)
+
+    def one_label(self, limits: Checks) -> Finding | None:
+        """Feedback of which all answers that are kept have one label: there is nothing to tell apart."""
+        if "desirable" not in self.counts or not self.rows:
+            return None
+        lacking = sum(not counts for counts in self.counts.values())
+        failed = bool(lacking) and "one_label" not in limits.waive
+        return Finding("one_label", "fail" if failed else "warn", lacking * self.rows, float(lacking), 0.0, failed)
 
     def histogram(self) -> dict[str, list[int]]:
         """Counts per side between `edges` (characters): 0, then doubling from 16 to above the longest."""

@@ -10,6 +10,7 @@ import polars as pl
 
 from posttrain.data import contract, conversations, feedback, preferences, prompts
 from posttrain.data.across import Across, Repeats
+from posttrain.data.columns import MEANINGFUL
 from posttrain.data.contract import RowCheck
 from posttrain.data.file_rows import FileRows, Hint
 from posttrain.data.readers import OnBad, Row
@@ -29,6 +30,11 @@ class Kind:
     carries: bool = False
     across: tuple[Callable[[], Across], ...] = (Repeats,)
     """What finds the hits of those checks that need all rows."""
+
+    def known(self, reading: Reading) -> frozenset[str]:
+        """Columns that its rows may be made of, by the names that they have in the file, and those that may not be left out."""
+        mapped = (name.split(".")[0] for name in reading.columns.values())
+        return frozenset(MEANINGFUL).union(mapped, *(shape.claims for shape in self.shapes))
 
     def rows_of(self, file: str, on_bad: OnBad, reading: Reading, tally: Tally) -> FileRows:
         """What makes records of the rows of a file."""

@@ -40,5 +40,5 @@ def refuse_left_out(
         found=f"{count:,} of {rows:,} training rows ({count / rows:.0%}) that {section} cannot encode{predicted} ({said})",
         allowed=f"at most {checks.max_drop_rate:.0%} (data.checks.max_drop_rate)",
         remedy=f"{remedy or f'raise {section}.max_length, set {section}.overlong=truncate'}, correct the rows, or waive it: "
-        "data.checks.waive: [max_drop_rate]",
+        "data.checks.waive: {max_drop_rate: REASON}",
     )

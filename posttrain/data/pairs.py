@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any, Final
 
 from posttrain.data.columns import EMPTY
@@ -18,6 +18,7 @@ SCORES: Final = {
 _NAMES: Final = frozenset(name for names in SCORES.values() for name in names)
 _NO_SCORES: Final = dict.fromkeys(("score_chosen", "score_rejected"))
 NO_INPUT: Final = frozenset({"", "noinput", "<noinput>", "n/a", "none", "nan"})  # Alpaca's words for an instruction without input
+LARGEST: Final = sys.float_info.max  # of a score; a whole number may be larger
 QUOTED: Final = 20  # characters from which a prompt at the start of both answers is no coincidence
 STRIPPED: Final = "the prompt was cut off the start of both answers of {count} pairs, which repeat it"
 
@@ -89,7 +90,7 @@ def score(row: dict[str, Any], *names: str) -> float | None:
             value = _number(value, name)
         if value is None or value != value:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
             raise WrongType(f"`{name}` is {kind(value)}, not a finite number")
         return float(value)
     return None

@@ -56,12 +56,11 @@ class Passes:
         """Judge rows in normal form by the checks of single rows, and keep them; gives their `features`."""
         wide = features(table, self._holdout)
         hits = wide.select(c.hit.fill_null(False).alias(c.name) for c in self._checks if c.hit is not None)
+        hits = hits.with_columns(pl.Series(c.name, c.find(wide), pl.Boolean) for c in self._checks if c.find is not None)
         for each in self._across:
             each.take(wide)
-        sides = [side for side in SIDES if side in table.columns]
-        more = wide.select(
-            pl.col("split").alias(SPLIT), *(pl.col(f"{side}_text").str.len_chars().alias(LENGTH + side) for side in sides)
-        )
+        lengths = [length.alias(LENGTH + side) for side, length in lengths_of(table.columns).items()]
+        more = wide.select(pl.col("split").alias(SPLIT), *lengths)
         bad = hits.select(pl.any_horizontal(pl.col(each for each in self._dropping if each in hits.columns))).to_series()
         self._bad += bad.to_numpy().tobytes()
         self._waiting.add(pl.concat([table, more, hits.rename(lambda name: HIT + name)], how="horizontal"))
@@ -106,6 +105,14 @@ def _quarantined(rows: pl.DataFrame, hits: pl.DataFrame) -> pl.DataFrame:
     return rows.select(pl.col("source").alias("file"), "row", values.alias("values")).with_columns(
         hits.select(reasons.alias("reasons")).to_series()
     )
+
+
+def lengths_of(columns: Sequence[str]) -> dict[str, pl.Expr]:
+    """Characters of each side of a row; of an answer with a label, those of the side that it is on, and null on the other."""
+    if "label" in columns:
+        length, good = pl.col("completion_text").str.len_chars(), pl.col("label")
+        return {"desirable": pl.when(good).then(length), "undesirable": pl.when(~good).then(length)}
+    return {side: pl.col(f"{side}_text").str.len_chars() for side in SIDES if side in columns}
 
 
 class Waiting:

@@ -24,6 +24,8 @@ COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "row": pl.Int64,
     "score_chosen": pl.Float64,
     "score_rejected": pl.Float64,
+    "fine_chosen": pl.Float64,
+    "fine_rejected": pl.Float64,
     "split": pl.String,
     "extra": pl.String,
 }

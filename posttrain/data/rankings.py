@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, cast
 
@@ -16,22 +19,36 @@ ANSWERS: Final = ("response", "answer", "text", "content", "output", "completion
 SKIPPED: Final = "{count} prompts have answers between the best and the worst, which are in no pair (ranking: adjacent uses them)"
 
 
-def ranked(prompt: object, answers: list[tuple[float, object]], ranking: str) -> list[Record]:
+@dataclass(frozen=True)
+class Marked:
+    """An answer with the mark that ranks it, and the mean of its marks by aspect where there are some."""
+
+    mark: float
+    said: object
+    fine: float | None = None
+
+
+def ranked(prompt: object, answers: list[Marked], ranking: str) -> list[Record]:
     """The pairs of answers with their marks, of which a higher one is better; equal marks are left to the contract.
 
     Args:
         prompt: what was asked.
-        answers: mark and answer of each.
+        answers: two or more.
         ranking: `best_worst` or `adjacent`, which pairs each with the next one that has a lower mark.
     """
-    best, worst = max(answers, key=lambda each: each[0]), min(answers, key=lambda each: each[0])
-    if ranking == "adjacent" and best[0] > worst[0]:
-        first = {mark: (mark, answer) for mark, answer in reversed(answers)}  # of equal marks the first stands for all
+    best, worst = max(answers, key=lambda each: each.mark), min(answers, key=lambda each: each.mark)
+    if ranking == "adjacent" and best.mark > worst.mark:
+        first = {each.mark: each for each in reversed(answers)}  # of equal marks the first stands for all
         chosen = list(pairwise(first[mark] for mark in sorted(first, reverse=True)))
     else:
         chosen = [(best, worst)]
     note = {"note": SKIPPED} if ranking == "best_worst" and len(answers) > 2 else {}
-    return [pair(prompt, good[1], bad[1]) | {"score_chosen": good[0], "score_rejected": bad[0]} | note for good, bad in chosen]
+    return [pair(prompt, good.said, bad.said) | _scored(good, bad) | note for good, bad in chosen]
+
+
+def _scored(good: Marked, bad: Marked) -> Record:
+    fine = {} if good.fine is None or bad.fine is None else {"fine_chosen": good.fine, "fine_rejected": bad.fine}
+    return {"score_chosen": good.mark, "score_rejected": bad.mark, **fine}
 
 
 def _listed(prompt: str, answers: str) -> Build:
@@ -41,7 +58,7 @@ def _listed(prompt: str, answers: str) -> Build:
         listed = row[answers]
         if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
             raise WrongType(f"`{answers}` is {kind(listed)}, not a list of objects with `response` and a score")
-        marked = [(mark, _answer(each)) for each in listed if (mark := _mark(each)) is not None]
+        marked = [Marked(mark, _answer(each), _fine(each)) for each in listed if (mark := _mark(each)) is not None]
         if len(marked) < 2:
             raise WrongType(f"`{answers}` has {len(marked)} answers with a score, not two or more")
         asked = instructed(row) if prompt == "instruction" else row[prompt]
@@ -53,6 +70,24 @@ def _listed(prompt: str, answers: str) -> Build:
 def _mark(each: dict[str, Any]) -> float | None:
     rank = score(each, "rank")
     return -rank if rank is not None else score(each, *MARKS)
+
+
+def _fine(each: dict[str, Any]) -> float | None:
+    """The mean of an answer's marks by aspect, as UltraFeedback has them: `annotations: {helpfulness: {Rating: "4"}, …}`."""
+    aspects = each.get("annotations")
+    found = [_rating(aspect) for aspect in aspects.values()] if isinstance(aspects, Mapping) else []
+    known = [mark for mark in found if mark is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _rating(aspect: object) -> float | None:
+    """Some say N/A."""
+    given = aspect.get("Rating") if isinstance(aspect, Mapping) else None
+    try:
+        mark = float(given) if isinstance(given, str | int | float) and not isinstance(given, bool) else math.nan
+    except ValueError:
+        return None
+    return mark if math.isfinite(mark) else None
 
 
 def _answer(each: dict[str, Any]) -> object:
@@ -69,17 +104,26 @@ def _columns(answers: str, marks: str, sign: int) -> Build:
         marked = [(score({marks: number}, marks), text) for number, text in zip(numbers, texts, strict=True)]
         if any(mark is None for mark, _ in marked):
             raise WrongType(f"`{marks}` has an answer without a number")
-        return ranked(row["prompt"], [(sign * cast(float, mark), text) for mark, text in marked], reading.ranking)
+        return ranked(row["prompt"], [Marked(sign * cast(float, mark), text) for mark, text in marked], reading.ranking)
 
     return build
 
 
 def _help_steer(row: dict[str, Any], reading: Reading) -> list[Record]:
     """Rows of one prompt, one after the other, each with a response and its marks: `helpfulness` decides."""
-    marked = [(mark, each["response"]) for each in row["rows"] if (mark := score(each, "helpfulness")) is not None]
+    marked = [
+        Marked(mark, each["response"], _mean(each, "correctness", "coherence"))
+        for each in row["rows"]
+        if (mark := score(each, "helpfulness")) is not None
+    ]
     if len(marked) < 2:
         raise WrongType("the prompt has one response with a mark, and a pair needs two", "unpaired")
     return ranked(row["prompt"], marked, reading.ranking)
+
+
+def _mean(row: dict[str, Any], *names: str) -> float | None:
+    found = [mark for name in names if (mark := score(row, name)) is not None]
+    return sum(found) / len(found) if found else None
 
 
 _LISTS: Final = "responses|answers|completions|candidates"

@@ -41,6 +41,7 @@ def read_rows(
     on_bad: OnBad,
     *,
     columns: frozenset[str] | None = None,
+    known: frozenset[str] = frozenset(),
     keep_incomplete: bool = False,
     note: OnNote = lambda sentence: None,
     meter: Meter | None = None,
@@ -54,6 +55,7 @@ def read_rows(
         file: what to read.
         on_bad: is given each row that cannot be read, for at most `MOST_BAD` rows.
         columns: of Parquet and Arrow files the columns to read; the others have the value `UNREAD`.
+        known: columns that are read of a Parquet or Arrow file with very many, where all are wanted.
         keep_incomplete: whether the rows before a break are read, instead of the file being refused.
         note: is given what a person should know about the file, a sentence each.
         meter: is told how much was read.
@@ -69,7 +71,7 @@ def read_rows(
         size = getattr(stream, "size", None)
         said = file.reading
         reading = Reading(
-            file.name, limited(file, on_bad), note, columns, keep_incomplete,
+            file.name, limited(file, on_bad), note, columns, known, keep_incomplete,
             extractor=said.extractor, page_seconds=said.page_seconds, size=size, meter=meter or Meter(),
         )  # fmt: skip
         try:

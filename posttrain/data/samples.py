@@ -6,6 +6,8 @@ field: null, or the label of what is wrong with it. The bytes are the same on ev
     corpus        {"id", "text", "noise"}: reviews of 4-10 sentences
     instructions  {"messages", "noise"}: a request, and a review of 2-4 sentences
     preferences   {"prompt", "chosen", "rejected", "noise"}: a request, two reviews, the chosen one has the higher reward
+
+`arithmetic.py` makes the others, whose answers are known: arithmetic_corpus, arithmetic_instructions and arithmetic_prompts.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ DIGESTS = {
     "corpus": "5db9a7484ba3cdb5faa531f2b0efb261e5ffbfe7899884d1690bd8f0a413c732",
     "instructions": "ba55c1bf0bf575bad0d02c097029ec55e57ee84676f564085bd12b31834d68b0",
     "preferences": "bae25d723ae505bb088cfa040be53b1759320393df0ae4a3c661c23793947c36",
-    "arithmetic_corpus": "2ec6555f8c83f2a24b9f312a0fd893f11f335ef1c389499da51d8ee541370dce",
-    "arithmetic_instructions": "431b62a00c37c62d38c95f3bc6f692917a8237225dc6640426a9b8e45d9fb189",
-    "arithmetic_prompts": "b4a88430788e447bad406f8f4f2bbb33343e2fc416ce82cd6fda1c363c5e1725",
+    "arithmetic_corpus": "c2e4504c6d2fd9fd75472e5cc3e9f6f57d22f6b6feabc7969b4b8f7b5f0f579b",
+    "arithmetic_instructions": "a69fea94cc99e9a0961c507c3ffe20540db6eacac94882fcd35c71b96d1010cc",
+    "arithmetic_prompts": "ef3ac86ad4e30a25bda0ebd4efec163f8d974b439179e62ca8d6b3a6316b8db2",
 }
 """SHA-256 of the samples: a cached file with other bytes is written again. A changed one needs a new VERSION."""
 

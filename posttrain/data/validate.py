@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,22 @@ from typing import Any, Final
 import pandera.polars as pa
 import polars as pl
 
+from posttrain.data.checks.contamination import evaluation_index
+from posttrain.data.checks.repairs import repaired
+from posttrain.data.checks.table import across_of, checks_of
 from posttrain.data.collect import Collector
-from posttrain.data.contract import SIDES, Severity
+from posttrain.data.contract import Severity
 from posttrain.data.findings import EXAMPLES, Finding, Lengths, Tallied, finding
 from posttrain.data.kinds import KINDS
 from posttrain.data.mixture import Mixture
-from posttrain.data.passes import Passes
+from posttrain.data.passes import Passes, lengths_of
 from posttrain.data.readers import BadRow
 from posttrain.data.sources import SourceFile
 from posttrain.data.table_file import TableFile
 from posttrain.data.verdict import Outcome, refuse_failures
 from posttrain.runtime.progress import current
 from posttrain.runtime.writing import replacing, write_atomically
+from posttrain.text.overlap import EvaluationIndex
 from schemas.conversations import Conversations
 from schemas.data import Checks
 from schemas.feedback import Feedback
@@ -50,7 +54,9 @@ CLEAN: Final[dict[str, type[pa.DataFrameModel]]] = {
 """The schema of what is left, by kind."""
 
 
-def validate(given: Mapping[str, list[SourceFile]], checks: Checks, holdout: float, out: Path) -> dict[str, float]:
+def validate(
+    given: Mapping[str, list[SourceFile]], checks: Checks, holdout: float, out: Path, against: Sequence[SourceFile] = ()
+) -> dict[str, float]:
     """Check the data sets that are given and write `NAME.parquet` for each, `quarantine.parquet` and `summary.json` into `out`.
 
     Rows stream through: what is held of each is 17 bytes (`across.Repeats`), and what waits for the others lies on disk.
@@ -60,6 +66,7 @@ def validate(given: Mapping[str, list[SourceFile]], checks: Checks, holdout: flo
         checks: thresholds of the recipe.
         holdout: part of the prompts, by hash, that goes to the split `holdout`.
         out: folder to write into; made when absent.
+        against: files of the evaluation sets of `checks.decontaminate`.
 
     Returns:
         Counts such as `preferences_kept`.
@@ -68,14 +75,15 @@ def validate(given: Mapping[str, list[SourceFile]], checks: Checks, holdout: flo
         Refusal: when a file cannot be read as what it should be; or, after everything was written, for all data sets that break
             a threshold or have no row left, in one.
     """
+    index = evaluation_index(against, "data.checks.decontaminate") if against else None
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         quarantine, *tables = (
             stack.enter_context(TableFile(stack.enter_context(replacing(out / f"{name}.parquet")), columns))
-            for name, columns in (("quarantine", QUARANTINE), *((name, KINDS[name].columns) for name in given))
+            for name, columns in (("quarantine", QUARANTINE), *((name, _clean_columns(name)) for name in given))
         )
         outcomes = {
-            name: examine(name, files, checks, holdout, out, clean, quarantine)
+            name: examine(name, files, checks, holdout, out, clean, quarantine, index)
             for (name, files), clean in zip(given.items(), tables, strict=True)
         }
     write_atomically(out / "summary.json", json.dumps({name: outcome.summary for name, outcome in outcomes.items()}, indent=1))
@@ -84,9 +92,16 @@ def validate(given: Mapping[str, list[SourceFile]], checks: Checks, holdout: flo
     return {f"{n}_{c}": float(o.summary[c]) for n, o in outcomes.items() for c in counts if c in o.summary}
 
 
+def _clean_columns(name: str) -> dict[str, pl.DataType | type[pl.DataType]]:
+    """Those of the normal form that the clean table promises."""
+    promised = CLEAN[name].to_schema().columns
+    return {column: kind for column, kind in KINDS[name].columns.items() if column in promised}
+
+
 def examine(
-    name: str, files: list[SourceFile], limits: Checks, holdout: float, folder: Path, clean: TableFile, quarantine: TableFile
-) -> Outcome:
+    name: str, files: list[SourceFile], limits: Checks, holdout: float, folder: Path, clean: TableFile, quarantine: TableFile,
+    index: EvaluationIndex | None = None,
+) -> Outcome:  # fmt: skip
     """Read one data set, judge it, and write its rows.
 
     Args:
@@ -97,6 +112,7 @@ def examine(
         folder: for rows that wait.
         clean: takes the rows that are kept.
         quarantine: takes the others.
+        index: of the evaluation sets that rows must not repeat.
 
     Raises:
         Refusal: when a file cannot be read as what it should be.
@@ -105,10 +121,11 @@ def examine(
     notes, bad = list[str](), _Unreadable(name, quarantine)
     before = quarantine.rows
     collector = Collector(kind, files, limits.incomplete == "keep", notes.append, bad.take)
-    passes = Passes(kind.checks, [each() for each in kind.across], holdout, folder)
+    checks, mended = checks_of(kind, limits, index), Tallied()
+    passes = Passes(checks, across_of(kind, limits, folder), holdout, folder)
     mixture = Mixture(files)
     for table in collector.tables():
-        mixture.take(passes.take(table))
+        mixture.take(passes.take(repaired(table, limits, mended)))
         bad.write()
     bad.write()
     written = _write(name, passes, mixture, clean, quarantine)
@@ -118,16 +135,18 @@ def examine(
     assert rows_in == rows_out, f"{name}: {rows_in} rows in, {rows_out} out"
     reasons = bad.tally
     findings = [Finding(code, "drop", n, n / rows_in, examples=reasons.places(code)) for code, n in reasons.counts.items()]
-    findings += [finding(check, written.hits, limits, rows_in) for check in kind.checks]
-    reasons.merge(written.hits, [check.name for check in kind.checks if check.severity == "drop"])
+    findings += [finding(check, written.hits, limits, rows_in) for check in checks]
+    reasons.merge(written.hits, [check.name for check in checks if check.severity == "drop"])
     findings += [_drop_rate(quarantined, reasons, limits, rows_in)]
-    findings += [written.lengths.bias(limits)] if "rejected" in written.lengths.counts else []
+    findings += written.lengths.findings(limits)
     _warn_waived(name, findings, limits)
     notes += [f"data.{name}: {sentence}" for sentence in collector.tally.sentences()]
     for note in notes:
         current().note(note)
     summary = _summary(rows_in, clean.rows, quarantined, written, findings) | mixture.summary | collector.tally.as_json(rows_in)
     summary |= {"notices": notes} if notes else {}
+    summary |= {"waived": dict(limits.waive)} if limits.waive else {}
+    summary |= {"repaired": {each: {"rows": n, "examples": list(mended.places(each))} for each, n in mended.counts.items()}}
     return Outcome(clean.rows, reasons, summary, tuple(each for each in findings if each.failed))
 
 
@@ -165,7 +184,7 @@ class _Written:
 
 def _write(name: str, passes: Passes, mixture: Mixture, clean: TableFile, quarantine: TableFile) -> _Written:
     """Write what is kept and what is not, and count both."""
-    seen = _Written(Tallied(), Lengths([side for side in SIDES if side in KINDS[name].columns]))
+    seen = _Written(Tallied(), Lengths([*lengths_of([*KINDS[name].columns])]))
     schema = CLEAN[name].to_schema()
     for part in passes.decided(mixture.drawn):
         kept = schema.validate(part.clean, lazy=True)
@@ -200,6 +219,7 @@ def _summary(rows_in: int, kept: int, quarantined: int, written: _Written, findi
 
 
 def _warn_waived(name: str, findings: list[Finding], limits: Checks) -> None:
+    reasons = {str(check): reason for check, reason in limits.waive.items()}
     for each in findings:
-        if each.check in limits.waive and each.limit is not None and each.share > each.limit:
-            log.warning("%s: %s is %.2f%%, waived by the recipe", name, each.check, 100 * each.share)
+        if each.kind in reasons and each.limit is not None and each.share > each.limit:
+            log.warning("%s: %s is %.2f%%, waived: %s", name, each.check, 100 * each.share, reasons[each.kind])

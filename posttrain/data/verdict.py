@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from posttrain.data.checks.explain import ABOUT
 from posttrain.data.findings import Finding, Tallied
-from schemas.data import CONTRACTS
+from schemas.data import CONTRACTS, Checks
 from schemas.errors import Refusal
 
 FAULTS: Final = {
@@ -16,6 +17,8 @@ FAULTS: Final = {
     "conflict": "rows that contradict another row (A>B and B>A, or one answer with both labels)",
     "reversed_scores": "pairs whose scores contradict the label",
     "length_bias": "of pairs with the longer answer chosen (ties count half)",
+    "length_auc": "of an answer's being good is told by its length alone (area under the ROC curve)",
+    "one_label": "of the labels are the same",
     "max_drop_rate": "rows dropped",
 }
 
@@ -43,13 +46,14 @@ def refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
     ]
     found += [_described(name, finding, outcomes[name].quarantined) for name, finding in failures]
     allowed = [f"at least one clean row in data.{name}" for name in empty]
-    allowed += [f"data.checks.{_field(f)} = {f.limit:g}" for _, f in failures]
-    waivable = ", ".join(dict.fromkeys(f.check for _, f in failures))
+    allowed += [_allowed(f) for _, f in failures]
+    waivable = ", ".join(dict.fromkeys(f"{f.kind}: REASON" for _, f in failures))
     remedy = f"see {out / 'quarantine.parquet'} and correct the rows" + (
-        f"; or set data.checks.waive: [{waivable}]" if waivable and not empty else ""
+        f"; or set data.checks.waive: {{{waivable}}}" if waivable and not empty else ""
     )
+    details = {"out": str(out), **{name: outcome.summary for name, outcome in outcomes.items()}}
     where = ", ".join(dict.fromkeys(f"data.{name}" for name in [*empty, *(name for name, _ in failures)]))
-    raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy)
+    raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy, details=details)
 
 
 def _because(reasons: Tallied) -> str:
@@ -57,15 +61,23 @@ def _because(reasons: Tallied) -> str:
     return f": {said}" if (said := reasons.said()) else ""
 
 
-def _field(finding: Finding) -> str:
-    return finding.check if finding.check == "max_drop_rate" else f"{finding.check}_fail"
+def _allowed(finding: Finding) -> str:
+    """The threshold that a data set is above, by its field."""
+    if finding.check == "one_label":
+        return "answers of both labels"
+    own = f"{finding.kind}_fail"
+    field = (
+        finding.kind if finding.kind == "max_drop_rate" else own if own in Checks.model_fields else f"fail_above.{finding.kind}"
+    )
+    return f"data.checks.{field} = {finding.limit:g}"
 
 
 def _described(name: str, finding: Finding, reasons: Tallied) -> str:
     examples = f" (such as {', '.join(finding.examples)})" if finding.examples else ""
     if finding.check == "max_drop_rate":
         examples = _because(reasons)
-    return f"{finding.share:.2%} {FAULTS[finding.check]} in data.{name}{examples}"
+    fault = FAULTS.get(finding.check) or f"rows with {ABOUT[finding.kind].finds} ({finding.check})"
+    return f"{finding.share:.2%} {fault} in data.{name}{examples}"
 
 
 def refuse_empty_splits(counts: Mapping[str, float]) -> None:

@@ -60,7 +60,7 @@ def filter_corpus(
     out.mkdir(parents=True, exist_ok=True)
     _remove_results(out)
     given.check(filtering)
-    digests = tuple(origin.digest for origin in given.origins(filtering, out))
+    digests = tuple(origin.digest for origin in given.origins(filtering, work_folder(out) / "given"))
     plan = Plan(tuple(files), filtering, holdout, work_folder(out), threads, digests)
     plan.take_up()
     try:

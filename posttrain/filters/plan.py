@@ -78,7 +78,7 @@ class Plan:
 
     def identity(self) -> str:
         """Digest of all that decides the pieces: the files as they are now, and the rules."""
-        files = [(file.name, file.url, *state(file.url)) for file in self.files]
+        files = [(file.name, file.url, file.split, *state(file.url)) for file in self.files]
         told = json.dumps([VERSION, files, self.given, self.holdout, self.filtering.document()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 

@@ -127,7 +127,7 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
         "number": pa.array(numbers),
         "fingerprint": pa.array(prints, pa.binary(16)),
         "bands": pa.nulls(len(prints), pa.list_(pa.uint64())) if hashes is None else _lists(hashes),
-        "split": _split(texts, forms, folded.lowered, plan.holdout).to_arrow(),
+        "split": _split(texts, forms, folded.lowered, plan.holdout, plan.files[file].split).to_arrow(),
         "original": _where(original, changed(original, texts)),
     }
     return Annotated(
@@ -156,8 +156,11 @@ def _words(folded: Folded, plan: Plan) -> NDArray[np.int64]:
     return total
 
 
-def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float) -> pl.Series:
-    """Train or holdout, by `holdout_mask`: that folds by lower-casing, which need not be done where it gives what is there."""
+def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float, declared: str | None) -> pl.Series:
+    """Train or holdout as the file's name says, else by `holdout_mask`: that folds by lower-casing, which need not be done where
+    it gives what is there."""
+    if declared is not None:
+        return pl.repeat(declared, len(forms), dtype=pl.String, eager=True)
     held = held_out(pl.Series(forms, dtype=pl.Binary), share).to_numpy().copy()
     other = np.flatnonzero(lowered == 0)
     held[other] = holdout_mask(pl.Series([texts.text(at) for at in other.tolist()], dtype=pl.String), share).to_numpy()

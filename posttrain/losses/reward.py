@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 
-def bradley_terry(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tensor:
+def bradley_terry(chosen: Tensor, rejected: Tensor, margin: float | Tensor = 0.0) -> Tensor:
     """-log sigmoid(r_c - r_r - m): the negative log-likelihood that chosen wins (arXiv 2203.02155 equation 1).
 
     Args:
         chosen: [B] rewards of the chosen responses.
         rejected: [B] rewards of the rejected ones.
-        margin: m of arXiv 2307.09288 equation 2, the margin by which chosen should win.
+        margin: m of arXiv 2307.09288 equation 2, the margin by which chosen should win; of all pairs, or [B] of each.
 
     Returns:
         [B] losses in fp32.

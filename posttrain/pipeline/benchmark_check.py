@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 from pathlib import Path
@@ -79,6 +80,12 @@ def folder_of(benchmark: Benchmark) -> Path:
 
 def manager_of(benchmark: Benchmark) -> Any:
     """The catalogue of lm-eval, with the tasks of a folder that may run code."""
+    return _catalogue(str(folder_of(benchmark)) if benchmark.folder else None)
+
+
+@functools.lru_cache(maxsize=4)
+def _catalogue(folder: str | None) -> Any:
+    """Reading the thousands of files of the catalogue takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=str(folder_of(benchmark)) if benchmark.folder else None)
+    return TaskManager(include_path=folder)

@@ -94,6 +94,20 @@ class Chain:
         wanted = {"corpus": "filter" in self.recipe.stages, **dict.fromkeys(CONTRACTS, True)}
         return {name: self.files(name) for name, used in wanted.items() if used and getattr(self.recipe.data, name) is not None}
 
+    @functools.cached_property
+    def evaluation_sets(self) -> list[SourceFile]:
+        """The files of `data.checks.decontaminate`."""
+        given = self.recipe.data.checks.decontaminate
+        return [] if given is None else resolve(given, "data.checks.decontaminate", self.store.root / "cache")
+
+    def evaluation_origins(self) -> tuple[Origin, ...]:
+        """The same by content."""
+        given = self.recipe.data.checks.decontaminate
+        if given is None:
+            return ()
+        place = without_credentials(", ".join(addresses(given)))
+        return (Origin(name="data.checks.decontaminate", digest=source_digest(self.evaluation_sets), location=place),)
+
     @functools.cache  # noqa: B019  # a chain lives as long as its run
     def source_origin(self, source: str) -> Origin:
         """A data source by content."""

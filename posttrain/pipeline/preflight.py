@@ -15,20 +15,16 @@ import polars as pl
 from posttrain.data.sources import SAMPLE_SCHEME, SAMPLES, SourceFile
 from posttrain.models.policy import adapter_beside, folder_policy, source_policy
 from posttrain.models.shards import refuse_outside_shards
-from posttrain.pipeline.benchmark_check import check_benchmarks
 from posttrain.pipeline.chain import Chain
+from posttrain.pipeline.evaluation_check import check_evaluation
 from posttrain.pipeline.export_check import check_export
 from posttrain.pipeline.reward_check import check_reward
 from posttrain.pipeline.vocabulary_check import check_vocabulary
 from posttrain.rewards.functions import load_function
-from posttrain.rewards.judge import load_judge
-from posttrain.runtime.endpoint_address import check_endpoint
 from posttrain.runtime.trees import inside
 from posttrain.runtime.writing import write_atomically
-from posttrain.text import language
 from schemas.data import CONTRACTS
 from schemas.errors import Refusal
-from schemas.judge import EndpointJudge, FunctionJudge
 from schemas.model import GgufModel, LocalModel, Model, ScratchModel
 from schemas.peft import LoRA, Peft
 from schemas.ppo import PPO, FunctionReward, RegistryReward
@@ -79,14 +75,7 @@ def _check_names(recipe: Recipe) -> None:
         check_model(recipe.reward.model, "reward.model")
     if recipe.placement == "inline":  # else the device is that of another machine, which checks it: see `machine_check.py`
         check_device(recipe)
-    if isinstance(recipe.evaluation.judge, FunctionJudge):
-        load_judge(recipe.evaluation.judge)
-    if isinstance(recipe.evaluation.judge, EndpointJudge) and recipe.placement == "inline":
-        check_endpoint(recipe.evaluation.judge, "evaluation.judge")
-    if recipe.evaluation.gates.drift_languages and recipe.placement == "inline":
-        language.require("evaluation.gates.drift_languages")
-    if recipe.evaluation.benchmarks and recipe.placement == "inline":
-        check_benchmarks(recipe)
+    check_evaluation(recipe)
 
 
 def _check_models(chain: Chain) -> None:
@@ -154,7 +143,7 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
 
     data = chain.recipe.data
     try:
-        counts = validate(given, data.checks, data.holdout, out)
+        counts = validate(given, data.checks, data.holdout, out, chain.evaluation_sets)
         refuse_empty_splits(counts)
         return counts
     except Refusal as refusal:

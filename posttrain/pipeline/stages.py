@@ -50,7 +50,8 @@ class StageWork:
 
 def _checks(recipe: Recipe, stage: str) -> Fields:
     # A file that breaks off is refused, and leaves no result, unless the recipe keeps what stands before the break.
-    unsaid = {"incomplete"} if recipe.data.checks.incomplete == "refuse" else set()
+    # Evaluation sets are inputs by content.
+    unsaid = {"decontaminate", *(("incomplete",) if recipe.data.checks.incomplete == "refuse" else ())}
     return {"checks": recipe.data.checks.model_dump(mode="json", exclude=unsaid), "holdout": recipe.data.holdout}
 
 
@@ -117,7 +118,7 @@ def _contracts(chain: Chain) -> list[str]:
 
 
 def _tables(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    return tuple(chain.source_origin(name) for name in _contracts(chain))
+    return (*(chain.source_origin(name) for name in _contracts(chain)), *chain.evaluation_origins())
 
 
 def _corpus(chain: Chain, stage: str) -> tuple[Origin, ...]:

@@ -73,7 +73,16 @@ def course(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     iterations = sorted({row["iteration"] for row in rows})
     last = max(1, MOMENTS - 1)
     chosen = {iterations[i * (len(iterations) - 1) // last] for i in range(MOMENTS)} if iterations else set()
-    return [{**row, **{name: _cut(row[name]) for name in ("prompt", "response")}} for row in rows if row["iteration"] in chosen]
+    return [
+        {**row, "prompt": _cut(row["prompt"]), "response": _cut(row["response"]), "read": _read(row)}
+        for row in rows
+        if row["iteration"] in chosen
+    ]
+
+
+def _read(row: dict[str, Any]) -> str:
+    """What each reward says that it read from the response."""
+    return _cut("; ".join(f"{name}: {read}" for name, read in row.get("extracted", {}).items() if read is not None))
 
 
 def _sample(row: dict[str, Any], names: list[str]) -> Sample:

@@ -1,4 +1,5 @@
 """Reward models, reward functions and judges: whatever turns a prompt and a response into a number.
 
-Reading order: `sources` (what PPO maximises), `functions`, `model`, `scorer`, `checkpoint`, `encoder`; `judge` for evaluation.
+Reading order: `sources` (what PPO maximises), `functions`, `pool`, `verifiable`, `code`, `sandbox`; `model`, `scorer`,
+`checkpoint`, `encoder`; `judge` for evaluation.
 """

@@ -79,7 +79,9 @@ class ModelJudge:
         """
         given = zip(prompts, responses, strict=True)
         questions = [score_question(prompt, response, self.spec.criteria, self.spec.scale) for prompt, response in given]
-        return self._verdicts(questions, lambda text: score_verdict(text, self.spec.scale), on_rows)
+        scores = self._verdicts(questions, lambda text: score_verdict(text, self.spec.scale), on_rows)
+        on_rows(len(scores))
+        return scores
 
     def numbers(self) -> dict[str, Estimate]:
         """Questions, those without a verdict by reason, and how often both orders of a pair name the same winner."""

@@ -1,27 +1,35 @@
 """Rewards from a Python function of the user: whatever it does wrong is refused with its name and the prompt that showed it.
 
 The function takes (prompts, responses) or (prompts, responses, rows). It gives for each response a number, None where it does not
-apply, or a `Verdict` with what it read the number from. `rewarded_rows` of `rows.py` says what is in a row.
+apply, or a `Verdict` with what it read the number from. `sample_rows` of `rows.py` says what is in a row. It is called in this
+process, or in some of its own, each with a part of the responses.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.rewards.calls import Rows, in_time, said, takes_rows
 from posttrain.runtime.permissions import refuse_function
+from posttrain.runtime.progress import current
 from schemas.errors import Refusal
+
+if TYPE_CHECKING:
+    from posttrain.rewards.pool import Pool
 
 REMEDY = "mend the reward function and run again; finished stages and checkpoints are kept"
 LARGEST = 3.4028234e38  # of fp32, in which PPO adds rewards up: one beyond it would be infinite there
 SHOWN = 80  # characters of a prompt in a message
 EACH = "one per response: a number, None where the function does not apply, or a Verdict"
+FINITE = f"finite numbers of at most {LARGEST:.1e}, in fp32"
 
 
 class Verdict(NamedTuple):
@@ -32,15 +40,27 @@ class Verdict(NamedTuple):
     extracted: str | None = None
     """What the reward was read from, for people: the number that was found in the response, say."""
     failed: bool = False
-    """Whether the function raised, or was not back in time, with this response alone."""
+    """Whether the function failed with this response: it raised, died, hung, or gave no finite number."""
+
+
+class _Failed(Exception):
+    """The function did not work for one response, or for all of them together where `index` is None."""
+
+    def __init__(self, found: str, allowed: str, index: int | None) -> None:
+        super().__init__(found)
+        self.allowed, self.index = allowed, index
+
+
+class TooMany(_Failed):
+    """More responses failed than may."""
 
 
 @dataclass(frozen=True)
 class RewardFunction:
     """A function of the user, checked on every call.
 
-    A call raises Refusal when the function raises, takes too long, or gives the wrong number of rewards or one that is not finite
-    in fp32. It names the index of the prompt that was to blame.
+    A call raises Refusal when the function raises, dies, takes too long, or gives the wrong number of rewards or one that is not
+    finite in fp32, for more responses than the share `max_failed`. It names the index of the first prompt that was to blame.
     """
 
     function: Callable[..., Sequence[Any]]
@@ -49,59 +69,111 @@ class RewardFunction:
     timeout: float | None
     max_failed: float
     with_rows: bool
+    pool: Pool | None = None
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], rows: Rows | None = None) -> list[float | None]:
         """The reward of each response, None where the function does not apply."""
         return [verdict.reward for verdict in self.verdicts(prompts, responses, rows)]
 
     def verdicts(self, prompts: Sequence[str], responses: Sequence[str], rows: Rows | None = None) -> list[Verdict]:
-        """What the function says of each response; at most the share `max_failed` of them may fail, each asked for alone."""
+        """What the function says of each response, all in one call, or as many as there are processes; failures as it allows."""
         rows = rows if rows is not None else [{} for _ in responses]
+        call = _Call(self, prompts, responses, rows, int(self.max_failed * len(prompts) + 1e-9))
         try:
-            found = [_verdict(each) for each in self._ask(prompts, responses, rows, self.timeout)]
-        except (Exception, SystemExit) as error:  # a `sys.exit(0)` of the user's would end the run as if it were done
-            found = self._one_by_one(prompts, responses, rows, error)
-        if len(found) != len(responses):
-            told = f"{len(found)} rewards for {len(responses)} responses (prompts 0 to {len(prompts) - 1})"
-            raise self._bad(told, "one reward per response")
-        for index, verdict in enumerate(found):
-            if verdict.reward is not None and not abs(verdict.reward) <= LARGEST:
-                told = f"{verdict.reward}{_at(prompts, index)}"
-                raise self._bad(told, f"finite numbers of at most {LARGEST:.1e}, in fp32")
+            found = call.all()
+        except _Failed as failure:
+            more = f"; {len(call.failed)} responses failed, {self.max_failed:.0%} may" if self.max_failed else ""
+            told = f"{failure}{_at(prompts, failure.index)}{more}"
+            raise Refusal(
+                where=f"{self.field} ({self.name})", found=told, allowed=failure.allowed, remedy=REMEDY
+            ) from failure.__cause__
+        if call.failed:
+            first = min(call.failed)
+            told = f"failed for {len(call.failed)} of {len(prompts)} responses: {call.failed[first]}{_at(prompts, first)}"
+            current().note(f"{self.field} ({self.name}): {told}")
         return found
 
-    def _ask(self, prompts: Sequence[str], responses: Sequence[str], rows: Rows, timeout: float | None) -> list[Any]:
-        given = (prompts, responses, rows) if self.with_rows else (prompts, responses)
-        return in_time(lambda: self.function(*given), timeout)
 
-    def _one_by_one(self, prompts: Sequence[str], responses: Sequence[str], rows: Rows, error: BaseException) -> list[Verdict]:
-        """Every response alone, as far as some may fail; else up to the first that fails, which is named.
+@dataclass
+class _Call:
+    """One call with many responses; what fails is found by asking for each response alone."""
+
+    of: RewardFunction
+    prompts: Sequence[str]
+    responses: Sequence[str]
+    rows: Rows
+    allowed: int
+
+    def __post_init__(self) -> None:
+        self.failed: dict[int, str] = {}
+
+    def all(self) -> list[Verdict]:
+        """The verdicts, in order."""
+        whole = range(len(self.responses))
+        if self.of.pool is None or not whole:
+            return self.part(whole)
+        size = -(-len(whole) // len(self.of.pool.workers))
+        parts = [whole[start : start + size] for start in range(0, len(whole), size)]
+        with ThreadPoolExecutor(len(parts), thread_name_prefix="reward") as threads:
+            return list(itertools.chain.from_iterable(threads.map(self.part, parts)))
+
+    def part(self, rows: range) -> list[Verdict]:
+        """Of some responses, together where that works."""
+        try:
+            found = self.ask(rows, self.of.timeout)
+        except (Exception, SystemExit) as error:  # a `sys.exit(0)` of the user's would end the run as if it were done
+            return self.one_by_one(rows, said(error), error)
+        if len(found) != len(rows):
+            told = f"{len(found)} rewards for {len(rows)} responses"
+            raise _Failed(told, "one reward per response", None)
+        return [self.checked(row, verdict) for row, verdict in zip(rows, found, strict=True)]
+
+    def one_by_one(self, rows: range, together: str, error: BaseException) -> list[Verdict]:
+        """Every response alone, as far as some may fail."""
+        each = None if self.of.timeout is None else self.of.timeout / len(self.prompts)
+        found, before = list[Verdict](), len(self.failed)
+        for row in rows:
+            try:
+                (verdict,) = self.ask(range(row, row + 1), each)
+            except (Exception, SystemExit) as alone:
+                found.append(self.fail(row, together if len(rows) == 1 or not self.allowed else said(alone), EACH, error))
+            else:
+                found.append(self.checked(row, verdict))
+        if len(self.failed) == before:
+            raise _Failed(together, EACH, None) from error
+        return found
+
+    def ask(self, rows: range, timeout: float | None) -> list[Verdict]:
+        """Call the function with some of the responses."""
+        part = slice(rows.start, rows.stop)
+        given = (self.prompts[part], self.responses[part], *((self.rows[part],) if self.of.with_rows else ()))
+        if self.of.pool is None:
+            return [as_verdict(verdict) for verdict in in_time(lambda: self.of.function(*given), timeout)]
+        asked = (*given, None)[:3]
+        return [Verdict(*verdict) for verdict in self.of.pool.ask(asked, len(rows), timeout if timeout is not None else 1e9)]
+
+    def checked(self, row: int, verdict: Verdict) -> Verdict:
+        """The verdict, which has a number that PPO can use, or none."""
+        if verdict.reward is None or abs(verdict.reward) <= LARGEST:
+            return verdict
+        return self.fail(row, str(verdict.reward), FINITE)
+
+    def fail(self, row: int, found: str, allowed: str, error: BaseException | None = None) -> Verdict:
+        """Count a failure.
 
         Raises:
-            Refusal: when too many fail, or when each alone does not and all together do.
+            TooMany: once there are more than may be.
         """
-        each = None if self.timeout is None else self.timeout / len(prompts)
-        found: list[Verdict] = []
-        failed: list[int] = []
-        for index, (prompt, response, row) in enumerate(zip(prompts, responses, rows, strict=True)):
-            try:
-                (verdict,) = map(_verdict, self._ask([prompt], [response], [row], each))
-            except (Exception, SystemExit):  # what it was is known: asked is for which prompt
-                failed.append(index)
-                verdict = Verdict(None, failed=True)
-                if len(failed) > self.max_failed * len(prompts):
-                    break
-            found.append(verdict)
-        if failed and len(failed) <= self.max_failed * len(prompts):
-            return found
-        more = f"; {len(failed)} responses failed, {self.max_failed:.0%} may" if self.max_failed else ""
-        raise self._bad(f"{said(error)}{_at(prompts, failed[0] if failed else None)}{more}", EACH) from error
-
-    def _bad(self, found: str, allowed: str) -> Refusal:
-        return Refusal(where=f"{self.field} ({self.name})", found=found, allowed=allowed, remedy=REMEDY)
+        self.failed[row] = found
+        if len(self.failed) > self.allowed:
+            first = min(self.failed)
+            raise TooMany(self.failed[first], allowed, first) from error
+        return Verdict(None, found[:SHOWN], failed=True)
 
 
-def load_function(name: str, field: str, timeout: float | None = None, max_failed: float = 0.0) -> RewardFunction:
+def load_function(
+    name: str, field: str, timeout: float | None = None, max_failed: float = 0.0, workers: int = 0, memory: int = 0
+) -> RewardFunction:
     """The function that `module:function` means, checked on every call.
 
     A function that has an attribute `check` is asked by it first whether it can work on this machine.
@@ -111,12 +183,14 @@ def load_function(name: str, field: str, timeout: float | None = None, max_faile
         field: the recipe's field, for refusals.
         timeout: seconds that a call may take; None waits for ever.
         max_failed: share of a call's responses with which the function may fail; they count as ones that it does not apply to.
+        workers: processes that share a call's responses; 0 calls in this one, where a call that hangs cannot be ended.
+        memory: bytes of address space that each of them may take; 0 is no limit.
 
     Raises:
         Refusal: when module or function does not exist, may not be imported on this machine, or takes other arguments; and what
             its own check raises.
     """
-    function = _imported(name, field)
+    function = import_function(name, field)
     try:
         with_rows = takes_rows(function)
     except TypeError as error:
@@ -129,7 +203,15 @@ def load_function(name: str, field: str, timeout: float | None = None, max_faile
     check: Callable[[], None] | None = getattr(function, "check", None)
     if check is not None:
         check()
-    return RewardFunction(function, name, field, timeout, max_failed, with_rows)
+    return RewardFunction(function, name, field, timeout, max_failed, with_rows, _pool(name, field, workers, memory))
+
+
+def _pool(name: str, field: str, workers: int, memory: int) -> Pool | None:
+    if not workers:
+        return None
+    from posttrain.rewards.pool import Pool, Worker
+
+    return Pool([Worker(name, field, memory) for _ in range(workers)])
 
 
 @contextmanager
@@ -143,7 +225,12 @@ def modules_of_user() -> Iterator[None]:
         del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]  # the last one
 
 
-def _imported(name: str, field: str) -> Callable[..., Sequence[Any]]:
+def import_function(name: str, field: str) -> Callable[..., Sequence[Any]]:
+    """What `module:function` names.
+
+    Raises:
+        Refusal: when it does not exist, or may not be imported on this machine.
+    """
     refuse_function(name, field)
     module, _, attribute = name.partition(":")
     try:
@@ -158,7 +245,12 @@ def _imported(name: str, field: str) -> Callable[..., Sequence[Any]]:
     return function
 
 
-def _verdict(given: Any) -> Verdict:
+def as_verdict(given: Any) -> Verdict:
+    """What a function gave for one response.
+
+    Raises:
+        TypeError, ValueError: when it is no number.
+    """
     if isinstance(given, Verdict):
         return Verdict(None if given.reward is None else float(given.reward), given.extracted)
     return Verdict(None if given is None else float(given))

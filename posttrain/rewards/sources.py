@@ -141,7 +141,8 @@ def _numbers(rewards: Tensor) -> Tensor:
 
 
 def _function(source: FunctionReward, field: str) -> Source:
-    function = load_function(source.name, field, source.timeout_seconds, source.max_failed)
+    memory = int((source.memory_gb or 0) * 1e9)
+    function = load_function(source.name, field, source.timeout_seconds, source.max_failed, source.workers, memory)
 
     def call(answered: Answered) -> Said:
         questions = [str(conversation[-1]["content"]) for conversation in answered.conversations]

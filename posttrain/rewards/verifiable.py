@@ -6,6 +6,7 @@ one as `posttrain.rewards.verifiable:number`; other columns and limits take a fu
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -22,6 +23,8 @@ ANNOUNCED: Final = re.compile(r"(?:####|\banswer\s*(?:is\s*:?|:|=))\s*(.+)", re.
 NUMBER: Final = re.compile(
     r"(?<![\w.])[-+\u2212]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?(%)?"
 )
+_SYMBOL: Final = r"[A-Za-zµμΩ°]{1,16}"  # short, and with exponents of one digit: what a model writes is parsed
+QUANTITY: Final = re.compile(rf"{NUMBER.pattern}(?:\s*({_SYMBOL}(?:[/*·^]-?(?:{_SYMBOL}|\d(?!\d))){{0,6}}))?")
 CHOICE: Final = re.compile(r"(?<![A-Za-z0-9'])\(?([A-Z])\)?(?![A-Za-z0-9'])")
 FENCED: Final = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 Check = Callable[[str, Mapping[str, Any]], Verdict]
@@ -59,6 +62,28 @@ def number(
         near = math.isclose(read[0], expected[0], rel_tol=float(row.get("tolerance") or tolerance), abs_tol=1e-12)
         unit = normalised(str(row.get("unit") or ""))
         return _scored(near and _unit_follows(normalised(read[1]), unit), f"{read[0]:g}{f' {unit}' if unit else ''}")
+
+    return _each(check, responses, rows, column)
+
+
+def quantity(
+    prompts: Sequence[str], responses: Sequence[str], rows: Rows, column: str = "answer", tolerance: float = 1e-6
+) -> list[Verdict]:
+    """Whether the last number with its unit is the row's in any unit of its dimension, by `pint`: 1.5 km is 1500 m.
+
+    The row's answer has its unit (`1500 m`), or there is a column `unit`; `tolerance` is as of `number`.
+    """
+
+    def check(response: str, row: Mapping[str, Any]) -> Verdict:
+        expected, read = (_last_quantity(text) for text in (str(row[column]), final_answer(response)))
+        if expected is None:
+            return Verdict(None)
+        if read is None:
+            return _scored(False, None)
+        value = _in_unit(*read, str(row.get("unit") or expected[1]))
+        within = float(row.get("tolerance") or tolerance)
+        near = value is not None and math.isclose(value, expected[0], rel_tol=within, abs_tol=1e-12)
+        return _scored(near, f"{read[0]:g} {read[1]}".strip())
 
     return _each(check, responses, rows, column)
 
@@ -146,6 +171,7 @@ def _needs(module: str, package: str, extra: str) -> Callable[[], None]:
     return check
 
 
+quantity.check = _needs("pint", "pint", "verifiable")  # type: ignore[attr-defined]
 json_schema.check = _needs("jsonschema", "jsonschema", "verifiable")  # type: ignore[attr-defined]
 math_equal.check = _needs("math_verify", "math-verify", "verifiable")  # type: ignore[attr-defined]
 
@@ -174,6 +200,34 @@ def last_number(text: str) -> tuple[float, str] | None:
     except ZeroDivisionError:
         return None
     return (value / 100 if matches[-1][1] else value), text[matches[-1].end() :]
+
+
+def _last_quantity(text: str) -> tuple[float, str] | None:
+    """The last number that is no exponent of a unit, and its unit."""
+    found = list(QUANTITY.finditer(text))
+    number = last_number(found[-1][0][: found[-1].start(2) - found[-1].start() if found[-1][2] else None]) if found else None
+    return (number[0], found[-1][2] or "") if number else None
+
+
+def _in_unit(value: float, said: str, unit: str) -> float | None:
+    """A value in another unit; None where it has none, or one of another dimension."""
+    if said == unit:
+        return value
+    import pint
+
+    try:
+        converted: float = _units().Quantity(value, said).to(unit).magnitude
+    except (pint.PintError, ValueError, TypeError, AttributeError, OverflowError):
+        return None
+    return converted
+
+
+@functools.cache
+def _units() -> Any:
+    """pint's registry takes a second to be made."""
+    import pint
+
+    return pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
 
 
 def _unit_follows(rest: str, unit: str) -> bool:

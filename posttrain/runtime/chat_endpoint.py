@@ -10,12 +10,12 @@ import asyncio
 import hashlib
 import json
 import random
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
@@ -33,6 +33,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a question is asked aga
 GIVE_UP = 16  # questions in a row that the server did not answer, after which no more are asked
 PASSING = frozenset({408, 409, 425, 429})  # statuses that may be others when asked again, as are all from 500
 OF_ALL = {401: "its key", 403: "its key", 404: "its address, and the name of the model"}  # statuses that are no question's fault
+LEAVING = 10.0  # seconds for connections to close
+T = TypeVar("T")
 BUDGET = "max_calls is used up"
 
 
@@ -69,7 +71,8 @@ class ChatEndpoint:
         self.spec, self.field, self.cache = spec, field, cache
         self.url = f"{opened_url(spec, field)}/chat/completions"
         key = opened_key(spec, field)
-        self.headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        own = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        self.headers = own | ({"Authorization": f"Bearer {key}"} if key else {})
         self.counts: Counter[str] = Counter()
         """Requests sent (`calls`), answers of the cache (`cached`), and questions by what came of them (`failed`, `budget`)."""
         self._in_a_row = 0  # questions that failed since the last one that was answered
@@ -101,11 +104,8 @@ class ChatEndpoint:
         on_replies(len(replies))
         open_ones = {name: messages for name, messages in zip(names, questions, strict=True) if name not in replies}
         if open_ones:
-            with ThreadPoolExecutor(1) as thread:  # the caller's thread may have an event loop of its own
-                new = thread.submit(
-                    asyncio.run, self._all(open_ones, lambda done: on_replies(len(replies) + done), keep)
-                ).result()
-            replies |= new
+            known = len(replies)
+            replies |= _in_a_thread(self._all(open_ones, lambda done: on_replies(known + done), keep))
         return [replies[name] for name in names]
 
     async def _all(
@@ -163,11 +163,12 @@ class ChatEndpoint:
 
     async def _request(self, client: httpx.AsyncClient, messages: Messages) -> str:
         """The answer's text, from one request."""
-        async with client.stream("POST", self.url, json=self._body(messages)) as response:
-            body = await _limited(response)
+        body = json.dumps(self._body(messages)).encode()  # of ASCII: httpx would not encode half a surrogate pair
+        async with client.stream("POST", self.url, content=body) as response:
+            answer = await _limited(response)
         if response.is_success:
-            return without_credentials(_text(body))
-        said = f"status {response.status_code}: {body[:SHOWN].decode(errors='replace')}"
+            return without_credentials(_text(answer))
+        said = f"status {response.status_code}: {answer[:SHOWN].decode(errors='replace')}"
         if response.is_redirect:
             raise self._refused(f"a redirect to {response.headers.get('location', 'nowhere')[:SHOWN]}", "the address it leads to")
         if response.status_code in OF_ALL:
@@ -208,6 +209,28 @@ class ChatEndpoint:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps({"question": name, "answer": text}))
+
+
+def _in_a_thread(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives, from an event loop in a thread: the caller's may have one of its own. An interruption ends it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="chat-endpoint", daemon=True)
+    thread.start()
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    finally:
+        future.cancel()
+        asyncio.run_coroutine_threadsafe(_settled(), loop).result(LEAVING)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(LEAVING)
+        loop.close()
+
+
+async def _settled() -> None:
+    """Wait for what was cancelled: connections are closed on the way."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _limited(response: httpx.Response) -> bytes:

@@ -8,6 +8,7 @@ import re
 import socket
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic_core import PydanticCustomError
 
 from schemas.addresses import opened
@@ -26,6 +27,11 @@ def opened_url(spec: Endpoint, field: str) -> str:
     url = opened(spec.url, f"{field}.url")
     try:
         refuse_address(url, spec.allow_http)
+        _ = httpx.URL(url).host
+    except (httpx.InvalidURL, UnicodeError) as error:  # a host that no name server could be asked for
+        raise Refusal(
+            where=f"{field}.url", found=f"{spec.url} ({error})", allowed="the address of a server", remedy="correct the host"
+        ) from None
     except PydanticCustomError as error:
         parts = dict(error.context or {})
         found = parts["found"] if url == spec.url else f"{spec.url}, which stands for {url}"

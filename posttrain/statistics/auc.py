@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,16 @@ def placements(scores: Array, others: Array) -> Array:
 def area(scores: Array, others: Array) -> float:
     """P(a score is above one of the others), ties counting half (Mann-Whitney); 0.5 where there is none of either."""
     return float(placements(scores, others).mean()) if len(scores) and len(others) else 0.5
+
+
+def area_of_counts(high: Mapping[int, int], low: Mapping[int, int]) -> float:
+    """The same of numbers that come so many times: number → count, neither empty."""
+    values, weights = np.array(sorted(low), np.int64), np.array([low[value] for value in sorted(low)], np.float64)
+    behind = np.concatenate([[0.0], np.cumsum(weights)])
+    given = np.array([*high], np.int64)
+    below, not_above = (behind[np.searchsorted(values, given, side)] for side in ("left", "right"))
+    counts = np.array([*high.values()], np.float64)
+    return float(((below + not_above) / 2 * counts).sum() / counts.sum() / behind[-1])
 
 
 def auc(scores: Sequence[float], positive: Sequence[bool], groups: Sequence[int] | None = None) -> Estimate | None:

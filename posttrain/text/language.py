@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,11 @@ from schemas.errors import Refusal
 UNKNOWN: Final = "und"
 """ISO 639 says so of an undetermined language; here it is that of a text without a letter."""
 SURE: Final = 0.9
-LENGTHS: Final = (200, 800, 3200)
-"""Characters that are looked at, more where the score is below SURE: .989 of texts are told right by 200, nearly all by 800."""
+LENGTHS: Final = (200, 800)
+"""Characters from the first letter that are looked at, the more where the score is below SURE. On documents that mix prose and
+code 3,200 characters tell another language in 1.4 of 1,000 cases, at a third of the speed."""
 _DIGEST: Final = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"  # so that all machines decide alike
+_LETTER: Final = re.compile(r"[^\W\d_]")
 _PREFIX: Final = len("__label__")
 
 
@@ -37,16 +40,14 @@ def identify(text: str) -> Language:
     Raises:
         Refusal: when the extra `text` is not installed.
     """
-    model, text = _model(), text.lstrip()
-    found = Language(UNKNOWN, 0.0)
+    model, begin = _model(), _LETTER.search(text)
+    if not begin:
+        return Language(UNKNOWN, 0.0)
     for length in LENGTHS:
-        some = " ".join(text[:length].split())
-        if not any(map(str.isalpha, some)):
-            some = ""
-        if some:
-            labels, scores = model.predict(some.lower() if some.isupper() else some)
-            found = Language(labels[0][_PREFIX:], min(float(scores[0]), 1.0))
-        if found.score >= SURE or len(text) <= length:
+        some = " ".join(text[begin.start() : begin.start() + length].split())
+        labels, scores = model.predict(some.lower() if some.isupper() else some)
+        found = Language(labels[0][_PREFIX:], min(float(scores[0]), 1.0))
+        if found.score >= SURE or len(text) <= begin.start() + length:
             break
     return found
 

@@ -131,6 +131,11 @@ def _candidates(numbers: Places, fetch: Fetch, bands: int, rows: int) -> Iterato
             yield number, np.unique(_shingles(folded, at_text)), own
 
 
+def shingles_of(folded: Folded) -> list[NDArray[np.uint64]]:
+    """64-bit hashes of the 5-grams of each text, in its order."""
+    return [_shingles(folded, at) for at in range(len(folded.starts))]
+
+
 def _shingles(folded: Folded, at: int) -> NDArray[np.uint64]:
     """64-bit hashes of the 5-grams of one text."""
     data, start, end = folded.data, folded.starts[at], folded.ends[at]

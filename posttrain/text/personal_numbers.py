@@ -38,7 +38,7 @@ _TRUNK = re.compile(_OPEN + rb"\(?0\d{1,5}\)?(?:" + _BETWEEN + rb"|[ ]?/[ ]?){0,
 _ANY = re.compile(rb"(?<![\w.])[(]?\d(?:" + _GAP + rb"\d){5,14}(?!\d)")
 _CUE = re.compile(
     rb"(?:\b(?:tele?(?:phone|fon|f)?|t\xc3\xa9l(?:\xc3\xa9phone|\xc3\xa9fono)?|phones?|mobile|mob|cell(?:phone)?|fax|hotline|whatsapp|sms"
-    rb"|call(?:ing|s)?|dial(?:ing)?|ph|ring|reach|handy|m\xc3\xb3vil|celular|portable|rufnummer|text)\b"
+    rb"|call(?:ing|s)?|dial(?:ing)?|ph|reach[ ](?:me|us|him|her|them)|handy|m\xc3\xb3vil|celular|portable|rufnummer)\b"
     rb"|\xe2\x98\x8e|\xf0\x9f\x93[\x9e\xb1]|\xe7\x94\xb5\xe8\xaf\x9d|\xe9\x9b\xbb\xe8\xa9\xb1|\xd1\x82\xd0\xb5\xd0\xbb)"
     rb"(?:[\s:.,()#=*'\"\[-]|\b(?:numbers?|num|no|nr|is|at|on|me|us|him|her|them|the|office|line|direct|toll|free|support|now|today|back|please"
     rb"|our|my|your|or|home|work|and|via|under|desk|extension|by|sales|unter|au|al)\b){0,12}$",
@@ -193,7 +193,8 @@ def _at_home(written: str, cued: bool) -> bool:
 
 
 def _cued(written: str, cued: bool) -> bool:
-    return cued and 7 <= sum(map(str.isdigit, written)) <= 15
+    digits = "".join(filter(str.isdigit, written))
+    return cued and 7 <= len(digits) <= 15 and not digits.endswith("0000")  # calls, and not how many
 
 
 @lru_cache(maxsize=4096)

@@ -24,6 +24,9 @@ _PASSWORD = re.compile(rb"://([^\s/:@]{1,64}:[^\s/@]{1,128})$")
 _USER_OF_ADDRESS = re.compile(rb"://[^\s/:@]{0,64}$")
 _IPV6 = re.compile(rb"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?:%\w{1,15})?(?![\w:])")
 
+# What a shortened address begins with: the space that is given out (RFC 4291, 4193), or an IPv4 address inside (RFC 4291, 6052).
+_UNICAST = re.compile(rb"[23][0-9a-f]{3}:|f[cdef][0-9a-f]{2}:|(?:0{0,4}:)*:ffff:|64:ff9b:", re.I)
+
 # Letters of an IBAN by country (the registry of SWIFT, ISO 13616).
 _IBAN: Final = {
     country[:2]: int(country[2:])
@@ -87,7 +90,7 @@ def _is_mail(local: bytes, top: bytes, behind: bytes, before: bytes) -> bool:
 
 
 def colons(text: bytes, at: int) -> Iterator[Finding]:
-    """An address of IPv6; the loopback and unspecified ones are nobody's, and `a::b` is a name in C++."""
+    """An address of IPv6; the loopback and unspecified ones are nobody's, `a::b` is a name in C++, `1::2` a slice in Python."""
     match = _IPV6.match(text, at)
     if not match:
         return
@@ -95,8 +98,9 @@ def colons(text: bytes, at: int) -> Iterator[Finding]:
         address = ipaddress.IPv6Address(match[0].decode())
     except ValueError:
         return
-    written_out = match[0].count(b":") > 2 or any(each in b"0123456789" for each in match[0])
-    if written_out and not (address.is_loopback or address.is_unspecified or address.is_multicast):
+    if (_UNICAST.match(match[0]) or match[0].count(b"::") == 0) and not (
+        address.is_loopback or address.is_unspecified or address.is_multicast
+    ):
         yield "ip", match.start(), match.end()
 
 

@@ -27,6 +27,17 @@ def by_rows(rows: int, batch_size: int, epochs: int, seed: int) -> Plan:
     return plan
 
 
+def by_tokens_with_tail(lengths: Sequence[int], tail: int, batch_tokens: int, tokens: int, seed: int) -> Plan:
+    """As `by_tokens`, but the last `tail` rows are read after all others, for their share of the tokens: annealing data."""
+    if not tail:
+        return by_tokens(lengths, batch_tokens, tokens, seed)
+    first = len(lengths) - tail
+    at_end = round(tokens * sum(lengths[first:]) / max(sum(lengths), 1))
+    main = by_tokens(lengths[:first], batch_tokens, tokens - at_end, seed)
+    last = ([first + row for row in step] for step in by_tokens(lengths[first:], batch_tokens, at_end, seed))
+    return [step for step in (*main, *last) if step]
+
+
 def by_tokens(lengths: Sequence[int], batch_tokens: int, tokens: int, seed: int) -> Plan:
     """Steps of about `batch_tokens` tokens until `tokens` were seen, repeating the rows as needed."""
     plan: Plan = [[]]

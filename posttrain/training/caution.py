@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from posttrain.data.sources import SAMPLE_SCHEME
 from schemas.data import SOURCES
-from schemas.judge import FunctionJudge
-from schemas.recipe import Recipe
+from schemas.judge import EndpointJudge, FunctionJudge
+from schemas.recipe import Recipe, policies
 from schemas.results import Metrics
 from schemas.sources import addresses
 
@@ -25,7 +25,7 @@ TOY_JUDGE = "posttrain.data.samples:sentiment"
 
 def of_recipe(recipe: Recipe) -> tuple[str, ...]:
     """What is seen before the run."""
-    return (*_toy_judge(recipe), *_other_temperature(recipe))
+    return (*_toy_judge(recipe), *_other_temperature(recipe), *_short_budget(recipe))
 
 
 def _other_temperature(recipe: Recipe) -> tuple[str, ...]:
@@ -36,6 +36,19 @@ def _other_temperature(recipe: Recipe) -> tuple[str, ...]:
     return (
         f"evaluation.temperature: {judged:g}, while alignment optimises answers at temperature {trained:g}; give both the same",
     )
+
+
+def _short_budget(recipe: Recipe) -> tuple[str, ...]:
+    """A language model as judge is asked about every prompt, in both orders where it compares two."""
+    judge, spec = recipe.evaluation.judge, recipe.evaluation
+    if not isinstance(judge, EndpointJudge):
+        return ()
+    known = policies(recipe)
+    times = 2 * (len(known) - 1) if judge.mode == "pairwise" else len(known)
+    asked = spec.prompts * spec.samples * times + (2 * judge.pairs if recipe.data.preferences is not None else 0)
+    if asked <= judge.max_calls:
+        return ()
+    return (f"evaluation.judge.max_calls: {judge.max_calls:,}, and up to {asked:,} questions: some prompts will not be judged",)
 
 
 def _toy_judge(recipe: Recipe) -> tuple[str, ...]:

@@ -166,7 +166,8 @@ class BradleyTerry:
     """The reward model's loss, mean over pairs. Each example has the branches (chosen, rejected)."""
 
     examples: Sequence[Example]
-    margin: float = 0.0
+    margin: float | Tensor = 0.0
+    """By which chosen should win: of all pairs, or [pairs] of each, in fp32."""
 
     def units(self, rows: Sequence[int]) -> int:
         """Pairs."""
@@ -176,7 +177,8 @@ class BradleyTerry:
         """The loss, how often and by how much chosen wins, and the rewards of both sides, summed over pairs."""
         chosen, rejected = scores.per_branch().view(len(rows), 2).unbind(1)
         rewards = {"reward_chosen": chosen.detach().sum(), "reward_rejected": rejected.detach().sum()}
-        return bradley_terry(chosen, rejected, self.margin).sum(), {**_ranking((chosen - rejected).detach()), **rewards}
+        margin = self.margin[list(rows)].to(chosen.device) if isinstance(self.margin, Tensor) else self.margin
+        return bradley_terry(chosen, rejected, margin).sum(), {**_ranking((chosen - rejected).detach()), **rewards}
 
 
 def with_balance(loss: Tensor, scores: TokenScores, units: int) -> tuple[Tensor, Sums]:

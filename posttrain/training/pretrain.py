@@ -16,7 +16,7 @@ from posttrain.peft.wrap import wrap
 from posttrain.runtime.device import resolve_device
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.store import Built
-from posttrain.training.batches import by_tokens
+from posttrain.training.batches import by_tokens_with_tail
 from posttrain.training.dropout import set_dropout
 from posttrain.training.fit import VALIDATION_EXAMPLES, fit_policy, new_job, new_scorer, ready
 from posttrain.training.objectives import LanguageModelling
@@ -34,7 +34,8 @@ def pretrain(request: StageRequest, spec: Pretrain, documents: pl.DataFrame) -> 
     An encoder-decoder reads the first part of a piece and predicts the rest.
     """
     seed, everything = request.recipe.seed, Full(method="full")
-    train_texts = documents.filter(split="train")["text"].to_list()
+    main, tail = phases(documents.filter(split="train"))
+    train_texts = main + tail
     source, device = request.recipe.model, resolve_device(request.recipe.compute)
     if isinstance(source, ScratchModel):
         request.progress.note(f"training a tokenizer of {source.vocab_size:,} tokens on {len(train_texts):,} documents")
@@ -48,7 +49,8 @@ def pretrain(request: StageRequest, spec: Pretrain, documents: pl.DataFrame) -> 
     encode = functools.partial(
         encode_documents, tokenizer=tokenizer, context=spec.context, encoder_decoder=model.config.is_encoder_decoder
     )
-    examples = encode(train_texts)
+    examples, annealing = encode(main), encode(tail)
+    examples += annealing
     rest = documents.filter(split="holdout")
     held_out, chosen = held_out_pieces(rest, VALIDATION_EXAMPLES, encode)
     record_validation(request.out, request.progress, chosen, rest, held_out)
@@ -62,6 +64,16 @@ def pretrain(request: StageRequest, spec: Pretrain, documents: pl.DataFrame) -> 
     scorer = new_scorer(request, wrap(model, everything, seed, "pretrain.peft", tokenizer))
     layout = ready(scorer, everything, examples)
     objective = LanguageModelling(examples, z_loss=spec.z_loss)
-    plan = by_tokens([e.length for e in examples], spec.batch_tokens, spec.tokens, seed)
+    plan = by_tokens_with_tail([e.length for e in examples], len(annealing), spec.batch_tokens, spec.tokens, seed)
     job = new_job(request, spec, scorer, objective, plan, validation=LanguageModelling(held_out) if held_out else None)
     return fit_policy(request, job, layout, everything, tokenizer)
+
+
+def phases(documents: pl.DataFrame) -> tuple[list[str], list[str]]:
+    """The texts that are read first, and those that a mixture of the filter keeps for the end (`filters.mixture.ANNEAL`)."""
+    last = (
+        documents["phase"].eq_missing("anneal")
+        if "phase" in documents.columns
+        else pl.repeat(False, documents.height, eager=True)
+    )
+    return documents.filter(~last)["text"].to_list(), documents.filter(last)["text"].to_list()

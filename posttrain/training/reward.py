@@ -75,13 +75,14 @@ def reward(request: StageRequest, spec: RewardTraining, pairs: pl.DataFrame) -> 
     without_dropout(start.model)
     spec = settled("reward", spec, spec.peft, lambda: parameter_count(start.model))
     rows = pairs.filter(split="train")
-    examples = start.read(kept_examples(request, rows, start.encode(rows)))
+    encoded = start.encode(rows)
+    examples = start.read(kept_examples(request, rows, encoded))
     held_out, unseen = _held_out(start, pairs)
     model = with_score(start.model, spec.peft, request.recipe.seed, "reward.peft", start.tokenizer, start.new)
     device, types = resolve_device(request.recipe.compute), marks_responses(start.tokenizer)
     scorer = RewardScorer(model, device, resolve_dtype(request.recipe.compute), token_types=types).eval()
     layout = use_fastest_layout(scorer, examples)
-    objective = BradleyTerry(examples, spec.margin)
+    objective = BradleyTerry(examples, margins(spec, _read_rows(rows, encoded)))
     validation = _validation(request, spec, held_out, unseen) if held_out else None
     plan = by_rows(len(examples), spec.batch_size, spec.epochs, request.recipe.seed)
     named = functools.partial(places, request, pairs)
@@ -101,8 +102,20 @@ def _held_out(start: Start, pairs: pl.DataFrame) -> tuple[list[Example], pl.Data
     """The held-out pairs that can be read, and their rows."""
     rows = pairs.filter(split="holdout")
     encoded = start.encode(rows)
+    return start.read(encoded.examples), _read_rows(rows, encoded)
+
+
+def _read_rows(rows: pl.DataFrame, encoded: Encoded) -> pl.DataFrame:
+    """Those that became examples, in the order of these."""
     left_out = {row for row, _ in encoded.left_out}
-    return start.read(encoded.examples), rows[[row for row in range(len(rows)) if row not in left_out]]
+    return rows[[row for row in range(len(rows)) if row not in left_out]]
+
+
+def margins(spec: RewardTraining, rows: pl.DataFrame) -> Tensor:
+    """[rows] by how much chosen should win: the same for all, and more the further the scores of a pair are apart."""
+    apart = (rows["score_chosen"] - rows["score_rejected"]).fill_null(0.0) if "score_chosen" in rows.columns else None
+    graded = torch.zeros(len(rows)) if apart is None else torch.from_numpy(apart.to_numpy().astype(np.float32).copy())
+    return spec.margin + spec.margin_per_score * graded
 
 
 def _chosen(rows: pl.DataFrame, count: int) -> list[int]:
@@ -114,7 +127,7 @@ def _validation(request: StageRequest, spec: RewardTraining, held_out: Sequence[
     chosen = _chosen(rows, VALIDATION_EXAMPLES)
     examples = [held_out[row] for row in chosen]
     record_validation(request.out, request.progress, rows[chosen], rows, examples)
-    return BradleyTerry(examples, spec.margin)
+    return BradleyTerry(examples, margins(spec, rows[chosen]))
 
 
 def _start(request: StageRequest, spec: RewardTraining) -> Start:

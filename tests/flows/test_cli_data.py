@@ -56,8 +56,9 @@ def test_validate_writes_to_the_folder_validated_unless_told(call):
     Path("p.jsonl").write_text('{"prompt": "a?", "chosen": "b", "rejected": "c"}\n')
     done = call("validate", "p.jsonl")
     assert done.code == 0, done.err
-    assert yaml.safe_load(done.out)["preferences"]["rows_in"] == 1
-    assert {path.name for path in Path("validated").iterdir()} == {"preferences.parquet", "quarantine.parquet", "summary.json"}
+    assert "preferences: 1 of 1 rows kept" in done.out
+    written = {"preferences.parquet", "quarantine.parquet", "summary.json", "report.html"}
+    assert {path.name for path in Path("validated").iterdir()} == written
 
 
 def test_validate_keeps_its_output_when_it_refuses(call):
@@ -67,10 +68,63 @@ def test_validate_keeps_its_output_when_it_refuses(call):
     )
     done = call("validate", "p.jsonl", "--out", "checked", "--json")
     assert done.code == 2
-    assert done.out == ""
+    document = json.loads(done.out)
+    assert (document["status"], document["exit_code"], document["refused"]["where"]) == ("refused", 2, "data.preferences")
+    assert "50.00% rows dropped in data.preferences: identical (1 row, such as p.jsonl:1)" in document["refused"]["found"]
+    assert (document["preferences"]["rows_in"], document["preferences"]["kept"]) == (2, 1)
+    assert Path(document["report"]).name == "report.html"
+    assert "<b>refused</b>" in Path(document["report"]).read_text()
     assert "50.00% rows dropped" in done.err
     assert "p.jsonl:1" in done.err
     assert pl.read_parquet("checked/quarantine.parquet")["reasons"].to_list() == [["identical"]]
+
+
+def test_validate_shows_its_checks_where_it_refuses(call):
+    Path("p.jsonl").write_text('{"prompt": "a?", "chosen": "b", "rejected": "b"}\n' * 2)
+    done = call("validate", "p.jsonl")
+    assert done.code == 2
+    assert "preferences: 0 of 2 rows kept, 2 quarantined" in done.out
+    assert [line.split()[1:7:2] for line in done.out.splitlines() if "identical" in line] == [["identical", "drop", "2"]]
+
+
+def test_validate_takes_checks_and_holdout_as_options(call):
+    """One of two rows is dropped. Held out are all prompts, or nearly none."""
+    Path("p.jsonl").write_text("".join(f'{{"prompt": "a {n}?", "chosen": "b", "rejected": "{"bc"[n]}"}}\n' for n in range(2)))
+    for share, split in (("0.999", "holdout"), ("0.001", "train")):
+        done = call("validate", "p.jsonl", "--set", "data.checks.max_drop_rate=0.5", "--holdout", share, "--json")
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["preferences"][split] == 1
+    wrong = call("validate", "p.jsonl", "--set", "data.checks.max_drop_rat=0.5", "--json")
+    assert wrong.code == 2
+    assert "max_drop_rat" in json.loads(wrong.out)["refused"]["where"]
+
+
+def test_validate_takes_the_data_sets_of_a_recipe(call, tiny):
+    done = call("validate", "--recipe", tiny.recipe, "--json")
+    assert done.code == 0, done.err
+    assert {"preferences", "instructions"} <= set(json.loads(done.out))
+    both = call("validate", "p.jsonl", "--recipe", tiny.recipe, "--json")
+    assert json.loads(both.out)["refused"]["found"] == "DATA and --recipe"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["validate", "nowhere.jsonl", "--json"], 2, "nothing at 'nowhere.jsonl'"),
+        (["filter", "nowhere.jsonl", "--json"], 2, "nothing at 'nowhere.jsonl'"),
+        (["check", "nowhere.yaml", "--json"], 2, "no such file"),
+        (["run", "nowhere.yaml", "--json"], 2, "no such file"),
+        (["sweep", "nowhere.yaml", "--json"], 2, "no such file"),
+        (["lineage", "models:/nobody@champion", "--json"], 2, "nobody"),
+        (["validate", "--nothing", "--json"], 2, "No such option: --nothing"),
+    ],
+)
+def test_a_command_with_json_says_on_stdout_why_it_refuses(call, words, code, said):
+    done = call(*words)
+    document = json.loads(done.out)
+    assert (done.code, document["exit_code"], document["status"]) == (code, code, "refused")
+    assert said in document["refused"]["found"]
+    assert set(document["refused"]) == {"where", "found", "allowed", "remedy"}
 
 
 @pytest.mark.skipif(not HH.exists(), reason="shared/data is not next to this checkout")

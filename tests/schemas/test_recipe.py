@@ -73,7 +73,7 @@ def test_defaults():
     asked = recipe(PRETRAIN, SFT, DPO, source="scratch")
     assert asked.seed == 0
     assert asked.data.holdout == 0.1
-    assert asked.data.checks.waive == ()
+    assert asked.data.checks.waive == {}
     assert asked.filtering.preset == "gopher"
     assert asked.sft.peft.method == "full"
     assert (asked.alignment.loss, asked.alignment.beta, asked.alignment.epochs) == ("sigmoid", 0.1, 1)

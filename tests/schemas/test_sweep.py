@@ -94,6 +94,13 @@ WRONG = {
         {**BETAS, "set": {"alignment.epochs": 2}, "over": {"field": "alignment", "values": [{"algorithm": "dpo"}]}},
         "over.field", "alignment, and set gives alignment.epochs", "another field", "remove it from set",
     ),
+    "a judge that gives no rewards": (
+        {
+            **BETAS, "over": {"field": "seed", "values": [1]},
+            "set": {"evaluation.judge": {"source": "endpoint", "url": "https://h/v1", "model": "m"}},
+        },
+        "line 'DPO' with seed=1: evaluation.judge", "compares two answers", "mode pointwise", "draws rewards",
+    ),
     "nothing aligned": (
         {**BETAS, "set": {"alignment": {"algorithm": "none"}, "evaluation.gates": {}}, "over": {"field": "seed", "values": [1]}},
         "line 'DPO' with seed=1: alignment", "none", "an algorithm", "a policy that moved",

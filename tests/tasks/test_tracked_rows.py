@@ -8,7 +8,7 @@ import pytest
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import Built, Store
 from schemas.recipe import Recipe, Tracking
-from tasks import tracking
+from tasks import tracked_stages, tracking
 from tasks.tracked_rows import CHARACTERS, ROWS, table_to_log
 
 PRIVATE = "private " * 1000
@@ -61,7 +61,7 @@ def test_a_stage_is_logged_with_what_the_recipe_allows(tmp_path, root, table, ro
         (out / "quarantine.parquet").write_bytes(table.read_bytes())
         return Built({}, {})
 
-    tracking.log_stage(chain, run_id, chain.store.build(chain.identity("validate"), make))
+    tracked_stages.log_stage(chain, run_id, chain.store.build(chain.identity("validate"), make))
     client = tracking.connect(tracking.tracking_uri(chain.recipe, root), root)
     (nested,) = client.search_runs([client.get_run(run_id).info.experiment_id], "tags.stage = 'validate'")
     assert ("quarantine.parquet" in {item.path for item in client.list_artifacts(nested.info.run_id)}) is there

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -18,6 +18,8 @@ from posttrain.data.containers.rows import Meter, Reading, Row
 from posttrain.data.parquet_pages import LONGEST_LIST, LONGEST_STRING, PagesWatched
 
 BATCH: Final = 1024  # rows
+MOST_COLUMNS: Final = 200  # that a row has: each costs every row
+NAMED: Final = 10  # columns that a message names
 READ_AHEAD: Final = 1 << 20  # bytes of a column that are in memory at a time
 LARGEST_DICTIONARY: Final = 256 * bounds.MIB
 DICTIONARY: Final = {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}
@@ -60,12 +62,19 @@ def read_arrow(reading: Reading, stream: IO[bytes]) -> Iterator[Row]:
 def chosen(reading: Reading, schema: pa.Schema) -> list[str]:
     """The columns that are read: those asked for; where none of them is there, or all are wanted, all but images and sounds.
 
+    Of a file with very many columns that are all wanted, those that shapes of rows know, or the first ones.
+
     Raises:
         Refusal: when two have one name.
     """
     reading.refuse_repeated(schema.names)
     asked = [name for name in schema.names if name in reading.columns] if reading.columns is not None else []
-    return asked or [field.name for field in schema if not _is_media(field.type)]
+    found = asked or [field.name for field in schema if not _is_media(field.type)]
+    if asked or len(found) <= MOST_COLUMNS:
+        return found
+    few = [name for name in found if name in reading.known] or found[:MOST_COLUMNS]
+    reading.note(f"{reading.name} has {len(schema.names):,} columns: only {', '.join(few[:NAMED])} are read")
+    return few
 
 
 def _is_media(kind: pa.DataType) -> bool:
@@ -80,8 +89,9 @@ def _parquet(reading: Reading, stream: IO[bytes], so_far: Expansion) -> Table:
     found = pq.ParquetFile(stream, **limits).metadata
     schema = found.schema.to_arrow_schema()
     names = chosen(reading, schema)
+    wanted = frozenset(names)
     every = [found.row_group(g).column(c) for g in range(found.num_row_groups) for c in range(found.num_columns)]
-    chunks = [chunk for chunk in every if _column_of(chunk) in names]
+    chunks = [chunk for chunk in every if _column_of(chunk) in wanted]
     for chunk in chunks:
         so_far.check(max(chunk.total_uncompressed_size, 4 * chunk.num_values))
     texts = {chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"}
@@ -93,7 +103,7 @@ def _parquet(reading: Reading, stream: IO[bytes], so_far: Expansion) -> Table:
     watched = PagesWatched(stream, found, so_far.check)
     file = pq.ParquetFile(watched, read_dictionary=sorted(texts - decimals), metadata=found, pre_buffer=False, **limits)
     batches = file.iter_batches(batch_size=rows, columns=names)
-    return Table(batches, tuple(name for name in schema.names if name in filled and name not in names))
+    return Table(batches, _unread(reading, [name for name in schema.names if name in filled or name in wanted], wanted))
 
 
 def _column_of(chunk: pq.ColumnChunkMetaData) -> str:
@@ -128,8 +138,13 @@ def _arrow(reading: Reading, stream: IO[bytes], so_far: Expansion) -> Table:
     else:
         reader = batches = pa.ipc.open_stream(stream)
     names = chosen(reading, reader.schema)
-    unread = tuple(name for name in reader.schema.names if name not in names)
+    unread = _unread(reading, reader.schema.names, frozenset(names))
     return Table((_sound(batch.select(names)) for batch in batches), unread)
+
+
+def _unread(reading: Reading, names: Sequence[str], read: frozenset[str]) -> tuple[str, ...]:
+    """Columns that each row is told to have; of very many those alone that rows may mean something by."""
+    return tuple(name for name in names if name not in read and (len(names) <= MOST_COLUMNS or name in reading.known))
 
 
 def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:

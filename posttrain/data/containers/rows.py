@@ -65,6 +65,8 @@ class Reading:
     """Is given a sentence about the file that a person should see."""
     columns: frozenset[str] | None = None
     """Columns that are asked for; None for all. Parquet and Arrow read no others."""
+    known: frozenset[str] = frozenset()
+    """Columns that shapes of rows know: what is read of a file with very many."""
     keep_incomplete: bool = False
     """Whether what stands before a break is read, instead of the file being refused."""
     extractor: str = "trafilatura"

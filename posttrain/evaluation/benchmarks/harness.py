@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.evaluation.benchmarks.tasks import load_tasks, rendering
@@ -63,7 +64,8 @@ def answer(benchmark: Benchmark, model: Any, tokenizer: PreTrainedTokenizerBase,
     tasks = load_tasks(benchmark, seed, where)
     metrics = {name: _metric(task, benchmark.metric, f"{where}.metric") for name, task in tasks.items()}
     chosen = {name: _documents(len(task.eval_docs), benchmark.limit, seed) for name, task in tasks.items()}
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, mixed_precision_dtype=dtype)
+    half = None if dtype == torch.float32 else dtype
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, mixed_precision_dtype=half)
     with rendering(benchmark):
         found: Any = evaluator.evaluate(
             lm=lm, task_dict={"tasks": tasks}, samples=chosen, bootstrap_iters=0, apply_chat_template=benchmark.chat,

@@ -27,7 +27,7 @@ class Words:
     def __init__(self) -> None:
         import spacy
 
-        pipeline = spacy.blank("en")
+        pipeline: Any = spacy.blank("en")
         self._tokenizer = pipeline.tokenizer
         sentencizer: Any = pipeline.add_pipe("sentencizer")
         self._ends: set[str] = sentencizer.punct_chars

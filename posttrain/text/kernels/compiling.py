@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import numpy as np
+
 try:
     import numba
 except ImportError:  # no wheel for this machine, or a NumPy that it does not know
@@ -22,7 +24,7 @@ COMPILED: Final = numba is not None and not numba.config.DISABLE_JIT
 def kernel(function: F) -> F:
     """The function, compiled on its first call. It releases the interpreter's lock, and what was compiled is kept on disk."""
     if not COMPILED:
-        return function
+        return np.errstate(over="ignore")(function)  # hashes are modulo 2^64
     compiled: F = numba.njit(nogil=True, cache=True)(function)
     return compiled
 

@@ -19,6 +19,14 @@ def first(site, small):
 
 
 @pytest.fixture
+def client_at():
+    """An MLflow client of a server."""
+    from mlflow import MlflowClient
+
+    return MlflowClient
+
+
+@pytest.fixture
 def stages_of(api):
     """Flow runs of the stages that a run has dispatched, by stage."""
     from prefect.client.schemas.filters import FlowRunFilter
@@ -51,6 +59,12 @@ def test_names_tags_logs_and_the_table_of_stages_are_in_prefect(first, api, stag
     assert "| evaluate | " in artifacts["run"]
     assert "| pretrain | " in artifacts["run"]
     assert {"run", "report", "mlflow"} <= set(artifacts)
+
+
+def test_mlflow_leads_to_the_run_in_prefect(first, site, client_at):
+    client = client_at(site.clients["MLFLOW_TRACKING_URI"])
+    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id], "attributes.run_name = 'small'")
+    assert any(first["flow_run"] in run.data.tags["mlflow.note.content"] for run in runs)
 
 
 def test_the_registered_version_answers(first, site):

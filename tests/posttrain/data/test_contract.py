@@ -108,7 +108,7 @@ def test_prompts_differ() -> None:
     q, a, b = messages("user", "assistant", "assistant")
     again = {"role": "user", "content": "again"}
     result = verdict({"chosen": [q, a, again, a], "rejected": [q, b, again, b]}, {"chosen": [q, a], "rejected": [q, b]})
-    assert hits(result) == {"prompt_mismatch": 1}
+    assert hits(result) == {"prompt_mismatch": 1, "duplicate_prompt": 1}
     assert result.dropped["row"].to_list() == [1]
 
 
@@ -129,6 +129,8 @@ def test_every_reason_of_a_row_is_kept_with_its_values() -> None:
         "rejected": [{"role": "assistant", "content": "", "extra": None}],
         "score_chosen": 1.0,
         "score_rejected": 3.0,
+        "fine_chosen": None,
+        "fine_rejected": None,
         "split": "test",
         "extra": None,
     }
@@ -137,7 +139,7 @@ def test_every_reason_of_a_row_is_kept_with_its_values() -> None:
 def test_duplicates_keep_the_first() -> None:
     """Row 3 repeats row 1; row 2 has another rejected answer."""
     result = verdict(GOOD, GOOD | {"rejected": "Hm."}, GOOD)
-    assert hits(result) == {"duplicate": 1}
+    assert hits(result) == {"duplicate": 1, "duplicate_prompt": 2}
     assert result.clean["row"].to_list() == [1, 2]
 
 
@@ -145,7 +147,7 @@ def test_conflicts_drop_both_sides_and_their_copies() -> None:
     """Rows 1 and 3 say A>B, row 2 says B>A, row 4 has the same answers to another prompt, row 5 another answer."""
     turned = {"prompt": GOOD["prompt"], "chosen": GOOD["rejected"], "rejected": GOOD["chosen"]}
     result = verdict(GOOD, turned, GOOD, turned | {"prompt": "Why?"}, GOOD | {"chosen": "Stars."})
-    assert hits(result) == {"duplicate": 1, "conflict": 3}
+    assert hits(result) == {"duplicate": 1, "conflict": 3, "duplicate_prompt": 3}
     assert result.clean["row"].to_list() == [4, 5]
 
 

@@ -112,17 +112,18 @@ def test_all_failures_are_one_refusal_after_the_files_are_written(tmp_path: Path
         "50.00% rows dropped in data.instructions: empty_completion (1 row, such as talks.jsonl:2)"
     )
     assert "data.checks.reversed_scores_fail = 0.005" in refusal.value.allowed
-    assert "waive: [reversed_scores, max_drop_rate, length_bias]" in refusal.value.remedy
+    assert "waive: {reversed_scores: REASON, max_drop_rate: REASON, length_bias: REASON}" in refusal.value.remedy
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"quarantine.parquet", "summary.json"}
 
 
 def test_waived_failures_are_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     preferences = rows(tmp_path, *({"prompt": f"q {n}", "chosen": "long answer", "rejected": "short"} for n in range(3)), "{")
+    waived = Checks(waive={"length_bias": "short ones are bad", "max_drop_rate": "a test"})
     with caplog.at_level(logging.WARNING):
-        metrics = validate({"preferences": preferences}, Checks(waive=("length_bias", "max_drop_rate")), 0.1, tmp_path)
+        metrics = validate({"preferences": preferences}, waived, 0.1, tmp_path)
     assert metrics["preferences_kept"] == 3
-    assert "max_drop_rate is 25.00%, waived" in caplog.text
-    assert "length_bias is 100.00%, waived" in caplog.text
+    assert "max_drop_rate is 25.00%, waived: a test" in caplog.text
+    assert "length_bias is 100.00%, waived: short ones are bad" in caplog.text
 
 
 @pytest.mark.parametrize("lines", [["", "  "], [{"prompt": "q", "chosen": "", "rejected": "b"}]])

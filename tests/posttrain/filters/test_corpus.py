@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,16 @@ def test_real_documents_balance(tmp_path: Path) -> None:
     assert metrics["documents_in"] == lines == 20
     assert metrics["documents_kept"] + metrics["documents_rejected"] + metrics["documents_quarantined"] == lines
     assert metrics["documents_kept"] >= 10  # clean English pages, mostly
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "holdout"), ("holdout", "holdout"), (None, "holdout")])
+def test_the_split_of_a_file_is_that_of_its_documents(tmp_path: Path, first: str | None, second: str) -> None:
+    """As names such as `test-00000.jsonl` say; documents of a file that says nothing are split by their hashes."""
+    files = [
+        replace(source(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n}"} for n in range(40)]), split=split)
+        for name, split in (("a", first), ("b", second))
+    ]
+    filter_corpus(files, NOTHING_OFF, 0.5, tmp_path)
+    kept = read(tmp_path, "kept")
+    splits = {name: set(kept.filter(source=f"{name}.jsonl")["split"]) for name in "ab"}
+    assert splits == {"a": {"train", "holdout"} if first is None else {first}, "b": {second}}

@@ -27,12 +27,13 @@ from schemas.filtering import Dedup, Filtering
 ROOT = Path(__file__).resolve().parents[3]
 ASKED = Filtering(preset="none", dedup=Dedup(near="14x8"))
 RUN = """
-import sys
+import json, sys
 from pathlib import Path
 from posttrain.data.sources import resolve
 from posttrain.filters.corpus import filter_corpus
-from schemas.filtering import Dedup, Filtering
-filter_corpus(resolve(sys.argv[1], "DATA", Path()), Filtering(preset="none", dedup=Dedup(near="14x8")), 0.1, Path(sys.argv[2]))
+from schemas.filtering import Filtering
+asked = Filtering.model_validate(json.loads(sys.argv[3]))
+filter_corpus(resolve(sys.argv[1], "DATA", Path()), asked, 0.1, Path(sys.argv[2]))
 """
 
 
@@ -112,6 +113,59 @@ def test_a_pool_of_processes_keeps_the_same_and_writes_the_same_bytes(tmp_path, 
     assert list((tmp_path / "refused").iterdir()) == [tmp_path / "refused" / "quarantine.parquet"]
 
 
+def everything(folder: Path) -> Filtering:
+    """Every step that is asked for by a field: an index and a classifier that are made first, a second pass, a mixture."""
+    folder.mkdir(exist_ok=True)
+    texts = [json.loads(row)["text"] for row in rows()]
+    given = {"good": texts[:60:2], "bad": [text.replace("w1", "v1") for text in texts[1:60:2]], "eval": [texts[5], texts[300]]}
+    for name, some in given.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
+    return Filtering.model_validate(
+        {
+            "preset": "none",
+            "dedup": {"near": "14x8", "url": True},
+            "language": {"min_score": 0},
+            "personal": {},
+            "quality": {"good": str(folder / "good.jsonl"), "bad": str(folder / "bad.jsonl"), "keep": 0.2},
+            "decontaminate": {"against": str(folder / "eval.jsonl")},
+            "divergence": {"percentile": 98},
+            "mixture": {"by": "language", "shares": {"*": 1}, "tail": {"share": 0.2, "shares": {"*": 1}}},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def all_expected(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str | None, list[str]]]:
+    folder = tmp_path_factory.mktemp("all")
+    filter_corpus(corpus(folder / "in", 1), everything(folder / "given"), 0.1, folder / "out")
+    found = decided(folder / "out")
+    kinds = {reason.split(" ")[0] for _, _, reasons in found for reason in reasons}
+    assert kinds >= {"duplicate", "near_duplicate", "contaminated", "divergence"}
+    return found
+
+
+@pytest.mark.parametrize("files", [3, 7])
+def test_neither_cuts_nor_order_matter_to_what_is_told_besides(tmp_path, monkeypatch, all_expected, files: int) -> None:
+    monkeypatch.setattr(steps, "RECORDS_AT_ONCE", 97)
+    asked = everything(tmp_path / "given")
+    filter_corpus(corpus(tmp_path / "in", files), asked, 0.1, tmp_path / "out", engine=Backwards(), threads=2)
+    assert decided(tmp_path / "out") == all_expected
+
+
+def test_a_pool_tells_the_same_besides_and_so_does_a_killed_run(tmp_path, all_expected) -> None:
+    files, asked = corpus(tmp_path / "in", 4), everything(tmp_path / "given")
+    filter_corpus(files, asked, 0.1, tmp_path / "here")
+    with engines.local(2) as pool:
+        filter_corpus(files, asked, 0.1, tmp_path / "pool", engine=pool)
+    assert decided(tmp_path / "pool") == all_expected
+    assert digests(tmp_path / "pool") == digests(tmp_path / "here")
+    for piece in ("evaluation.npz", "done-00001.json", "divergence-00002.npy", "exact-00000.npy"):
+        out = tmp_path / piece
+        start_and_kill(tmp_path / "in", out, out / ".checkpoint" / piece, asked)
+        filter_corpus(files, asked, 0.1, out)
+        assert digests(out) == digests(tmp_path / "here")
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray, an extra, is not installed")
 def test_ray_keeps_the_same_and_writes_the_same_bytes(tmp_path, expected) -> None:
     files = corpus(tmp_path / "in", 4)
@@ -142,11 +196,12 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path) -> None:
         assert digests(out) == digests(tmp_path / "whole")
 
 
-def start_and_kill(data: Path, out: Path, piece: Path) -> None:
+def start_and_kill(data: Path, out: Path, piece: Path, asked: Filtering = ASKED) -> None:
     """Kill a run as soon as a piece is there; one that ends before is started again."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for _ in range(5):
-        process = subprocess.Popen([sys.executable, "-c", RUN, str(data), str(out)], env=environment)
+        told = json.dumps(asked.model_dump(mode="json", exclude_unset=True))
+        process = subprocess.Popen([sys.executable, "-c", RUN, str(data), str(out), told], env=environment)
         while process.poll() is None and not piece.exists():
             time.sleep(0.0005)
         process.send_signal(signal.SIGKILL)

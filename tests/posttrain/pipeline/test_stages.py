@@ -37,9 +37,9 @@ INPUTS = {
     "evaluate": [*POLICY, "filter.kept", "validate.instructions", "validate.preferences"],
     "register": POLICY,
 }
-# Computed at commit 053d191, before there was this table, with version 0 in place of the stage's.
+# Computed at commit 053d191, before there was this table, with version 0 in place of the stage's; `validate` has checks by now
+# that it had not then, and `filter` was computed again when `dedup.url` and `dedup.against` came.
 BEFORE = {
-    "validate": "6b21371301030febb18b4eeffe82426e",
     "filter": "641bc0fc0dbbed1ed50965911158c3c0",
     "register": "87a7c9cd52a3245545eff286da9215c7",
 }
@@ -72,10 +72,12 @@ def test_what_a_row_names_exists(stage):
 
 
 @pytest.mark.parametrize(
-    ("stage", "algorithm"), [("pretrain", "dpo"), ("sft", "dpo"), ("reward", "dpo"), ("align", "dpo"), ("align", "ppo")]
+    ("stage", "algorithm"),
+    [("pretrain", "dpo"), ("sft", "dpo"), ("reward", "dpo"), ("align", "dpo"), ("align", "kto"), ("align", "ppo")],
 )
 def test_the_function_that_trains_a_stage_exists(document, stage, algorithm):
-    alignment = {"algorithm": algorithm} | ({"reward": [{"source": "model"}]} if algorithm == "ppo" else {})
+    told = {"ppo": {"reward": [{"source": "model"}]}, "kto": {"algorithm": "dpo", "loss": "kto"}}
+    alignment = {"algorithm": algorithm} | told.get(algorithm, {})
     recipe = validate_recipe(document | {"alignment": alignment, "evaluation": {}}, "tiny.yaml")
     assert WORK[stage].train is not None
     assert callable(resolve_name(WORK[stage].train(recipe)))
@@ -90,7 +92,9 @@ def test_a_key_is_the_digest_of_the_settings_and_inputs_of_the_stage(identities,
     evaluation = {name: value for name, value in told["evaluation"].items() if name not in ("gates", "benchmarks")}
     fields = {
         "validate": {
-            "checks": {name: value for name, value in told["data"]["checks"].items() if name != "incomplete"},
+            "checks": {
+                name: value for name, value in told["data"]["checks"].items() if name not in ("incomplete", "decontaminate")
+            },
             **holdout,
         },
         "filter": {"rules": rules, "lines": told["filtering"]["lines"], "dedup": told["filtering"]["dedup"], **holdout},
@@ -110,3 +114,16 @@ def test_a_key_is_the_digest_of_the_settings_and_inputs_of_the_stage(identities,
 
 def test_a_store_written_before_the_table_is_reused(identities):
     assert {stage: replace(identities[stage], version=0).key for stage in BEFORE} == BEFORE
+
+
+def test_what_the_filter_is_given_counts_by_content(document, store, tmp_path):
+    words = tmp_path / "words.txt"
+    keys = []
+    for content in ("one", "one", "two"):
+        words.write_text(content)
+        asked = document | {"filtering": {"dirty_words": {"words": str(words)}, "language": {"keep": ["en"]}}}
+        identity = Chain(validate_recipe(asked, "tiny.yaml"), store).identity("filter")
+        assert [origin.name for origin in identity.inputs] == ["data.corpus", "filtering.dirty_words.words"]
+        assert identity.fields["language"]["keep"] == ["en"]
+        keys.append(identity.key)
+    assert keys[0] == keys[1] != keys[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from posttrain.report.samples import LONGEST, groups, policies
+from posttrain.report.samples import LONGEST, course, groups, policies
 
 
 def _frame(gaps: list[float | None]) -> pl.DataFrame:
@@ -57,3 +57,10 @@ def test_without_rewards_responses_are_shown_and_none_is_the_best() -> None:
     assert [(answer.text, answer.reward) for answer in random.samples[0].answers] == [("s", None), ("d", 2.0)]
     assert policies(_frame([1.0]), []) == ["sft", "dpo"]
     assert policies(None, ["sft"]) == []
+
+
+def test_the_course_says_what_each_reward_read():
+    row = {"iteration": 0, "rank": "best", "prompt": "?", "response": "so 7", "reward": 1.0}
+    read = {"reward_number": "7", "monitor_length": None, "monitor_exact": "so 7"}
+    shown = course([row | {"extracted": read}, row])
+    assert [each["read"] for each in shown] == ["reward_number: 7; monitor_exact: so 7", ""]

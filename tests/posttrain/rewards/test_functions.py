@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+from posttrain.rewards import functions
 from posttrain.rewards.functions import RewardFunction, Verdict, load_function
 from schemas.errors import Refusal
 
@@ -97,7 +98,28 @@ def test_a_response_that_hangs_costs_no_more_than_its_share_of_the_time(load):
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("bad", [float("nan"), 1e39])
-def test_a_number_that_is_none_is_refused_even_where_failures_are_allowed(load, bad):
-    with pytest.raises(Refusal, match="for prompt 1: 'b'"):
-        load(lambda prompts, responses: [0.0, bad, None, 0.0], max_failed=1.0)(PROMPTS, RESPONSES)
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf"), 1e39])
+def test_a_number_that_is_none_is_a_failure_of_its_response(load, bad):
+    def reward(prompts, responses):
+        return [0.0, bad, None, 0.0]
+
+    with pytest.raises(Refusal, match=r"for prompt 1: 'b'\n  allowed: finite numbers"):
+        load(reward)(PROMPTS, RESPONSES)
+    verdicts = load(reward, max_failed=0.25).verdicts(PROMPTS, RESPONSES)
+    assert [each.reward for each in verdicts] == [0.0, None, None, 0.0]
+    assert [each.failed for each in verdicts] == [False, True, False, False]
+
+
+def test_failures_are_told_with_the_first_of_them(load, told):
+    load(fails_on_three, max_failed=0.25)(PROMPTS, RESPONSES)
+    assert told == [
+        "alignment.reward.name (function_of_this_test:reward): failed for 1 of 4 responses: ValueError: three for prompt 2: 'c'"
+    ]
+
+
+@pytest.fixture
+def told(monkeypatch) -> list[str]:
+    """What is noted."""
+    notes: list[str] = []
+    monkeypatch.setattr(functions, "current", lambda: types.SimpleNamespace(note=notes.append))
+    return notes

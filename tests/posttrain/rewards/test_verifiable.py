@@ -57,6 +57,28 @@ def test_number(response, row, expected):
     assert said(verifiable.number, response, **row) == expected
 
 
+@pytest.mark.skipif(importlib.util.find_spec("pint") is None, reason="needs the extra verifiable")
+@pytest.mark.parametrize(
+    ("response", "row", "expected"),
+    [
+        ("It is 1.5 km away.", {"answer": 1500, "unit": "m"}, (1, "1.5 km")),
+        ("1500 m", {"answer": "1.5 km"}, (1, "1500 m")),
+        ("so 36 km/h", {"answer": 10, "unit": "m/s"}, (1, "36 km/h")),
+        ("so 36 km/h", {"answer": 9.9, "unit": "m/s", "tolerance": 0.02}, (1, "36 km/h")),
+        ("9.81 m/s^2.", {"answer": 9.81, "unit": "m/s^2"}, (1, "9.81 m/s^2")),
+        ("25 degC", {"answer": 298.15, "unit": "K"}, (1, "25 degC")),
+        ("1500 s", {"answer": 1500, "unit": "m"}, (0, "1500 s")),  # of another dimension
+        ("1500", {"answer": 1500, "unit": "m"}, (0, "1500")),
+        ("1500 bananas", {"answer": 1500, "unit": "m"}, (0, "1500 bananas")),
+        ("2 m^99999999", {"answer": 2, "unit": "m"}, (0, "1e+08")),  # not computed
+        ("none", {"answer": 2, "unit": "m"}, (0, None)),
+        ("2 m", {"answer": "two metres"}, (None, None)),
+    ],
+)
+def test_quantity(response, row, expected):
+    assert said(verifiable.quantity, response, **row) == expected
+
+
 @pytest.mark.parametrize(
     ("response", "answer", "expected"),
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import threading
 import time
 
@@ -144,6 +146,12 @@ def test_no_more_requests_are_sent_than_allowed(chat_server):
     assert (len(served.requests), counts["budget"], counts["failed"]) == (7, 2, 0)
 
 
+def test_half_a_surrogate_pair_is_asked_about_like_any_text(chat_server, tmp_path):
+    served = chat_server(lambda body, before: "fine")
+    endpoint = ChatEndpoint(spec(served.url), "f", tmp_path)
+    assert endpoint.ask([[{"role": "user", "content": "half \ud83d"}]])[0].text == "fine"
+
+
 def test_a_server_that_is_gone_is_soon_left_alone(chat_server):
     served = chat_server(lambda body, before: (500, ""))
     replies, counts = ask(served, 100, retries=0, concurrency=1)
@@ -212,6 +220,8 @@ def test_the_key_is_sent_and_stands_nowhere_else(chat_server, tmp_path, monkeypa
         ({"url": "http://example.invalid/v1"}, "http to example.invalid"),
         ({"url": "http://8.8.8.8/v1"}, r"http to 8.8.8.8 \(8.8.8.8\)"),
         ({"url": "http://169.254.169.254/v1"}, "http to 169.254.169.254"),
+        ({"url": "https://xn--a.example/v1"}, "xn--a.example"),
+        ({"url": "https://\u00e4\u2060..example/v1"}, "example"),
         ({"url": "${ADDRESS_WITH_USER}"}, "without user"),
         ({"url": "${ADDRESS_WITHOUT_TLS}", "allow_http": False}, "ADDRESS_WITHOUT_TLS}, which stands for"),
     ],
@@ -229,3 +239,20 @@ def test_an_endpoint_that_may_not_be_asked_is_refused(given, words, monkeypatch)
 )
 def test_addresses_of_this_machine_and_of_private_networks_and_tls_are_asked(url):
     assert opened_url(spec(url), "f") == url.rstrip("/")
+
+
+def test_an_interruption_ends_the_wait_for_answers(chat_server, monkeypatch):
+    """Ctrl-C reaches the thread that waits, not the one that asks: no more is asked, and no connection stays open."""
+    stop = threading.Event()
+    served = chat_server(lambda body, before: (stop.wait(5), "late")[1])
+
+    def interrupted(done):
+        if done == 0:
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # which the main thread gets
+
+    endpoint = ChatEndpoint(spec(served.url, concurrency=2), "f")
+    with pytest.raises(KeyboardInterrupt):
+        endpoint.ask([[{"role": "user", "content": str(n)}] for n in range(20)], interrupted)
+    stop.set()
+    assert len(served.requests) == 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("chat-endpoint")]

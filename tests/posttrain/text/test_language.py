@@ -49,12 +49,16 @@ def test_what_has_no_letter_has_no_language(text: str) -> None:
     assert identify(text) == (UNKNOWN, 0.0)
 
 
+def test_it_is_read_from_the_first_letter() -> None:
+    assert identify("12/34 56:78 " * 400 + ARTICLE["de"]).code == "de"
+
+
 def test_more_is_read_where_the_beginning_does_not_tell() -> None:
-    """A head of digits and names fills the first 200 characters, and more than the first 800 of the second."""
-    for length in LENGTHS[:2]:
-        head = "12/34 56:78 " * (length // 12 + 1)
-        assert identify(head[:length]).code == UNKNOWN
-        assert identify(head + ARTICLE["de"] * 4).code == "de"
+    """Names fill the first 200 characters and are no French."""
+    head = "Zxq Kmwn Brrt " * 15
+    assert len(head) > LENGTHS[0]
+    assert identify(head).code != "fr"
+    assert identify(head + ARTICLE["fr"] * 8).code == "fr"
 
 
 def test_all_at_once() -> None:

@@ -59,6 +59,12 @@ def test_recall_and_precision(name: str) -> None:
         ("version 10.2.30.4 of the server at 10.2.30.4", "version 10.2.30.4 of the server at [IP]"),
         ("1.2.3.4 and ip 1.2.3.4", "1.2.3.4 and ip [IP]"),
         ("std::vector, a::b, 12:30:45, ::1, fe80::1", "std::vector, a::b, 12:30:45, ::1, [IP]"),
+        ("x[0::2], x[10::200], y[::3], ::ffff:10.0.0.1, 64:ff9b::a00:1", "x[0::2], x[10::200], y[::3], [IP], [IP]"),
+        (
+            "Some text 0123456789, we reach 12345678 people, call 10000000 times",
+            "Some text 0123456789, we reach 12345678 people, call 10000000 times",
+        ),
+        ("reach us at 555-0134-22; mobile: 0170 1234567", "reach us at [PHONE]; mobile: [PHONE]"),
         ("4111 1111 1111 1111 and 4111 1111 1111 1112", "[CARD] and 4111 1111 1111 1112"),
         ("GB82 WEST 1234 5698 7654 32 is; GB83 WEST 1234 5698 7654 32", "[IBAN] is; GB83 WEST 1234 5698 7654 32"),
         ("call 98765 43210; paid 98765 43210", "call [PHONE]; paid 98765 43210"),

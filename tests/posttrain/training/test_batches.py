@@ -7,7 +7,7 @@ from itertools import chain
 
 import pytest
 
-from posttrain.training.batches import by_rows, by_tokens
+from posttrain.training.batches import by_rows, by_tokens, by_tokens_with_tail
 
 
 def flat(plan) -> list[int]:
@@ -68,3 +68,19 @@ def test_token_plans_are_fixed_by_the_seed():
 def test_a_token_plan_over_no_rows_ends():
     """All kept documents may be held out: then there is nothing to train on, and looking for rows forever finds none."""
     assert flat(by_tokens([], batch_tokens=10, tokens=100, seed=0)) == []
+
+
+def test_the_tail_is_read_last_for_its_share_of_the_tokens():
+    """8 rows of 5 tokens and 2 of the tail: of 100 tokens 80 from the first, each read twice, then 20 from the tail."""
+    plan = by_tokens_with_tail([5] * 10, 2, batch_tokens=10, tokens=100, seed=0)
+    assert Counter(flat(plan)) == dict.fromkeys(range(10), 2)
+    assert set(flat(plan[:8])) == set(range(8))
+    assert set(flat(plan[8:])) == {8, 9}
+
+
+def test_without_a_tail_nothing_changes():
+    assert by_tokens_with_tail([4] * 9, 0, 10, 60, seed=2) == by_tokens([4] * 9, 10, 60, seed=2)
+
+
+def test_all_may_be_tail():
+    assert Counter(flat(by_tokens_with_tail([5, 5], 2, 10, 20, seed=0))) == {0: 2, 1: 2}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain.training.caution import of_recipe, of_stage
+from schemas.load import validate_recipe
 from schemas.recipe import Recipe
 
 TOY = {"name": "posttrain.data.samples:sentiment"}
@@ -80,3 +81,18 @@ def test_a_policy_that_is_judged_at_another_temperature_than_it_was_optimised_at
     warnings = of_recipe(Recipe.model_validate(document))
     assert len(warnings) == said
     assert all("evaluation.temperature: 1, while alignment optimises answers at temperature 0.7" in each for each in warnings)
+
+
+@pytest.mark.parametrize(("mode", "calls", "said"), [
+    ("pairwise", 1151, 1152), ("pairwise", 1152, ()), ("pointwise", 895, 896), ("pointwise", 896, ()),
+])  # fmt: skip
+def test_a_judge_that_may_not_be_asked_often_enough_is_warned_of(mode, calls, said):
+    """256 prompts against two ancestors in both orders, or of three policies, and 64 pairs with two answers each."""
+    judge = {"source": "endpoint", "url": "https://h/v1", "model": "m", "mode": mode, "max_calls": calls}
+    document = {
+        "name": "judged", "model": {"source": "local", "path": "m"}, "data": {"instructions": "i", "preferences": "p"},
+        "sft": {}, "alignment": {"algorithm": "dpo"}, "evaluation": {"judge": judge},
+    }  # fmt: skip
+    found = of_recipe(validate_recipe(document, "test"))
+    assert bool(found) == bool(said)
+    assert all(f"{said:,} questions" in sentence for sentence in found)

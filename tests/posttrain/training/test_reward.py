@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import polars as pl
@@ -13,9 +14,13 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from posttrain.rewards.model import open_reward_model
+from posttrain.rewards.scorer import BranchRewards
 from posttrain.runtime.partial import CHECKPOINT
 from posttrain.training.loop import CURVE
+from posttrain.training.objectives import BradleyTerry
+from posttrain.training.reward import margins
 from schemas.errors import Refusal
+from schemas.reward import RewardTraining
 
 CPU = torch.device("cpu")
 FULL = {"method": "full"}
@@ -188,3 +193,15 @@ def test_a_stopped_stage_ends_in_the_same_bytes(reward_stage, stop_at, tmp_path,
     assert steps == list(range(21))
     for name in ("model.safetensors", "score.safetensors"):
         assert (tmp_path / "stopped" / "reward" / name).read_bytes() == (tmp_path / "whole" / "reward" / name).read_bytes()
+
+
+def test_margins_grow_with_the_scores_of_a_pair():
+    """0.5 for each pair and 0.1 for each point: 0.5 + 0.1 (8 - 3) = 1; a pair without scores has 0.5. Of a reward of 2 against 1
+    the losses are -log sigmoid(1 - 1) = log 2 and -log sigmoid(1 - 0.5) = log(1 + exp(-0.5))."""
+    rows = pl.DataFrame({"score_chosen": [8.0, None], "score_rejected": [3.0, None]})
+    found = margins(RewardTraining(margin=0.5, margin_per_score=0.1), rows)
+    assert found.tolist() == pytest.approx([1.0, 0.5])
+    objective = BradleyTerry([], found)
+    both, second = (float(objective.loss(BranchRewards(torch.tensor([2.0, 1.0] * len(at))), at)[0]) for at in ([0, 1], [1]))
+    assert second == pytest.approx(math.log1p(math.exp(-0.5)))
+    assert both == pytest.approx(math.log(2) + second)

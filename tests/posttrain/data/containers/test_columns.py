@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from posttrain.data.containers import columns
 from posttrain.data.containers.columns import UNREAD
 from posttrain.data.readers import read_rows
 from posttrain.data.sources import SourceFile
@@ -113,3 +114,14 @@ def test_a_column_that_is_not_read_takes_no_memory(tmp_path):
     before = peak_memory_gb()
     assert len(read(tmp_path / "x.parquet", {"prompt"})) == 400
     assert peak_memory_gb() - before < 0.1
+
+
+def test_of_very_many_columns_those_that_shapes_know_are_read(tmp_path):
+    """`label` too, which may not be left out without a word."""
+    wide = pa.table({f"c{at}": [at] * 3 for at in range(columns.MOST_COLUMNS)} | {"prompt": ["q"] * 3, "label": [True] * 3})
+    pq.write_table(wide, tmp_path / "x.parquet")
+    notes: list[str] = []
+    known = frozenset({"prompt", "label", "chosen"})
+    rows = read_rows(SourceFile("x.parquet", str(tmp_path / "x.parquet")), print, known=known, note=notes.append)
+    assert [row for _, row in rows] == [{"prompt": "q", "label": True}] * 3
+    assert notes == ["x.parquet has 202 columns: only prompt, label are read"]

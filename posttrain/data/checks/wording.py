@@ -1,0 +1,79 @@
+"""Rows whose parts are written in different scripts or languages, or in a language that the recipe does not name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from posttrain.text.language import UNKNOWN, identify
+from posttrain.text.scripts import scripts
+
+LOOKED_AT: Final = 2_000  # characters of a text whose script is told
+LETTERS: Final = 20  # that a text must have: fewer are a name, a number or code
+MOST: Final = 0.6  # share of the letters that one script must have, else the text has none of its own
+SURE: Final = 0.65  # score of a language below which a text has none
+OTHER_LETTER: Final = r"[^\p{Latin}\P{L}]"
+WORDY: Final = rf"(?:\p{{Latin}}\P{{Latin}}*){{{LETTERS}}}"
+SPOKEN: Final = 40  # characters from which a language is told
+
+Hits = NDArray[np.bool_]
+
+
+def scripts_differ(texts: Sequence[pl.Series]) -> Hits:
+    """[rows] whether parts of a row are in different scripts; a part of few letters, or of none mostly, is in none.
+
+    Args:
+        texts: parts, each of shape (rows,).
+    """
+    return _differ([_scripts(each) for each in texts])
+
+
+def languages_wrong(texts: Sequence[pl.Series], allowed: Sequence[str]) -> Hits:
+    """[rows] whether a part is in a language that is not `allowed`; with none allowed, whether parts are in different ones.
+
+    Args:
+        texts: parts, each of shape (rows,).
+        allowed: ISO 639 codes.
+
+    Raises:
+        Refusal: when the extra `text` is not installed.
+    """
+    found = [[_language(text) for text in each.to_list()] for each in texts]
+    if not allowed:
+        return _differ(found)
+    known = {*allowed, None}
+    return np.array([any(code not in known for code in row) for row in zip(*found, strict=True)], np.bool_)
+
+
+def _differ(parts: Sequence[Sequence[str | None]]) -> Hits:
+    return np.array([len({each for each in row if each}) > 1 for row in zip(*parts, strict=True)], np.bool_)
+
+
+def _scripts(texts: pl.Series) -> list[str | None]:
+    """The script of each text: nearly all are told by having no letter but Latin ones, and only the others are counted."""
+    heads = texts.fill_null("").str.slice(0, LOOKED_AT)
+    others = heads.str.len_bytes() != heads.str.len_chars()
+    others = others.scatter(others.arg_true(), heads.filter(others).str.contains(OTHER_LETTER))
+    wordy = heads.str.contains(WORDY)
+    found: list[str | None] = ["Latin" if each else None for each in (wordy & ~others).to_list()]
+    for at in others.arg_true().to_list():
+        found[at] = _script(heads[at])
+    return found
+
+
+def _script(text: str) -> str | None:
+    shares = scripts(text)
+    name = next(iter(shares), None)
+    wordy = sum(map(str.isalpha, text)) >= (LETTERS // 4 if name in ("Han", "Kana", "Hangul") else LETTERS)
+    return name if name is not None and wordy and shares[name] >= MOST else None
+
+
+def _language(text: str | None) -> str | None:
+    if text is None or len(text.strip()) < SPOKEN:
+        return None
+    code, score = identify(text)
+    return code if score >= SURE and code != UNKNOWN else None

@@ -1,0 +1,155 @@
+"""The nested MLflow run of a stage: its curve while it is built, and everything else when it is finished.
+
+What MLflow does not get while its server is away is noted in the folder of the run and logged later: by the next stage, at the
+end of the run, or by the same command given again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posttrain.pipeline.chain import Chain
+from posttrain.runtime.store import Built, Stored
+from schemas.recipe import Recipe
+from schemas.results import StageResult
+from schemas.secrets import shown
+from tasks import live_curve, tracked_rows
+from tasks.check_tables import log_checks
+from tasks.open_runs import run_folder
+from tasks.tracking import PARAM_LENGTH, client_for, flatten, never_fatal, parent_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+CURVE = "curve.jsonl"
+DIGEST_LENGTH = 36  # MLflow's limit of a data set's digest
+SMALL_FILES = (
+    "summary.json", "curve.jsonl", "evaluation.json", "layout.txt", "reward.json", "round_trip.json", "rows.json",
+)  # fmt: skip
+
+
+def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[Path], Built], out: Path) -> Built:
+    """Build a stage in `out` inside its nested run; a stage that resumes takes up the nested run that it had."""
+    nested = open_stage(chain, run_id, stage)
+    known = {"nested": nested} if nested else {}
+
+    def curve() -> live_curve.Curve | None:
+        """To the nested run, which is made now where the server was away before."""
+        if "nested" not in known:
+            known["nested"] = _open_stage(chain, run_id, stage)
+        return live_curve.Curve(client_for(chain.recipe, chain.store.root), known["nested"], out / CURVE)
+
+    try:
+        with live_curve.live(curve):
+            return build(out)
+    except BaseException:
+        if "nested" in known:
+            close_stage(chain, known["nested"], "FAILED")
+        raise
+
+
+def log_all(chain: Chain, run_id: str, stored: Stored | None = None) -> None:
+    """Log a finished stage, and those before it that MLflow did not get."""
+    if stored:
+        _note(chain, run_id, stored.result.stage).touch()
+    for stage in chain.recipe.stages:
+        note = _note(chain, run_id, stage)
+        if not note.exists():
+            continue
+        finished = stored if stored and stored.result.stage == stage else chain.store.finished(chain.identity(stage))
+        if finished is None or log_stage(chain, run_id, finished):
+            note.unlink(missing_ok=True)
+
+
+def _note(chain: Chain, run_id: str, stage: str) -> Path:
+    """A file that is there while MLflow lacks a finished stage of the run."""
+    folder = run_folder(chain.store.root, run_id, "run_id")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{stage}.unlogged"
+
+
+@never_fatal
+def open_stage(chain: Chain, run_id: str, stage: str) -> str:
+    """The id of the stage's nested run, made when it is not there."""
+    return _open_stage(chain, run_id, stage)
+
+
+def _open_stage(chain: Chain, run_id: str, stage: str) -> str:
+    client = client_for(chain.recipe, chain.store.root)
+    parent, key = parent_of(client, chain.recipe, chain.store.root, run_id), chain.identity(stage).key
+    if found := _nested(client, parent, stage, key):
+        client.update_run(found.info.run_id, status="RUNNING")
+        return str(found.info.run_id)
+    tags = {"mlflow.parentRunId": parent, "stage": stage, "key": key}
+    experiment = client.get_run(parent).info.experiment_id
+    return str(client.create_run(experiment, tags=tags, run_name=stage).info.run_id)
+
+
+@never_fatal
+def left_open(chain: Chain, run_id: str, stored: Stored) -> bool:
+    """Whether a process died between finishing this stage and logging it."""
+    client = client_for(chain.recipe, chain.store.root)
+    parent = parent_of(client, chain.recipe, chain.store.root, run_id)
+    nested = _nested(client, parent, stored.result.stage, stored.result.key)
+    return nested is not None and nested.info.status != "FINISHED"
+
+
+def _nested(client: MlflowClient, parent: str, stage: str, key: str) -> Run | None:
+    """The nested run of a stage with this key, or None."""
+    wanted = f"tags.`mlflow.parentRunId` = '{parent}' and tags.stage = '{stage}' and tags.key = '{key}'"
+    found = client.search_runs([client.get_run(parent).info.experiment_id], wanted, max_results=1)
+    return found[0] if found else None
+
+
+@never_fatal
+def close_stage(chain: Chain, nested: str, status: str) -> None:
+    """Set the final status of a nested run that ends early."""
+    client_for(chain.recipe, chain.store.root).set_terminated(nested, status)
+
+
+@never_fatal
+def log_stage(chain: Chain, run_id: str, stored: Stored) -> bool:
+    """Log a finished stage: fields, inputs by digest, numbers, curve, small files, adapter. Called again it adds nothing."""
+    client = client_for(chain.recipe, chain.store.root)
+    nested = _open_stage(chain, run_id, stored.result.stage)
+    _log_numbers(client, nested, stored.result)
+    live_curve.Curve(client, nested, stored.folder / CURVE).send()
+    for name in SMALL_FILES:
+        if (stored.folder / name).exists():
+            client.log_artifact(nested, str(stored.folder / name))
+    if stored.result.stage == "validate":
+        log_checks(client, nested, stored.folder / "summary.json")
+    for name in tracked_rows.TABLES:
+        _log_table(client, nested, stored.folder / name, chain.recipe)
+    if "adapter" in stored.result.outputs and stored.result.stage != "register":
+        client.log_artifacts(nested, str(stored.path("adapter")), "adapter")
+    client.set_terminated(nested, "FINISHED")
+    return True
+
+
+def _log_numbers(client: MlflowClient, nested: str, result: StageResult) -> None:
+    """Numbers at the time at which the stage was finished: the same point when they are sent again."""
+    from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+
+    at = int(client.get_run(nested).info.start_time) + round(1000 * result.seconds)
+    params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(result.fields).items()]
+    tags = [RunTag(f"input.{origin.name}", origin.digest) for origin in result.inputs]
+    client.log_batch(nested, metrics=[Metric(k, v, at, 0) for k, v in result.metrics.items()], params=params, tags=tags)
+    sources = [origin for origin in result.inputs if origin.name.startswith("data.")]
+    datasets = [
+        DatasetInput(Dataset(each.name, each.digest[:DIGEST_LENGTH], "posttrain", json.dumps({"uri": shown(each.location)})))
+        for each in sources
+    ]
+    if datasets:
+        client.log_inputs(nested, datasets)
+
+
+def _log_table(client: MlflowClient, nested: str, path: Path, recipe: Recipe) -> None:
+    if path.exists():
+        with tracked_rows.table_to_log(path, recipe.tracking) as table:
+            if table:
+                client.log_artifact(nested, str(table))

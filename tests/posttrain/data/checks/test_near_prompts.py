@@ -1,0 +1,91 @@
+"""Near-duplicates between training and held-out prompts: exactly the planted ones, whatever the order and the pieces."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from posttrain.data.checks import near_prompts
+from posttrain.data.checks.near_prompts import NearPrompts
+from schemas.messages import MESSAGES
+
+WORDS = [f"word{n}" for n in range(400)]
+
+
+def sentence(seed: int, words: int = 30) -> list[str]:
+    return list(np.random.default_rng(seed).choice(WORDS, words))
+
+
+def rows(*given: tuple[str, str]) -> pl.DataFrame:
+    """Rows of (prompt, split)."""
+    asked = [[{"role": "user", "content": text, "extra": None}] for text, _ in given]
+    table = pl.DataFrame(
+        {"prompt": asked, "split": [split for _, split in given]}, schema={"prompt": MESSAGES, "split": pl.String}
+    )
+    return table.with_columns(key=pl.Series([text for text, _ in given], dtype=pl.String).hash())
+
+
+def hits(*pieces: pl.DataFrame, least: float = 0.8) -> list[bool]:
+    check = NearPrompts(least)
+    for piece in pieces:
+        check.take(piece)
+    return [bool(hit) for hit in check.hits()["near_prompt"]]
+
+
+def changed(words: list[str], *places: int) -> str:
+    return " ".join("other" if at in places else word for at, word in enumerate(words))
+
+
+def test_by_hand():
+    """30 words have 26 5-grams. Another first word changes one: 25 of 27, 0.93. One in the middle changes five: 21 of 31."""
+    one = sentence(0)
+    held = (" ".join(one), "holdout")
+    assert hits(rows(held, (changed(one, 0), "train"))) == [False, True]
+    assert hits(rows(held, (changed(one, 15), "train"))) == [False, False]
+    assert hits(rows(held, (changed(one, 15), "train")), least=0.67) == [False, True]
+    assert hits(rows(held, (" ".join(one[:29]) + " else", "train")), least=0.93) == [False, False]
+
+
+def test_planted_rows_are_found_exactly_in_any_order_and_any_pieces():
+    """40 held-out prompts, of which 10 are nearly repeated by training rows among 200 others."""
+    held = [(" ".join(sentence(n)), "holdout") for n in range(40)]
+    planted = [(changed(sentence(n), 0), "train") for n in range(10)]
+    clean = [(" ".join(sentence(1000 + n)), "train") for n in range(200)]
+    whole = [*clean[:100], *held, *planted, *clean[100:]]
+    order = np.random.default_rng(1).permutation(len(whole))
+    shuffled = [whole[at] for at in order]
+    expected = [140 <= at < 150 for at in order]
+    assert hits(rows(*shuffled)) == expected
+    assert hits(rows(*shuffled[:7]), rows(*shuffled[7:7]), rows(*shuffled[7:150]), rows(*shuffled[150:])) == expected
+
+
+@pytest.mark.parametrize("splits", [("train", "train"), ("holdout", "holdout"), ("holdout", "train")])
+def test_only_training_rows_are_hit_and_only_by_held_out_ones(splits):
+    one = sentence(0)
+    expected = [False, splits == ("holdout", "train")]
+    assert hits(rows((" ".join(one), splits[0]), (changed(one, 0), splits[1]))) == expected
+
+
+def test_the_same_prompt_in_both_splits_is_another_checks_and_case_and_blanks_do_not_count():
+    one = " ".join(sentence(0))
+    assert hits(rows((one, "holdout"), (one, "train"))) == [False, False]
+    assert hits(rows((one, "holdout"), (one.upper().replace(" ", "  "), "train"))) == [False, True]
+
+
+def test_short_prompts_with_another_word_are_other_questions():
+    """Seven words have three 5-grams: too few to say so."""
+    assert hits(rows(("a b c d e f g", "holdout"), ("a b c d e f  g ", "train"))) == [False, False]
+    assert hits(rows(("", "holdout"), (" ", "train"))) == [False, False]
+    assert hits(rows()) == []
+
+
+def test_a_template_with_thousands_of_rows_takes_few_comparisons(monkeypatch):
+    """All 300 held-out and 300 training prompts share their bands; each row is compared with at most 64 of them."""
+    compared = []
+    real = near_prompts.minhash.jaccard
+    monkeypatch.setattr(near_prompts.minhash, "jaccard", lambda one, other: compared.append(1) or real(one, other))
+    start = " ".join(sentence(0, 200))
+    held, train = ([(f"{start} {split}{n}", split) for n in range(300)] for split in ("holdout", "train"))
+    assert sum(hits(rows(*held, *train), least=1.0)) == 0
+    assert len(compared) <= 300 * near_prompts.RIVALS

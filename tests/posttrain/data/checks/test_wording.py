@@ -1,0 +1,55 @@
+"""Scripts and languages of the parts of a row."""
+
+# ruff: noqa: RUF001 - letters of other scripts are what is tested
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from posttrain.data.checks.wording import languages_wrong, scripts_differ
+
+ENGLISH = "The hotel was clean and the staff was very kind to us."
+OTHERS = {
+    "Cyrillic": "Гостиница была чистой, а персонал был очень любезен с нами.",
+    "Greek": "Το ξενοδοχείο ήταν καθαρό και το προσωπικό πολύ ευγενικό.",
+    "Arabic": "كان الفندق نظيفا وكان الموظفون لطفاء جدا معنا في كل يوم.",
+    "Han": "酒店很干净,员工对我们非常友好。",
+    "Kana": "ホテルはとても清潔で、スタッフは親切でした。",
+    "Hangul": "호텔은 깨끗했고 직원들은 우리에게 매우 친절했습니다.",
+    "Devanagari": "होटल साफ था और कर्मचारी हमारे साथ बहुत दयालु थे।",
+}
+FRENCH = "L'hôtel était propre et le personnel a été très aimable avec nous."
+GERMAN = "Das Hotel war sauber und das Personal war sehr freundlich zu uns."
+
+
+def series(*texts: str | None) -> pl.Series:
+    return pl.Series(texts, dtype=pl.String)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_answer_in_another_script_is_seen_on_either_side(name):
+    other = OTHERS[name]
+    found = scripts_differ([series(ENGLISH, ENGLISH, other, other), series(ENGLISH, other, other, ENGLISH)])
+    assert found.tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [FRENCH, "π ≈ 3.14159, ∑ x² = 17, α β γ", "42", "", None, "def f(x):\n    return x + 1  # naïve résumé",
+     "He said «привет» to the staff, and then the hotel was clean again.", "🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉"],
+)  # fmt: skip
+def test_numbers_signs_names_and_quotations_are_in_no_other_script(answer):
+    assert not scripts_differ([series(ENGLISH), series(answer)]).any()
+
+
+def test_half_and_half_is_in_none():
+    """A translation has letters of both: neither has 60% of them."""
+    assert not scripts_differ([series(ENGLISH), series(f"{ENGLISH[:40]} {OTHERS['Cyrillic'][:40]}")]).any()
+
+
+def test_languages_that_are_not_allowed_are_found_in_every_part():
+    prompts, answers = series(ENGLISH, ENGLISH, FRENCH, ENGLISH), series(ENGLISH, GERMAN, FRENCH, "Yes.")
+    assert languages_wrong([prompts, answers], ["en"]).tolist() == [False, True, True, False]
+    assert languages_wrong([prompts, answers], ["en", "fr"]).tolist() == [False, True, False, False]
+    assert languages_wrong([prompts, answers], []).tolist() == [False, True, False, False]
