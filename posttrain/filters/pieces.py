@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ class Pieces:
         reader = self._file(file)
         for batch in range(reader.batches):
             yield reader.table(batch)
+            reader.forget()
 
     def texts(self, numbers: Places) -> Buffers:
         """The texts of some documents, in the order of their numbers, which are sorted."""
@@ -60,11 +62,18 @@ class Pieces:
 
 class _File:
     def __init__(self, path: Path) -> None:
-        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        with path.open("rb") as stream:
+            self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._reader = pa.ipc.open_file(pa.py_buffer(self._mapped))
         self.batches: int = self._reader.num_record_batches
 
     def table(self, batch: int) -> pa.Table:
         return pa.Table.from_batches([self._reader.get_batch(batch)])
+
+    def forget(self) -> None:
+        """Let go of the pages that were looked at: they count as memory of this process until something else wants it."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
     def _numbers(self) -> list[Places]:
@@ -79,4 +88,5 @@ class _File:
                 places = np.searchsorted(self._numbers[at], numbers[start:end])
                 found.append(self._reader.get_batch(at).column(column).take(pa.array(places)))
                 start = end
+        self.forget()
         return found
