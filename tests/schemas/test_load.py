@@ -162,7 +162,7 @@ def test_a_broken_field_is_named(recipe_file, word, where, found, allowed, remed
 
 
 RATIO, FALLS = "perplexity_ratio_vs_base", "validation_loss_falls"
-ANSWERS = {"distinct_2", "eos_share", "judge_agreement", "mean_reward"}
+ANSWERS = {"distinct_2", "drift_languages", "drift_lengths", "drift_sources", "eos_share", "judge_agreement", "mean_reward"}
 PAIRS = {"preference_accuracy", "preference_accuracy_length_controlled", "calibration_error"}
 KINDS = ("win_rate", "length_controlled_win_rate", "worst_source_win_rate", "length_ratio")
 BASE, SFT = ({f"{kind}_vs_{name}" for kind in KINDS} for name in ("base", "sft"))
