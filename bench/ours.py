@@ -16,7 +16,6 @@ from posttrain.checkpoints.load import load_model
 from posttrain.data.packing import Example, Tokens
 from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
-from posttrain.runtime.peak_memory import keep_freed
 from posttrain.runtime.progress import Quiet
 from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
@@ -68,7 +67,6 @@ def scorer_of(workload: Workload, folder: Path) -> Scorer:
 
 def measure(workload: Workload, folder: Path, out: Path) -> Measured:
     """Train all steps; `out` is an empty folder for the curve."""
-    keep_freed()  # as every stage does
     scorer, examples = scorer_of(workload, folder), examples_of(workload, folder)
     layout = choose_layout(scorer, examples)
     layout.apply(scorer)

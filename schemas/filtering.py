@@ -93,7 +93,7 @@ def _over(preset: Bounds | None, given: Bounds | None) -> Bounds | None:
     return preset.model_copy(update={side: getattr(given, side) for side in given.model_fields_set})
 
 
-SCORED: Final = tuple(name for name in Filtering.model_fields if name not in ("preset", "rules", "lines", "dedup"))
+SCORED: Final = tuple(name for name in Filtering.model_fields if name not in ("preset", "variant", "rules", "lines", "dedup"))
 """Fields that are about more than metrics and copies."""
 
 

@@ -194,4 +194,6 @@ def _said(value: Any) -> str:
     if value is None or value == ():
         return "null"
     dumped = value.model_dump(exclude_defaults=True) if hasattr(value, "model_dump") else value
-    return str(dumped).lower() if isinstance(dumped, bool) else str(dumped)
+    if isinstance(dumped, bool):
+        return str(dumped).lower()
+    return f"{dumped:g}" if isinstance(dumped, float) else str(dumped)

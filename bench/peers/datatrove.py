@@ -51,10 +51,19 @@ def main(folder: Path, mode: str, result: Path) -> None:
     ]
     clock, cpu = time.monotonic(), time.process_time()
     out = folder / f"peer-{mode}"
-    run(mode, out, JsonlReader(str(folder), glob_pattern="part-*.jsonl"), *filters, ParquetWriter(str(out / "kept")))
+    run(
+        mode,
+        out,
+        JsonlReader(str(folder), glob_pattern="part-*.jsonl", add_file_path=False),
+        *filters,
+        ParquetWriter(str(out / "kept")),
+    )
     if mode.startswith("near"):
         config = MinhashConfig(num_buckets=14, hashes_per_bucket=8, n_grams=5)
-        kept, parts = ParquetReader(str(out / "kept")), [str(out / each) for each in ("signatures", "buckets", "remove")]
+        kept, parts = (
+            ParquetReader(str(out / "kept"), add_file_path=False),
+            [str(out / each) for each in ("signatures", "buckets", "remove")],
+        )
         run("signatures", out, kept, MinhashDedupSignature(output_folder=parts[0], config=config))
         LocalPipelineExecutor(
             pipeline=[MinhashDedupBuckets(input_folder=parts[0], output_folder=parts[1], config=config)],

@@ -1,6 +1,6 @@
 """The generated word problems: sums and differences with a known answer, for rewards that are verified and not learned.
 
-    arithmetic_corpus        {"text"}: conversations, each a problem and its right answer, as the default chat template writes them
+    arithmetic_corpus        {"text"}: conversations, each a problem and its right answer, written by the default chat template
     arithmetic_instructions  {"prompt", "completion", "answer"}: a problem, and the answer of a careless person: in one of four
                              cases the right one
     arithmetic_prompts       {"prompt", "answer"}: problems to be solved

@@ -72,7 +72,7 @@ def read_rows(
         said = file.reading
         reading = Reading(
             file.name, limited(file, on_bad), note, columns, known, keep_incomplete,
-            said.extractor, said.page_seconds, size, meter or Meter(),
+            extractor=said.extractor, page_seconds=said.page_seconds, size=size, meter=meter or Meter(),
         )  # fmt: skip
         try:
             for number, row in _rows(reading, stream, kind_of(file.url)):

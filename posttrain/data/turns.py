@@ -52,7 +52,8 @@ def spans_of(
     for row, turns in rest.items():
         whole = rendered(tokenizer, [*rows[row][0], *rows[row][1]])
         pieces = [(texts[row][2 * n], next(ids), texts[row][2 * n + 1], next(ids)) for n in range(len(turns))]
-        found[row] = [_span(tokenizer, whole, wholes[row], *piece, ends) for piece in pieces]
+        each = (_span(tokenizer, whole, wholes[row], *piece, ends) for piece in pieces)
+        found[row] = [span if at else None for at, span in zip(turns, each, strict=True)]  # nothing is asked before a greeting
     return found
 
 
@@ -66,9 +67,9 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterato
 
 
 def _prefixes(tokenizer: PreTrainedTokenizerBase, prompt: Conversation, turns: Sequence[int]) -> Iterator[str]:
-    """For each answer the conversation before it, and with it."""
+    """For each answer the conversation before it, of which there is none before a greeting, and with it."""
     for at in turns:
-        yield rendered(tokenizer, prompt[:at], generation_prompt=True)
+        yield rendered(tokenizer, prompt[:at], generation_prompt=True) if at else ""
         yield rendered(tokenizer, prompt[: at + 1])
 
 

@@ -113,7 +113,7 @@ def _counted(folder: Path, column: str) -> list[Group]:
 def _scan(folder: Path) -> pl.LazyFrame:
     """The columns that both tables have."""
     frames = [pl.scan_parquet(folder / f"{table}.parquet", glob=False) for table in TABLES]
-    return pl.concat([frame.drop("reasons", "duplicate_of", "jaccard", "split", strict=False) for frame in frames])
+    return pl.concat([frame.drop("reasons", "duplicate_of", "jaccard", "split", "phase", strict=False) for frame in frames])
 
 
 def _excerpts(documents: pl.LazyFrame, numbers: Iterable[list[int]]) -> dict[int, str]:

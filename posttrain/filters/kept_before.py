@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.filters.plan import FILE_BITS, Plan
+from posttrain.runtime.locks import locked
 from posttrain.runtime.writing import replacing, write_atomically
 from posttrain.text.copies import KEY, keys
 from posttrain.text.near import BAND, band_records
@@ -69,14 +70,15 @@ def add_kept(plan: Plan, kept: Path) -> None:
     if plan.filtering.dedup.against is None:
         return
     folder, identity = Path(plan.filtering.dedup.against).expanduser(), _identity(plan)
-    known = parts_of(folder)
-    if any(part.name.endswith(identity) for part in known):
-        return
-    place = _place(known[-1]) + 1 if known else 0
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{place:05d}-{identity}") as scratch:
-        scratch.mkdir()
-        _write(plan, kept, scratch, FIRST + (place << FILE_BITS))
+    with locked(folder / ".lock"):  # no two runs may take one place
+        known = parts_of(folder)
+        if any(part.name.endswith(identity) for part in known):
+            return
+        place = _place(known[-1]) + 1 if known else 0
+        with replacing(folder / f"{place:05d}-{identity}") as scratch:
+            scratch.mkdir()
+            _write(plan, kept, scratch, FIRST + (place << FILE_BITS))
 
 
 def _write(plan: Plan, kept: Path, part: Path, number: int) -> None:

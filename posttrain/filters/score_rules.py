@@ -16,7 +16,6 @@ from schemas.filtering import Filtering
 class Rule(NamedTuple):
     """One side of a rule."""
 
-    column: str
     broken: pl.Expr
     """True where a document breaks it."""
     reason: pl.Expr
@@ -30,44 +29,40 @@ def rules(filtering: Filtering) -> Iterator[Rule]:
     if filtering.personal and filtering.personal.action == "drop":
         yield _above("personal_data", 0)
     if filtering.quality:
-        yield Rule("quality", pl.col("quality") < filtering.quality.keep, pl.lit(f"quality < {told(filtering.quality.keep)}"))
+        yield Rule(pl.col("quality") < filtering.quality.keep, pl.lit(f"quality < {told(filtering.quality.keep)}"))
     if (perplexity := filtering.perplexity) is not None:
         if perplexity.max is not None:
             yield _above("perplexity", perplexity.max)
         if perplexity.min is not None:
             reason = pl.lit(f"perplexity < {told(perplexity.min)}")
-            yield Rule("perplexity", pl.col("perplexity") < perplexity.min, reason)
+            yield Rule(pl.col("perplexity") < perplexity.min, reason)
     if filtering.decontaminate and filtering.decontaminate.remove:
-        yield Rule("contaminated_runs", pl.col("contaminated_runs") > 0, pl.lit("contaminated"))
+        yield Rule(pl.col("contaminated_runs") > 0, pl.lit("contaminated"))
     if filtering.dirty_words:
         yield _above("dirty_word_share", filtering.dirty_words.max)
 
 
 def _above(column: str, limit: float) -> Rule:
-    return Rule(column, pl.col(column) > limit, pl.lit(f"{column} > {told(limit)}"))
+    return Rule(pl.col(column) > limit, pl.lit(f"{column} > {told(limit)}"))
 
 
 def _language(asked: LanguageRules) -> Iterator[Rule]:
     code, score = pl.col("language"), pl.col("language_score")
     if asked.keep is not None:
-        yield Rule("language", ~code.is_in(asked.keep), pl.concat_str(pl.lit("language "), code))
+        yield Rule(~code.is_in(asked.keep), pl.concat_str(pl.lit("language "), code))
     limit = (
         code.replace_strict(asked.scores, default=asked.min_score, return_dtype=pl.Float64) if asked.scores else asked.min_score
     )
     reason = pl.concat_str(pl.lit("language_score < "), pl.lit(limit) if isinstance(limit, float) else limit)
-    yield Rule("language_score", score < limit, reason)
+    yield Rule(score < limit, reason)
 
 
 def passing(documents: pl.DataFrame, filtering: Filtering) -> pl.Series:
-    """Which documents break no rule, shape (documents,). What could not be told (NaN) is no reason against one."""
-    broken = [rule.broken.fill_null(False) & pl.col(rule.column).is_not_null() for rule in rules(filtering)]
+    """Which documents break no rule, shape (documents,). What could not be told (null) is no reason against one."""
+    broken = [rule.broken.fill_null(False) for rule in rules(filtering)]
     if not broken:
         return pl.repeat(True, documents.height, eager=True)
-    return documents.select(~pl.any_horizontal(*(_told(each) for each in broken))).to_series()
-
-
-def _told(broken: pl.Expr) -> pl.Expr:
-    return broken.fill_null(False)
+    return documents.select(~pl.any_horizontal(broken)).to_series()
 
 
 def reasons(filtering: Filtering) -> list[pl.Expr]:

@@ -62,7 +62,12 @@ def scored(texts: Texts, filtering: Filtering, work: Path, personal: Columns) ->
         if (asked := getattr(filtering, field)) is not None:
             found |= score(texts, asked, work)
     count = texts.texts.documents
-    return {name: pa.array(found[name], kind) if name in found else pa.nulls(count, kind) for name, kind in COLUMNS.items()}
+    return {name: _column(found[name], kind) if name in found else pa.nulls(count, kind) for name, kind in COLUMNS.items()}
+
+
+def _column(values: Any, kind: pa.DataType) -> pa.Array:
+    """Null where a value could not be told (NaN)."""
+    return pa.array(values, kind, from_pandas=True)
 
 
 def _language(texts: Texts, asked: Any, work: Path) -> Columns:

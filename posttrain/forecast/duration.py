@@ -25,7 +25,6 @@ from posttrain.forecast.phases import Arithmetic
 from posttrain.models.architectures import auto_class
 from posttrain.models.parameters import parameter_count
 from posttrain.peft.wrap import wrap
-from posttrain.runtime.peak_memory import keep_freed
 from posttrain.sampling.sampler import Sampling, sample
 from posttrain.scoring.scorer import PLAIN, Scorer, inner_model
 from posttrain.scoring.segment_attention import SEGMENTS
@@ -94,7 +93,6 @@ def measured_rates(
         on: where and in what arithmetic.
         tokenizer: of the model, for prompt tuning from a text.
     """
-    keep_freed()  # as the stages do
     model, share = _as_much_as_fits(load, config, on.device)
     few = _usual(examples)
     tokens = sum(example.length for example in few)

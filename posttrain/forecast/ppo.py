@@ -43,9 +43,8 @@ def ppo_peaks(
     response = np.zeros(spec.max_new_tokens, np.int32)
     answers = [Example(each.prompt, (response,) * spec.samples) for each in _spread(prompts, spec.rollouts // spec.samples)]
     plan = by_rows(len(answers), max(1, len(answers) // spec.minibatches), 1, seed)
-    stage = Training(
-        config, spec, spec.peft, LanguageModelling(answers), plan, compared=True, rollouts=True, new_tokens=new_tokens
-    )
+    compared, objective = spec.kl_place is not None, LanguageModelling(answers)
+    stage = Training(config, spec, spec.peft, objective, plan, compared=compared, rollouts=True, new_tokens=new_tokens)
     steps = training_peaks(stage, on, model)
     lengths = [len(answer.prompt) for answer in answers for _ in answer.branches][:BATCH]
     sampling = evaluation_peaks(config, lengths, spec.max_new_tokens, answers, on)

@@ -23,7 +23,7 @@ SHOWN = (
     "length_ratio", "eos_share", "distinct_2", "judge_agreement", "feedback_auc", "benchmark",
 )  # fmt: skip
 """How the names of the numbers begin that a card shows."""
-_FOLDERS = re.compile(r"(?<![\w:/.])~?/(?:[^,\s/]+/)*")  # of one machine, which nobody else needs to know
+_FOLDERS = re.compile(r"(?<![\w:/.])~?/(?:[^,/]+/)*")  # of one machine, which nobody else needs to know
 _ESCAPED = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 

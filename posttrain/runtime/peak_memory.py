@@ -23,8 +23,6 @@ from posttrain.runtime.store import Built
 
 P = ParamSpec("P")
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # versions 2 and 1
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt(3)
-LARGEST_IN_HEAP = 32 * 2**20  # bytes; glibc allows no higher threshold
 RESET_PEAK = "5"  # proc_pid_clear_refs(5): the peak becomes the resident set of the moment
 
 
@@ -33,7 +31,6 @@ def measured(stage: Callable[P, Built]) -> Callable[P, Built]:
 
     @functools.wraps(stage)
     def run(*args: P.args, **kwargs: P.kwargs) -> Built:
-        keep_freed()
         reset_peak()
         built = stage(*args, **kwargs)
         built.metrics["peak_memory_gb"] = peak_memory_gb()
@@ -50,17 +47,6 @@ def reset_peak() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a container may forbid it: then the number is the largest since the process began
             Path("/proc/self/clear_refs").write_text(RESET_PEAK)
-
-
-def keep_freed() -> None:
-    """Let the allocator keep what a pass frees until `give_back`: the next pass then finds its memory without a page fault.
-
-    By itself glibc returns the top of its heap to the system after each pass, and the next one has every page zeroed again.
-    """
-    change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if change is not None:
-        change(M_TRIM_THRESHOLD, 2**31 - 1)
-        change(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
 
 
 def give_back() -> None:

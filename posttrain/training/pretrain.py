@@ -34,7 +34,7 @@ def pretrain(request: StageRequest, spec: Pretrain, documents: pl.DataFrame) -> 
     An encoder-decoder reads the first part of a piece and predicts the rest.
     """
     seed, everything = request.recipe.seed, Full(method="full")
-    main, tail = _phases(documents.filter(split="train"))
+    main, tail = phases(documents.filter(split="train"))
     train_texts = main + tail
     source, device = request.recipe.model, resolve_device(request.recipe.compute)
     if isinstance(source, ScratchModel):
@@ -69,7 +69,7 @@ def pretrain(request: StageRequest, spec: Pretrain, documents: pl.DataFrame) -> 
     return fit_policy(request, job, layout, everything, tokenizer)
 
 
-def _phases(documents: pl.DataFrame) -> tuple[list[str], list[str]]:
+def phases(documents: pl.DataFrame) -> tuple[list[str], list[str]]:
     """The texts that are read first, and those that a mixture of the filter keeps for the end (`filters.mixture.ANNEAL`)."""
     last = (
         documents["phase"].eq_missing("anneal")

@@ -16,6 +16,8 @@ LOOKED_AT: Final = 2_000  # characters of a text whose script is told
 LETTERS: Final = 20  # that a text must have: fewer are a name, a number or code
 MOST: Final = 0.6  # share of the letters that one script must have, else the text has none of its own
 SURE: Final = 0.65  # score of a language below which a text has none
+OTHER_LETTER: Final = r"[^\p{Latin}\P{L}]"
+WORDY: Final = rf"(?:\p{{Latin}}\P{{Latin}}*){{{LETTERS}}}"
 SPOKEN: Final = 40  # characters from which a language is told
 
 Hits = NDArray[np.bool_]
@@ -52,18 +54,15 @@ def _differ(parts: Sequence[Sequence[str | None]]) -> Hits:
 
 
 def _scripts(texts: pl.Series) -> list[str | None]:
-    """The script of each text. ASCII is Latin: nearly all texts are told by their sizes alone."""
+    """The script of each text: nearly all are told by having no letter but Latin ones, and only the others are counted."""
     heads = texts.fill_null("").str.slice(0, LOOKED_AT)
-    plain = heads.str.len_bytes() == heads.str.len_chars()
-    found: list[str | None] = ["Latin" if each else None for each in (plain & _wordy(heads)).to_list()]
-    for at in (~plain).arg_true().to_list():
+    others = heads.str.len_bytes() != heads.str.len_chars()
+    others = others.scatter(others.arg_true(), heads.filter(others).str.contains(OTHER_LETTER))
+    wordy = heads.str.contains(WORDY)
+    found: list[str | None] = ["Latin" if each else None for each in (wordy & ~others).to_list()]
+    for at in others.arg_true().to_list():
         found[at] = _script(heads[at])
     return found
-
-
-def _wordy(texts: pl.Series) -> pl.Series:
-    """Whether ASCII texts have enough letters."""
-    return texts.str.count_matches(r"[A-Za-z]") >= LETTERS
 
 
 def _script(text: str) -> str | None:

@@ -41,6 +41,7 @@ def read_warc(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:
     others = 0
     with Extractor(reading.extractor, reading.page_seconds) as extractor:
         for number, start, whole in _records(reading, stream):
+            reading.meter.count += len(whole)
             if not whole:
                 reading.bad(number, f"page_too_long: over {LONGEST_ROW} bytes")
                 continue

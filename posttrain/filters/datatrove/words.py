@@ -29,7 +29,8 @@ class Words:
 
         pipeline: Any = spacy.blank("en")
         self._tokenizer = pipeline.tokenizer
-        self._ends = pipeline.add_pipe("sentencizer").punct_chars
+        sentencizer: Any = pipeline.add_pipe("sentencizer")
+        self._ends: set[str] = sentencizer.punct_chars
         self._known: dict[str, tuple[Token, ...]] = {}
 
     def of(self, text: str) -> list[str]:

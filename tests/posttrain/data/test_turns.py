@@ -173,3 +173,24 @@ def test_masked_scores_are_those_of_the_whole_at_the_targets(layout, tokenizer, 
     assert objective.units([0, 1]) == one.targets + two.targets == len(scores.logprobs)
     loss, _ = objective.loss(scores, [0, 1])
     torch.testing.assert_close(loss.detach(), -torch.cat(expected).sum(), atol=1e-3, rtol=1e-4)
+
+
+def test_a_greeting_before_the_first_question_is_read_and_not_trained_on(tokenizer):
+    """Nothing is asked before it, so that no template says where it starts; the answers after it are trained on as ever."""
+    said = [
+        {"role": role, "content": text, "extra": None}
+        for role, text in (
+            ("assistant", "Hello."),
+            ("user", "Clean?"),
+            ("assistant", "Yes."),
+            ("user", "Quiet?"),
+            ("assistant", "No."),
+        )
+    ]
+    table = pl.DataFrame({"prompt": [said[:-1]], "completion": [said[-1:]]}, schema={"prompt": MESSAGES, "completion": MESSAGES})
+    encoded = encode(table, tokenizer)
+    assert (encoded.turns, encoded.turns_unlike) == (1, 1)
+    text = tokenizer.decode(targets(encoded.examples[0]))
+    assert "Yes." in text
+    assert "No." in text
+    assert "Hello." not in text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -16,9 +18,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )  # fmt: skip
 
+from posttrain.data.sources import SourceFile
 from posttrain.filters import neural
+from posttrain.filters.corpus import filter_corpus
 from schemas.errors import Refusal
 from schemas.filter_scores import Perplexity, Quality
+from schemas.filtering import Filtering
 
 WORDS = ["[UNK]", "the", "cat", "sat", "on", "mat"]
 TEXTS = ["the cat sat on the mat", "mat", "cat dog cat", ""]
@@ -68,6 +73,21 @@ def test_perplexity(folder: Path) -> None:
             logs.append(float(model(input_ids=tokens[None, :at]).logits[0, -1].log_softmax(-1)[tokens[at]]))
     assert found[0] == pytest.approx(math.exp(-sum(logs) / 3), rel=1e-5)
     assert [math.isnan(value) for value in found] == [False, True, False, True]
+
+
+def test_they_decide_about_documents(folder: Path, tmp_path: Path) -> None:
+    """A document of one token has no perplexity, and that is no reason against it."""
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"id": text, "text": text}) + "\n" for text in TEXTS[:3]))
+    models = {
+        "quality": {"model": str(folder / "encoder"), "keep": 0},
+        "perplexity": {"model": str(folder / "decoder"), "max": 1e-3},
+    }
+    asked = Filtering.model_validate({"preset": "none", **models})
+    filter_corpus([SourceFile("c.jsonl", str(tmp_path / "c.jsonl"))], asked, 0, tmp_path / "out")
+    kept, rejected = (pl.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("kept", "rejected"))
+    assert kept.select("id", "perplexity").rows() == [("mat", None)]
+    assert rejected["reasons"].to_list() == [["perplexity > 0.001"]] * 2
+    assert rejected["quality"].to_list() == neural.class_scores(rejected["text"], asked.quality).tolist()
 
 
 def test_an_unknown_label_is_refused(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
 import time
@@ -247,7 +248,7 @@ def test_an_interruption_ends_the_wait_for_answers(chat_server, monkeypatch):
 
     def interrupted(done):
         if done == 0:
-            threading.Timer(0.1, lambda: signal.raise_signal(signal.SIGINT)).start()
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # which the main thread gets
 
     endpoint = ChatEndpoint(spec(served.url, concurrency=2), "f")
     with pytest.raises(KeyboardInterrupt):
