@@ -62,7 +62,7 @@ exec prlimit --core=0 --as="$memory" --cpu="$seconds" --nproc="$processes" --nof
 class Limits:
     """What a program may take."""
 
-    seconds: float = 5.0
+    seconds: float = 10.0
     """On the clock; processor time is bounded by the same, rounded up."""
     memory: int = 512 << 20
     """Bytes of address space of each process."""

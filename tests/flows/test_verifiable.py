@@ -11,7 +11,6 @@ import yaml
 
 from schemas.results import RunReport
 
-RECIPE = Path(__file__).resolve().parents[2] / "deployments" / "recipes" / "verifiable.yaml"
 SMALL = {
     "name": "small",
     "model": {
@@ -66,22 +65,3 @@ def test_ppo_needs_no_pairs_and_no_conversations(folder, warm):
     assert set(samples["prompt"]) <= held.keys()
     rewards = zip(samples["prompt"], samples["reward_aligned"], strict=True)
     assert all(held[prompt] - 4 <= reward <= held[prompt] - 1 for prompt, reward in rewards)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "words",
-    [
-        [],
-        ["--set", "alignment.peft={method: lora, r: 16, alpha: 32}", "--set", "alignment.learning_rate=5.0e-3"],
-    ],
-    ids=["full", "lora"],
-)
-def test_the_recipe_brings_out_what_pretraining_knows(words, warm, tmp_path):
-    done = warm("run", RECIPE, "--store", tmp_path, "--json", *words, cwd=tmp_path, seconds=1700)
-    report = RunReport.model_validate_json(done.stdout)
-    numbers = {stage.name: stage.metrics for stage in report.stages}["evaluate"]
-    assert done.returncode == 0, done.stderr
-    assert numbers["reward_sft"] < 0.4
-    assert numbers["reward_aligned_low"] > 0.7
