@@ -13,17 +13,12 @@ from posttrain.data.packing import Example
 from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks, wrapped
 from posttrain.forecast.phases import Arithmetic, Peak
 from posttrain.models.parameters import trainable_count
+from posttrain.peft.methods import METHODS
 from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import by_rows
 from posttrain.training.objectives import LanguageModelling
 from schemas.ppo import PPO, StageReward
 
-IN_PLACE = (
-    "full",
-    "bitfit",
-    "last_layers",
-    "ln_tuning",
-)  # train tensors of the base, which a shared copy then needs its own of
 FP32 = 4
 
 
@@ -61,7 +56,7 @@ def _spread(prompts: Sequence[Example], count: int) -> list[Example]:
 
 def copies(config: PreTrainedConfig, spec: PPO) -> int:
     """Bytes of base weights that the reward model and a critic of its own cannot share, since the policy trains them."""
-    if spec.peft.method not in IN_PLACE:
+    if METHODS[spec.peft.method].of_base == "none":
         return 0
     trained = trainable_count(wrapped(config, spec.peft))
     own_reward = any(isinstance(source, StageReward) for source in spec.sources)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from schemas.errors import Refusal
 from schemas.peft import Peft
@@ -66,6 +66,8 @@ class Method:
     """`module:function` under posttrain.peft that takes (model, Request) and returns Applied."""
     rate: float = 1.0
     """Suitable learning rate as a multiple of LoRA's: methods with few independent parameters need larger steps."""
+    of_base: Literal["none", "small", "matrices"] = "none"
+    """What it trains of the base's own tensors: none, small ones (biases, norms), or matrices. A copy cannot share these."""
     from_peft: bool = True
     """Saved in peft's own format, else as a delta that `posttrain/peft/delta.py` loads."""
     packing: bool = True
@@ -108,7 +110,7 @@ def _load(address: str) -> Any:
 _REPARAMETRIZATION, _SOFT = "reparametrization", "soft prompts"
 
 METHODS: dict[str, Method] = {
-    "full": Method("none", "selective:full", from_peft=False, embeds=ANY),
+    "full": Method("none", "selective:full", of_base="matrices", from_peft=False, embeds=ANY),
     "lora": Method(_REPARAMETRIZATION, "hf_peft:lora", quantized=True, vllm=True, embeds=frozenset({DECODER})),
     "adalora": Method(_REPARAMETRIZATION, "hf_peft:tuner", 10, around_steps="adalora:RankBudget"),
     "vera": Method(_REPARAMETRIZATION, "hf_peft:tuner", 30),
@@ -129,8 +131,8 @@ METHODS: dict[str, Method] = {
         packing=False, merges=False, architectures=GENERATORS, starts_as_base=False,
     ),
     "ia3": Method("scaling", "hf_peft:ia3", 30),
-    "ln_tuning": Method("selective", "hf_peft:ln_tuning", 50),
-    "bitfit": Method("selective", "bitfit:bitfit", 20, from_peft=False),
-    "last_layers": Method("selective", "selective:last_layers", from_peft=False),
+    "ln_tuning": Method("selective", "hf_peft:ln_tuning", 50, "small"),
+    "bitfit": Method("selective", "bitfit:bitfit", 20, "small", from_peft=False),
+    "last_layers": Method("selective", "selective:last_layers", of_base="matrices", from_peft=False),
 }  # fmt: skip
 """By `peft.method`."""

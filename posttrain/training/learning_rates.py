@@ -15,7 +15,6 @@ from schemas.training import Optimization
 Spec = TypeVar("Spec", bound=Optimization)
 Points = tuple[tuple[float, float], ...]
 
-MOVES_THE_WEIGHTS = frozenset({"full", "last_layers"})  # methods that train the model's own matrices
 LARGEST = 1.0
 
 # (parameters, rate), joined by lines in logarithms of both, flat beyond the ends. Models of up to 10M parameters are toys that
@@ -46,7 +45,7 @@ def derived(stage: str, peft: Peft, parameters: int) -> float:
     in full, 1e-4 with LoRA. "LoRA without regret" (Thinking Machines, 2025): LoRA's best rate is about 10 times that of full
     fine-tuning, at every size. LoRA at 100M for DPO, and PPO, are extrapolated by that, not taken from a publication.
     """
-    own = peft.method in MOVES_THE_WEIGHTS
+    own = METHODS[peft.method].of_base == "matrices"
     sizes, rates = zip(*(FULL if own else ADAPTER)[stage], strict=True)
     rate = math.exp(np.interp(math.log(parameters), np.log(sizes), np.log(rates)))
     return min(LARGEST, float(f"{rate * METHODS[peft.method].rate:.1e}"))

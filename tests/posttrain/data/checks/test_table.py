@@ -188,3 +188,8 @@ def test_a_check_of_no_such_name_is_refused_with_the_nearest():
         check_in_words("near_promt")
     assert caught.value.remedy == "did you mean near_prompt?"
     assert check_in_words("marker_chosen") == check_in_words("marker")
+
+
+def test_every_check_that_a_recipe_may_adjust_is_planted():
+    sides = ("", "_prompt", "_chosen", "_rejected")
+    assert [name for name in get_args(Adjustable) if not any(f"{name}{side}" in FAULTS for side in sides)] == []
