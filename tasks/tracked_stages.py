@@ -121,8 +121,8 @@ def log_stage(chain: Chain, run_id: str, stored: Stored) -> bool:
     for name in SMALL_FILES:
         if (stored.folder / name).exists():
             client.log_artifact(nested, str(stored.folder / name))
-    if stored.result.stage == "validate":
-        log_checks(client, nested, stored.folder / "summary.json")
+    if stored.result.stage == "validate" and (summary := stored.folder / "summary.json").exists():
+        log_checks(client, nested, summary)
     for name in tracked_rows.TABLES:
         _log_table(client, nested, stored.folder / name, chain.recipe)
     if "adapter" in stored.result.outputs and stored.result.stage != "register":

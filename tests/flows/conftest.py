@@ -121,7 +121,8 @@ def again(tiny, warm):
 
     def run(store: Path, *words: str) -> SimpleNamespace:
         process = warm("run", tiny.recipe, "--store", store, "--json", *words, cwd=tiny.folder)
-        report = RunReport.model_validate_json(process.stdout) if process.stdout else None
+        printed = json.loads(process.stdout) if process.stdout else {"status": "refused"}
+        report = None if printed["status"] == "refused" else RunReport.model_validate(printed)
         built = [stage.name for stage in report.stages if not stage.reused] if report else []
         return SimpleNamespace(process=process, report=report, built=built)
 

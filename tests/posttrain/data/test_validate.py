@@ -161,6 +161,8 @@ def test_known_truth_of_hh_harmless(tmp_path: Path) -> None:
         "prompt_repeated_rejected": 1,
         "max_drop_rate": 13,
         "length_bias": 1020,
+        "length_auc": 4598,
+        "duplicate_prompt": 2,
     }
     assert (metrics["preferences_rows_in"], metrics["preferences_kept"]) == (2312, 2299)
     assert metrics["preferences_chosen_longer"] == pytest.approx(0.44, abs=0.01)
