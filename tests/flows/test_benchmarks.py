@@ -96,7 +96,8 @@ def test_drift_from_the_data_of_the_champion_is_a_gate(copy, again, tiny, tmp_pa
         ("drift_sources", 0.0, True), ("drift_lengths", 0.0, True),
     ]  # fmt: skip
     other = tmp_path / "other.jsonl"
-    other.write_bytes(Path(yaml.safe_load(tiny.recipe.read_text())["data"]["preferences"]).read_bytes())
+    rows = Path(yaml.safe_load(tiny.recipe.read_text())["data"]["preferences"]).read_bytes()
+    other.write_bytes(rows + b'{"prompt": "How was the soup?", "chosen": "Warm.", "rejected": "Cold."}\n')
     moved = again(copy, "--set", f"evaluation.gates={json.dumps(gates)}", "--set", f"data.preferences={other}")
     assert moved.process.returncode == 3, moved.process.stderr
     drifted = {gate.name: (gate.value > 0.2, gate.passed) for gate in moved.report.gates}
