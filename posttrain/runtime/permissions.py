@@ -48,13 +48,7 @@ def refuse_remote_code(field: str) -> None:
     Raises:
         Refusal: naming the recipe's field.
     """
-    if is_worker() and os.environ.get(REMOTE_CODE, "") != "1":
-        raise Refusal(
-            where=field,
-            found="true, on a worker that runs the recipes of others",
-            allowed="false",
-            remedy=f"take a model that transformers knows, or have the owner of this worker set {REMOTE_CODE}=1",
-        )
+    _refuse_code(field, "take a model that transformers knows")
 
 
 def refuse_task_code(field: str) -> None:
@@ -63,10 +57,14 @@ def refuse_task_code(field: str) -> None:
     Raises:
         Refusal: naming the recipe's field.
     """
+    _refuse_code(field, "take a task that runs no code")
+
+
+def _refuse_code(field: str, instead: str) -> None:
     if is_worker() and os.environ.get(REMOTE_CODE, "") != "1":
         raise Refusal(
             where=field,
             found="true, on a worker that runs the recipes of others",
             allowed="false",
-            remedy=f"take a task that runs no code, or have the owner of this worker set {REMOTE_CODE}=1",
+            remedy=f"{instead}, or have the owner of this worker set {REMOTE_CODE}=1",
         )
