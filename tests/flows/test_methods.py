@@ -23,7 +23,7 @@ def test_a_method_goes_through_the_chain(copy, again, method):
     run = again(copy, "--set", f"alignment.peft={{method: {method}}}", "--set", keep)
     assert run.process.returncode in (0, 3), run.process.stderr
     assert run.built == ["align", "evaluate", "register"]
-    registered = run.report.stages[-1].outputs.keys() - {"version", "alias", "promotion"}
+    registered = run.report.stages[-1].outputs.keys() - {"version", "alias", "promotion", "card"}
     assert registered == expected_parts(method)
     numbers = {stage.name: stage.metrics for stage in run.report.stages}
     assert 0 < numbers["align"]["trainable_parameters"] <= numbers["align"]["parameters"]
