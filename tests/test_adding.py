@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Literal
 
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.stages import stage_flow
 from posttrain.data import preferences
+from posttrain.data.kinds import KINDS
 from posttrain.data.pairs import pair
 from posttrain.data.shapes import Shape
 from posttrain.filters.rules import reasons
@@ -125,8 +127,8 @@ def test_a_reward_is_a_function_of_the_users(module):
     assert load_function(f"{name}:length", "alignment.reward")(["?", "?"], ["yes", "no"]) == [3.0, 2.0]
 
 
-def test_a_shape_of_rows_is_read_by_its_columns(monkeypatch):
+def test_a_shape_of_rows_is_read_by_its_columns():
     shape = Shape("toy", ("question", "good", "bad"), lambda row, reading: pair(row["question"], row["good"], row["bad"]))
-    monkeypatch.setattr(preferences, "SHAPES", (*preferences.SHAPES, shape))
-    (row,) = preferences.normalise([(1, {"question": "Why?", "good": "So.", "bad": "No."})], "toy.jsonl", pytest.fail)
+    pairs = replace(KINDS["preferences"], shapes=(*preferences.SHAPES, shape))
+    (row,) = pairs.normalise([(1, {"question": "Why?", "good": "So.", "bad": "No."})], "toy.jsonl", pytest.fail)
     assert [row[name][0]["content"] for name in ("prompt", "chosen", "rejected")] == ["Why?", "So.", "No."]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from typing import Any, Final
 
 import polars as pl
 
 from posttrain.data import conversations
 from posttrain.data.comparisons import COMPARISONS
-from posttrain.data.file_rows import normalise_shapes
 from posttrain.data.messages import WrongType, kind
 from posttrain.data.pairs import PAIRS
-from posttrain.data.readers import OnBad, Row
-from posttrain.data.shapes import Build, Record, Shape, Tally
+from posttrain.data.shapes import Build, Record, Shape
 from schemas.messages import MESSAGES
-from schemas.reading import AS_READ, Reading
+from schemas.reading import Reading
 
 COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "prompt": MESSAGES,
@@ -64,17 +62,6 @@ SHAPES: tuple[Shape, ...] = tuple(
     Shape(shape.name, (*shape.needs, LABEL), _labelled(shape.build), shape.also, f"{shape.becomes}; the label")
     for shape in conversations.SHAPES
 )
-
-
-def normalise(
-    rows: Iterable[Row], file: str, on_bad: OnBad, reading: Reading = AS_READ, tally: Tally | None = None
-) -> Iterator[dict[str, Any]]:
-    """Rows of one file → records with the columns of `COLUMNS`; `split` is as declared, or None.
-
-    Raises:
-        Refusal: when no row of the file has the columns of a known shape; otherwise as `normalise_shapes`.
-    """
-    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, hint)
 
 
 def hint(columns: Collection[str]) -> str | None:

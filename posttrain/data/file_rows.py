@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,46 +16,11 @@ from posttrain.data.messages import WrongType
 from posttrain.data.readers import UNREAD, BadRow, OnBad, Row
 from posttrain.data.shapes import Record, Shape, Tally
 from schemas.errors import Refusal
-from schemas.reading import AS_READ, Reading
+from schemas.reading import Reading
 
 MOST_COLUMNS: Final = 200  # names of columns that are remembered, and shown where no shape fits
 
 Hint = Callable[[Collection[str]], str | None]
-
-
-def normalise_shapes(
-    rows: Iterable[Row],
-    file: str,
-    shapes: Sequence[Shape],
-    on_bad: OnBad,
-    reading: Reading = AS_READ,
-    tally: Tally | None = None,
-    hint: Hint = lambda columns: None,
-    carries: bool = False,
-) -> Iterator[Record]:
-    """Build each row by the first shape whose columns it has; rows without one, or with a wrong type, go to `on_bad`.
-
-    A shape whose columns hold something is preferred to one whose columns are null. Records have `source`, `row` (that of the
-    first row, where several make a record) and `split` as declared or None, `extra` (the columns that the shape does not read).
-
-    Args:
-        rows: number and columns of each row.
-        file: their name.
-        shapes: those that the data set takes, the first that fits first.
-        on_bad: takes the rows that cannot be used.
-        reading: what the recipe says about the columns.
-        tally: takes what is to be said beside the records.
-        hint: from columns that fit no shape to where such rows belong, or None.
-        carries: whether columns that no shape reads are what rewards go by, under any name, so that only media are refused.
-
-    Raises:
-        Refusal: when there were rows and none had the columns of a shape, when columns that nothing reads would change what the
-            rows mean, and when `reading` maps to or from a column that is not there.
-    """
-    reader = FileRows(file, shapes, on_bad, reading, tally or Tally(), hint, carries)
-    for number, row in rows:
-        yield from reader.take(number, row)
-    yield from reader.close()
 
 
 @dataclass(frozen=True)
@@ -91,10 +56,23 @@ def _fitting(shapes: Sequence[Shape], there: Collection[str], columns: Collectio
 
 
 class FileRows:
-    """The rows of one file on their way to records; the arguments are those of `normalise_shapes`.
+    """Builds each row of a file by the first shape whose columns it has; the others, and wrong types, go to `on_bad`.
+
+    A shape whose columns hold something is preferred to one whose columns are null. Records have `source`, `row` (that of the
+    first row, where several make a record) and `split` as declared or None, `extra` (the columns that the shape does not read).
+
+    Args:
+        file: its name.
+        shapes: those that the data set takes, the first that fits first.
+        on_bad: takes the rows that cannot be used.
+        reading: what the recipe says about the columns.
+        tally: takes what is to be said beside the records.
+        hint: from columns that fit no shape to where such rows belong, or None.
+        carries: whether columns that no shape reads are what rewards go by, under any name, so that only media are refused.
 
     Raises:
-        Refusal: when `reading` maps to a column that no shape reads.
+        Refusal: when `reading` maps to a column that no shape reads. `close` raises it when there were rows and none had the
+            columns of a shape, and when columns that nothing reads would change what the rows mean.
     """
 
     def __init__(

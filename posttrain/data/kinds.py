@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -14,15 +14,14 @@ from posttrain.data.columns import MEANINGFUL
 from posttrain.data.contract import RowCheck
 from posttrain.data.file_rows import FileRows, Hint
 from posttrain.data.readers import OnBad, Row
-from posttrain.data.shapes import Shape, Tally
-from schemas.reading import Reading
+from posttrain.data.shapes import Record, Shape, Tally
+from schemas.reading import AS_READ, Reading
 
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of data set: its normal form and its contract."""
 
-    normalise: Callable[[Iterable[Row], str, OnBad, Reading, Tally | None], Iterator[dict[str, Any]]]
     columns: dict[str, pl.DataType | type[pl.DataType]]
     checks: tuple[RowCheck, ...]
     shapes: tuple[Shape, ...]
@@ -40,14 +39,19 @@ class Kind:
         """What makes records of the rows of a file."""
         return FileRows(file, self.shapes, on_bad, reading, tally, self.hint, self.carries)
 
+    def normalise(
+        self, rows: Iterable[Row], file: str, on_bad: OnBad, reading: Reading = AS_READ, tally: Tally | None = None
+    ) -> Iterator[Record]:
+        """Rows of one file → records with `columns`; `split` is as declared, or None. Raises what `FileRows` does."""
+        reader = self.rows_of(file, on_bad, reading, tally or Tally())
+        for number, row in rows:
+            yield from reader.take(number, row)
+        yield from reader.close()
+
 
 KINDS: Final = {
-    "preferences": Kind(
-        preferences.normalise, preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES, preferences.hint
-    ),
-    "feedback": Kind(feedback.normalise, feedback.COLUMNS, contract.FEEDBACK_CHECKS, feedback.SHAPES, feedback.hint),
-    "instructions": Kind(
-        conversations.normalise, conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES, conversations.hint
-    ),
-    "prompts": Kind(prompts.normalise, prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES, carries=True),
+    "preferences": Kind(preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES, preferences.hint),
+    "feedback": Kind(feedback.COLUMNS, contract.FEEDBACK_CHECKS, feedback.SHAPES, feedback.hint),
+    "instructions": Kind(conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES, conversations.hint),
+    "prompts": Kind(prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES, carries=True),
 }

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
 import polars as pl
 
 from posttrain.data.comparisons import COMPARISONS
-from posttrain.data.file_rows import normalise_shapes
 from posttrain.data.pairs import PAIRS
 from posttrain.data.rankings import RANKINGS
-from posttrain.data.readers import OnBad, Row
-from posttrain.data.shapes import Shape, Tally
+from posttrain.data.shapes import Shape
 from schemas.messages import MESSAGES
-from schemas.reading import AS_READ, Reading
 
 COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "prompt": MESSAGES,
@@ -33,17 +30,6 @@ ONE_ANSWER: Final = (("messages",), ("conversations",), ("prompt", "completion")
                      ("instruction", "output"), ("input", "output"), ("question", "answer"))  # fmt: skip
 # Before the rest: shapes with `chosen` and `rejected` say themselves which answer is better.
 SHAPES: tuple[Shape, ...] = (*PAIRS, *COMPARISONS, *RANKINGS)
-
-
-def normalise(
-    rows: Iterable[Row], file: str, on_bad: OnBad, reading: Reading = AS_READ, tally: Tally | None = None
-) -> Iterator[dict[str, Any]]:
-    """Rows of one file → records with the columns of `COLUMNS`; `split` is as declared, or None.
-
-    Raises:
-        Refusal: when no row of the file has the columns of a known shape; otherwise as `normalise_shapes`.
-    """
-    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, hint)
 
 
 def hint(columns: Collection[str]) -> str | None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import polars as pl
 
-from posttrain.data.file_rows import normalise_shapes
 from posttrain.data.messages import Message, WrongType, as_prompt, headed, messages, text
 from posttrain.data.pairs import instructed
-from posttrain.data.readers import OnBad, Row
-from posttrain.data.shapes import Record, Shape, Tally
+from posttrain.data.shapes import Record, Shape
 from schemas.messages import MESSAGES
-from schemas.reading import AS_READ, Reading
+from schemas.reading import Reading
 
 COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "prompt": MESSAGES,
@@ -70,16 +68,3 @@ SHAPES: tuple[Shape, ...] = (
     Shape("input", ("input",), lambda row, reading: _asked(as_prompt(row["input"], "input")), (), "text, or messages"),
     Shape("text with headings", ("text",), _headed, (), "the turns of `### Human:`, `### Assistant:` (Guanaco)"),
 )
-
-
-def normalise(
-    rows: Iterable[Row], file: str, on_bad: OnBad, reading: Reading = AS_READ, tally: Tally | None = None
-) -> Iterator[dict[str, Any]]:
-    """Rows of one file → records with `prompt`, `source`, `row`, `split` as declared or None, and all other columns in `extra`.
-
-    `columns` may give those any name: `{answer: reward_model.ground_truth}`.
-
-    Raises:
-        Refusal: as `normalise_shapes`.
-    """
-    return normalise_shapes(rows, file, SHAPES, on_bad, reading, tally, carries=True)

@@ -186,7 +186,7 @@ def _documents(files: Sequence[SourceFile]) -> list[str]:
 
 def _table(name: str, files: Sequence[SourceFile]) -> pl.DataFrame:
     kind = KINDS[name]
-    few = list(_few([kind.normalise(read_rows(file, _ignore), file.name, _ignore, file.reading, None) for file in files]))
+    few = list(_few([kind.normalise(read_rows(file, _ignore), file.name, _ignore, file.reading) for file in files]))
     return pl.DataFrame(pyarrow.Table.from_pylist(few, pl.DataFrame(schema=kind.columns).to_arrow().schema))
 
 

@@ -12,11 +12,10 @@ import pytest
 
 from posttrain.data.contract import CONVERSATION_CHECKS, PREFERENCE_CHECKS, RowCheck
 from posttrain.data.conversations import COLUMNS as CONVERSATIONS
-from posttrain.data.conversations import normalise as conversations
 from posttrain.data.findings import Finding, Lengths, Tallied, finding
 from posttrain.data.kinds import KINDS
 from posttrain.data.passes import Passes
-from posttrain.data.preferences import COLUMNS, normalise
+from posttrain.data.preferences import COLUMNS
 from schemas.data import Checks
 
 GOOD: dict[str, Any] = {"prompt": "What is up?", "chosen": "The sky.", "rejected": "No idea."}
@@ -46,7 +45,7 @@ def judge(table: pl.DataFrame, checks: tuple[RowCheck, ...], limits: Checks, hol
 
 
 def verdict(*rows: dict[str, Any], checks: Checks | None = None, holdout: float = 0.0, read: int | None = None) -> Verdict:
-    records = list(normalise(enumerate(rows, 1), "f", lambda bad: pytest.fail(bad.reason)))
+    records = list(KINDS["preferences"].normalise(enumerate(rows, 1), "f", lambda bad: pytest.fail(bad.reason)))
     table = pl.DataFrame(records, schema=COLUMNS)
     return judge(table, PREFERENCE_CHECKS, checks or Checks(), holdout, read or len(rows))
 
@@ -247,7 +246,7 @@ def test_conversations_have_the_checks_of_one_side() -> None:
         {"messages": messages("user", "assistant", "user")},
         {"prompt": "s", "completion": "</SYS>> <</SYS>>"},
     ]
-    table = pl.DataFrame(list(conversations(enumerate(rows, 1), "f", lambda bad: None)), schema=CONVERSATIONS)
+    table = pl.DataFrame(list(KINDS["instructions"].normalise(enumerate(rows, 1), "f", lambda bad: None)), schema=CONVERSATIONS)
     result = judge(table, CONVERSATION_CHECKS, Checks(), 0.0, len(rows))
     assert result.clean["row"].to_list() == [1]
     assert result.dropped.select("row", "reasons").rows() == [

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.conversations import normalise
+from posttrain.data.kinds import KINDS
 from posttrain.data.messages import transcript
 from posttrain.data.readers import BadRow
 from schemas.errors import Refusal
+
+normalise = KINDS["instructions"].normalise
 
 
 def user(content: str) -> dict[str, str]:

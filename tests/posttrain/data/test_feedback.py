@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from posttrain.data.feedback import COLUMNS, desirable, normalise, unpaired
+from posttrain.data.feedback import COLUMNS, desirable, unpaired
+from posttrain.data.kinds import KINDS
 from posttrain.data.messages import WrongType
 from posttrain.data.sources import SourceFile
 from posttrain.data.validate import validate
@@ -22,7 +23,7 @@ GOOD: Row = {"prompt": "What is up?", "completion": "The sky.", "label": True}
 
 
 def normal(*rows: Row) -> list[Row]:
-    return list(normalise(enumerate(rows, 1), "f", lambda bad: pytest.fail(bad.reason)))
+    return list(KINDS["feedback"].normalise(enumerate(rows, 1), "f", lambda bad: pytest.fail(bad.reason)))
 
 
 def files(folder: Path, *rows: Row) -> dict[str, list[SourceFile]]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.preferences import normalise
+from posttrain.data.kinds import KINDS
 from posttrain.data.readers import BadRow
 from schemas.errors import Refusal
+
+normalise = KINDS["preferences"].normalise
 
 
 def user(content: str) -> dict[str, str]:

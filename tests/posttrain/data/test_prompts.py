@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from posttrain.data.prompts import SHAPES, normalise
+from posttrain.data.kinds import KINDS
+from posttrain.data.prompts import SHAPES
 from posttrain.data.readers import BadRow
 from posttrain.data.shapes import Tally
 from posttrain.data.sources import resolve
@@ -28,7 +29,7 @@ SAID = {"role": "assistant", "content": "5"}
 def read(*rows: dict[str, Any], reading: Reading = Reading()) -> tuple[list[dict[str, Any]], list[BadRow], Tally]:  # noqa: B008
     bad: list[BadRow] = []
     tally = Tally()
-    found = list(normalise(enumerate(rows, 1), "p.jsonl", bad.append, reading, tally))
+    found = list(KINDS["prompts"].normalise(enumerate(rows, 1), "p.jsonl", bad.append, reading, tally))
     return found, bad, tally
 
 

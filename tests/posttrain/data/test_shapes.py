@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from posttrain.data import conversations, preferences
 from posttrain.data.collect import collect
 from posttrain.data.explain import shapes_table
 from posttrain.data.kinds import KINDS
@@ -122,10 +121,10 @@ TALKS: dict[str, Callable[[str, str], Row]] = {
 }
 
 
-def normalised(kind: Any, rows: list[Row], reading: Reading = Reading()) -> tuple[list[Row], list[str], Tally]:  # noqa: B008
+def normalised(kind: str, rows: list[Row], reading: Reading = Reading()) -> tuple[list[Row], list[str], Tally]:  # noqa: B008
     bad: list[BadRow] = []
     tally = Tally()
-    found = list(kind.normalise(enumerate(rows, 1), "f.jsonl", bad.append, reading, tally))
+    found = list(KINDS[kind].normalise(enumerate(rows, 1), "f.jsonl", bad.append, reading, tally))
     assert tally.taken + len(bad) == len(rows)
     return found, [each.reason for each in bad], tally
 
@@ -136,7 +135,7 @@ def sides(record: Row) -> tuple[str, str]:
 
 @pytest.mark.parametrize("shape", PAIRS)
 def test_pairs_in_every_shape_are_one_table(shape: str) -> None:
-    found, bad, _ = normalised(preferences, [PAIRS[shape](*triple) for triple in TRIPLES])
+    found, bad, _ = normalised("preferences", [PAIRS[shape](*triple) for triple in TRIPLES])
     times = 3 if shape == "prompt in front" else 1
     assert bad == []
     assert [(r["prompt"], r["chosen"], r["rejected"], r["row"]) for r in found] == [
@@ -147,7 +146,7 @@ def test_pairs_in_every_shape_are_one_table(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", TALKS)
 def test_conversations_in_every_shape_are_one_table(shape: str) -> None:
-    found, bad, _ = normalised(conversations, [TALKS[shape](q, a) for q, a, _ in TRIPLES])
+    found, bad, _ = normalised("instructions", [TALKS[shape](q, a) for q, a, _ in TRIPLES])
     assert bad == []
     assert [(r["prompt"], r["completion"]) for r in found] == [([user(q)], [bot(a)]) for q, a, _ in TRIPLES]
 
@@ -156,11 +155,11 @@ def test_every_shape_of_the_tables_is_tried_here() -> None:
     """A shape that no row above takes is dead, or hidden behind another."""
     taken = {name: Tally() for name in KINDS}
     for make in PAIRS.values():
-        taken["preferences"].shapes += normalised(preferences, [make(*TRIPLES[0])])[2].shapes
+        taken["preferences"].shapes += normalised("preferences", [make(*TRIPLES[0])])[2].shapes
     for make_talk in TALKS.values():
-        taken["instructions"].shapes += normalised(conversations, [make_talk(*TRIPLES[0][:2])])[2].shapes
-    taken["preferences"].shapes += normalised(preferences, STEERED)[2].shapes
-    taken["preferences"].shapes += normalised(preferences, [{"query": "q", "chosen": "a", "rejected": "b"}])[2].shapes
+        taken["instructions"].shapes += normalised("instructions", [make_talk(*TRIPLES[0][:2])])[2].shapes
+    taken["preferences"].shapes += normalised("preferences", STEERED)[2].shapes
+    taken["preferences"].shapes += normalised("preferences", [{"query": "q", "chosen": "a", "rejected": "b"}])[2].shapes
     for name in ("preferences", "instructions"):  # of prompts: test_prompts.py
         kind = KINDS[name]
         assert set(taken[name].shapes) == {shape.name for shape in kind.shapes}
@@ -175,40 +174,40 @@ STEERED = [
 
 def test_neighbouring_rows_of_a_prompt_make_its_pairs() -> None:
     """a: 4 over 1, with 2 between; b has one answer; c: 2 over 0. Adjacent: 4 over 2, and 2 over 1, for a."""
-    found, bad, tally = normalised(preferences, STEERED)
+    found, bad, tally = normalised("preferences", STEERED)
     assert [(r["chosen"][0]["content"], r["rejected"][0]["content"], r["row"]) for r in found] == [
         ("a4", "a1", 1),
         ("c2", "c0", 5),
     ]
     assert bad == ["unpaired: the prompt has one response with a mark, and a pair needs two"]
     assert any(sentence.startswith("1 prompts have answers between") for sentence in tally.sentences())
-    found, _, _ = normalised(preferences, STEERED, Reading(ranking="adjacent"))
+    found, _, _ = normalised("preferences", STEERED, Reading(ranking="adjacent"))
     assert [sides(r) for r in found] == [("a4", "a2"), ("a2", "a1"), ("c2", "c0")]
 
 
 def test_rankings_pair_neighbours_or_the_ends_and_skip_ties() -> None:
     row = {"prompt": "q", "responses": ["a", "b", "c", "d"], "scores": [1, 5, 5, 3]}
     pairs = {
-        ranking: [sides(r) for r in normalised(preferences, [row], reading)[0]]
+        ranking: [sides(r) for r in normalised("preferences", [row], reading)[0]]
         for ranking, reading in (("ends", Reading()), ("adjacent", Reading(ranking="adjacent")))
     }
     assert pairs == {"ends": [("b", "a")], "adjacent": [("b", "d"), ("d", "a")]}
 
 
 def test_the_shorter_list_of_answers_starts_again() -> None:
-    found, _, _ = normalised(preferences, [{"prompt": "q", "chosen": ["a", "b"], "rejected": ["x", "y", "z"]}])
+    found, _, _ = normalised("preferences", [{"prompt": "q", "chosen": ["a", "b"], "rejected": ["x", "y", "z"]}])
     assert [sides(r) for r in found] == [("a", "x"), ("b", "y"), ("a", "z")]
 
 
 def test_system_history_and_tools_stand_before_the_prompt() -> None:
     tools = [{"type": "function", "function": {"name": "find"}}]
     row = {"system": "Be brief.", "history": [["Hi", "Ho"]], "tools": json.dumps(tools), "instruction": "q", "output": "a"}
-    ((record), ), _, _ = normalised(conversations, [row])  # fmt: skip
+    ((record), ), _, _ = normalised("instructions", [row])  # fmt: skip
     assert [(m["role"], m["content"]) for m in record["prompt"]] == [
         ("system", "Be brief."), ("user", "Hi"), ("assistant", "Ho"), ("user", "q"),
     ]  # fmt: skip
     assert json.loads(record["prompt"][0]["extra"]) == {"tools": tools}
-    _, bad, _ = normalised(conversations, [{"system": "A", "messages": [user("s") | {"role": "system"}, user("q"), bot("a")]}])
+    _, bad, _ = normalised("instructions", [{"system": "A", "messages": [user("s") | {"role": "system"}, user("q"), bot("a")]}])
     assert bad == ["wrong_type: `system` and the system message of the prompt differ"]
 
 
@@ -224,16 +223,16 @@ def test_system_history_and_tools_stand_before_the_prompt() -> None:
 def test_a_column_that_changes_the_meaning_is_refused_unless_it_is_ignored(extra: Row, names: str) -> None:
     rows = [{"prompt": "q", "completion": "a"} | extra, {"prompt": "r", "completion": "b"}]
     with pytest.raises(Refusal) as refusal:
-        normalised(conversations, rows)
+        normalised("instructions", rows)
     assert all(f"`{name}` in 1 rows" in refusal.value.found for name in names.split(", "))
     assert f"ignore: [{names}]" in refusal.value.remedy
-    found, _, _ = normalised(conversations, rows, Reading(ignore=tuple(names.split(", "))))
+    found, _, _ = normalised("instructions", rows, Reading(ignore=tuple(names.split(", "))))
     assert len(found) == 2
 
 
 def test_other_columns_that_nothing_reads_are_counted_once() -> None:
     rows = [{"prompt": "q", "chosen": "a", "rejected": "b", "topic": n % 2 or None, "split": n} for n in range(6)]
-    found, bad, tally = normalised(preferences, rows)
+    found, bad, tally = normalised("preferences", rows)
     assert (len(found), bad, {r["split"] for r in found}) == (6, [], {None})
     assert tally.unread == {"topic": 3}
     assert len(tally.sentences()) == 2
@@ -243,28 +242,28 @@ def test_other_columns_that_nothing_reads_are_counted_once() -> None:
 
 def test_columns_of_any_name_are_mapped() -> None:
     reading = Reading(columns={"prompt": "data.ask", "chosen": "good", "rejected": "bad"})
-    found, bad, tally = normalised(preferences, [{"data": {"ask": "q"}, "good": "a", "bad": "b"}], reading)
+    found, bad, tally = normalised("preferences", [{"data": {"ask": "q"}, "good": "a", "bad": "b"}], reading)
     assert (found[0]["prompt"], found[0]["rejected"], bad, dict(tally.unread)) == ([user("q")], [bot("b")], [], {})
     with pytest.raises(Refusal, match=r"write prompt: ask: the known name comes first|no column that is read"):
-        normalised(preferences, [{"ask": "q"}], Reading(columns={"ask": "prompt"}))
+        normalised("preferences", [{"ask": "q"}], Reading(columns={"ask": "prompt"}))
 
 
 @pytest.mark.parametrize(
     ("kind", "row", "remedy"),
     [
-        (conversations, {"prompt": "q", "response_0": "a", "response_1": "b"}, "add `completion`"),
+        ("instructions", {"prompt": "q", "response_0": "a", "response_1": "b"}, "add `completion`"),
         (
-            preferences,
+            "preferences",
             {"Prompt": "q", "Chosen": "a", "Rejected": "b"},
             "rename `Prompt` to `prompt`, rename `Chosen` to `chosen`, ",
         ),
-        (conversations, {"chosen": "q", "rejected": "a"}, "name the file in data.preferences"),
-        (preferences, {"messages": []}, "name the file in data.instructions"),
-        (preferences, {"data": {"prompt": "q"}}, "the columns are inside `data`"),
-        (conversations, {"foo": 1, "bar": 2}, "name your columns in `columns`"),
+        ("instructions", {"chosen": "q", "rejected": "a"}, "name the file in data.preferences"),
+        ("preferences", {"messages": []}, "name the file in data.instructions"),
+        ("preferences", {"data": {"prompt": "q"}}, "the columns are inside `data`"),
+        ("instructions", {"foo": 1, "bar": 2}, "name your columns in `columns`"),
     ],
 )
-def test_a_shape_that_is_not_there_has_a_remedy(kind: Any, row: Row, remedy: str) -> None:
+def test_a_shape_that_is_not_there_has_a_remedy(kind: str, row: Row, remedy: str) -> None:
     """`response_1` is one of two answers: it is not proposed as the answer."""
     with pytest.raises(Refusal) as refusal:
         normalised(kind, [row])
@@ -274,11 +273,11 @@ def test_a_shape_that_is_not_there_has_a_remedy(kind: Any, row: Row, remedy: str
 
 def test_images_are_refused_by_row_and_dropped_on_purpose() -> None:
     row = {"messages": [user("q") | {"content": [{"type": "image_url", "image_url": {}}, *parts("What?")]}, bot("a")]}
-    _, bad, _ = normalised(conversations, [row])
+    _, bad, _ = normalised("instructions", [row])
     assert bad == [
         "not_text: `messages[0].content[0]` is a part of type image_url, which is not read; `ignore: [image_url]` drops it"
     ]
-    found, _, _ = normalised(conversations, [row], Reading(ignore=("images",)))
+    found, _, _ = normalised("instructions", [row], Reading(ignore=("images",)))
     assert found[0]["prompt"] == [user("What?")]
 
 
