@@ -12,7 +12,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from urllib.parse import urlsplit
+from http.client import HTTPException
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from posttrain.runtime import progress
 from schemas.errors import Refusal
@@ -39,7 +40,7 @@ def require_answer(uri: str) -> None:
     with _lock:
         asked, wrong = _known.get(uri, (float("-inf"), None))
         if time.monotonic() - asked > AGAIN_SECONDS:
-            wrong = _wrong(uri)
+            wrong = problem(uri)
             _known[uri] = time.monotonic(), wrong
     if wrong:
         raise TrackingAway(f"{without_credentials(uri)} does not answer ({wrong})")
@@ -69,19 +70,26 @@ def wait_for_answer(uri: str, seconds: float, what: str) -> None:
             time.sleep(min(AGAIN_SECONDS, max(0.0, end - time.monotonic())))
 
 
-def _wrong(uri: str) -> str | None:
-    """What is wrong with a server, or None where it answers; a file answers always."""
-    address = urlsplit(uri)
-    scheme = address.scheme.partition("+")[0]
+def problem(uri: str) -> str | None:
+    """Why a server does not answer, or None where it does; a file always does. It is asked anew each time."""
     try:
+        address = urlsplit(uri)
+        scheme = address.scheme.partition("+")[0]
         if scheme in ("http", "https"):
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS):  # noqa: S310 - http, as was seen
+            with urllib.request.urlopen(_health(address), timeout=PROBE_SECONDS):  # noqa: S310 - http, as was seen
                 return None
         if address.hostname and (port := address.port or PORTS.get(scheme)):
             socket.create_connection((address.hostname, port), PROBE_SECONDS).close()
     except urllib.error.HTTPError as answer:
         return f"status {answer.code}" if answer.code in AWAY else None  # any other answer is one: of a login, say
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:  # URLError is one
         reason = getattr(error, "reason", error)
         return None if isinstance(reason, ssl.SSLError) else without_credentials(str(reason))  # MLflow judges certificates
+    except (ValueError, HTTPException):  # no address, or no HTTP: MLflow says so better
+        return None
     return None
+
+
+def _health(address: SplitResult) -> str:
+    """Where a server of MLflow says that it is there, without user and password, which urllib takes for a part of the host."""
+    return urlunsplit((address.scheme, address.netloc.rpartition("@")[2], f"{address.path.rstrip('/')}/health", "", ""))

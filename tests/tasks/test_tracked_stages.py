@@ -142,7 +142,7 @@ def server(tmp_path, helpers):
                    "--backend-store-uri", files[0], "--artifacts-destination", str(files[1])]  # fmt: skip
         running.append(subprocess.Popen(command, env=helpers.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                         start_new_session=True))  # fmt: skip
-        until(lambda: availability._wrong(address) is None, 120)
+        until(lambda: availability.problem(address) is None, 120)
 
     def kill() -> None:
         helpers.kill_group(running[-1])
@@ -182,7 +182,7 @@ def test_a_server_that_is_away_for_a_while_has_every_point_once_and_every_stage(
     folder = open_runs.run_folder(chain.store.root, run_id, "run")
     assert (folder / "validate.unlogged").exists()
     server.start()
-    until(lambda: availability._wrong(server.address) is None)
+    until(lambda: availability.problem(server.address) is None)
     tracked_stages.log_all(chain, run_id)
     assert not (folder / "validate.unlogged").exists()
     assert losses(chain, mlflow_of) == [(step, 1 / step) for step in range(1, 9)]
