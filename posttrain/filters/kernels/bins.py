@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from posttrain.text.kernels.compiling import kernel
 from posttrain.text.kernels.grams import beginnings, words
-from posttrain.text.kernels.text import BASE, MIXER, Bytes, Hashes, Places, hashed
+from posttrain.text.kernels.text import BASE, MIXER, Bytes, Hashes, Places, hashed, longest
 
 BINS: Final = 1 << 16  # of words, for the divergence
 FEATURES: Final = 1 << 18  # of words and pairs of words, for the classifier
@@ -48,10 +48,8 @@ def scores(data: Bytes, starts: Places, ends: Places, flags: Bytes, weights: Flo
     Args:
         weights: of the bins, and behind them the bias, shape (FEATURES + 1,).
     """
-    longest = np.int64(1)
-    for each in range(len(starts)):
-        longest = max(longest, ends[each] - starts[each])
-    found, bins = np.empty(longest + 1, np.uint64), np.empty(2 * longest + 2, np.int64)
+    size = longest(starts, ends)
+    found, bins = np.empty(size + 1, np.uint64), np.empty(2 * size + 2, np.int64)
     for each in range(len(starts)):
         count = words(data, starts[each], ends[each], flags, found)
         out[each] = _logit(weights, bins, features(found, count, bins))
@@ -67,10 +65,8 @@ def learn(
         labels: 1 for a good text, 0 for a bad one, shape (documents,).
         rates: of each step, shape (steps,).
     """
-    longest = np.int64(1)
-    for each in range(len(starts)):
-        longest = max(longest, ends[each] - starts[each])
-    found, bins = np.empty(longest + 1, np.uint64), np.empty(2 * longest + 2, np.int64)
+    size = longest(starts, ends)
+    found, bins = np.empty(size + 1, np.uint64), np.empty(2 * size + 2, np.int64)
     for step in range(len(order)):
         each = order[step]
         count = features(found, words(data, starts[each], ends[each], flags, found), bins)
@@ -83,10 +79,8 @@ def learn(
 @kernel
 def counts(data: Bytes, starts: Places, ends: Places, flags: Bytes, out: Places) -> None:
     """Add the words of some folded texts to the counts of their bins, shape (BINS,)."""
-    longest = np.int64(1)
-    for each in range(len(starts)):
-        longest = max(longest, ends[each] - starts[each])
-    found = np.empty(longest + 1, np.uint64)
+    size = longest(starts, ends)
+    found = np.empty(size + 1, np.uint64)
     for each in range(len(starts)):
         for at in range(words(data, starts[each], ends[each], flags, found)):
             out[np.int64(_scattered(found[at]) & np.uint64(BINS - 1))] += 1
@@ -99,10 +93,8 @@ def divergences(data: Bytes, starts: Places, ends: Places, flags: Bytes, logs: F
     Args:
         logs: logarithms of the shares of the bins in the corpus, shape (BINS,).
     """
-    longest = np.int64(1)
-    for each in range(len(starts)):
-        longest = max(longest, ends[each] - starts[each])
-    found, own = np.empty(longest + 1, np.uint64), np.zeros(BINS, np.int64)
+    size = longest(starts, ends)
+    found, own = np.empty(size + 1, np.uint64), np.zeros(BINS, np.int64)
     for each in range(len(starts)):
         count, total = words(data, starts[each], ends[each], flags, found), 0.0
         for at in range(count):
@@ -125,10 +117,8 @@ def known_words(
     Args:
         known: sorted hashes of runs of one to `longest_run` words (`grams.runs`).
     """
-    longest = np.int64(1)
-    for each in range(len(starts)):
-        longest = max(longest, ends[each] - starts[each])
-    found, prefix = np.empty(longest + 1, np.uint64), np.empty(longest + 2, np.uint64)
+    size = longest(starts, ends)
+    found, prefix = np.empty(size + 1, np.uint64), np.empty(size + 2, np.uint64)
     for each in range(len(starts)):
         count = words(data, starts[each], ends[each], flags, found)
         beginnings(found, count, prefix)

@@ -19,6 +19,7 @@ from posttrain.text.kernels.text import (
     decode,
     hashed,
     lines,
+    longest,
     paragraphs,
     powers_of_base,
     spans,
@@ -55,11 +56,9 @@ def measure(data: Bytes, offsets: Places, flags: Bytes, out: NDArray[np.float64]
         flags: of `characters.flags`.
         out: shape (documents, len(COLUMNS)).
     """
-    longest = np.int64(0)
-    for each in range(len(offsets) - 1):
-        longest = max(longest, offsets[each + 1] - offsets[each])
-    codes, kinds = np.zeros(longest + _LONGEST_STOP_WORD, np.int32), np.empty(longest, np.uint8)
-    prefix, powers = np.empty(longest + 1, np.uint64), powers_of_base(longest + 1)
+    size = longest(offsets[:-1], offsets[1:])
+    codes, kinds = np.zeros(size + _LONGEST_STOP_WORD, np.int32), np.empty(size, np.uint8)
+    prefix, powers = np.empty(size + 1, np.uint64), powers_of_base(size + 1)
     for each in range(len(offsets) - 1):
         count = decode(data, offsets[each], offsets[each + 1], flags, codes, kinds, prefix)
         _symbols(codes, kinds, count, out[each])

@@ -9,7 +9,7 @@ import numpy as np
 from posttrain.filters.kernels.document import ends_with_ellipsis, lower, says
 from posttrain.text.kernels.characters import SPACE, TERMINAL
 from posttrain.text.kernels.compiling import kernel
-from posttrain.text.kernels.text import NEWLINE, Bytes, Codes, Places, code_at
+from posttrain.text.kernels.text import NEWLINE, Bytes, Codes, Places, code_at, longest
 
 REASONS: Final = ("min_words", "max_word_length", "drop_unpunctuated", "drop_ellipsis", "drop_javascript", "drop_policy")
 """Fields of `LineRules`, in the order in which they are asked."""
@@ -42,10 +42,8 @@ def drop_lines(data: Bytes, offsets: Places, flags: Bytes, limits: Places, out: 
     Returns:
         How many bytes were written.
     """
-    longest = np.int64(0)
-    for each in range(len(offsets) - 1):
-        longest = max(longest, offsets[each + 1] - offsets[each])
-    codes, used = np.empty(longest, np.int32), 0
+    size = longest(offsets[:-1], offsets[1:])
+    codes, used = np.empty(size, np.int32), 0
     for each in range(len(offsets) - 1):
         at, end, begin, gone = offsets[each], offsets[each + 1], used, 0
         while at <= end:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from posttrain.text.kernels.characters import WORD
 from posttrain.text.kernels.compiling import kernel
-from posttrain.text.kernels.text import BASE, MIXER, Bytes, Hashes, Places, code_at, hashed
+from posttrain.text.kernels.text import BASE, MIXER, Bytes, Hashes, Places, code_at, hashed, longest
 
 _FNV_BASIS, _FNV_PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)
 
@@ -97,10 +97,8 @@ def matches(
         lengths: of runs, in words.
         counts, first, covered: shape (documents,), filled; `first` is a place in `known` or -1.
     """
-    longest = np.int64(0)
-    for each in range(len(starts)):
-        longest = max(longest, ends[each] - starts[each])
-    found, prefix = np.empty(longest + 1, np.uint64), np.empty(longest + 2, np.uint64)
+    size = longest(starts, ends)
+    found, prefix = np.empty(size + 1, np.uint64), np.empty(size + 2, np.uint64)
     for each in range(len(starts)):
         count = words(data, starts[each], ends[each], flags, found)
         beginnings(found, count, prefix)

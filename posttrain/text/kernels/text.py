@@ -33,6 +33,15 @@ def code_at(data: Bytes, at: int) -> tuple[int, int]:
 
 
 @kernel
+def longest(starts: Places, ends: Places) -> int:
+    """Bytes of the longest text: room that is enough for any of them."""
+    size = np.int64(0)
+    for each in range(len(starts)):
+        size = max(size, ends[each] - starts[each])
+    return size
+
+
+@kernel
 def decode(data: Bytes, start: int, end: int, flags: Bytes, codes: Codes, kinds: Bytes, prefix: Hashes) -> int:
     """Code points and flags of the bytes from `start` to `end`, and polynomial hashes of all beginnings; returns how many.
 

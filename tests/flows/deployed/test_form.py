@@ -43,8 +43,8 @@ def test_every_union_has_tabs_and_every_field_a_place_and_a_title(form):
 
 
 def test_the_first_tab_is_that_of_the_default(form):
-    fields = form["definitions"]["DPO"]["properties"]
-    assert fields["peft"]["anyOf"][0] == {"$ref": "#/definitions/LoRA"} or "default" not in fields["peft"]
+    for section, method in (("DPO", "LoRA"), ("SFT", "Full")):
+        assert form["definitions"][section]["properties"]["peft"]["anyOf"][0] == {"$ref": f"#/definitions/{method}"}
     assert form["definitions"]["Recipe"]["properties"]["alignment"]["anyOf"][0] == {"$ref": "#/definitions/NoAlignment"}
     assert form["definitions"]["Data"]["properties"]["corpus"]["anyOf"][0] == {"type": "null"}
 
