@@ -136,10 +136,9 @@ class Lengths:
         if not good or not bad:
             return None
         value = area_of_counts(good, bad)
-        count = sum(good.values()) + sum(bad.values())
         if max(value, 1 - value) > limits.length_bias_fail and "length_bias" not in limits.waive and not known:
-            return Finding("length_auc", "fail", count, value, limits.length_bias_fail, failed=True)
-        return Finding("length_auc", "warn", count, value, limits.length_bias_warn)
+            return Finding("length_auc", "fail", self.rows, value, limits.length_bias_fail, failed=True)
+        return Finding("length_auc", "warn", self.rows, value, limits.length_bias_warn)
 
     def one_label(self, limits: Checks) -> Finding | None:
         """Feedback of which all answers that are kept have one label: there is nothing to tell apart."""
