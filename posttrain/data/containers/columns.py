@@ -102,7 +102,9 @@ def _parquet(reading: Reading, stream: IO[bytes], so_far: Expansion) -> Table:
     filled = {_column_of(chunk) for chunk in every if not _only_nulls(chunk)}
     watched = PagesWatched(stream, found, so_far.check)
     file = pq.ParquetFile(watched, read_dictionary=sorted(texts - decimals), metadata=found, pre_buffer=False, **limits)
-    batches = file.iter_batches(batch_size=rows, columns=names)
+    # Group by group: of a batch across two, Arrow has no form in which lists and structs hold dictionaries.
+    groups = range(found.num_row_groups)
+    batches = (each for at in groups for each in file.iter_batches(batch_size=rows, row_groups=[at], columns=names))
     return Table(batches, _unread(reading, [name for name in schema.names if name in filled or name in wanted], wanted))
 
 

@@ -125,3 +125,11 @@ def test_of_very_many_columns_those_that_shapes_know_are_read(tmp_path):
     rows = read_rows(SourceFile("x.parquet", str(tmp_path / "x.parquet")), print, known=known, note=notes.append)
     assert [row for _, row in rows] == [{"prompt": "q", "label": True}] * 3
     assert notes == ["x.parquet has 202 columns: only prompt, label are read"]
+
+
+@pytest.mark.parametrize("group", [1, 7, 1000])
+def test_messages_in_many_row_groups_are_read(tmp_path, group):
+    """Data sets of the hub have groups of a thousand rows, which are no multiple of what is read at a time."""
+    rows = [{"messages": [{"role": "user", "content": f"q {n % 3}"}, {"role": "assistant", "content": "é"}]} for n in range(2100)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=group)
+    assert read(tmp_path / "x.parquet") == rows
