@@ -160,6 +160,14 @@ def _meaningless(spec: PPO) -> Problems:
                 allowed=meaning.needs,
                 remedy=f"remove {meaning.field.rpartition('.')[2]}",
             )
+    yield from _no_ensemble(spec)
+    if spec.sampler is not None and spec.peft.method != "lora":
+        yield refused(
+            where="alignment.sampler",
+            found=f"a server, with peft.method {spec.peft.method}",
+            allowed="peft.method lora, which servers load while they run",
+            remedy="set alignment.peft.method=lora, or remove sampler",
+        )
     if spec.critic.init == "reward_model" and spec.value_model == "trunk":
         yield refused(
             where="alignment.critic.init",
@@ -180,6 +188,18 @@ def _meaningless(spec: PPO) -> Problems:
             found="k1 in the loss",
             allowed="k2 or k3 in the loss, or place reward: the mean gradient of k1 over the policy's own samples is 0",
             remedy="set kl.estimator=k2, whose gradient is that of the divergence",
+        )
+
+
+def _no_ensemble(spec: PPO) -> Problems:
+    """A penalty on disagreement needs several that can disagree, none of which counts against the others."""
+    weights = [source.weight for source in spec.reward if source.source in ("model", "registry")]
+    if spec.ensemble_penalty and (len(weights) < 2 or min(weights) <= 0):
+        yield refused(
+            where="alignment.ensemble_penalty",
+            found=f"{spec.ensemble_penalty:g} with reward models of weights {weights}",
+            allowed="two reward models or more, of weights above 0",
+            remedy="name more of them in alignment.reward, or remove ensemble_penalty",
         )
 
 

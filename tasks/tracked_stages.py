@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 CURVE = "curve.jsonl"
 DIGEST_LENGTH = 36  # MLflow's limit of a data set's digest
 SMALL_FILES = (
-    "summary.json", "curve.jsonl", "evaluation.json", "layout.txt", "reward.json", "round_trip.json", "rows.json",
+    "summary.json", "curve.jsonl", "evaluation.json", "layout.txt", "on_policy.json", "reward.json", "round_trip.json",
+    "rows.json",
 )  # fmt: skip
 
 

@@ -78,6 +78,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "reward": reward,
         "reward_interval": Estimate.of(reward, "held_out_accuracy").interval if reward else None,
         "skipped": [stage for stage in recipe.stages if stage not in {ran.name for ran in run.stages}],
+        "on_policy": read.document(folders, "align", "on_policy.json"),
         "course": samples.course(read.lines(folders, "align", "rollouts.jsonl")),
         "groups": samples.groups(frame, names, recipe.seed),
         "costs": [_cost(stage, results.get(stage.name), curves.get(stage.name, [])) for stage in run.stages],
