@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.server import EPHEMERAL
+from posttrain.runtime.child_processes import child_of_this_process
 from schemas.results import RunReport
 
 WARM = Path(__file__).with_name("warm.py")
@@ -33,7 +35,7 @@ def prefect_url(tmp_path_factory, helpers):
     with log.open("w") as stream:
         server = subprocess.Popen(
             [sys.executable, "-m", *command], env=helpers.environment(PREFECT_HOME=str(log.parent), **EPHEMERAL),
-            stdout=stream, stderr=stream, start_new_session=True,
+            stdout=stream, stderr=stream, start_new_session=True, preexec_fn=child_of_this_process(signal.SIGKILL),
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/api"
     try:
