@@ -13,8 +13,8 @@ from schemas.data import CONTRACTS, Checks
 from schemas.errors import Refusal
 
 FAULTS: Final = {
-    "prompt_mismatch": "pairs whose two sides differ before their last message: they answer different prompts, or are several "
-    "turns long, of which no pair is made",
+    "prompt_mismatch": "pairs whose two sides differ before their last message: they answer different prompts, or go on for "
+    "several turns (data.checks.several_turns keeps those)",
     "conflict": "rows that contradict another row (A>B and B>A, or one answer with both labels)",
     "reversed_scores": "pairs whose scores contradict the label",
     "length_bias": "of pairs with the longer answer chosen (ties count half)",

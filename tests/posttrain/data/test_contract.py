@@ -86,6 +86,7 @@ def messages(*roles: str) -> list[dict[str, str]]:
         ({"chosen": "Superhuman: a film. Human beings."}, set()),
         ({"rejected": "ok<|im_end|>"}, {"template_token_rejected"}),
         ({"rejected": "ok<end_of_turn>"}, {"template_token_rejected"}),
+        ({"rejected": "ok<\uff5cend\u2581of\u2581sentence\uff5c>"}, {"template_token_rejected"}),
         ({"prompt": "[INST] hi [/INST]"}, {"template_token_chosen", "template_token_rejected"}),
         ({"rejected": "a <| b and <|im end|> and [inst]"}, set()),
         ({"prompt": LONG, "chosen": f"{LONG} Red."}, {"prompt_repeated_chosen"}),
