@@ -17,6 +17,7 @@ from schemas.messages import ONE_ANSWER
 Severity = Literal["warn", "drop", "fail"]
 
 SIDES: Final = ("chosen", "rejected", "completion")
+SAID: Final = r"[^\s\p{Cc}\p{Cf}]"  # neither blank nor control character nor one without width
 MARKER: Final = r"\b(?:Human|Assistant):"
 # ChatML, Llama 3, Phi, Zephyr and kin share <|name|>; then Gemma; then Llama 2 and Mistral; then DeepSeek, whose bars are wide.
 TEMPLATE_TOKEN: Final = r"<\|\w+\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<\x{FF5C}[\w\x{2581}]+\x{FF5C}>"
@@ -96,7 +97,7 @@ def _extras(column: str) -> pl.Expr:
 
 def _blank(column: str) -> pl.Expr:
     """No messages, or one that says nothing and calls no tool."""
-    silent = pl.element().struct.field("content").str.strip_chars() == ""
+    silent = ~pl.element().struct.field("content").str.contains(SAID)
     calls = pl.element().struct.field("extra").str.contains('"tool_calls"', literal=True).fill_null(False)
     return (pl.col(column).list.len() == 0) | pl.col(column).list.eval(silent & ~calls).list.any()
 

@@ -148,7 +148,7 @@ def examine(
     assert counts.rows_in == counts.kept + counts.quarantined + mixture.left_out, f"{name}: {counts}, {mixture.left_out} left out"
     findings = _findings(checks, written, bad.tally, limits, counts)
     _warn_waived(name, findings, limits)
-    notes += [f"data.{name}: {sentence}" for sentence in collector.tally.sentences()]
+    notes += [f"data.{name}: {sentence}" for sentence in (*collector.tally.sentences(), *_lacking(counts.kept, written.held))]
     for note in notes:
         current().note(note)
     summary = _summary(counts, written, findings) | mixture.summary | collector.tally.as_json(counts.rows_in)
@@ -244,6 +244,14 @@ def _summary(counts: _Counts, written: _Written, findings: list[Finding]) -> dic
         "checks": [finding.as_row() for finding in findings],
         "length_histogram": written.lengths.histogram(),
     }
+
+
+def _lacking(kept: int, held: int) -> list[str]:
+    """A split that no row is in, which a run refuses."""
+    empty = [split for split, rows in (("train", kept - held), ("holdout", held)) if kept and not rows]
+    return [
+        f"no row is in the split {each}, and a run needs some: change data.holdout, or the splits in the data" for each in empty
+    ]
 
 
 def _warn_waived(name: str, findings: list[Finding], limits: Checks) -> None:

@@ -85,6 +85,7 @@ def messages(*roles: str) -> list[dict[str, str]]:
         ({"prompt": "Say Assistant: hi"}, {"marker_chosen", "marker_rejected"}),
         ({"chosen": "Superhuman: a film. Human beings."}, set()),
         ({"rejected": "ok<|im_end|>"}, {"template_token_rejected"}),
+        ({"chosen": "\u200b\ufeff \u2060\x00\n"}, {"empty_chosen"}),
         ({"rejected": "ok<end_of_turn>"}, {"template_token_rejected"}),
         ({"rejected": "ok<\uff5cend\u2581of\u2581sentence\uff5c>"}, {"template_token_rejected"}),
         ({"prompt": "[INST] hi [/INST]"}, {"template_token_chosen", "template_token_rejected"}),

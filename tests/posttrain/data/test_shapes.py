@@ -158,6 +158,7 @@ def test_columns_of_any_name_are_mapped() -> None:
             "rename `Prompt` to `prompt`, rename `Chosen` to `chosen`, ",
         ),
         ("instructions", {"chosen": "q", "rejected": "a"}, "name the file in data.preferences"),
+        ("instructions", {"Prompt": "q", "Chosen": "a", "Rejected": "b"}, "name the file in data.preferences"),
         ("preferences", {"messages": []}, "name the file in data.instructions"),
         ("preferences", {"prompt": "q", "completion": "a", "label": False}, "name the file in data.feedback"),
         ("preferences", {"data": {"prompt": "q"}}, "the columns are inside `data`"),
