@@ -17,6 +17,7 @@ from flows.commands.filter import filter_
 from flows.commands.lineage import lineage
 from flows.commands.models import models
 from flows.commands.promote import promote, rollback
+from flows.commands.report import report
 from flows.commands.run import run
 from flows.commands.serve import serve
 from flows.commands.shared import answer, console
@@ -42,6 +43,7 @@ app.command("check")(check)
 app.command("validate")(validate)
 app.command("filter")(filter_)
 app.command("lineage")(lineage)
+app.command("report")(report)
 app.command("models")(models)
 app.command("compare")(compare)
 app.command("promote")(promote)

@@ -81,6 +81,16 @@ def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, 
     assert built.metrics["win_rate_vs_sft"] == next(e["value"] for e in written["win_rates"] if e["opponent"] == "sft")
 
 
+def test_the_calibration_curve_in_the_file_has_the_error_that_is_measured(setting, tmp_path):
+    """Expected calibration error: mean distance of accuracy from confidence, weighted by the pairs of a bin."""
+    policies, held_out = setting
+    numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
+    points = json.loads((tmp_path / "evaluation.json").read_text())["reliability"]
+    assert sum(point["pairs"] for point in points) == numbers["held_out_pairs"]
+    distances = sum(point["pairs"] * abs(point["accuracy"] - point["confidence"]) for point in points)
+    assert distances / numbers["held_out_pairs"] == pytest.approx(numbers["calibration_error"])
+
+
 def test_without_a_judge_answers_are_drawn_and_not_judged(setting, tmp_path):
     """No reward and no win rate; all else is what it is with a judge."""
     policies, held_out = setting
@@ -90,7 +100,9 @@ def test_without_a_judge_answers_are_drawn_and_not_judged(setting, tmp_path):
     without = {name: value for name, value in numbers.items() if not any(word in name for word in words)}
     assert plain | {"peak_memory_gb": 0} == without | {"peak_memory_gb": 0}
     assert {"kl_per_token", "preference_accuracy", "eos_share_aligned", "response_tokens_base"} <= plain.keys()
-    assert pl.read_parquet(tmp_path / "samples.parquet").columns == ["prompt", *(f"response_{name}" for name in policies)]
+    assert pl.read_parquet(tmp_path / "samples.parquet").columns == [
+        "prompt", "source", *(f"response_{name}" for name in policies)
+    ]  # fmt: skip
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert (written["win_rates"], [entry["reward"] for entry in written["policies"]]) == ([], [None] * 3)
 
