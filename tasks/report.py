@@ -110,6 +110,8 @@ def publish(chain: Chain, report: RunReport) -> None:
     folders = stage_folders(chain, report.stages)
     write_report(chain.recipe, report, folders, report.report)
     write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
+    for name in (report.report.name, "result.json"):
+        chain.store.keep(report.report.with_name(name))
     tracked_stages.log_all(chain, report.run_id)
     with tempfile.TemporaryDirectory() as scratch:
         public = write_report(chain.recipe, report, folders, Path(scratch), rows=False) if _private(chain) else None

@@ -52,7 +52,8 @@ def _checks(recipe: Recipe, stage: str) -> Fields:
     # A file that breaks off is refused, and leaves no result, unless the recipe keeps what stands before the break.
     # Evaluation sets are inputs by content.
     unsaid = {"decontaminate", *(("incomplete",) if recipe.data.checks.incomplete == "refuse" else ())}
-    return {"checks": recipe.data.checks.model_dump(mode="json", exclude=unsaid), "holdout": recipe.data.holdout}
+    weighed = {"weights": recipe.data.weights.by} if recipe.data.weights.by != "rows" else {}
+    return {"checks": recipe.data.checks.model_dump(mode="json", exclude=unsaid), "holdout": recipe.data.holdout, **weighed}
 
 
 def _rules(recipe: Recipe, stage: str) -> Fields:
@@ -121,7 +122,7 @@ def _contracts(chain: Chain) -> list[str]:
 
 
 def _tables(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    return (*(chain.source_origin(name) for name in _contracts(chain)), *chain.evaluation_origins())
+    return (*(chain.source_origin(name) for name in _contracts(chain)), *chain.evaluation_origins(), *chain.weights_origins())
 
 
 def _corpus(chain: Chain, stage: str) -> tuple[Origin, ...]:
@@ -164,7 +165,7 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "pp
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=4, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        version=5, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(

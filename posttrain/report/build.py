@@ -12,7 +12,7 @@ import yaml
 from posttrain.report import read, samples
 from posttrain.report.page import write_page
 from posttrain.report.read import Folders, Json
-from posttrain.runtime.store import read_result
+from posttrain.runtime.integrity import read_result
 from schemas.data import CONTRACTS
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
