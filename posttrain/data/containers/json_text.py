@@ -79,8 +79,12 @@ def doubled_keys(text: bytes, value: dict[str, Any]) -> list[str]:
 
     Counting comes first, since it costs little: as many colons after a quotation mark as keys is the rule.
     """
-    keys, colons = _keys(value), text.count(b'":')
-    if colons == keys or colons + text.count(b'" :') - text.count(b'\\":') <= keys:
+    colons = text.count(b'":')
+    if colons == len(value) and b'" :' not in text:
+        return []
+    keys = _keys(value)
+    others = text.count(b'" :') - text.count(b'\\" :')  # after a quotation mark inside of a text there is a stroke before it
+    if colons - text.count(b'\\":') + others <= keys:
         return []
     found: dict[str, None] = {}
 
@@ -96,8 +100,10 @@ def doubled_keys(text: bytes, value: dict[str, Any]) -> list[str]:
     return list(found)
 
 
-def _keys(value: Any) -> int:
-    """Keys of an object and of all in it: in what is written of it without blanks, each ends before a colon."""
+def _keys(value: dict[str, Any]) -> int:
+    """Keys of an object and of all in it, and texts that begin with a colon: behind each a quotation mark stands before one."""
+    if not any(isinstance(each, dict | list) for each in value.values()):  # most rows, and they need not be written
+        return len(value) + sum(isinstance(each, str) and each.startswith((":", " :")) for each in (*value, *value.values()))
     try:
         written = orjson.dumps(value)
     except orjson.JSONEncodeError:
