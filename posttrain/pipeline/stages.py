@@ -169,7 +169,7 @@ WORK: dict[str, StageWork] = {
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=4, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
+        version=5, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(
