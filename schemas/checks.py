@@ -39,6 +39,9 @@ class Checks(Frozen):
     """Fail when more than this share of rows is quarantined in all."""
     prompt_mismatch_fail: Share = 0.01
     """Fail when more than this share has two different prompts."""
+    several_turns: bool = False
+    """Keep pairs whose sides go on with the user after their first answers differ; only the assistant's turns are trained on.
+    Sides that call tools before they answer are kept in either case."""
     conflict_fail: Share = 0.01
     """Fail when more than this share says A>B and B>A for one prompt, or has one answer with both labels."""
     reversed_scores_fail: Share = 0.005

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
 from schemas.checks import Checks as Checks
-from schemas.sources import Sources, listed
+from schemas.sources import Sources, Weights, listed
 
 CONTRACTS: Final[tuple[str, ...]] = ("preferences", "feedback", "instructions", "prompts")
 """Fields of `Data` whose rows are checked against a contract, one table each."""
@@ -38,6 +38,8 @@ class Data(Frozen):
     prompts: Sources | None = None
     """Prompts for PPO and evaluation, in place of those of pairs or conversations: `prompt`, `messages`, `question` or another
     shape of docs/data.md. All other columns are for reward functions and judges that take rows."""
+    weights: Weights = Weights()
+    """What the weights of sources are shares of: rows, or tokens."""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of prompts (by hash) and documents that no training stage sees."""
     checks: Checks = Checks()
@@ -63,6 +65,14 @@ class Data(Frozen):
                     allowed="a weight for every source, or for none",
                     remedy="give the others a weight too",
                 )
+        weighted = any(source.weight is not None for field in SOURCES for source in listed(getattr(self, field)))
+        if self.weights.by == "tokens" and not weighted:
+            raise refused(
+                where="data.weights.by",
+                found="tokens, and no source with a weight",
+                allowed="sources with weights",
+                remedy="give each source of a list its weight, or remove data.weights",
+            )
         return self
 
 

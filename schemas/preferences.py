@@ -5,11 +5,14 @@ from __future__ import annotations
 import pandera.polars as pa
 import polars as pl
 
-from schemas.messages import MESSAGE, SPLITS, one_answer
+from schemas.messages import MESSAGE, SPLITS, answers
 
 
 class Preferences(pa.DataFrameModel):
-    """One pair a row: a prompt that both sides share, and one assistant message on each side.
+    """One pair a row: a prompt that both sides share, and on each side an answer of the assistant.
+
+    An answer is one message, or several that begin and end with the assistant's: calls of tools and what they gave, and further
+    turns where `data.checks.several_turns` keeps them.
 
     A row of a file may be several pairs, which then have the same `source` and `row`.
     `extra` has the row's other columns as a JSON object, which rewards and judges see.
@@ -36,9 +39,9 @@ class Preferences(pa.DataFrameModel):
     def _prompt(cls, data: pa.PolarsData) -> pl.LazyFrame:
         return data.lazyframe.select(pl.col("prompt").list.len() > 0)
 
-    @pa.dataframe_check(name="one_answer")
+    @pa.dataframe_check(name="answers")
     def _answers(cls, data: pa.PolarsData) -> pl.LazyFrame:
-        return data.lazyframe.select(one_answer("chosen") & one_answer("rejected"))
+        return data.lazyframe.select(answers("chosen") & answers("rejected"))
 
     @pa.dataframe_check(name="sides_differ")
     def _sides(cls, data: pa.PolarsData) -> pl.LazyFrame:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from schemas.base import refused
+from schemas.base import Frozen, refused
 from schemas.fields import AboveZero
 from schemas.reading import Reading
 
@@ -31,7 +31,8 @@ class DataSource(Reading):
     """Splits to read, as the hub or the names of files have them; null is all. Of one file: what its rows are, whatever its name
     says. Rows of test, validation and the like are never trained on."""
     weight: AboveZero | None = None
-    """Share of this source in the rows that are kept, relative to the weights of the others; all or none of them have one."""
+    """Share of this source in the rows (or tokens: `data.weights`) that are kept, relative to the weights of the others; all or
+    none of them have one."""
 
     @property
     def reading(self) -> Reading:
@@ -66,6 +67,26 @@ class DataSource(Reading):
                 found=f"{self.config or self.revision!r} beside path",
                 allowed="with name",
                 remedy=f"remove it, or give the data set as name: {self.path}",
+            )
+        return self
+
+
+class Weights(Frozen):
+    """What the weights of sources are shares of."""
+
+    by: Literal["rows", "tokens"] = "rows"
+    """`tokens` counts those of all texts of a row, so that a source of long answers has fewer rows."""
+    tokenizer: Address | None = None
+    """A file tokenizer.json or the folder of one, by which tokens are counted; null counts four bytes of UTF-8 as one."""
+
+    @model_validator(mode="after")
+    def _read(self) -> Weights:
+        if self.tokenizer is not None and self.by == "rows":
+            raise refused(
+                where="data.weights.tokenizer",
+                found=f"{self.tokenizer!r} beside by: rows",
+                allowed="with by: tokens",
+                remedy="set data.weights.by: tokens, or remove it",
             )
         return self
 

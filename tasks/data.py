@@ -21,7 +21,7 @@ def validate(chain: Chain, out: Path) -> Built:
     data = chain.recipe.data
     given = {name: chain.sources[name] for name in CONTRACTS if name in chain.sources}
     try:
-        metrics = check(given, data.checks, data.holdout, out, chain.evaluation_sets)
+        metrics = check(given, data.checks, data.holdout, out, chain.evaluation_sets, data.weights)
     finally:
         show_checks(out / "summary.json")
     refuse_empty_splits(metrics)

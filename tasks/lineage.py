@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.runtime.store import is_key, read_result
+from posttrain.runtime.integrity import read_result
+from posttrain.runtime.store import is_key
 from posttrain.runtime.trees import read_regular
 from schemas.errors import Refusal
 from schemas.recipe import STAGES

@@ -122,6 +122,8 @@ def publish(chain: Chain, report: RunReport) -> None:
     write_report(chain.recipe, report, folders, report.report, earlier=earlier)
     write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
     write_atomically(report.report.with_name(RECIPE), without_credentials(json.dumps(chain.recipe.document, indent=1)))
+    for name in (report.report.name, "result.json", RECIPE):
+        chain.store.keep(report.report.with_name(name))
     tracked_stages.log_all(chain, report.run_id)
     with tempfile.TemporaryDirectory() as scratch:
         public = None

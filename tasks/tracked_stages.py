@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.pipeline.chain import Chain
+from posttrain.runtime.remote import documents
 from posttrain.runtime.store import Built, Stored
 from schemas.recipe import Recipe
 from schemas.results import StageResult
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 CURVE = "curve.jsonl"
 DIGEST_LENGTH = 36  # MLflow's limit of a data set's digest
 SMALL_FILES = (
-    "summary.json", "curve.jsonl", "evaluation.json", "layout.txt", "reward.json", "round_trip.json", "rows.json",
+    "summary.json", "curve.jsonl", "evaluation.json", "layout.txt", "on_policy.json", "reward.json", "round_trip.json",
+    "rows.json",
 )  # fmt: skip
 
 
@@ -61,14 +63,14 @@ def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[Path], Built
 def log_all(chain: Chain, run_id: str, stored: Stored | None = None) -> None:
     """Log a finished stage, and those before it that MLflow did not get."""
     if stored:
-        _note(chain, run_id, stored.result.stage).touch()
+        documents.write(_note(chain, run_id, stored.result.stage), "")
     for stage in chain.recipe.stages:
         note = _note(chain, run_id, stage)
-        if not note.exists():
+        if documents.read(note) is None:
             continue
         finished = stored if stored and stored.result.stage == stage else chain.store.finished(chain.identity(stage))
         if finished is None or log_stage(chain, run_id, finished):
-            note.unlink(missing_ok=True)
+            documents.remove(note)
         if finished:
             sinks.finish(chain, run_id, finished)
 
@@ -79,10 +81,8 @@ def _system(chain: Chain, run_id: str, stage: str) -> Path:
 
 
 def _note(chain: Chain, run_id: str, stage: str) -> Path:
-    """A file that is there while MLflow lacks a finished stage of the run."""
-    folder = run_folder(chain.store.root, run_id, "run_id")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{stage}.unlogged"
+    """A document that is there while MLflow lacks a finished stage of the run."""
+    return run_folder(chain.store.root, run_id, "run_id") / f"{stage}.unlogged"
 
 
 @never_fatal

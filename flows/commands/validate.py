@@ -20,44 +20,47 @@ if TYPE_CHECKING:
     from schemas.data import Data
 
 Ranking = Literal["best_worst", "adjacent"]
+Rows = Annotated[str | None, typer.Argument(help="Rows: a path, glob, URL, or sample://preferences.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", help="Folder for clean and quarantined rows, and the page.")]
+Kind = Annotated[
+    Literal["preferences", "feedback", "instructions", "prompts"],
+    typer.Option("--as", help="What the rows are: pairs, answers with a label, conversations, or prompts without answers."),
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="Recipe in YAML: its data sets, checks and holdout, in place of DATA.")
+]
+Holdout = Annotated[float | None, typer.Option("--holdout", help="Part of the prompts to hold out.")]
+Model = Annotated[str | None, typer.Option("--model", help="Folder or hub id of a model: also count its tokens.")]
+MaxLength = Annotated[int, typer.Option("--max-length", min=2, help="Token limit to count rows against.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--columns", metavar="KNOWN=YOURS", help="Name of a column in your rows; may be repeated.")
+]
+Ignore = Annotated[list[str] | None, typer.Option("--ignore", metavar="COLUMN", help="Column that is left out; may be repeated.")]
+Ranked = Annotated[Ranking, typer.Option("--ranking", help="Pairs of several ranked answers.")]
+Explain = Annotated[
+    str | None,
+    typer.Option("--explain", metavar="shapes|checks|CHECK", help="Print the shapes of rows, all checks, or one; and stop."),
+]
 
 
 def validate(
-    data: Annotated[
-        str | None, typer.Argument(help="Rows: a path, glob, URL, or sample://preferences.", show_default=False)
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for clean and quarantined rows, and the page.")] = Path("validated"),
-    kind: Annotated[
-        Literal["preferences", "feedback", "instructions", "prompts"],
-        typer.Option("--as", help="What the rows are: pairs, answers with a label, conversations, or prompts without answers."),
-    ] = "preferences",
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Recipe in YAML: its data sets, checks and holdout, in place of DATA.")
-    ] = None,
+    data: Rows = None,
+    out: Out = Path("validated"),
+    kind: Kind = "preferences",
+    recipe: RecipeFile = None,
     overrides: Override = [],  # noqa: B006
-    holdout: Annotated[float | None, typer.Option("--holdout", help="Part of the prompts to hold out.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Folder or hub id of a model: also count its tokens.")] = None,
-    max_length: Annotated[int, typer.Option("--max-length", min=2, help="Token limit to count rows against.")] = 1024,
-    columns: Annotated[
-        list[str] | None, typer.Option("--columns", metavar="KNOWN=YOURS", help="Name of a column in your rows; may be repeated.")
-    ] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", metavar="COLUMN", help="Column that is left out; may be repeated.")
-    ] = None,
-    ranking: Annotated[Ranking, typer.Option("--ranking", help="Pairs of several ranked answers.")] = "best_worst",
-    explain: Annotated[
-        str | None,
-        typer.Option("--explain", metavar="shapes|checks|CHECK", help="Print the shapes of rows, all checks, or one; and stop."),
-    ] = None,
+    holdout: Holdout = None,
+    model: Model = None,
+    max_length: MaxLength = 1024,
+    columns: Columns = None,
+    ignore: Ignore = None,
+    ranking: Ranked = "best_worst",
+    explain: Explain = None,
     as_json: Json = False,
 ) -> None:
     """Check pairs, feedback, conversations or prompts against their contracts."""
-    from posttrain.data.checks.explain import check_in_words, checks_table
-    from posttrain.data.explain import shapes_table
-
     if explain:
-        tables = {"shapes": shapes_table, "checks": checks_table}
-        typer.echo((tables[explain]() if explain in tables else check_in_words(explain)).rstrip())
+        typer.echo(_explained(explain))
         return
     if (data is None) == (recipe is None):
         found = "neither DATA nor --recipe" if data is None else "DATA and --recipe"
@@ -72,6 +75,15 @@ def validate(
         show(summary, as_json)
     else:
         _tell(summary)
+
+
+def _explained(asked: str) -> str:
+    """The table of shapes, that of checks, or one check in words."""
+    from posttrain.data.checks.explain import check_in_words, checks_table
+    from posttrain.data.explain import shapes_table
+
+    tables = {"shapes": shapes_table, "checks": checks_table}
+    return (tables[asked]() if asked in tables else check_in_words(asked)).rstrip()
 
 
 def _as_recipe(
@@ -123,7 +135,7 @@ def _checked(
     sets = spec.checks.decontaminate
     against = resolve(sets, "data.checks.decontaminate", Path(HOME) / "cache") if sets else ()
     try:
-        check(given, spec.checks, spec.holdout, out, against)
+        check(given, spec.checks, spec.holdout, out, against, spec.weights)
     except Refusal as refusal:
         if refusal.details:
             page = write_validation(out, {}, refusal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import polars as pl
@@ -60,7 +60,7 @@ class Repeats:
         for rows in _parts(keys):
             order = rows[np.lexsort((held[rows], keys[rows]))]
             again[order] = ~_is_new(keys[order]) & ~_is_new(held[order].view(np.uint8))
-        return {"duplicate": duplicate, "conflict": conflict, "leaked_prompt": _leaked(keys, held), "duplicate_prompt": again}
+        return {"duplicate": duplicate, "conflict": conflict, "leaked_prompt": leaked(keys, held), "duplicate_prompt": again}
 
 
 def _parts(hashes: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
@@ -88,12 +88,16 @@ def _both_ways(pairs: NDArray[np.uint64], flags: NDArray[np.uint8]) -> Hits:
     return np.repeat(both, np.diff(np.r_[starts, len(pairs)]))
 
 
-def _leaked(keys: NDArray[np.uint64], held: Hits) -> Hits:
+def leaked(keys: NDArray[np.uint64], held: Hits) -> Hits:
     """Rows of training whose prompt is held out too."""
-    known = np.unique(keys[held])
-    found = np.zeros(len(keys), np.bool_)
-    for at in range(0, len(keys) if len(known) else 0, MANY):
+    return is_among(keys, np.unique(keys[held])) & ~held
+
+
+def is_among(values: NDArray[Any], known: NDArray[Any]) -> Hits:
+    """Which values are known, shape (values,); `known` is sorted. In pieces: `np.isin` sorts copies of all of them."""
+    found = np.zeros(len(values), np.bool_)
+    for at in range(0, len(values) if len(known) else 0, MANY):
         some = slice(at, at + MANY)
-        nearest = np.minimum(np.searchsorted(known, keys[some]), len(known) - 1)
-        found[some] = known[nearest] == keys[some]
-    return found & ~held
+        nearest = np.minimum(np.searchsorted(known, values[some]), len(known) - 1)
+        found[some] = known[nearest] == values[some]
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import polars as pl
@@ -11,7 +13,7 @@ import pyarrow as pa
 from posttrain.data.columns import prepared
 from posttrain.data.file_rows import FileRows
 from posttrain.data.kinds import Kind
-from posttrain.data.plain_rows import of_messages, plain_table
+from posttrain.data.plain_rows import by_columns, of_messages
 from posttrain.data.readers import BadRow, Meter, OnNote, Row, limited, read_rows
 from posttrain.data.shapes import Record, Tally
 from posttrain.data.sources import SourceFile
@@ -19,6 +21,19 @@ from schemas.messages import MESSAGES
 
 CHUNK: Final = 20_000  # rows that are held as Python objects at a time
 BYTES: Final = 32 << 20  # that these may have in their file
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without collections of cycles, of which rows have none: each would look at all rows that are held, which takes as long as
+    reading them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class Collector:
@@ -69,10 +84,15 @@ class Collector:
             self._on_bad(row)
 
         reader = self._kind.rows_of(file.name, limited(file, bad), file.reading, self.tally)
-        read, taken = 0, self.tally.taken
-        for rows in self._batches(file):
+        read, taken, batches = 0, self.tally.taken, self._batches(file)
+        while True:
+            with uncollected():
+                rows = next(batches, None)
+                table = None if rows is None else self._table(rows, reader)
+            if rows is None or table is None:
+                break
             read += len(rows)
-            yield self._table(rows, reader)
+            yield table
         yield self._from_records(list(reader.close()))
         # Every row that was read is in a record, or was refused.
         made = self.tally.taken - taken
@@ -99,12 +119,13 @@ class Collector:
 
     def _table(self, rows: list[Row], reader: FileRows) -> pl.DataFrame:
         named = [(number, prepared(row, reader.reading)) for number, row in rows] if reader.renames else rows
-        plain, others = plain_table(named, reader, self._schema.names)
+        tables, others = by_columns(named, reader, self._kind.columns)
         made: list[Record] = []
         for at in others:
             made += reader.take_prepared(*named[at], rows[at][1])
-        table = self._from_records(made)
-        return table if plain is None else pl.concat([plain, table]).sort("row", maintain_order=True) if made else plain
+        if made or not tables:
+            tables.append(self._from_records(made))
+        return pl.concat(tables).sort("row", maintain_order=True) if len(tables) > 1 else tables[0]
 
     def _from_records(self, records: list[Record]) -> pl.DataFrame:
         columns = self._kind.columns

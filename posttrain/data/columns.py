@@ -155,10 +155,11 @@ def meant(need: str, present: Sequence[str]) -> str | None:
 
 def same_but_case(need: str, present: Iterable[str]) -> str | None:
     """The column that differs from `need` in case, blanks and dashes alone."""
-    return next((name for name in present if _plain(name) == _plain(need)), None)
+    return next((name for name in present if plain_name(name) == plain_name(need)), None)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name of a column in lower case, with underscores for blanks and dashes."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 

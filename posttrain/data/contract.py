@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from posttrain.data.split import DECLARED, assign, folded
 from schemas.checks import Adjustable
+from schemas.messages import ONE_ANSWER
 
 Severity = Literal["warn", "drop", "fail"]
 
 SIDES: Final = ("chosen", "rejected", "completion")
+SAID: Final = r"[^\s\p{Cc}\p{Cf}]"  # neither blank nor control character nor one without width
 MARKER: Final = r"\b(?:Human|Assistant):"
-# ChatML, Llama 3, Phi, Zephyr and kin share <|name|>; then Gemma; then Llama 2 and Mistral.
-TEMPLATE_TOKEN: Final = r"<\|\w+\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+# ChatML, Llama 3, Phi, Zephyr and kin share <|name|>; then Gemma; then Llama 2 and Mistral; then DeepSeek, whose bars are wide.
+TEMPLATE_TOKEN: Final = r"<\|\w+\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<\x{FF5C}[\w\x{2581}]+\x{FF5C}>"
 # A turn of the assistant may call tools, whose answers come before it goes on; a greeting by the assistant may come first.
 _TURN: Final = "user (?:assistant (?:tool )+)*assistant"
 ALTERNATING: Final = f"^(?:system )?(?:assistant )?(?:{_TURN} )*{_TURN}$"
@@ -95,7 +97,7 @@ def _extras(column: str) -> pl.Expr:
 
 def _blank(column: str) -> pl.Expr:
     """No messages, or one that says nothing and calls no tool."""
-    silent = pl.element().struct.field("content").str.strip_chars() == ""
+    silent = ~pl.element().struct.field("content").str.contains(SAID)
     calls = pl.element().struct.field("extra").str.contains('"tool_calls"', literal=True).fill_null(False)
     return (pl.col(column).list.len() == 0) | pl.col(column).list.eval(silent & ~calls).list.any()
 
@@ -149,6 +151,12 @@ def _of_side(side: str) -> tuple[RowCheck, ...]:
     )
 
 
+def mismatch(sides: str) -> pl.Expr:
+    """Whether a side of a pair, without the turns that both share, is more than one message and not of these roles."""
+    several = ((pl.col(side).list.len() > 1) & ~pl.col(f"{side}_roles").str.contains(sides) for side in ("chosen", "rejected"))
+    return pl.any_horizontal(several)
+
+
 _KNOWN: Final = pl.col("declared").is_null() | pl.col("declared").str.strip_chars().str.to_lowercase().is_in(list(DECLARED))
 _OF_ALL: Final = (
     RowCheck("empty_prompt", "drop", pl.col("prompt_blank")),
@@ -176,12 +184,7 @@ PREFERENCE_CHECKS: Final = (
     *_of_side("chosen"),
     *_of_side("rejected"),
     RowCheck("identical", "drop", pl.col("same")),
-    RowCheck(
-        "prompt_mismatch",
-        "drop",
-        (pl.col("chosen").list.len() > 1) | (pl.col("rejected").list.len() > 1),
-        "prompt_mismatch_fail",
-    ),
+    RowCheck("prompt_mismatch", "drop", mismatch(ONE_ANSWER), "prompt_mismatch_fail"),
     _CONFLICT,
     RowCheck("reversed_scores", "drop", pl.col("score_chosen") < pl.col("score_rejected"), "reversed_scores_fail"),
     RowCheck("tied_scores", "drop", pl.col("score_chosen") == pl.col("score_rejected")),

@@ -11,6 +11,7 @@ from posttrain.data.comparisons import COMPARISONS
 from posttrain.data.messages import Message, WrongType, as_prompt, extra_of, headed, messages, text
 from posttrain.data.pairs import PAIRS, answer, instructed
 from posttrain.data.shapes import Build, Record, Shape
+from posttrain.data.usual import usual_answer, usual_conversation
 from schemas.messages import MESSAGES
 from schemas.reading import Reading
 
@@ -63,26 +64,23 @@ def _headed(row: dict[str, Any], reading: Reading) -> Record:
 def _shape(name: str, prompt: str, completion: str, *also: str) -> Shape:
     given, known = " and ".join((prompt, *also)), completion.split("|")[0]
     plain = {"prompt": ("user", prompt), "completion": ("assistant", known)}
-    return Shape(name, (prompt, completion), _answered(prompt, known), also, f"{given}; the answer", plain=plain)
+    usual = None if prompt == "instruction" else usual_answer(prompt, known)
+    return Shape(name, (prompt, completion), _answered(prompt, known), also, f"{given}; the answer", plain=plain, usual=usual)
 
 
 _ALL: Final = "all turns but the last answer; the last answer"
 SHAPES: tuple[Shape, ...] = (
-    Shape("messages", ("messages",), _whole("messages"), (), f"{_ALL}; messages, or their JSON as text"),
-    Shape("ShareGPT", ("conversations|conversation",), _whole("conversations"), (), f"{_ALL}; of `from` and `value` too"),
+    Shape("messages", ("messages",), _whole("messages"), (), f"{_ALL}; messages, or their JSON as text",
+          usual=usual_conversation("messages")),
+    Shape("ShareGPT", ("conversations|conversation",), _whole("conversations"), (), f"{_ALL}; of `from` and `value` too",
+          usual=usual_conversation("conversations")),
     _shape("prompt, completion", "prompt", "completion|response|answer|output"),
     _shape("Alpaca", "instruction", "output|response|completion|answer", "input", "context"),
     _shape("Orca; question, answer", "question", "response|answer|output"),
     _shape("ms-swift", "query", "response"),
     _shape("input, output", "input", "output|response|completion|target"),
-    Shape(
-        "text with headings",
-        ("text",),
-        _headed,
-        (),
-        "the turns of `### Human:`, `### Assistant:` (Guanaco)",
-    ),
-)
+    Shape("text with headings", ("text",), _headed, (), "the turns of `### Human:`, `### Assistant:` (Guanaco)"),
+)  # fmt: skip
 
 
 def hint(columns: Collection[str]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,13 @@ import polars as pl
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from posttrain.data.boundaries import refuse_double_bos, refuse_shifted
 from posttrain.data.packing import Example, Tokens
 from posttrain.data.rendering import rendered
+from posttrain.data.sides import Mask, of_branches, side_masks
 from posttrain.data.tokenizer import added_tokens, writes_bos
 from posttrain.data.turns import Span, common_prefix, spans_of, with_turns
-from schemas.errors import Refusal
 from schemas.training import Overlong, TrainOn
-
-MAX_SHIFTED_BOUNDARIES = 0.01  # share of rows whose prompt is not a token prefix of prompt + completion
 
 Conversation = list[dict[str, Any]]
 
@@ -40,6 +39,16 @@ class Encoded:
     """Earlier answers that are trained on beside the last one."""
     turns_unlike: int = 0
     """Earlier answers that are not, since the template writes them otherwise once the conversation goes on."""
+
+    def count(self, row: int, example: Example | str, prompt: int, boundary: int, after: int, answered: int) -> None:
+        """One row's example, or why there is none, with the tokens of its whole prompt, of that before the boundary, of what an
+        encoder's prompt ends with, and of all answers."""
+        self.shifted += boundary < prompt
+        if isinstance(example, str):
+            self.left_out.append((row, example))
+        else:
+            self.prompts_cut += len(example.prompt) < boundary + after
+            self.completions_cut += sum(map(len, example.branches)) < answered
 
     def kept(self, table: pl.DataFrame) -> pl.DataFrame:
         """The rows of the examples, in their order."""
@@ -165,34 +174,54 @@ def encode_conversations(
     """
     encoded = Encoded()
     tokenised = _tokenise(table, tokenizer, encoded)
-    _refuse_double_bos(tokenizer, [prompt for prompt, *_ in tokenised.values()], field_name)
+    refuse_double_bos(tokenizer, [prompt for prompt, *_ in tokenised.values()], field_name)
     after = added_tokens(tokenizer)[1] if encoder_decoder else []
     rules = _rules(tokenizer, max_length, overlong, len(after))
     spans = _earlier(table, tokenizer, tokenised) if train_on == "all" and not encoder_decoder else {}
+    masks = side_masks(table, _answers(table), tokenizer, tokenised)
     for row, (prompt, *wholes) in tokenised.items():
         boundary = min(common_prefix(prompt, whole) for whole in wholes)
-        encoded.shifted += boundary < len(prompt)
         branches = [_with_eos(whole[boundary:], tokenizer) for whole in wholes]
-        example = fit([*prompt[:boundary], *after], branches, rules) if boundary else "the prompt has no token"
-        if isinstance(example, str):
-            encoded.left_out.append((row, example))
-            continue
-        encoded.prompts_cut += len(example.prompt) < boundary + len(after)
-        encoded.completions_cut += example.targets < sum(map(len, branches))
-        if row in spans:
-            alike = [span for span in spans[row] if span]
-            encoded.turns, encoded.turns_unlike = encoded.turns + len(alike), encoded.turns_unlike + len(spans[row]) - len(alike)
-            example = with_turns(example, boundary, alike, rules.head(prompt) > 0)
-        encoded.examples.append(example)
-    _refuse_shifted(encoded.shifted, len(tokenised), field_name)
+        example = _example([*prompt[:boundary], *after], branches, boundary, rules, masks.get(row))
+        encoded.count(row, example, len(prompt), boundary, len(after), sum(map(len, branches)))
+        if not isinstance(example, str):
+            turns = spans.get(row)
+            kept = example if turns is None else _with_turns(example, boundary, turns, rules.head(prompt) > 0, encoded)
+            encoded.examples.append(kept)
+    refuse_shifted(encoded.shifted, len(tokenised), field_name)
     encoded.left_out.sort()
     assert len(encoded.examples) + len(encoded.left_out) == table.height
     return encoded
 
 
+def _example(
+    prompt: list[int], branches: list[list[int]], boundary: int, rules: Rules, masks: list[Mask] | str | None
+) -> Example | str:  # fmt: skip
+    """The example of a row whose answers begin at the boundary of its whole conversations, or why there is none."""
+    if isinstance(masks, str):
+        return masks
+    example = fit(prompt, branches, rules) if boundary else "the prompt has no token"
+    if isinstance(example, str) or masks is None:
+        return example
+    kept = zip(of_branches(masks, boundary, branches), example.branches, strict=True)
+    return replace(example, trained=np.concatenate([mask[: len(branch)] for mask, branch in kept]))
+
+
+def _with_turns(example: Example, boundary: int, spans: list[Span | None], keeps_first: bool, encoded: Encoded) -> Example:
+    """With the earlier answers of the conversation, which are counted."""
+    alike = [span for span in spans if span]
+    encoded.turns, encoded.turns_unlike = encoded.turns + len(alike), encoded.turns_unlike + len(spans) - len(alike)
+    return with_turns(example, boundary, alike, keeps_first)
+
+
+def _answers(table: pl.DataFrame) -> list[str]:
+    """The columns of answers that a table has."""
+    return [name for name in ("completion", "chosen", "rejected") if name in table.columns]
+
+
 def _tokenise(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> dict[int, list[list[int]]]:
     """Token ids of each row's prompt, and of the prompt with each completion; what cannot be rendered as meant is left out."""
-    columns = [name for name in ("completion", "chosen", "rejected") if name in table.columns]
+    columns = _answers(table)
     texts: dict[int, list[str]] = {}
     bos = str(tokenizer.bos_token) if writes_bos(tokenizer) else None
     for row, (prompt, *completions) in enumerate(table.select("prompt", *columns).iter_rows()):
@@ -264,24 +293,3 @@ def cut_left(prompt: Sequence[int] | Tokens, room: int, bos: int | None) -> Toke
         head = int(bos is not None and ids[0] == bos)
         ids = np.concatenate([ids[:head], ids[len(ids) - room + head :]])
     return ids
-
-
-def _refuse_double_bos(tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], field_name: str) -> None:
-    bos = tokenizer.bos_token_id
-    if bos is not None and any(ids[:2] == [bos, bos] for ids in prompts):
-        raise Refusal(
-            where=field_name,
-            found="two BOS tokens at the start of a prompt",
-            allowed="one",
-            remedy="remove bos_token from the chat template",
-        )
-
-
-def _refuse_shifted(shifted: int, rows: int, field_name: str) -> None:
-    if shifted > MAX_SHIFTED_BOUNDARIES * rows:
-        raise Refusal(
-            where=field_name,
-            found=f"{shifted} of {rows} rows whose prompt tokens are not the start of prompt + completion",
-            allowed=f"at most {MAX_SHIFTED_BOUNDARIES:.0%}",
-            remedy="use a chat template whose generation prompt ends where the answer starts (a line break, say)",
-        )

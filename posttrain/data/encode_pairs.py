@@ -55,7 +55,11 @@ def encode_pairs(table: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, max_le
         (prompt_text(prompt), str(chosen[0]["content"]), str(rejected[0]["content"]))
         for prompt, chosen, rejected in table.select("prompt", "chosen", "rejected").iter_rows()
     ]
+    several = table.select((pl.col("chosen").list.len() > 1) | (pl.col("rejected").list.len() > 1)).to_series()
     for row, (prompt, *responses) in enumerate(_tokens(tokenizer, rows)):
+        if several[row]:
+            encoded.left_out.append((row, "an answer of several messages, of which an encoder reads one"))
+            continue
         parts = [joints.parts(prompt, response) for response in responses]
         whole, branches = parts[0][0], [branch for _, branch in parts]
         example = fit(whole, branches, rules)

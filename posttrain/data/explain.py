@@ -7,8 +7,10 @@ from typing import Final
 from posttrain.data.columns import CONTEXT, MEANINGFUL
 from posttrain.data.kinds import KINDS
 from posttrain.data.messages import ROLES
+from posttrain.data.pairs import SCORES
 from posttrain.data.shapes import Shape
 
+NAMES_OF_SCORES: Final = frozenset(name for names in SCORES.values() for name in names)
 HEAD: Final = ("| shape | columns that it needs | and reads | becomes |", "|---|---|---|---|")
 PARTS: Final = {
     "preferences": "prompt; chosen; rejected",
@@ -30,10 +32,9 @@ def _table(name: str, shapes: tuple[Shape, ...]) -> str:
 
 
 def _also(shape: Shape) -> tuple[str, ...]:
-    """Scores have four names for each side, which would hide the rest."""
-    scores = [name for name in shape.also if name.startswith("score_")]
-    rest = [name for name in shape.also if not any(mark in name for mark in ("_score", "score_", "_rating"))]
-    return tuple(rest) + (("scores of the sides",) if len(scores) == 2 and "score_chosen" in scores else tuple(scores))
+    """Scores have several names for each side, which would hide the rest."""
+    rest = tuple(name for name in shape.also if name not in NAMES_OF_SCORES)
+    return (*rest, "scores of the sides") if len(rest) < len(shape.also) else rest
 
 
 def _columns(names: tuple[str, ...]) -> str:

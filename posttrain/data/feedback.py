@@ -11,7 +11,7 @@ from posttrain.data import conversations
 from posttrain.data.comparisons import COMPARISONS
 from posttrain.data.messages import WrongType, kind
 from posttrain.data.pairs import PAIRS
-from posttrain.data.shapes import Build, Record, Shape
+from posttrain.data.shapes import Build, Record, Shape, Usual
 from schemas.messages import MESSAGES
 from schemas.reading import Reading
 
@@ -58,8 +58,23 @@ def _labelled(build: Build) -> Build:
     return labelled
 
 
+def _usual(usual: Usual) -> Usual:
+    def labelled(row: dict[str, Any]) -> Record | None:
+        made = usual(row) if type(row["label"]) is bool else None
+        return None if made is None else made | {"label": row["label"]}
+
+    return labelled
+
+
 SHAPES: tuple[Shape, ...] = tuple(
-    Shape(shape.name, (*shape.needs, LABEL), _labelled(shape.build), shape.also, f"{shape.becomes}; the label")
+    Shape(
+        shape.name,
+        (*shape.needs, LABEL),
+        _labelled(shape.build),
+        shape.also,
+        f"{shape.becomes}; the label",
+        usual=_usual(shape.usual) if shape.usual else None,
+    )
     for shape in conversations.SHAPES
 )
 

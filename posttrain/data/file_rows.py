@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from posttrain.data.columns import CONTEXT, EMPTY, MEDIA, check_columns, prepared, refuse_unread, wrong_columns
+from posttrain.data.columns import CONTEXT, EMPTY, MEDIA, check_columns, plain_name, prepared, refuse_unread, wrong_columns
 from posttrain.data.context import in_context
 from posttrain.data.messages import WrongType
 from posttrain.data.readers import UNREAD, BadRow, OnBad, Row
@@ -191,7 +191,7 @@ class FileRows:
 
     def _no_shape(self) -> Refusal:
         present = list(self.columns)
-        if hint := self.hint(present):
+        if hint := self.hint(present) or self.hint([plain_name(name) for name in present]):
             remedy = hint
         elif present == ["data"]:
             remedy = "the columns are inside `data`: name them in columns, such as {prompt: data.prompt, chosen: data.chosen}"

@@ -108,8 +108,7 @@ class Lengths:
         """Rows with the length of each side in a column of its name."""
         self.rows += lengths.height
         for side, counts in self.counts.items():
-            for length, count in zip(*np.unique(lengths[side].drop_nulls().to_numpy(), return_counts=True), strict=True):
-                counts[int(length)] += int(count)
+            counts.update(dict(lengths[side].drop_nulls().value_counts().iter_rows()))
         if "rejected" in self.counts:
             self.longer += int((lengths["chosen"] > lengths["rejected"]).sum())
             self.tied += int((lengths["chosen"] == lengths["rejected"]).sum())

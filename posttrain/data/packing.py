@@ -25,7 +25,8 @@ TOKEN_COST = 6 * 256
 class Example:
     """A prompt of at least one token, and the completions that are scored after it.
 
-    `trained` says which tokens of its one branch are targets, where not all are: those of all answers of a conversation.
+    `trained` says which tokens of its branches, one after the other, are targets, where not all are: those of the assistant's
+    messages.
     """
 
     prompt: Tokens

@@ -9,15 +9,21 @@ from posttrain.data.columns import EMPTY
 from posttrain.data.context import with_tools
 from posttrain.data.messages import Message, WrongType, as_prompt, is_transcript, kind, messages, text, turns_of, written
 from posttrain.data.shapes import Build, Record, Shape
+from posttrain.data.usual import usual_pair, usual_share_gpt
 from schemas.reading import Reading
 
 SCORES: Final = {
-    side: (f"score_{side}", f"{side}_score", f"{side}_rating", f"{side}_avg_rating") for side in ("chosen", "rejected")
-}
+    side: (
+        f"score_{side}", f"{side}_score", f"{side}_rating", f"{side}_avg_rating", f"{side}-rating", f"{side}_reward",
+        f"reward_{side}", f"rating_{side}",
+    )
+    for side in ("chosen", "rejected")
+}  # fmt: skip
 """What data sets call the score of a side, by preference."""
 _NAMES: Final = frozenset(name for names in SCORES.values() for name in names)
 _NO_SCORES: Final = dict.fromkeys(("score_chosen", "score_rejected"))
-NO_INPUT: Final = frozenset({"", "noinput", "<noinput>", "n/a", "none", "nan"})  # Alpaca's words for an instruction without input
+# Alpaca's words for an instruction without input, and what tables of text have in the place of an empty list.
+NO_INPUT: Final = frozenset({"", "noinput", "<noinput>", "n/a", "none", "nan", "[]"})
 LARGEST: Final = sys.float_info.max  # of a score; a whole number may be larger
 QUOTED: Final = 20  # characters from which a prompt at the start of both answers is no coincidence
 STRIPPED: Final = "the prompt was cut off the start of both answers of {count} pairs, which repeat it"
@@ -169,6 +175,12 @@ def _swift(row: dict[str, Any], reading: Reading) -> Record:
     return {"prompt": whole[:-1], "chosen": whole[-1:], "rejected": rejected, **scores(row)}
 
 
+def _swift_messages(row: dict[str, Any], reading: Reading) -> Record:
+    """Two whole conversations."""
+    sides = (messages(row[name], "user", name) for name in ("messages", "rejected_messages"))
+    return pair(None, *sides) | scores(row)
+
+
 def _openai(row: dict[str, Any], reading: Reading) -> Record:
     """Fine-tuning by preference as OpenAI's API takes it: the prompt and its tools are in `input`."""
     given = row["input"]
@@ -189,17 +201,22 @@ _TEXTS: Final = "text or messages, as JSON too; a list of texts is one pair each
 PAIRS: Final = (
     Shape("ms-swift", ("messages", "rejected_response"), _swift, _MARKS,
           "all messages but the last; the last; rejected_response"),
+    Shape("ms-swift, messages", ("messages", "rejected_messages"), _swift_messages, _MARKS,
+          "the turns that both share; the rest of messages; that of rejected_messages"),
     Shape("OpenAI preference", ("input", "preferred_output", "non_preferred_output"), _openai, (),
           "input.messages with input.tools; the two outputs"),
     Shape("TRL, explicit prompt", ("prompt", *_SIDES), _paired("prompt"), _MARKS, f"prompt; chosen; rejected ({_TEXTS})",
-          plain=_plain("prompt")),
-    Shape("Orca", ("question", *_SIDES), _paired("question"), _MARKS, "question; chosen; rejected", plain=_plain("question")),
+          plain=_plain("prompt"), usual=usual_pair("prompt")),
+    Shape("Orca", ("question", *_SIDES), _paired("question"), _MARKS, "question; chosen; rejected", plain=_plain("question"),
+          usual=usual_pair("question")),
     Shape("Alpaca DPO", ("instruction", *_SIDES), _paired("instruction"), ("input", *_MARKS),
           "instruction and input; chosen; rejected", plain=_plain("instruction")),
     Shape("ShareGPT DPO", ("conversations|messages", *_SIDES), _paired("conversations"), _MARKS,
-          "the conversation; the two sides, of one message each"),
-    Shape("prompt by another name", (_PROMPT, *_SIDES), _paired("prompt"), _MARKS, "that column; chosen; rejected"),
-    Shape("TRL, implicit prompt; HH", _SIDES, _paired(""), _MARKS, "the turns that both sides share; the rest of each"),
+          "the conversation; the two sides, of one message each", usual=usual_share_gpt),
+    Shape("prompt by another name", (_PROMPT, *_SIDES), _paired("prompt"), _MARKS, "that column; chosen; rejected",
+          plain=_plain("prompt"), usual=usual_pair("prompt")),
+    Shape("TRL, implicit prompt; HH", _SIDES, _paired(""), _MARKS, "the turns that both sides share; the rest of each",
+          usual=usual_pair("")),
     Shape("Argilla, instruction", ("instruction", "chosen|chosen_response", "rejected|rejected_response"), _paired("instruction"),
           ("input", *_MARKS), "instruction and input; the two responses"),
     Shape("Argilla", (f"{_PROMPT}|question", "chosen|chosen_response", "rejected|rejected_response"), _paired("prompt"), _MARKS,

@@ -1,4 +1,4 @@
-"""The usual rows, quickly: those whose columns are texts of one message each become tables a column at a time.
+"""The usual rows, quickly, a column at a time: those whose columns are texts of one message each, and those of plain messages.
 
 The others go the way of `file_rows`, row by row, which gives the same for these too.
 """
@@ -20,13 +20,15 @@ from posttrain.data.file_rows import FileRows, Fit, unread_columns
 from posttrain.data.messages import Message, WrongType
 from posttrain.data.pairs import QUOTED, SCORES
 from posttrain.data.readers import Row
-from schemas.messages import MESSAGE
+from posttrain.data.shapes import Record
+from posttrain.data.usual import MAY_BE_MORE
+from schemas.messages import MESSAGE, MESSAGES
 
 FEW: Final = 16  # rows for which columns are not worth it
-# Text that may be more than one message: a transcript, messages as JSON, Alpaca's words for no answer.
-MAY_BE_MORE: Final = r"(?i)\A(?:[\s\[{#]|human:|assistant:|<?nooutput)"
 TEXT: Final = pa.large_string()
 _MARKS: Final = {name: side for side, names in SCORES.items() for name in names}
+Columns = dict[str, Any]
+"""Names and types in polars."""
 
 
 @dataclass(frozen=True)
@@ -36,45 +38,40 @@ class _Block:
     fit: Fit
     names: tuple[str, ...]
     texts: dict[str, tuple[str, str]]
-    """Column of the normal form → role and column of the rows."""
+    """Column of the normal form → role and column of the rows; empty where the shape has no rows of plain text."""
     scores: dict[str, str]
     """`score_chosen` and `score_rejected` → column of the rows."""
 
 
-def plain_table(rows: Sequence[Row], reader: FileRows, columns: Sequence[str]) -> tuple[pl.DataFrame | None, Sequence[int]]:
-    """A table of those rows that are plain, and the positions of the others.
+def by_columns(rows: Sequence[Row], reader: FileRows, columns: Columns) -> tuple[list[pl.DataFrame], Sequence[int]]:
+    """Tables of the usual ones of some rows, and the positions of the others.
 
     Args:
         rows: under the names that shapes know.
-        reader: of their file, which is told of the rows in the table.
+        reader: of their file, which is told of the rows in the tables.
         columns: those of the normal form.
     """
-    block = _block(rows, reader, columns) if len(rows) >= FEW else None
+    block = _block(rows, reader) if len(rows) >= FEW else None
     if block is None:
-        return None, range(len(rows))
-    alike = np.fromiter((tuple(row) == block.names for _, row in rows), np.bool_, len(rows))
-    for _, name in block.texts.values():
-        alike[alike] = [type(row[name]) is str for (_, row), good in zip(rows, alike, strict=True) if good]
-    if "split" in block.names:
-        alike[alike] = [type(row["split"]) in (str, type(None)) for (_, row), good in zip(rows, alike, strict=True) if good]
-    some = [row for row, good in zip(rows, alike, strict=True) if good]
-    texts = {column: pa.array([row[name] for _, row in some], TEXT) for column, (_, name) in block.texts.items()}
-    single = _single({column: pl.Series(array) for column, array in texts.items()})
-    marks, extra = _scores(some, block), _extra(some, block.fit)
-    if marks is None or extra is None:
-        return None, range(len(rows))
-    alike[alike] = single
-    made = {column: _messages(block.texts[column][0], texts[column]) for column in texts} | marks | {"extra": extra}
-    return _table(some, single, made, reader, block.fit, columns), np.flatnonzero(~alike).tolist()
+        return [], range(len(rows))
+    tables: list[pl.DataFrame] = []
+    alike = [tuple(row) == block.names for _, row in rows]
+    left = [at for at, same in enumerate(alike) if same]
+    for of_some in (_of_texts, _of_messages):
+        made, taken = of_some([rows[at] for at in left], reader, block, columns)
+        tables += [made] if made is not None else []
+        left = [at for at, done in zip(left, taken.tolist(), strict=True) if not done]
+    waiting = set(left)
+    return tables, [at for at, same in enumerate(alike) if not same or at in waiting]
 
 
-def _block(rows: Sequence[Row], reader: FileRows, columns: Sequence[str]) -> _Block | None:
+def _block(rows: Sequence[Row], reader: FileRows) -> _Block | None:
     """What the first row that is complete has, if columns can be made of it."""
     first = next((row for _, row in rows[:FEW] if None not in row.values()), None)
     fit = reader.fit(first) if first is not None else None
-    if first is None or fit is None or fit.shape.plain is None or fit.context or reader.gathered:
+    if first is None or fit is None or fit.context or reader.gathered or not (fit.shape.plain or fit.shape.usual):
         return None
-    texts = {column: (role, fit.renamed.get(name, name)) for column, (role, name) in fit.shape.plain.items()}
+    texts = {column: (role, fit.renamed.get(name, name)) for column, (role, name) in (fit.shape.plain or {}).items()}
     also = [name for name in fit.shape.also if name in first]
     sides = [_MARKS.get(name) for name in also]
     if None in sides or len(set(sides)) < len(sides):
@@ -82,13 +79,61 @@ def _block(rows: Sequence[Row], reader: FileRows, columns: Sequence[str]) -> _Bl
     return _Block(fit, tuple(first), texts, {f"score_{_MARKS[name]}": name for name in also})
 
 
-def _single(texts: dict[str, pl.Series]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+Taken = tuple[pl.DataFrame | None, NDArray[np.bool_]]
+"""A table, and which of the rows are in it."""
+
+
+def _of_texts(rows: Sequence[Row], reader: FileRows, block: _Block, columns: Columns) -> Taken:
+    """Of the rows that have one text for each column."""
+    taken = _splits_named(rows, block)
+    for _, name in block.texts.values():
+        taken[taken] = [type(row[name]) is str for (_, row), good in zip(rows, taken, strict=True) if good]
+    if not block.texts or not taken.any():
+        return None, np.zeros(len(rows), np.bool_)
+    some = [row for row, good in zip(rows, taken, strict=True) if good]
+    texts = {column: pa.array([row[name] for _, row in some], TEXT) for column, (_, name) in block.texts.items()}
+    single = _single({column: pl.Series(array) for column, array in texts.items()})
+    made = {column: _one_message(block.texts[column][0], texts[column]) for column in texts}
+    table = _table(some, made, reader, block, columns, single)
+    taken[taken] = False if table is None else single
+    return table, taken
+
+
+def _of_messages(rows: Sequence[Row], reader: FileRows, block: _Block, columns: Columns) -> Taken:
+    """Of the rows that the shape's `usual` knows."""
+    usual, renamed, taken = block.fit.shape.usual, block.fit.renamed, _splits_named(rows, block)
+    if usual is None or not taken.any():
+        return None, np.zeros(len(rows), np.bool_)
+    named = (row | {known: row[name] for known, name in renamed.items()} if renamed else row for _, row in rows)
+    records = [usual(row) if good else None for row, good in zip(named, taken, strict=True)]
+    taken = np.array([record is not None for record in records], np.bool_)
+    some = [row for row, record in zip(rows, records, strict=True) if record is not None]
+    made = _normal([record for record in records if record is not None], columns)
+    table = _table(some, made, reader, block, columns) if some else None
+    return table, taken & (table is not None)
+
+
+def _normal(records: Sequence[Record], columns: Columns) -> dict[str, pa.Array]:
+    """The columns of records that all have the same ones."""
+    found = {name: [record[name] for record in records] for name in (records[0] if records else ())}
+    return {name: of_messages(each, plain=True) if columns[name] == MESSAGES else pa.array(each) for name, each in found.items()}
+
+
+def _splits_named(rows: Sequence[Row], block: _Block) -> NDArray[np.bool_]:
+    """Which rows have a split that is text or null."""
+    if "split" not in block.names:
+        return np.ones(len(rows), np.bool_)
+    return np.array([type(row["split"]) in (str, type(None)) for _, row in rows], np.bool_)
+
+
+def _single(texts: dict[str, pl.Series]) -> NDArray[np.bool_]:
     """Which rows are one message in each column, and do not repeat the prompt at the start of every answer."""
     table = pl.DataFrame(texts)
     prompt, *answers = (pl.col(name) for name in table.columns)
     more = pl.any_horizontal(pl.all().str.contains(MAY_BE_MORE))
     repeats = pl.all_horizontal(each.str.starts_with(prompt) for each in answers) & (prompt.str.len_chars() >= QUOTED)
-    return table.select(~(more | repeats)).to_series().to_numpy()
+    found: NDArray[np.bool_] = table.select(~(more | repeats)).to_series().to_numpy()
+    return found
 
 
 def _scores(rows: Sequence[Row], block: _Block) -> dict[str, pa.Array] | None:
@@ -117,21 +162,26 @@ def _extra(rows: Sequence[Row], fit: Fit) -> pa.Array | None:
         return None
 
 
-def _messages(role: str, texts: pa.Array) -> pa.Array:
+def _one_message(role: str, texts: pa.Array) -> pa.Array:
     """A list of one message for each text."""
     ends = np.arange(len(texts) + 1, dtype=np.int64)
     return _lists(ends, role=pa.repeat(pa.scalar(role, TEXT), len(texts)), content=texts, extra=pa.nulls(len(texts), TEXT))
 
 
-def of_messages(lists: Sequence[list[Message]]) -> pa.Array:
-    """Lists of messages as Arrow has them, by fields: several times as fast as from nested objects."""
+def of_messages(lists: Sequence[list[Message]], plain: bool = False) -> pa.Array:
+    """Lists of messages as Arrow has them, by fields: several times as fast as from nested objects.
+
+    `plain`: no message has more than its role and its content.
+    """
     ends = np.cumsum([0, *map(len, lists)], dtype=np.int64)
     every = [message for messages in lists for message in messages]
+    roles = [message["role"] for message in every]
+    alone = roles[0] if len(set(roles)) == 1 else None  # of answers, and of most prompts
     return _lists(
         ends,
-        role=pa.array([message["role"] for message in every], TEXT),
+        role=pa.array(roles, TEXT) if alone is None else pa.repeat(pa.scalar(alone, TEXT), len(roles)),
         content=pa.array([message["content"] for message in every], TEXT),
-        extra=pa.array([message.get("extra") for message in every], TEXT),
+        extra=pa.nulls(len(every), TEXT) if plain else pa.array([message.get("extra") for message in every], TEXT),
     )
 
 
@@ -141,20 +191,27 @@ def _lists(ends: NDArray[np.int64], **fields: pa.Array) -> pa.Array:
 
 
 def _table(
-    rows: Sequence[Row], single: Any, made: dict[str, pa.Array], reader: FileRows, fit: Fit, columns: Sequence[str]
-) -> pl.DataFrame:
-    """The plain ones of some rows, in normal form, and told to the reader of the file."""
+    rows: Sequence[Row], made: dict[str, pa.Array], reader: FileRows, block: _Block, columns: Columns,
+    kept: NDArray[np.bool_] | None = None,
+) -> pl.DataFrame | None:  # fmt: skip
+    """Rows (those that are kept) in normal form, of which the reader is told; None where scores or columns are odd."""
+    marks, extra = _scores(rows, block), _extra(rows, block.fit)
+    if marks is None or extra is None:
+        return None
     numbers = pa.array([number for number, _ in rows], pa.int64())
     splits = pa.array([row.get("split") for _, row in rows], TEXT)
     source = pa.repeat(pa.scalar(reader.file, TEXT), len(rows))
-    filled = {"row": numbers, "split": splits, "source": source} | made
+    filled = {"row": numbers, "split": splits, "source": source} | made | marks | {"extra": extra}
     nothing = pa.nulls(len(rows), pa.float64())
-    table = pl.DataFrame(pa.table({name: filled.get(name, nothing) for name in columns})).filter(pl.Series(single))
-    held = _holding(rows, single, [name for name in fit.unread if reader.counts(name)])
-    reader.counted(fit, table.height, held)
+    table = pl.DataFrame(pa.table({name: filled.get(name, nothing) for name in columns}))
+    if kept is not None and not kept.all():
+        table = table.filter(pl.Series(kept))
+    counted = [name for name in block.fit.unread if reader.counts(name)]
+    reader.counted(block.fit, table.height, _holding(rows, kept, counted))
     return table
 
 
-def _holding(rows: Sequence[Row], single: Any, names: Sequence[str]) -> dict[str, int]:
+def _holding(rows: Sequence[Row], kept: NDArray[np.bool_] | None, names: Sequence[str]) -> dict[str, int]:
     """In how many rows a column holds something."""
-    return {name: sum(row[name] not in EMPTY for (_, row), good in zip(rows, single, strict=True) if good) for name in names}
+    some = rows if kept is None else [row for row, good in zip(rows, kept, strict=True) if good]
+    return {name: sum(row[name] not in EMPTY for _, row in some) for name in names}

@@ -8,6 +8,7 @@ from typing import Final
 import polars as pl
 
 from posttrain.data.comparisons import COMPARISONS
+from posttrain.data.feedback import is_labelled
 from posttrain.data.pairs import PAIRS
 from posttrain.data.rankings import RANKINGS
 from posttrain.data.shapes import Shape
@@ -36,4 +37,6 @@ def hint(columns: Collection[str]) -> str | None:
     """Where rows with these columns belong, if not here."""
     if not any(set(columns) >= set(needs) for needs in ONE_ANSWER):
         return None
+    if is_labelled(columns):
+        return "these rows have one answer each and its label: name the file in data.feedback, which loss kto trains on"
     return "these rows have one answer each, and pairs need two: name the file in data.instructions"

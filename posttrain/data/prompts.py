@@ -10,6 +10,7 @@ import polars as pl
 from posttrain.data.messages import Message, WrongType, as_prompt, headed, messages, text
 from posttrain.data.pairs import instructed
 from posttrain.data.shapes import Record, Shape
+from posttrain.data.usual import usual_prompt
 from schemas.messages import MESSAGES
 from schemas.reading import Reading
 
@@ -62,9 +63,11 @@ def _headed(row: dict[str, Any], reading: Reading) -> Record:
 _ALL: Final = "all turns up to the last that is not the assistant's"
 SHAPES: tuple[Shape, ...] = (
     Shape("verl", ("prompt", "reward_model"), _graded, (), f"{_ALL}; rewards see `ground_truth` as `answer`"),
-    Shape("prompt", ("prompt|query|problem|question",), _prompt, (), f"text, or messages: {_ALL}"),
-    Shape("messages", ("messages|conversations|conversation",), _messages, (), f"{_ALL}; of `from` and `value` too"),
+    Shape("prompt", ("prompt|query|problem|question",), _prompt, (), f"text, or messages: {_ALL}",
+          usual=usual_prompt("prompt")),
+    Shape("messages", ("messages|conversations|conversation",), _messages, (), f"{_ALL}; of `from` and `value` too",
+          usual=usual_prompt("messages")),
     Shape("Alpaca", ("instruction",), _instructed, ("input", "context"), "instruction and input"),
     Shape("input", ("input",), lambda row, reading: _asked(as_prompt(row["input"], "input")), (), "text, or messages"),
     Shape("text with headings", ("text",), _headed, (), "the turns of `### Human:`, `### Assistant:` (Guanaco)"),
-)
+)  # fmt: skip

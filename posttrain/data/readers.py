@@ -54,25 +54,19 @@ def read_rows(
     Args:
         file: what to read.
         on_bad: is given each row that cannot be read, for at most `MOST_BAD` rows.
-        columns: of Parquet and Arrow files the columns to read; the others have the value `UNREAD`.
-        known: columns that are read of a Parquet or Arrow file with very many, where all are wanted.
-        keep_incomplete: whether the rows before a break are read, instead of the file being refused.
-        note: is given what a person should know about the file, a sentence each.
-        meter: is told how much was read.
+        columns, known, keep_incomplete, note, meter: as in `containers.rows.Reading`.
 
     Raises:
         Refusal: when the file is of no kind that is read, is damaged or breaks off, is in another encoding than UTF-8 or UTF-16,
             or decodes to more than its size allows (`bounds.py`).
     """
-    splits = DeclaredSplits(file.split)
+    splits, said = DeclaredSplits(file.split), file.reading
     for sentence in file.notes:
         note(sentence)
     with fsspec.open(file.url, "rb") as stream:
-        size = getattr(stream, "size", None)
-        said = file.reading
         reading = Reading(
-            file.name, limited(file, on_bad), note, columns, known, keep_incomplete,
-            extractor=said.extractor, page_seconds=said.page_seconds, size=size, meter=meter or Meter(),
+            file.name, limited(file, on_bad), note, columns, known, keep_incomplete, said.extractor, said.page_seconds,
+            getattr(stream, "size", None), meter or Meter(),
         )  # fmt: skip
         try:
             for number, row in _rows(reading, stream, kind_of(file.url)):

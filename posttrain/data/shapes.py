@@ -14,6 +14,7 @@ from schemas.reading import Reading
 
 Record = dict[str, Any]
 Build = Callable[[dict[str, Any], Reading], Record | list[Record]]
+Usual = Callable[[dict[str, Any]], Record | None]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Shape:
         becomes: the normal form in words.
         gathers: column whose neighbours with an equal value are built as one: the row of `build` then has them in `rows`.
         plain: column of the normal form → role and needed column, where a text in each is one message each (`plain_rows.py`).
+        usual: what `build` makes of a row, without its scores, or None for one that is not plainly usual (`usual.py`).
     """
 
     name: str
@@ -37,6 +39,7 @@ class Shape:
     becomes: str = ""
     gathers: str | None = None
     plain: Mapping[str, tuple[str, str]] | None = None
+    usual: Usual | None = None
 
     @functools.cached_property
     def names(self) -> tuple[tuple[str, ...], ...]:

@@ -11,7 +11,7 @@ import xxhash
 DECLARED: Final = {
     **dict.fromkeys(("train", "training", "train_prefs", "train_sft"), "train"),
     **dict.fromkeys(("holdout", "test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev"), "holdout"),
-    **dict.fromkeys(("test_prefs", "test_sft"), "holdout"),
+    **dict.fromkeys(("test_prefs", "test_sft", "heldout", "held_out", "held-out"), "holdout"),
 }
 # NFC leaves every character below U+0300 as it is, and of general punctuation changes two blanks, which folding replaces anyway.
 MAY_CHANGE: Final = r"[^\x00-\u02ff\u2000-\u206f]"

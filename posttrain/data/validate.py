@@ -17,10 +17,10 @@ from posttrain.data.checks.contamination import evaluation_index
 from posttrain.data.checks.repairs import repaired
 from posttrain.data.checks.table import across_of, checks_of
 from posttrain.data.collect import Collector
-from posttrain.data.contract import Severity
+from posttrain.data.contract import RowCheck, Severity
 from posttrain.data.findings import EXAMPLES, Finding, Lengths, Tallied, finding
 from posttrain.data.kinds import KINDS
-from posttrain.data.mixture import Mixture
+from posttrain.data.mixture import BY_ROWS, Mixture
 from posttrain.data.passes import Passes, lengths_of
 from posttrain.data.readers import BadRow
 from posttrain.data.sources import SourceFile
@@ -29,11 +29,13 @@ from posttrain.data.verdict import Outcome, refuse_failures
 from posttrain.runtime.progress import current
 from posttrain.runtime.writing import replacing, write_atomically
 from posttrain.text.overlap import EvaluationIndex
+from posttrain.text.tokens import tokenizer_file
 from schemas.conversations import Conversations
 from schemas.data import Checks
 from schemas.feedback import Feedback
 from schemas.preferences import Preferences
 from schemas.prompts import Prompts
+from schemas.sources import Weights
 
 QUARANTINE: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "source": pl.String,
@@ -54,17 +56,30 @@ CLEAN: Final[dict[str, type[pa.DataFrameModel]]] = {
 """The schema of what is left, by kind."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a recipe asks of rows."""
+
+    limits: Checks
+    holdout: float
+    """Part of the prompts, by hash, that goes to the split `holdout`."""
+    weights: Weights
+    """What the weights of sources are shares of."""
+    index: EvaluationIndex | None
+    """Of the evaluation sets that rows must not repeat."""
+
+
 def validate(
-    given: Mapping[str, list[SourceFile]], checks: Checks, holdout: float, out: Path, against: Sequence[SourceFile] = ()
-) -> dict[str, float]:
+    given: Mapping[str, list[SourceFile]], checks: Checks, holdout: float, out: Path, against: Sequence[SourceFile] = (),
+    weights: Weights = BY_ROWS,
+) -> dict[str, float]:  # fmt: skip
     """Check the data sets that are given and write `NAME.parquet` for each, `quarantine.parquet` and `summary.json` into `out`.
 
     Rows stream through: what is held of each is 17 bytes (`across.Repeats`), and what waits for the others lies on disk.
 
     Args:
         given: files by data set, one of `CONTRACTS`.
-        checks: thresholds of the recipe.
-        holdout: part of the prompts, by hash, that goes to the split `holdout`.
+        checks, holdout, weights: of the recipe (`Asked`).
         out: folder to write into; made when absent.
         against: files of the evaluation sets of `checks.decontaminate`.
 
@@ -75,7 +90,10 @@ def validate(
         Refusal: when a file cannot be read as what it should be; or, after everything was written, for all data sets that break
             a threshold or have no row left, in one.
     """
+    if weights.tokenizer is not None:
+        tokenizer_file(weights.tokenizer, "data.weights.tokenizer")
     index = evaluation_index(against, "data.checks.decontaminate") if against else None
+    asked = Asked(checks, holdout, weights, index)
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         quarantine, *tables = (
@@ -83,7 +101,7 @@ def validate(
             for name, columns in (("quarantine", QUARANTINE), *((name, _clean_columns(name)) for name in given))
         )
         outcomes = {
-            name: examine(name, files, checks, holdout, out, clean, quarantine, index)
+            name: examine(name, files, asked, out, clean, quarantine)
             for (name, files), clean in zip(given.items(), tables, strict=True)
         }
     write_atomically(out / "summary.json", json.dumps({name: outcome.summary for name, outcome in outcomes.items()}, indent=1))
@@ -99,55 +117,54 @@ def _clean_columns(name: str) -> dict[str, pl.DataType | type[pl.DataType]]:
 
 
 def examine(
-    name: str, files: list[SourceFile], limits: Checks, holdout: float, folder: Path, clean: TableFile, quarantine: TableFile,
-    index: EvaluationIndex | None = None,
+    name: str, files: list[SourceFile], asked: Asked, folder: Path, clean: TableFile, quarantine: TableFile
 ) -> Outcome:  # fmt: skip
     """Read one data set, judge it, and write its rows.
 
     Args:
         name: of the data set.
         files: where its rows are.
-        limits: thresholds of the recipe.
-        holdout: part of the prompts to hold out.
+        asked: what the recipe asks of them.
         folder: for rows that wait.
         clean: takes the rows that are kept.
         quarantine: takes the others.
-        index: of the evaluation sets that rows must not repeat.
 
     Raises:
         Refusal: when a file cannot be read as what it should be.
     """
-    kind = KINDS[name]
-    notes, bad = list[str](), _Unreadable(name, quarantine)
-    before = quarantine.rows
+    kind, limits = KINDS[name], asked.limits
+    notes, bad, mended, before = list[str](), _Unreadable(name, quarantine), Tallied(), quarantine.rows
     collector = Collector(kind, files, limits.incomplete == "keep", notes.append, bad.take)
-    checks, mended = checks_of(kind, limits, index), Tallied()
-    passes = Passes(checks, across_of(kind, limits, folder), holdout, folder)
-    mixture = Mixture(files)
+    checks = checks_of(kind, limits, asked.index)
+    passes = Passes(checks, across_of(kind, limits, folder), asked.holdout, folder)
+    mixture = Mixture(files, asked.weights)
     for table in collector.tables():
         mixture.take(passes.take(repaired(table, limits, mended)))
         bad.write()
     bad.write()
     written = _write(name, passes, mixture, clean, quarantine)
     # Nothing vanishes: what was read is kept, quarantined, or left out by the weights of the recipe.
-    rows_in, quarantined = collector.records + bad.rows, quarantine.rows - before
-    rows_out = clean.rows + quarantined + mixture.left_out
-    assert rows_in == rows_out, f"{name}: {rows_in} rows in, {rows_out} out"
-    reasons = bad.tally
-    findings = [Finding(code, "drop", n, n / rows_in, examples=reasons.places(code)) for code, n in reasons.counts.items()]
-    findings += [finding(check, written.hits, limits, rows_in) for check in checks]
-    reasons.merge(written.hits, [check.name for check in checks if check.severity == "drop"])
-    findings += [_drop_rate(quarantined, reasons, limits, rows_in)]
-    findings += written.lengths.findings(limits)
+    counts = _Counts(collector.records + bad.rows, clean.rows, quarantine.rows - before)
+    assert counts.rows_in == counts.kept + counts.quarantined + mixture.left_out, f"{name}: {counts}, {mixture.left_out} left out"
+    findings = _findings(checks, written, bad.tally, limits, counts)
     _warn_waived(name, findings, limits)
-    notes += [f"data.{name}: {sentence}" for sentence in collector.tally.sentences()]
+    notes += [f"data.{name}: {sentence}" for sentence in (*collector.tally.sentences(), *_lacking(counts.kept, written.held))]
     for note in notes:
         current().note(note)
-    summary = _summary(rows_in, clean.rows, quarantined, written, findings) | mixture.summary | collector.tally.as_json(rows_in)
+    summary = _summary(counts, written, findings) | mixture.summary | collector.tally.as_json(counts.rows_in)
     summary |= {"notices": notes} if notes else {}
     summary |= {"waived": dict(limits.waive)} if limits.waive else {}
     summary |= {"repaired": {each: {"rows": n, "examples": list(mended.places(each))} for each, n in mended.counts.items()}}
-    return Outcome(clean.rows, reasons, summary, tuple(each for each in findings if each.failed))
+    return Outcome(clean.rows, bad.tally, summary, tuple(each for each in findings if each.failed))
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Rows of one data set."""
+
+    rows_in: int
+    kept: int
+    quarantined: int
 
 
 class _Unreadable:
@@ -196,26 +213,45 @@ def _write(name: str, passes: Passes, mixture: Mixture, clean: TableFile, quaran
     return seen
 
 
-def _drop_rate(quarantined: int, reasons: Tallied, limits: Checks, rows_in: int) -> Finding:
-    share = quarantined / max(rows_in, 1)
+def _findings(
+    checks: Sequence[RowCheck], written: _Written, reasons: Tallied, limits: Checks, counts: _Counts
+) -> list[Finding]:  # fmt: skip
+    """How every check went; `reasons`, of the rows that could not be read, is told of those that checks drop too."""
+    rows_in = counts.rows_in
+    found = [Finding(code, "drop", n, n / rows_in, examples=reasons.places(code)) for code, n in reasons.counts.items()]
+    found += [finding(check, written.hits, limits, rows_in) for check in checks]
+    reasons.merge(written.hits, [check.name for check in checks if check.severity == "drop"])
+    return [*found, _drop_rate(counts, reasons, limits), *written.lengths.findings(limits)]
+
+
+def _drop_rate(counts: _Counts, reasons: Tallied, limits: Checks) -> Finding:
+    share = counts.quarantined / max(counts.rows_in, 1)
     failed = share > limits.max_drop_rate and "max_drop_rate" not in limits.waive
     severity: Severity = "warn" if "max_drop_rate" in limits.waive else "fail"
     places = tuple(place for code, _ in reasons.counts.most_common() for place in reasons.places(code))[:EXAMPLES]
-    return Finding("max_drop_rate", severity, quarantined, share, limits.max_drop_rate, failed, places)
+    return Finding("max_drop_rate", severity, counts.quarantined, share, limits.max_drop_rate, failed, places)
 
 
-def _summary(rows_in: int, kept: int, quarantined: int, written: _Written, findings: list[Finding]) -> dict[str, Any]:
+def _summary(counts: _Counts, written: _Written, findings: list[Finding]) -> dict[str, Any]:
     longer = {f.check: f.share for f in findings}.get("length_bias")
     return {
-        "rows_in": rows_in,
-        "kept": kept,
-        "quarantined": quarantined,
-        "train": kept - written.held,
+        "rows_in": counts.rows_in,
+        "kept": counts.kept,
+        "quarantined": counts.quarantined,
+        "train": counts.kept - written.held,
         "holdout": written.held,
         **({} if longer is None else {"chosen_longer": longer}),
         "checks": [finding.as_row() for finding in findings],
         "length_histogram": written.lengths.histogram(),
     }
+
+
+def _lacking(kept: int, held: int) -> list[str]:
+    """A split that no row is in, which a run refuses."""
+    empty = [split for split, rows in (("train", kept - held), ("holdout", held)) if kept and not rows]
+    return [
+        f"no row is in the split {each}, and a run needs some: change data.holdout, or the splits in the data" for each in empty
+    ]
 
 
 def _warn_waived(name: str, findings: list[Finding], limits: Checks) -> None:

@@ -13,8 +13,8 @@ from schemas.data import CONTRACTS, Checks
 from schemas.errors import Refusal
 
 FAULTS: Final = {
-    "prompt_mismatch": "pairs whose two sides differ before their last message: they answer different prompts, or are several "
-    "turns long, of which no pair is made",
+    "prompt_mismatch": "pairs whose two sides differ before their last message: they answer different prompts, or go on for "
+    "several turns (data.checks.several_turns keeps those)",
     "conflict": "rows that contradict another row (A>B and B>A, or one answer with both labels)",
     "reversed_scores": "pairs whose scores contradict the label",
     "length_bias": "of pairs with the longer answer chosen (ties count half)",
@@ -49,9 +49,9 @@ def refuse_failures(outcomes: dict[str, Outcome], out: Path) -> None:
     allowed = [f"at least one clean row in data.{name}" for name in empty]
     allowed += [_allowed(f) for _, f in failures]
     waivable = ", ".join(dict.fromkeys(f"{f.kind}: REASON" for _, f in failures))
-    remedy = f"see {out / 'quarantine.parquet'} and correct the rows" + (
-        f"; or set data.checks.waive: {{{waivable}}}" if waivable and not empty else ""
-    )
+    read = any(outcomes[name].summary["rows_in"] for name in empty) or failures
+    remedy = f"see {out / 'quarantine.parquet'} and correct the rows" if read else "name files that hold rows"
+    remedy += f"; or set data.checks.waive: {{{waivable}}}" if waivable and not empty else ""
     details = {"out": str(out), **{name: outcome.summary for name, outcome in outcomes.items()}}
     where = ", ".join(dict.fromkeys(f"data.{name}" for name in [*empty, *(name for name, _ in failures)]))
     raise Refusal(where=where, found="; ".join(found), allowed="; ".join(dict.fromkeys(allowed)), remedy=remedy, details=details)

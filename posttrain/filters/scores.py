@@ -15,6 +15,7 @@ from posttrain.filters import neural
 from posttrain.filters.learned import probabilities
 from posttrain.filters.ready import EVALUATION, QUALITY
 from posttrain.filters.words import share_of_words
+from posttrain.text import tokens
 from posttrain.text.buffers import Buffers
 from posttrain.text.kernels.folding import Folded
 from posttrain.text.language import identify_all
@@ -34,7 +35,6 @@ COLUMNS: Final = {
     "tokens": pa.int64(),
 }
 """`personal_data` counts placeholders; `contaminated_by` is the evaluation example whose words a document has."""
-BYTES_OF_A_TOKEN: Final = 4
 
 Columns = dict[str, Any]
 
@@ -98,10 +98,8 @@ def _dirty_words(texts: Texts, asked: Any, work: Path) -> Columns:
 
 def _tokens(texts: Texts, asked: Any, work: Path) -> Columns:
     if asked.tokenizer is None:
-        sizes = np.diff(texts.texts.offsets)
-        return {"tokens": -(-sizes // BYTES_OF_A_TOKEN)}
-    encoded = _tokenizer(asked.tokenizer).encode_batch(texts.strings(), add_special_tokens=False)
-    return {"tokens": [len(each.ids) for each in encoded]}
+        return {"tokens": tokens.by_bytes(np.diff(texts.texts.offsets))}
+    return {"tokens": tokens.counted(texts.strings(), asked.tokenizer)}
 
 
 _SCORES: Final[Mapping[str, Callable[[Texts, Any, Path], Columns]]] = {
@@ -127,14 +125,6 @@ def _weights(path: Path, written: int) -> Any:
 @lru_cache(maxsize=2)
 def _index(path: Path, written: int) -> EvaluationIndex:
     return EvaluationIndex.load(path)
-
-
-@lru_cache(maxsize=2)
-def _tokenizer(given: str) -> Any:
-    from tokenizers import Tokenizer
-
-    path = Path(given).expanduser()
-    return Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
 
 
 def told(value: float) -> str:

@@ -146,7 +146,7 @@ def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict
 
     data = chain.recipe.data
     try:
-        counts = validate(given, data.checks, data.holdout, out, chain.evaluation_sets)
+        counts = validate(given, data.checks, data.holdout, out, chain.evaluation_sets, data.weights)
         refuse_empty_splits(counts)
         return counts
     except Refusal as refusal:

@@ -52,7 +52,8 @@ def _checks(recipe: Recipe, stage: str) -> Fields:
     # A file that breaks off is refused, and leaves no result, unless the recipe keeps what stands before the break.
     # Evaluation sets are inputs by content.
     unsaid = {"decontaminate", *(("incomplete",) if recipe.data.checks.incomplete == "refuse" else ())}
-    return {"checks": recipe.data.checks.model_dump(mode="json", exclude=unsaid), "holdout": recipe.data.holdout}
+    weighed = {"weights": recipe.data.weights.by} if recipe.data.weights.by != "rows" else {}
+    return {"checks": recipe.data.checks.model_dump(mode="json", exclude=unsaid), "holdout": recipe.data.holdout, **weighed}
 
 
 def _rules(recipe: Recipe, stage: str) -> Fields:
@@ -80,7 +81,10 @@ def _training(recipe: Recipe, stage: str) -> Fields:
 
 def _pretraining(recipe: Recipe, stage: str) -> Fields:
     """The sizes of a model from scratch as well; any other model is an input by content."""
-    sizes = recipe.model.model_dump(mode="json") if isinstance(recipe.model, ScratchModel) else None
+    sizes = None
+    if isinstance(recipe.model, ScratchModel):  # a field that is newer than the keys of many results counts where it is set
+        unsaid = {"initializer_range"} if recipe.model.initializer_range is None else set()
+        sizes = recipe.model.model_dump(mode="json", exclude=unsaid)
     return {**_training(recipe, stage), "model": sizes}
 
 
@@ -118,7 +122,7 @@ def _contracts(chain: Chain) -> list[str]:
 
 
 def _tables(chain: Chain, stage: str) -> tuple[Origin, ...]:
-    return (*(chain.source_origin(name) for name in _contracts(chain)), *chain.evaluation_origins())
+    return (*(chain.source_origin(name) for name in _contracts(chain)), *chain.evaluation_origins(), *chain.weights_origins())
 
 
 def _corpus(chain: Chain, stage: str) -> tuple[Origin, ...]:
@@ -161,7 +165,7 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "pp
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=4, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        version=5, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
@@ -179,13 +183,13 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
     ),
     "reward": StageWork(
-        version=4, fields=_training, inputs=_start_and_rows, task="tasks.training:reward", pool="gpu",
+        version=5, fields=_training, inputs=_start_and_rows, task="tasks.training:reward", pool="gpu",
         writes=(*_TRAINED, "reward", "reward.json"),
         train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
     ),
     "align": StageWork(
-        version=7, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
-        writes=(*_TRAINED, "reference.safetensors"),
+        version=8, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
+        writes=(*_TRAINED, "reference.safetensors", "on_policy.json"),
         train=lambda recipe: _ALGORITHMS["kto" if recipe.unpaired else recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(

@@ -10,8 +10,9 @@ import polars as pl
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import tokenizer_as_found
+from posttrain.data.boundaries import MAX_SHIFTED_BOUNDARIES
 from posttrain.data.chat_templates import BUILT_IN, DEFAULT_CHAT_TEMPLATE, template_digest
-from posttrain.data.encode import MAX_SHIFTED_BOUNDARIES, Conversation, accepts, count_shifted
+from posttrain.data.encode import Conversation, accepts, count_shifted
 from posttrain.data.rendering import rendered
 from posttrain.data.tokenizer import broken_template, prepare_tokenizer, refuses, some_chat, template_of
 from posttrain.models.policy import Policy

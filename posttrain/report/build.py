@@ -17,7 +17,7 @@ from posttrain.report.decision import advice, verdict
 from posttrain.report.left_out import left_out
 from posttrain.report.page import write_page
 from posttrain.report.read import Folders, Json
-from posttrain.runtime.store import read_result
+from posttrain.runtime.integrity import read_result
 from schemas.data import CONTRACTS
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
@@ -89,6 +89,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders, earlier: Sequence
         "reward": reward,
         "reward_interval": Estimate.of(reward, "held_out_accuracy").interval if reward else None,
         "skipped": [stage for stage in recipe.stages if stage not in {ran.name for ran in run.stages}],
+        "on_policy": read.document(folders, "align", "on_policy.json"),
         "course": samples.course(read.lines(folders, "align", "rollouts.jsonl")),
         "groups": samples.groups(frame, names, recipe.seed),
         "sources_by_gain": by_source(frame, names),

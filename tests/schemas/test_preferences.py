@@ -42,9 +42,9 @@ def test_no_rows_pass() -> None:
     [
         ({"prompt": []}, "prompt_not_empty"),
         ({"prompt": None}, "not_nullable"),
-        ({"chosen": []}, "one_answer"),
-        ({"rejected": GOOD["rejected"] * 2}, "one_answer"),
-        ({"chosen": GOOD["prompt"]}, "one_answer"),
+        ({"chosen": []}, "answers"),
+        ({"rejected": GOOD["rejected"] * 2}, "answers"),
+        ({"chosen": GOOD["prompt"]}, "answers"),
         ({"chosen": GOOD["rejected"]}, "sides_differ"),
         ({"score_chosen": 0.5}, "scores_agree"),
         ({"score_chosen": 0.4}, "scores_agree"),

@@ -32,7 +32,10 @@ ABOUT: Final[dict[str, About]] = {
     "conflict": About(
         "A>B and B>A for one prompt, or one answer with both labels", "both rows are quarantined", "conflict_fail"
     ),
-    "prompt_mismatch": About("two sides that answer different prompts", _DROPPED, "prompt_mismatch_fail"),
+    "prompt_mismatch": About(
+        "two sides that answer different prompts, or that go on with the user", _DROPPED, "prompt_mismatch_fail, several_turns",
+        "several_turns: true keeps those that the assistant begins",
+    ),
     "leaked_prompt": About("a training row whose prompt is held out, too (without its system message)", _DROPPED),
     "near_prompt": About(
         "a training row whose prompt nearly repeats a held-out one: Jaccard index of the words' 5-grams, of four or more",
@@ -116,4 +119,6 @@ def _fields(name: str, each: About) -> str:
 
 def _value(field: str) -> str:
     value = getattr(Checks(), field)
+    if isinstance(value, bool):
+        return str(value).lower()
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else "none" if value is None else f"{value:g}"

@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from posttrain.data.across import is_among, leaked
 from posttrain.data.contract import asked
 from posttrain.text.buffers import buffers
 from posttrain.text.kernels import minhash
@@ -71,7 +72,7 @@ class NearPrompts:
         if not held.any() or held.all():
             return {"near_prompt": found}
         bands = np.frombuffer(self._bands, np.uint32).reshape(-1, BANDS)
-        for row, rivals in _candidates(bands, np.flatnonzero(held), np.flatnonzero(~held & ~np.isin(keys, keys[held]))):
+        for row, rivals in _candidates(bands, np.flatnonzero(held), np.flatnonzero(~held & ~leaked(keys, held))):
             own = self._set(row)
             found[row] = len(own) >= SHINGLES and any(
                 minhash.jaccard(own, other) >= self._least for rival in rivals if len(other := self._set(rival)) >= SHINGLES
@@ -92,10 +93,10 @@ def _candidates(bands: Bands, held: Places, training: Places) -> Iterator[tuple[
     for band in range(BANDS):
         shared = np.intersect1d(bands[held, band], bands[training, band])
         by_hash: defaultdict[int, list[int]] = defaultdict(list)
-        for row in held[np.isin(bands[held, band], shared)].tolist():
+        for row in held[is_among(bands[held, band], shared)].tolist():
             if len(by_hash[int(bands[row, band])]) < RIVALS:
                 by_hash[int(bands[row, band])].append(row)
-        for row in training[np.isin(bands[training, band], shared)].tolist():
+        for row in training[is_among(bands[training, band], shared)].tolist():
             if len(rivals[row]) < RIVALS:
                 rivals[row] += by_hash[int(bands[row, band])]
     return ((row, sorted(set(found))[:RIVALS]) for row, found in sorted(rivals.items()))

@@ -16,11 +16,12 @@ from posttrain.data.checks.contamination import contaminated
 from posttrain.data.checks.near_prompts import NearPrompts
 from posttrain.data.checks.personal import PARTS, personal
 from posttrain.data.checks.wording import languages_wrong, scripts_differ
-from posttrain.data.contract import RowCheck, Severity
+from posttrain.data.contract import RowCheck, Severity, mismatch
 from posttrain.data.kinds import Kind
 from posttrain.text import language, personal_data
 from posttrain.text.overlap import EvaluationIndex
 from schemas.checks import Adjustable, Checks
+from schemas.messages import SEVERAL_TURNS
 
 DEFAULTS: Final[dict[Adjustable, Severity]] = {"near_prompt": "drop", "script": "warn"}
 """Of the checks here, where the recipe says nothing; the others are off then."""
@@ -71,6 +72,8 @@ def _is_on(check: RowCheck, limits: Checks) -> bool:
 
 
 def _adjusted(check: RowCheck, limits: Checks) -> RowCheck:
+    if check.name == "prompt_mismatch" and limits.several_turns:
+        return replace(check, hit=mismatch(SEVERAL_TURNS))
     asked = _asked(check, limits)
     return check if asked is None or asked == "off" else replace(check, severity=asked)
 

@@ -69,12 +69,21 @@ def chosen(reading: Reading, schema: pa.Schema) -> list[str]:
     """
     reading.refuse_repeated(schema.names)
     asked = [name for name in schema.names if name in reading.columns] if reading.columns is not None else []
-    found = asked or [field.name for field in schema if not _is_media(field.type)]
+    found = asked or [field.name for field in schema if field.name in reading.known or not _is_odd(field.type)]
+    found = asked or [name for name in found if not _is_media(schema.field(name).type)]
     if asked or len(found) <= MOST_COLUMNS:
         return found
     few = [name for name in found if name in reading.known] or found[:MOST_COLUMNS]
     reading.note(f"{reading.name} has {len(schema.names):,} columns: only {', '.join(few[:NAMED])} are read")
     return few
+
+
+def _is_odd(kind: pa.DataType) -> bool:
+    """Types whose values may overlap or differ, of which no bound of memory is known (`bounds.row_bytes`); no shape has them."""
+    if any(is_one(kind) for is_one in (pa.types.is_list_view, pa.types.is_large_list_view, pa.types.is_union,
+                                       pa.types.is_run_end_encoded)):  # fmt: skip
+        return True
+    return any(_is_odd(kind.field(at).type) for at in range(kind.num_fields))
 
 
 def _is_media(kind: pa.DataType) -> bool:
@@ -102,7 +111,9 @@ def _parquet(reading: Reading, stream: IO[bytes], so_far: Expansion) -> Table:
     filled = {_column_of(chunk) for chunk in every if not _only_nulls(chunk)}
     watched = PagesWatched(stream, found, so_far.check)
     file = pq.ParquetFile(watched, read_dictionary=sorted(texts - decimals), metadata=found, pre_buffer=False, **limits)
-    batches = file.iter_batches(batch_size=rows, columns=names)
+    # Group by group: of a batch across two, Arrow has no form in which lists and structs hold dictionaries.
+    groups = range(found.num_row_groups)
+    batches = (each for at in groups for each in file.iter_batches(batch_size=rows, row_groups=[at], columns=names))
     return Table(batches, _unread(reading, [name for name in schema.names if name in filled or name in wanted], wanted))
 
 
@@ -205,19 +216,30 @@ def _timeless(batch: pa.RecordBatch) -> pa.RecordBatch:
     kinds = [_number_for(kind) for kind in batch.schema.types]
     if kinds == batch.schema.types:
         return batch
-    arrays = [array if array.type == kind else array.cast(kind) for array, kind in zip(batch.columns, kinds, strict=True)]
+    arrays = [array if array.type == kind else _cast(array, kind) for array, kind in zip(batch.columns, kinds, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, batch.schema.names)
 
 
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    return (array.dictionary_decode() if pa.types.is_dictionary(array.type) else array).cast(kind)
+
+
 def _number_for(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+    types = pa.types
+    if types.is_temporal(kind) and not types.is_interval(kind):
         return pa.int32() if kind.bit_width == 32 else pa.int64()
-    if pa.types.is_struct(kind):
+    if types.is_dictionary(kind):
+        number = _number_for(kind.value_type)
+        return kind if number == kind.value_type else number
+    if types.is_struct(kind):
         return pa.struct([kind.field(at).with_type(_number_for(kind.field(at).type)) for at in range(kind.num_fields)])
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_number_for(kind.value_type)))
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_number_for(kind.value_type)))
+    if types.is_map(kind):
+        return pa.map_(_number_for(kind.key_type), _number_for(kind.item_type), kind.keys_sorted)
+    for is_list, new in ((types.is_large_list, pa.large_list), (types.is_list, pa.list_)):
+        if is_list(kind):
+            return new(kind.value_field.with_type(_number_for(kind.value_type)))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_number_for(kind.value_type)), kind.list_size)
     return kind
 
 

@@ -11,6 +11,7 @@ import orjson
 from posttrain.data.containers.rows import LONGEST_VALUE
 
 BOM: Final = b"\xef\xbb\xbf"
+ESCAPED_QUOTE: Final = b"\\u0022"  # written out again it is `\"`
 # What Python's and JavaScript's writers leave where a number is none; JSON has no word for it.
 NOT_FINITE: Final = re.compile(rb"\bNaN\b|\bInfinity\b")
 TOKENS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
@@ -77,10 +78,17 @@ def is_cut(text: bytes) -> bool:
 def doubled_keys(text: bytes, value: dict[str, Any]) -> list[str]:
     """Keys that one object of a text has twice, of which a parser keeps the last.
 
-    Counting comes first, since it costs little: as many colons after a quotation mark as keys is the rule.
+    Counting comes first, since it costs little: as many colons after a quotation mark as in what was kept is the rule.
     """
-    keys, colons = _keys(value), text.count(b'":')
-    if colons == keys or colons + text.count(b'" :') - text.count(b'\\":') <= keys:
+    try:
+        written = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        written = b""
+    colons, kept = text.count(b'":') + text.count(b'" :'), written.count(b'":')
+    if colons == kept and ESCAPED_QUOTE not in text:
+        return []
+    keys = kept - written.count(b'\\":')  # without blanks each key ends before a colon
+    if colons == keys or colons - text.count(b'\\":') <= keys:
         return []
     found: dict[str, None] = {}
 
@@ -94,15 +102,6 @@ def doubled_keys(text: bytes, value: dict[str, Any]) -> list[str]:
     except (ValueError, RecursionError):  # what one parser reads and the other does not is no matter of doubled keys
         return []
     return list(found)
-
-
-def _keys(value: Any) -> int:
-    """Keys of an object and of all in it: in what is written of it without blanks, each ends before a colon."""
-    try:
-        written = orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        return 0
-    return written.count(b'":') - written.count(b'\\":')
 
 
 def excerpt(text: bytes) -> str:

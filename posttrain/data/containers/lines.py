@@ -28,7 +28,7 @@ def read_lines(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:
                 reading.bad(row, str(fault), excerpt(line))
             continue
         if isinstance(value, dict):
-            if line.count(b":") != len(value):  # of most lines there is nothing to look for
+            if line.count(b'":') != len(value) or b'" :' in line:  # else each key was kept, and there is nothing in it
                 doubled.look(row, line, value)
             yield row, value
         else:

@@ -24,7 +24,7 @@ def given_answers(rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, longes
     """The answer of each row in tokens, EOS included where at most `longest` are enough.
 
     Raises:
-        Refusal: when the rows hold prompts alone.
+        Refusal: when the rows hold prompts alone, or answers of several messages.
     """
     column = next((name for name in ANSWERS if name in rows.columns), None)
     if column is None:
@@ -33,6 +33,13 @@ def given_answers(rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, longes
             found="a weight for the data's own answers, and rows of prompts alone",
             allowed="rows with an answer: preferences or instructions",
             remedy="remove sft_weight, or give data.preferences",
+        )
+    if (rows[column].list.len() > 1).any():
+        raise Refusal(
+            where="alignment.sft_weight",
+            found="a weight for the data's own answers, some of which are several messages",
+            allowed="answers of one message",
+            remedy="remove sft_weight, or give rows of single answers",
         )
     pairs = zip(rows["prompt"].to_list(), rows[column].to_list(), strict=True)
     encoded = [encode_response(prompt, answer[-1]["content"], tokenizer, UNLIMITED) for prompt, answer in pairs]

@@ -133,6 +133,18 @@ def test_a_data_set_with_no_rows_left_is_refused(tmp_path: Path, lines: list[obj
     with pytest.raises(Refusal) as no:
         validate({"preferences": rows(tmp_path, *lines)}, waived, 0.1, tmp_path)
     assert re.match(expected, no.value.found)
+    assert no.value.remedy.startswith("name files that hold rows" if lines == ["", "  "] else "see ")
+
+
+@pytest.mark.parametrize(("splits", "said"), [(["train"], "holdout"), (["test"], "train"), (["train", "test"], None)])
+def test_a_split_without_a_row_is_told(tmp_path: Path, splits: list[str], said: str | None) -> None:
+    """`posttrain validate` says what a run would refuse."""
+    given = rows(tmp_path, *(row | {"split": splits[at % len(splits)]} for at, row in enumerate(pairs(4))))
+    validate({"preferences": given}, LENIENT, 0.5, tmp_path)
+    notices = json.loads((tmp_path / "summary.json").read_text())["preferences"].get("notices", [])
+    assert [f"no row is in the split {split}" in " ".join(notices) for split in ("train", "holdout")] == [
+        said == "train", said == "holdout"
+    ]  # fmt: skip
 
 
 def test_rows_are_collected_over_files_and_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

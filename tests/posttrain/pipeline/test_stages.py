@@ -127,3 +127,21 @@ def test_what_the_filter_is_given_counts_by_content(document, store, tmp_path):
         assert identity.fields["language"]["keep"] == ["en"]
         keys.append(identity.key)
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_what_weights_are_shares_of_counts_and_the_tokenizer_by_content(document, store, tmp_path):
+    """Rows is what they always were: its key is that of a recipe that says nothing."""
+    sources = [{"path": document["data"]["preferences"], "weight": 1}]
+    keys = []
+    for weights, content in (
+        (None, ""), ({"by": "rows"}, ""), ({"by": "tokens"}, ""), ({"by": "tokens", "tokenizer": str(tmp_path)}, "one"),
+        ({"by": "tokens", "tokenizer": str(tmp_path)}, "two"),
+    ):  # fmt: skip
+        (tmp_path / "tokenizer.json").write_text(content)
+        data = document["data"] | {"preferences": sources} | ({"weights": weights} if weights else {})
+        identity = Chain(validate_recipe(document | {"data": data}, "tiny.yaml"), store).identity("validate")
+        keys.append(identity.key)
+        named = [origin.name for origin in identity.inputs]
+        assert ("data.weights.tokenizer" in named) == bool(content)
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4

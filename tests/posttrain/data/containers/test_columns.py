@@ -125,3 +125,50 @@ def test_of_very_many_columns_those_that_shapes_know_are_read(tmp_path):
     rows = read_rows(SourceFile("x.parquet", str(tmp_path / "x.parquet")), print, known=known, note=notes.append)
     assert [row for _, row in rows] == [{"prompt": "q", "label": True}] * 3
     assert notes == ["x.parquet has 202 columns: only prompt, label are read"]
+
+
+@pytest.mark.parametrize("group", [1, 7, 1000])
+def test_messages_in_many_row_groups_are_read(tmp_path, group):
+    """Data sets of the hub have groups of a thousand rows, which are no multiple of what is read at a time."""
+    rows = [{"messages": [{"role": "user", "content": f"q {n % 3}"}, {"role": "assistant", "content": "é"}]} for n in range(2100)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=group)
+    assert read(tmp_path / "x.parquet") == rows
+
+
+STAMPS = pa.array([FAR, 1], pa.timestamp("us"))
+DAYS = pa.map_(pa.string(), pa.date32())
+
+
+@pytest.mark.parametrize(
+    ("held", "read_as"),
+    [
+        (pa.DictionaryArray.from_arrays(pa.array([0, 1]), STAMPS), [FAR, 1]),
+        (pa.StructArray.from_arrays([STAMPS], ["at"]), [{"at": FAR}, {"at": 1}]),
+        (pa.array([[FAR], []], pa.list_(pa.timestamp("us", "UTC"))), [[FAR], []]),
+        (pa.FixedSizeListArray.from_arrays(STAMPS, 1), [[FAR], [1]]),
+        (pa.array([[("a", 2**30)], []], pa.map_(pa.string(), pa.int32())).cast(DAYS), [[("a", 2**30)], []]),
+        (pa.array([2**62, 1], pa.duration("s")), [2**62, 1]),
+    ],
+    ids=["dictionary", "struct", "list", "list of one length", "map", "duration"],
+)
+def test_times_inside_of_other_values_are_numbers_too(path, held, read_as):
+    write(path, pa.table({"prompt": ["a", "b"], "when": held}))
+    assert [row["when"] for row in read(path)] == read_as
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        pa.array([[1], [2]], pa.list_view(pa.int64())),
+        pa.RunEndEncodedArray.from_arrays([1, 2], ["x", "y"]),
+        pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["x", "y"])]),
+    ],
+    ids=["list view", "runs", "union"],
+)
+def test_a_column_of_an_odd_type_is_not_read_unless_shapes_know_its_name(tmp_path, held):
+    path = tmp_path / "x.arrow"
+    write(path, pa.table({"prompt": ["a", "b"], "odd": held}))
+    assert read(path) == [{"prompt": "a", "odd": UNREAD}, {"prompt": "b", "odd": UNREAD}]
+    file = SourceFile(path.name, str(path))
+    with pytest.raises(Refusal, match="a column of type"):
+        list(read_rows(file, lambda bad: None, known=frozenset({"odd"})))

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -25,7 +26,7 @@ from schemas.errors import Refusal
 
 ROWS = [{"prompt": f"question {at}?", "chosen": f"yes, né {at}", "rejected": f"no {at}"} for at in range(40)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
-CASES = 60  # of each container; `-m slow` tries a thousand in all
+CASES = int(os.environ.get("FUZZ_CASES", "25"))  # of each container; 1,000 were tried once
 
 
 def parquet(**options) -> bytes:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from posttrain.data.containers.json_text import doubled_keys
 from posttrain.data.readers import read_rows
 from posttrain.data.sources import SourceFile
 from schemas.errors import Refusal
@@ -102,6 +103,21 @@ def test_doubled_keys_are_told_once_for_a_file(tmp_path):
         rows, _, notes = read(tmp_path / name)
         assert rows[0] == (1, {"a": 2})
         assert notes == [f"{name}: 2 rows have a key twice (a, c), the first 1; the last counts"]
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ('{"a" : 1, "a": 2}', ["a"]),
+        ('{"a":"\\u0022:","b":1,"b":2}', ["b"]),
+        ('{"a":"\\":","b":{"c":1,"c":2}}', ["c"]),
+        ('{"a":[{"role":"x","content":"\\": \\" :"}]}', []),
+        ('{"a" :1,"b" :": "}', []),
+        ('{"a":{"b":1},"c":[{"b":2,"b":2,"a":"x"}]}', ["b"]),
+    ],
+)
+def test_which_keys_are_doubled(text, keys):
+    assert doubled_keys(text.encode(), json.loads(text)) == keys
 
 
 def test_one_object_of_many_rows_in_one_long_line(tmp_path):
