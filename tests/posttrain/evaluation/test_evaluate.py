@@ -67,7 +67,7 @@ def recipe(**evaluation):
     return validate_recipe(document, "test")
 
 
-def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, tmp_path):
+def test_numbers_in_the_files_follow_from_rewards_and_pairs(setting, tmp_path):
     policies, held_out = setting
     built = evaluate(recipe(), policies, held_out, tmp_path, Quiet())
     samples = pl.read_parquet(tmp_path / "samples.parquet")
@@ -79,16 +79,11 @@ def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, 
     assert [entry["policy"] for entry in written["policies"]] == ["base", "sft", "aligned"]
     assert samples.height == 8
     assert built.metrics["win_rate_vs_sft"] == next(e["value"] for e in written["win_rates"] if e["opponent"] == "sft")
-
-
-def test_the_calibration_curve_in_the_file_has_the_error_that_is_measured(setting, tmp_path):
-    """Expected calibration error: mean distance of accuracy from confidence, weighted by the pairs of a bin."""
-    policies, held_out = setting
-    numbers = evaluate(recipe(), policies, held_out, tmp_path, Quiet()).metrics
-    points = json.loads((tmp_path / "evaluation.json").read_text())["reliability"]
-    assert sum(point["pairs"] for point in points) == numbers["held_out_pairs"]
+    # Expected calibration error: mean distance of accuracy from confidence, weighted by the pairs of a bin.
+    points, pairs = written["reliability"], built.metrics["held_out_pairs"]
+    assert sum(point["pairs"] for point in points) == pairs
     distances = sum(point["pairs"] * abs(point["accuracy"] - point["confidence"]) for point in points)
-    assert distances / numbers["held_out_pairs"] == pytest.approx(numbers["calibration_error"])
+    assert distances / pairs == pytest.approx(built.metrics["calibration_error"])
 
 
 def test_without_a_judge_answers_are_drawn_and_not_judged(setting, tmp_path):
