@@ -79,8 +79,7 @@ def test_numbers_in_the_files_follow_from_rewards_and_pairs(setting, tmp_path):
     assert [entry["policy"] for entry in written["policies"]] == ["base", "sft", "aligned"]
     assert samples.height == 8
     assert built.metrics["win_rate_vs_sft"] == next(e["value"] for e in written["win_rates"] if e["opponent"] == "sft")
-    # Expected calibration error: mean distance of accuracy from confidence, weighted by the pairs of a bin.
-    points, pairs = written["reliability"], built.metrics["held_out_pairs"]
+    points, pairs = written["reliability"], built.metrics["held_out_pairs"]  # of which the mean distance is the calibration error
     assert sum(point["pairs"] for point in points) == pairs
     distances = sum(point["pairs"] * abs(point["accuracy"] - point["confidence"]) for point in points)
     assert distances / pairs == pytest.approx(built.metrics["calibration_error"])
