@@ -17,6 +17,7 @@ BENCHMARKS = {
         "bench.filter.command:main",
         "the corpus filter against datatrove (make peers): megabytes a second and core, memory",
     ),
+    "chaos": ("bench.chaos:main", "deployed runs under kills and outages: do they complete, to the same weights?"),
     "numbers": ("bench.numbers:main", "what the numbers are worth: errors of half precision (--markdown for tables)"),
     "rollouts": ("bench.rollouts:main", "sampled tokens per second against generate of transformers: equal greedy tokens"),
 }

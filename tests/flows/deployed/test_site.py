@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -24,19 +23,6 @@ def client_at():
     from mlflow import MlflowClient
 
     return MlflowClient
-
-
-@pytest.fixture
-def stages_of(api):
-    """Flow runs of the stages that a run has dispatched, by stage."""
-    from prefect.client.schemas.filters import FlowRunFilter
-
-    def stages(flow_run: str) -> dict:
-        wanted = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [flow_run]}})
-        found = api(lambda client: client.read_flow_runs(flow_run_filter=wanted))
-        return {tag.partition(":")[2]: run for run in found for tag in run.tags if tag.startswith("stage:")}
-
-    return stages
 
 
 def test_a_run_builds_each_missing_stage_on_its_pool_and_no_other(first, stages_of):
@@ -83,34 +69,18 @@ def _environment(site) -> dict[str, str]:
     return site.workers[0].environment | site.clients
 
 
-def test_a_scheduled_run_fires_and_reuses_everything(first, site, small, api):
+def test_a_scheduled_run_fires_and_reuses_everything(first, site, small, next_scheduled):
     """Deployed again, with a time: what was there stays, and a schedule that a person has added is kept."""
     assert (
         site.call("deploy", "--store", site.store, "--recipes", small.folder, small.recipe, "--schedule", "* * * * *").returncode
         == 0
     )
-    run = _the_next_scheduled(api)
+    run = next_scheduled()
     assert run.state.name == "Completed", run.state.message
     assert run.state.message.endswith("all stages were reused")
     assert run.auto_scheduled
     assert site.call("undeploy", "--store", site.store).returncode == 0
     assert site.call("deploy", "--store", site.store, "--recipes", small.folder).returncode == 0  # without the time
-
-
-def _the_next_scheduled(api, seconds: float = 240):
-    from prefect.client.schemas.filters import FlowRunFilter
-
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        runs = api(
-            lambda client: client.read_flow_runs(
-                flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": ["auto-scheduled"]}})
-            )
-        )
-        if ended := [run for run in runs if run.state and run.state.is_final()]:
-            return ended[0]
-        time.sleep(1)
-    raise AssertionError("no scheduled run ended")
 
 
 def test_a_refusal_on_the_other_pool_reaches_the_terminal_with_its_exit_code(first, site, small):

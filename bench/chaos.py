@@ -1,0 +1,143 @@
+"""Deployed runs under kills and outages: does each complete, to the weights of a run that nothing disturbed?
+
+    python -m bench chaos --events 40 --seed 1 --out FOLDER
+
+Prefect and MLflow on PostgreSQL where it is installed, a worker for each pool, a tiny recipe of which `sft`, `align` and
+`register` are built anew in every run. A seeded dice says what is killed and when; what is a service is away for some seconds and
+is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/runs.jsonl` has a line for
+each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench.chaos_checks import Checks
+from bench.chaos_site import ChaosSite, chaos_site
+
+TARGETS = {"chain": 2, "stage": 3, "cpu worker": 1, "gpu worker": 2, "Prefect": 2, "MLflow": 2, "PostgreSQL": 2}
+"""What is hit, and how often as a weight."""
+SIGNALS = {"chain": 2, "stage": 2, "cpu worker": 2, "gpu worker": 2, "Prefect": 2, "MLflow": 2, "PostgreSQL": 1}
+"""For how many kinds of death the dice decides: kill -9 and SIGTERM, or kill -9 alone."""
+AWAY_SECONDS, GAP_SECONDS = (5.0, 40.0), (4.0, 16.0)
+RUN_SECONDS, REPETITIONS = 1500.0, 4
+REBUILT = ("sft", "align", "register")
+
+
+@dataclass
+class Hit:
+    """One thing that was done to a run."""
+
+    target: str
+    how: str
+    """`KILL`, `TERM`."""
+    away: float
+    """Seconds until it was started again; 0 where nobody starts it again."""
+    during: str
+    """What ran then."""
+
+
+@dataclass
+class Told:
+    """One run and its repetitions."""
+
+    number: int
+    hits: list[Hit] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    """How the run and its repetitions ended."""
+    seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+    """What a check has found; nothing where all is as it should be."""
+
+
+def main(words: list[str]) -> None:
+    """Disturb runs until enough was hit, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m bench chaos", description=__doc__)
+    parser.add_argument("--events", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=3600, help="start no further run after these")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(words)
+    given.out.mkdir(parents=True)
+    dice, began = random.Random(given.seed), time.monotonic()
+    told: list[Told] = []
+    with ExitStack() as stack:
+        site = stack.enter_context(chaos_site(given.out))
+        undisturbed = _run(site, Told(0), None, 0)
+        checks = Checks(site, site.weights())
+        _write(given.out, _checked(checks, undisturbed))
+        while (done := sum(len(each.hits) for each in told)) < given.events and time.monotonic() - began < given.seconds:
+            number = len(told) + 1
+            told.append(_run(site, Told(number), dice, min(dice.randint(2, 5), given.events - done)))
+            _write(given.out, _checked(checks, told[-1]))
+    print(table(told))
+
+
+def _run(site: ChaosSite, told: Told, dice: random.Random | None, hits: int) -> Told:
+    """One run with its hits, repeated until it completes."""
+    for stage in REBUILT:
+        shutil.rmtree(site.store / stage, ignore_errors=True)
+    began, left = time.monotonic(), hits
+    while len(told.states) <= REPETITIONS and "Completed" not in told.states:
+        run = site.start(f"chaos-{told.number}")
+        due = time.monotonic() + (dice.uniform(*GAP_SECONDS) if dice else 0)
+        while (state := site.state_of(run)) is None and time.monotonic() - began < RUN_SECONDS:
+            if dice and left and time.monotonic() > due and (hit := _hit(site, dice)):
+                told.hits.append(hit)
+                left -= 1
+                due = time.monotonic() + dice.uniform(*GAP_SECONDS)
+            time.sleep(0.5)
+        told.states.append(state or "still going on")
+        if state is None:
+            break
+    told.seconds = round(time.monotonic() - began, 1)
+    return told
+
+
+def _hit(site: ChaosSite, dice: random.Random) -> Hit | None:
+    """Kill something that is there; None where the dice chose what is not, a stage between two stages say."""
+    target = dice.choices(list(TARGETS), list(TARGETS.values()))[0]
+    how = dice.choice((signal.SIGKILL, signal.SIGTERM)[: SIGNALS[target]])
+    away, during = dice.uniform(*AWAY_SECONDS), site.at_work()
+    if target in ("chain", "stage"):
+        return Hit(target, how.name[3:], 0.0, during) if site.kill_process(target, how) else None
+    if target not in site.services:
+        return None
+    site.kill_service(target, how)
+    time.sleep(away)
+    site.start_service(target)
+    return Hit(target, how.name[3:], round(away, 1), during)
+
+
+def _checked(checks: Checks, told: Told) -> Told:
+    told.wrong = checks.wrong(f"chaos-{told.number}")
+    return told
+
+
+def _write(out: Path, told: Told) -> None:
+    with (out / "runs.jsonl").open("a") as stream:
+        stream.write(json.dumps(asdict(told)) + "\n")
+    with suppress(BrokenPipeError):
+        print(_row(told), flush=True)
+
+
+def table(told: list[Told]) -> str:
+    """All runs in Markdown."""
+    head = "| run | what was hit, when | ended as | seconds | found wrong |\n|---|---|---|---|---|"
+    return "\n".join([head, *map(_row, told)])
+
+
+def _row(told: Told) -> str:
+    hits = "; ".join(
+        f"{each.how} {each.target} in {each.during}" + (f", away {each.away:.0f} s" if each.away else "") for each in told.hits
+    )
+    wrong = "; ".join(told.wrong) or "nothing"
+    return f"| {told.number} | {hits or '-'} | {', '.join(told.states)} | {told.seconds:.0f} | {wrong} |"
