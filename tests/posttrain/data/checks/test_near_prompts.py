@@ -47,8 +47,10 @@ def test_by_hand():
     assert hits(rows(held, (" ".join(one[:29]) + " else", "train")), least=0.93) == [False, False]
 
 
-def test_planted_rows_are_found_exactly_in_any_order_and_any_pieces():
+@pytest.mark.parametrize("at_once", [1, 7, near_prompts.AT_ONCE])
+def test_planted_rows_are_found_exactly_in_any_order_and_any_pieces(at_once, monkeypatch):
     """40 held-out prompts, of which 10 are nearly repeated by training rows among 200 others."""
+    monkeypatch.setattr(near_prompts, "AT_ONCE", at_once)
     held = [(" ".join(sentence(n)), "holdout") for n in range(40)]
     planted = [(changed(sentence(n), 0), "train") for n in range(10)]
     clean = [(" ".join(sentence(1000 + n)), "train") for n in range(200)]
