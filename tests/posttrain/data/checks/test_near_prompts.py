@@ -42,6 +42,7 @@ def test_by_hand():
     one = sentence(0)
     held = (" ".join(one), "holdout")
     assert hits(rows(held, (changed(one, 0), "train"))) == [False, True]
+    assert hits(rows(held, (changed(one, 0), "train")), least=25 / 27) == [False, True]
     assert hits(rows(held, (changed(one, 15), "train"))) == [False, False]
     assert hits(rows(held, (changed(one, 15), "train")), least=0.67) == [False, True]
     assert hits(rows(held, (" ".join(one[:29]) + " else", "train")), least=0.93) == [False, False]
@@ -76,7 +77,8 @@ def test_the_same_prompt_in_both_splits_is_another_checks_and_case_and_blanks_do
 
 
 def test_short_prompts_with_another_word_are_other_questions():
-    """Seven words have three 5-grams: too few to say so."""
+    """Seven words have three 5-grams: too few to say so. Eight have four."""
+    assert hits(rows(("a b c d e f g h", "holdout"), ("a b c d e f  g h", "train"))) == [False, True]
     assert hits(rows(("a b c d e f g", "holdout"), ("a b c d e f  g ", "train"))) == [False, False]
     assert hits(rows(("", "holdout"), (" ", "train"))) == [False, False]
     assert hits(rows()) == []
