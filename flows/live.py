@@ -110,6 +110,12 @@ class TerminalProgress:
             ]
             return " > ".join(map(_done, kept)) or "between stages"
 
+    def share(self) -> float | None:
+        """Percent of the outermost work that can be counted; None where none can."""
+        with self.lock:
+            counted = next((task for task in self.work if task.total), None)
+            return counted.percentage if counted else None
+
     def _state(self) -> str:
         task = self.work[-1] if self.work else None
         parts = [self.where(), *([rate(task), _left(task), *(t.fields["numbers"] for t in self.work)] if task else [])]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import time
@@ -52,7 +53,9 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
         "error",
     ]
     variables = child_environment() | EPHEMERAL | {"PREFECT_SERVER_API_AUTH_STRING": password}
-    server = subprocess.Popen(command, env=variables, start_new_session=True, preexec_fn=child_of_this_process())
+    # Not SIGTERM: after one the server waits for the events of a client that is gone, and stays.
+    dies = child_of_this_process(signal.SIGKILL)
+    server = subprocess.Popen(command, env=variables, start_new_session=True, preexec_fn=dies)
     atexit.register(_stop, server)  # registered before Prefect's own, and so run after its last messages were sent
     os.environ["PREFECT_API_AUTH_STRING"] = password  # others on this machine can reach the port, and are turned away
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"

@@ -15,8 +15,8 @@ KEY = re.compile(r"\$\{[A-Za-z_]\w*\}|block://[a-z0-9]+(-[a-z0-9]+)*")
 BLOCK = "block://"
 
 
-class Endpoint(Frozen):
-    """Chat completions over HTTP, as OpenAI's API and vLLM's server have them."""
+class Server(Frozen):
+    """A server of OpenAI's protocol, and how it is asked."""
 
     url: Annotated[str, Field(min_length=1, max_length=2048)]
     """Base address, to which `/chat/completions` is added: `https://api.openai.com/v1`. `${NAME}` is the environment's."""
@@ -32,13 +32,9 @@ class Endpoint(Frozen):
     """How often a question is asked again after a failure that may pass, with growing pauses."""
     concurrency: Annotated[int, Field(ge=1, le=256), Number] = 8
     """Questions that are open at a time."""
-    max_calls: Positive = 10_000
-    """Requests that one evaluation may send, repeated ones included; what is left then is counted as not judged."""
-    max_tokens: Positive = 512
-    """Longest answer in tokens."""
 
     @model_validator(mode="after")
-    def _names_its_key(self) -> Endpoint:
+    def _names_its_key(self) -> Server:
         """The value is not shown: it may be the key itself."""
         if self.key is not None and not KEY.fullmatch(self.key):
             raise refused(
@@ -50,11 +46,20 @@ class Endpoint(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _has_a_safe_address(self) -> Endpoint:
+    def _has_a_safe_address(self) -> Server:
         """As far as it is written: what `${NAME}` stands for is looked at when it is opened."""
         if "${" not in self.url:
             refuse_address(self.url, self.allow_http)
         return self
+
+
+class Endpoint(Server):
+    """Chat completions over HTTP, as OpenAI's API and vLLM's server have them."""
+
+    max_calls: Positive = 10_000
+    """Requests that one evaluation may send, repeated ones included; what is left then is counted as not judged."""
+    max_tokens: Positive = 512
+    """Longest answer in tokens."""
 
 
 def refuse_address(url: str, allow_http: bool) -> None:

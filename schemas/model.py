@@ -11,7 +11,7 @@ from schemas.fields import AboveZero, ModelUri, Positive
 
 Quantization = Literal["nf4", "int8"]
 ChatTemplate = Annotated[str, Field(min_length=1)]
-KV_HEADS, ROPE_THETA = 2, 500_000.0  # of a Llama whose recipe does not say
+KV_HEADS, ROPE_THETA, INITIALIZER_RANGE = 2, 500_000.0, 0.02  # of a Llama whose recipe does not say
 
 
 class ScratchModel(Frozen):
@@ -37,12 +37,15 @@ class ScratchModel(Frozen):
     """Longest sequence in tokens."""
     rope_theta: AboveZero | None = None
     """Base of the rotary position frequencies, `llama` only; null is 500,000."""
+    initializer_range: AboveZero | None = None
+    """Standard deviation of new weights, `llama` only; null is 0.02, which is little for a narrow model: arXiv 1910.05895 takes
+    √(2 / (5 hidden_size)), 0.06 at 128."""
     tie_embeddings: bool = True
     """Share the embedding matrix with the output head; `t5` always does."""
 
     @model_validator(mode="after")
     def _fields_apply(self) -> ScratchModel:
-        wanted = {"kv_heads": self.kv_heads, "rope_theta": self.rope_theta}
+        wanted = {name: getattr(self, name) for name in ("kv_heads", "rope_theta", "initializer_range")}
         for name, value in wanted.items():
             if value is not None and self.architecture != "llama":
                 raise refused(

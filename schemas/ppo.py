@@ -6,87 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.base import Frozen, refused
-from schemas.fields import AboveZero, ImportName, ModelUri, NonNegative, Number, Positive, Share, Temperature
+from schemas.fields import AboveZero, NonNegative, Number, Positive, Share, Temperature
 from schemas.peft import LoRA, Peft
 from schemas.ppo_parts import KL as KL
-from schemas.ppo_parts import Critic, Refresh, Stop
+from schemas.ppo_parts import Critic, Refresh, ServedSampler, Stop
+from schemas.ppo_rewards import EndpointReward as EndpointReward
+from schemas.ppo_rewards import FunctionReward as FunctionReward
+from schemas.ppo_rewards import RegistryReward as RegistryReward
+from schemas.ppo_rewards import Rewarding
+from schemas.ppo_rewards import RewardSource as RewardSource
+from schemas.ppo_rewards import StageReward as StageReward
 from schemas.ppo_rules import problems_of
 from schemas.training import Optimization, Rate
-
-
-class Rewarding(Frozen):
-    """What every source of rewards has."""
-
-    weight: Annotated[float, Number] = 1.0
-    """Factor of this reward in the sum."""
-
-
-class StageReward(Rewarding):
-    """The reward model that this run trains."""
-
-    source: Literal["model"]
-    """The stage `reward`."""
-
-    @property
-    def label(self) -> str:
-        """A short name for curves."""
-        return "model"
-
-
-class RegistryReward(Rewarding):
-    """A reward model in the registry."""
-
-    source: Literal["registry"]
-    """A registered reward model."""
-    uri: ModelUri
-    """`models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
-
-    @property
-    def label(self) -> str:
-        """A short name for curves."""
-        return self.uri.removeprefix("models:/").replace("/", "_").replace("@", "_")
-
-
-class FunctionReward(Rewarding):
-    """A Python function of (prompts, responses) or (prompts, responses, rows) that returns one reward per response.
-
-    A reward of None means that the function does not apply to this response.
-    """
-
-    source: Literal["function"]
-    """A Python function."""
-    name: ImportName
-    """`module:function`."""
-    timeout_seconds: AboveZero = 60.0
-    """Longest time that one call, with all responses of an iteration, may take."""
-    max_failed: Share = 0.0
-    """Share of an iteration's responses with which the function may fail (raise, die, hang, give no finite number): they are
-    counted, named and left out; 0: none may."""
-    workers: Annotated[int, Field(ge=0, le=256)] = 0
-    """Processes that each call the function with a part of an iteration's responses, and are killed when they hang; 0 calls it in
-    the process that trains, which a call that hangs or ends it takes along."""
-    memory_gb: AboveZero | None = None
-    """Address space of each of `workers`, in 10⁹ bytes; null = no limit."""
-
-    @property
-    def label(self) -> str:
-        """A short name for curves."""
-        return self.name.partition(":")[2]
-
-    @model_validator(mode="after")
-    def _memory_is_of_workers(self) -> FunctionReward:
-        if self.memory_gb is not None and not self.workers:
-            raise refused(
-                where="alignment.reward.memory_gb",
-                found=f"{self.memory_gb:g} with workers 0",
-                allowed="null, or workers of 1 and more: the process that trains has no limit of its own",
-                remedy="set workers=2, say",
-            )
-        return self
-
-
-RewardSource = Annotated[StageReward | RegistryReward | FunctionReward, Field(discriminator="source")]
 
 
 class PPO(Optimization):
@@ -99,6 +30,9 @@ class PPO(Optimization):
     (leave-one-out, arXiv 2402.14740; group-relative, arXiv 2402.03300)."""
     reward: Annotated[tuple[RewardSource, ...], Field(min_length=1)]
     """What is maximised: one source, or several that are summed with their weights."""
+    ensemble_penalty: NonNegative = 0.0
+    """k: reward models among `reward` are an ensemble, whose share of the sum falls by k standard deviations of what they say of
+    a response, in units of their weights (arXiv 2401.00243); 0 = their sum."""
     monitor: tuple[RewardSource, ...] = ()
     """Measured beside it and not optimised: a ground truth or a held-out reward model, by which reward hacking is seen."""
     iterations: Positive = 40
@@ -115,6 +49,8 @@ class PPO(Optimization):
     """Longest response in tokens."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Longest prompt with its response in tokens; prompts are cut from the left."""
+    sampler: ServedSampler | None = None
+    """A server that draws the responses; null = this process."""
     temperature: Temperature = 0.7
     """Divides the logits of policy and reference, in sampling and in training."""
     kl: KL = KL()

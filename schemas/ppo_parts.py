@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen, refused
+from schemas.endpoint import Server
 from schemas.fields import AboveZero, NonNegative, Positive, Share
 from schemas.training import Rate
 
@@ -64,6 +65,20 @@ class Refresh(Frozen):
     """Iterations from one move to the next."""
     mix: Annotated[Share, Field(gt=0)] = 1.0
     """Share of the policy in the mean of both weights that is the new reference; 1 = the policy takes its place."""
+
+
+class ServedSampler(Server):
+    """A server that draws the responses: vLLM's, or another that speaks OpenAI's completions of token ids and loads LoRAs as
+    vLLM does. It must serve the policy that alignment starts from, under `model`; each iteration's LoRA is loaded over it."""
+
+    adapters: Annotated[str, Field(min_length=1)]
+    """Folder that this process writes each iteration's LoRA into, and the server reads it from."""
+    importance_cap: Annotated[float, Field(ge=1)] = 2.0
+    """C: a token's policy loss is weighted by how likely the policy that trains made it, in shares of how likely the server did,
+    at most C (truncated importance sampling: arXiv 1802.01561, section 4.1)."""
+    max_mismatch: AboveZero = 0.1
+    """Largest divergence of the server's policy from the one that trains, in nats per token; beyond it another policy is served,
+    and the run is refused."""
 
 
 class Stop(Frozen):

@@ -18,14 +18,15 @@ Problems = Iterator[PydanticCustomError]
 
 def problems_of(spec: PPO) -> Problems:
     """What is wrong with a section whose fields are each right."""
-    yield from _uneven(spec)
+    yield from _counts(spec)
+    yield from _lengths(spec)
     yield from _never(spec)
     yield from _meaningless(spec)
     yield from _equal_names(spec)
 
 
-def _uneven(spec: PPO) -> Problems:
-    """Numbers that do not go together."""
+def _counts(spec: PPO) -> Problems:
+    """Numbers of responses, prompts and steps that do not go together."""
     if spec.rollouts % spec.samples:
         yield refused(
             where="alignment.rollouts",
@@ -40,20 +41,6 @@ def _uneven(spec: PPO) -> Problems:
             allowed="at most one per prompt",
             remedy="lower it, or raise rollouts",
         )
-    if spec.max_new_tokens > spec.max_length - 2:
-        yield refused(
-            where="alignment.max_new_tokens",
-            found=f"{spec.max_new_tokens} with max_length {spec.max_length}",
-            allowed=f"at most {spec.max_length - 2}, which leaves room for a prompt",
-            remedy="lower it, or raise max_length",
-        )
-    if spec.overlong_buffer is not None and spec.overlong_buffer > spec.max_new_tokens:
-        yield refused(
-            where="alignment.overlong_buffer",
-            found=f"{spec.overlong_buffer} with max_new_tokens {spec.max_new_tokens}",
-            allowed=f"at most {spec.max_new_tokens}",
-            remedy="lower it: it counts the last tokens before a response is cut",
-        )
     if spec.kl.adaptive and spec.rollouts >= 5 * spec.kl.horizon:
         yield refused(
             where="alignment.kl.horizon",
@@ -67,6 +54,24 @@ def _uneven(spec: PPO) -> Problems:
             found=f"{spec.samples} with advantage {spec.advantage}",
             allowed="2 or more",
             remedy="set samples=4, say: responses to one prompt are compared",
+        )
+
+
+def _lengths(spec: PPO) -> Problems:
+    """Tokens of a response beside those of the whole."""
+    if spec.max_new_tokens > spec.max_length - 2:
+        yield refused(
+            where="alignment.max_new_tokens",
+            found=f"{spec.max_new_tokens} with max_length {spec.max_length}",
+            allowed=f"at most {spec.max_length - 2}, which leaves room for a prompt",
+            remedy="lower it, or raise max_length",
+        )
+    if spec.overlong_buffer is not None and spec.overlong_buffer > spec.max_new_tokens:
+        yield refused(
+            where="alignment.overlong_buffer",
+            found=f"{spec.overlong_buffer} with max_new_tokens {spec.max_new_tokens}",
+            allowed=f"at most {spec.max_new_tokens}",
+            remedy="lower it: it counts the last tokens before a response is cut",
         )
 
 
@@ -155,6 +160,14 @@ def _meaningless(spec: PPO) -> Problems:
                 allowed=meaning.needs,
                 remedy=f"remove {meaning.field.rpartition('.')[2]}",
             )
+    yield from _no_ensemble(spec)
+    if spec.sampler is not None and spec.peft.method != "lora":
+        yield refused(
+            where="alignment.sampler",
+            found=f"a server, with peft.method {spec.peft.method}",
+            allowed="peft.method lora, which servers load while they run",
+            remedy="set alignment.peft.method=lora, or remove sampler",
+        )
     if spec.critic.init == "reward_model" and spec.value_model == "trunk":
         yield refused(
             where="alignment.critic.init",
@@ -175,6 +188,18 @@ def _meaningless(spec: PPO) -> Problems:
             found="k1 in the loss",
             allowed="k2 or k3 in the loss, or place reward: the mean gradient of k1 over the policy's own samples is 0",
             remedy="set kl.estimator=k2, whose gradient is that of the divergence",
+        )
+
+
+def _no_ensemble(spec: PPO) -> Problems:
+    """A penalty on disagreement needs several that can disagree, none of which counts against the others."""
+    weights = [source.weight for source in spec.reward if source.source in ("model", "registry")]
+    if spec.ensemble_penalty and (len(weights) < 2 or min(weights) <= 0):
+        yield refused(
+            where="alignment.ensemble_penalty",
+            found=f"{spec.ensemble_penalty:g} with reward models of weights {weights}",
+            allowed="two reward models or more, of weights above 0",
+            remedy="name more of them in alignment.reward, or remove ensemble_penalty",
         )
 
 

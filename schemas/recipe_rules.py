@@ -156,12 +156,12 @@ def _does_not_fit(recipe: Recipe) -> Problems:
             allowed="0, or prompts from data.preferences or data.instructions",
             remedy="remove sft_weight",
         )
-    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1:
+    if isinstance(recipe.alignment, PPO) and recipe.compute.num_processes > 1 and recipe.compute.strategy != "ddp":
         yield refused(
-            where="compute.num_processes",
-            found=f"{recipe.compute.num_processes} with alignment.algorithm ppo",
-            allowed="1",
-            remedy="set compute.num_processes=1: PPO trains on one device",
+            where="compute.strategy",
+            found=f"{recipe.compute.strategy} with alignment.algorithm ppo and {recipe.compute.num_processes} processes",
+            allowed="ddp: every process samples from the whole policy",
+            remedy="set compute.strategy=ddp",
         )
     if isinstance(recipe.evaluation.judge, RewardModelJudge) and recipe.reward is None:
         yield refused(

@@ -11,12 +11,14 @@ from posttrain.runtime import progress
 from posttrain.runtime.hub_revision import commit_of
 from posttrain.runtime.store import Store
 from schemas.data import SOURCES
+from schemas.errors import Refusal
 from schemas.model import HubModel, RegistryModel
 from schemas.ppo import PPO, RegistryReward, RewardSource
 from schemas.recipe import Recipe
 from schemas.sources import listed
 from tasks.registry import exact_uri, fetch_version
 from tasks.secret_blocks import read_blocks
+from tasks.tracking import own_tracking, written_uri
 
 
 def pinned(recipe: Recipe, root: Path) -> Recipe:
@@ -88,7 +90,21 @@ def check_once(recipe: Recipe, root: Path) -> None:
     Raises:
         Refusal: for the first thing that cannot work.
     """
+    _require_common_registry(recipe, root)
     preflight(new_chain(recipe, Store(root)), lambda notice: progress.current().note(f"note: {notice}"))
+
+
+def _require_common_registry(recipe: Recipe, root: Path) -> None:
+    """Beside a store in a bucket the registry must not be a file of this machine: its models would be lost with it."""
+    if recipe.registry is None or Store(root).address == str(root):
+        return
+    if written_uri(recipe, root) == own_tracking(root):
+        raise Refusal(
+            where="tracking.uri",
+            found=f"no MLflow server, and a store in a bucket, {Store(root).address}",
+            allowed="a server that every machine reaches",
+            remedy="set MLFLOW_TRACKING_URI or tracking.uri, or registry=null to register nothing",
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""What a dispatched stage and the chain that waits for it tell each other, as files in the folder of their run.
+"""What a dispatched stage and the chain that waits for it tell each other, as documents in the folder of their run.
 
 RUN/<stage>.dispatch.json    to which attempt the stage was given last, and which flow run that is
 RUN/<stage>.process.json     the process that works on it, while it does
@@ -16,8 +16,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from posttrain.runtime import redaction
-from posttrain.runtime.trees import Irregular, read_regular
-from posttrain.runtime.writing import write_atomically
+from posttrain.runtime.remote import documents
 from schemas.deployed import Dispatched, StageOutcome
 from schemas.errors import GateRefused, Refusal
 from schemas.results import StageReport
@@ -45,10 +44,9 @@ class Exchange:
 
     def note_dispatch(self, dispatched: Dispatched) -> None:
         """Say which attempt is the last one; how the one before it ended is forgotten."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / f"{self.stage}.dispatch.json", dispatched.model_dump_json())
+        documents.write(self.folder / f"{self.stage}.dispatch.json", dispatched.model_dump_json())
         if (outcome := self._last()) and outcome.attempt != dispatched.attempt:
-            self._outcome.unlink(missing_ok=True)
+            documents.remove(self._outcome)
 
     def outcome(self, attempt: int) -> StageOutcome | None:
         """How an attempt ended, or None while it has not."""
@@ -57,8 +55,7 @@ class Exchange:
 
     def end(self, outcome: StageOutcome) -> None:
         """Say how an attempt ended."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._outcome, outcome.model_dump_json(indent=1))
+        documents.write(self._outcome, outcome.model_dump_json(indent=1))
 
     @property
     def _outcome(self) -> Path:
@@ -103,7 +100,8 @@ def opened(outcome: StageOutcome) -> StageReport:
 
 def _read(path: Path, kind: type[Document]) -> Document | None:
     """The document at a place, or None where there is none that can be read."""
+    found = documents.read(path)
     try:
-        return kind.model_validate_json(read_regular(path))
-    except (OSError, Irregular, ValueError):
+        return kind.model_validate_json(found) if found else None
+    except ValueError:
         return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from posttrain.runtime.store import StageKey, damage
+from posttrain.runtime.integrity import damage
+from posttrain.runtime.store import StageKey
 from schemas.errors import Refusal
 from schemas.results import Origin, StageResult
 from tasks.version_tags import SEAL, UNSEALED

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.evaluation.side_by_side import Side, side_by_side
-from posttrain.runtime.store import read_result
+from posttrain.runtime.integrity import read_result
 from schemas.errors import Refusal
 from tasks import champion, turns
 from tasks.champion import Promotion

@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 
 from posttrain.runtime.endpoint_address import variable_of
-from schemas.endpoint import BLOCK, Endpoint
+from schemas.endpoint import BLOCK
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
+from schemas.recipe_endpoints import endpoints
 from schemas.secrets import used
 
 
 def read_blocks(recipe: Recipe) -> None:
-    """Read the block of `evaluation.judge.key`, where it names one that was not read yet; no log shows its value from then on.
+    """Read the blocks that endpoints name as their `key` and that were not read yet; no log shows their values from then on.
 
     Raises:
         Refusal: when the server has no such block.
     """
-    judge = recipe.evaluation.judge
-    if not isinstance(judge, Endpoint) or judge.key is None or not judge.key.startswith(BLOCK):
-        return
-    variable = variable_of(judge.key)
-    used.add(variable)
-    if not os.environ.get(variable):
-        os.environ[variable] = _value(judge.key.removeprefix(BLOCK), "evaluation.judge.key")
+    for where, endpoint in endpoints(recipe):
+        if endpoint.key is None or not endpoint.key.startswith(BLOCK):
+            continue
+        variable = variable_of(endpoint.key)
+        used.add(variable)
+        if not os.environ.get(variable):
+            os.environ[variable] = _value(endpoint.key.removeprefix(BLOCK), f"{where}.key")
 
 
 def _value(name: str, where: str) -> str:

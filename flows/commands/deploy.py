@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,9 +13,17 @@ from schemas.errors import Refusal
 from schemas.load import load_recipe
 from schemas.recipe import Recipe
 
+if TYPE_CHECKING:
+    from posttrain.runtime.store import Store
+
 RECIPES = Path(__file__).resolve().parents[2] / "deployments" / "recipes"
 StoreOption = Annotated[
-    str, typer.Option("--store", help="Folder of the store: a whole path, the same on every worker.", show_default=False)
+    str,
+    typer.Option(
+        "--store",
+        help="Folder of the store, a whole path that is the same on every worker, or s3://BUCKET/PREFIX.",
+        show_default=False,
+    ),
 ]
 
 
@@ -42,6 +50,9 @@ def deploy(
     image: Annotated[str | None, typer.Option("--image", help="Image of containers.")] = None,
     cpu_template: Annotated[Path | None, typer.Option("--cpu-template", help="Base job template of a pool that is made.")] = None,
     gpu_template: Annotated[Path | None, typer.Option("--gpu-template", help="The same of the gpu pool.")] = None,
+    notify: Annotated[
+        str | None, typer.Option("--notify", metavar="TYPE/NAME", help="Notification block that tells of failed and late runs.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -49,20 +60,21 @@ def deploy(
     given = [load_recipe(path) for path in recipes or []]
     if schedule and not given:
         raise Refusal(where="--schedule", found="no recipe", allowed="a time and the recipes that run then", remedy="name them")
-    root = (prepare if dry_run else prepare_remote)(str(_root(store)))
+    address = _store(store).address
+    (prepare if dry_run else prepare_remote)(store)
     from flows.deployed import registration
 
     templates = {"cpu": cpu_template, "gpu": gpu_template}
     site = registration.Site(
-        store=root, dtype=dtype, kind=kind, pools={"cpu": cpu_pool, "gpu": gpu_pool}, gpu_limit=gpu_limit, image=image,
+        store=address, dtype=dtype, kind=kind, pools={"cpu": cpu_pool, "gpu": gpu_pool}, gpu_limit=gpu_limit, image=image,
         templates={name: registration.read_template(path, f"--{name}-template") for name, path in templates.items() if path},
     )  # fmt: skip
     planned = registration.plan(site, offered(folder, given), {recipe.name: schedule for recipe in given if schedule})
     if dry_run:
         done = [f"deployment {each.full_name} on pool {each.pool}" for each in planned]
     else:
-        done = registration.register(site, planned)
-    show({"store": str(root), "done": done}, as_json)
+        done = registration.register(site, planned, notify)
+    show({"store": address, "done": done}, as_json)
 
 
 def undeploy(
@@ -71,18 +83,19 @@ def undeploy(
     as_json: Json = False,
 ) -> None:
     """Take away what `deploy` has told Prefect for a store; runs, and what they have made, stay."""
-    root = prepare_remote(str(_root(store)))
+    root = _store(store).root
+    prepare_remote(store)
     from flows.deployed.removal import remove
 
     show({"done": remove(root, pools)}, as_json)
 
 
-def _root(store: str) -> Path:
+def _store(given: str) -> Store:
     from flows.deployed.paths import require_absolute
     from posttrain.runtime.store import Store
 
-    require_absolute(store)
-    return Store(store).root
+    require_absolute(given)
+    return Store(given)
 
 
 def offered(folder: Path, given: list[Recipe]) -> dict[str, Recipe]:

@@ -26,7 +26,9 @@ Recipe = Annotated[Path, typer.Argument(help="Recipe in YAML.", show_default=Fal
 Override = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the recipe; may be repeated.")
 ]
-StoreOption = Annotated[str, typer.Option("--store", help="Folder that keeps results, runs and MLflow's SQLite file.")]
+StoreOption = Annotated[
+    str, typer.Option("--store", help="Folder that keeps results, runs and MLflow's SQLite file; or s3://BUCKET/PREFIX.")
+]
 Tracking = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow; default is the SQLite file of the store.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr.")]
 
@@ -37,7 +39,7 @@ def prepare(store: str) -> Path:
     Both read them when they are imported: a command imports what needs them after this call.
 
     Raises:
-        Refusal: when the store is no local folder.
+        Refusal: when the store is neither a local folder nor a bucket that can be used.
     """
     root = Store(store).root
     defaults.apply(root)

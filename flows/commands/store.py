@@ -32,6 +32,10 @@ def ls(store: StoreOption = HOME, tracking: Tracking = None, as_json: Json = Fal
         return
     _print(entries, versions)
     PlainConsole().print(f"{decimal(_bytes(entries))} in {len(entries)} folders of {root}")
+    if (address := Store(root).address) != str(root):
+        console().print(
+            f"this is what this machine has of {address}; what goes here is copied from there when it is needed again"
+        )
 
 
 @app.command("verify")

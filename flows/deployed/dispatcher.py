@@ -21,6 +21,7 @@ from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.stages import WORK
 from posttrain.runtime.interruption import Terminated
 from posttrain.runtime.progress import current, working
+from posttrain.runtime.remote import documents
 from posttrain.runtime.store import Store
 from schemas.deployed import Dispatched, StageOutcome
 from schemas.errors import Refusal
@@ -64,7 +65,7 @@ def _require_same_store(chain: Chain, stage: str) -> None:
     if Store(chain.store.root).finished(chain.identity(stage)) is None:
         raise Refusal(
             where="store",
-            found=f"{stage} finished on its pool, and its result is not in {chain.store.root}",
+            found=f"{stage} finished on its pool, and its result is not in {chain.store.address}",
             allowed="one store and the same inputs for all workers, from the start of a run to its end",
             remedy="check that every worker has the folder mounted and reads the same data, and run it again",
         )
@@ -128,7 +129,7 @@ class _Dispatch:
                 deployment_of(stage),
                 parameters={
                     "recipe": recipe.document,
-                    "store": str(self.chain.store.root),
+                    "store": self.chain.store.address,
                     "run_id": self.run_id,
                     "attempt": attempt,
                 },
@@ -168,7 +169,7 @@ class _Dispatch:
         while time.monotonic() < end:
             if outcome := self.exchange.outcome(dispatched.attempt):
                 return outcome
-            if self.exchange.process.exists():  # its process was killed, and left this behind
+            if documents.read(self.exchange.process):  # its process was killed, and left this behind
                 return None
             time.sleep(POLL_SECONDS)
         return None

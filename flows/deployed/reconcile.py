@@ -19,6 +19,8 @@ from flows.deployed.api import insist
 from flows.deployed.names import TAG
 from flows.deployed.watch import declare_crashed, why_lost
 from posttrain.runtime.liveness import is_dead, read_note
+from posttrain.runtime.remote import documents
+from posttrain.runtime.store import Store
 from schemas.deployed import ProcessNote
 from tasks.exchange import CHAIN, Exchange
 
@@ -32,8 +34,7 @@ def reconcile(root: Path, note: Callable[[str], None]) -> int:
     Returns:
         the number of runs that were marked.
     """
-    paths = [*(root / "runs").glob("*.process.json"), *(root / "runs").glob("*/*.process.json")]
-    notes = {path: found for path in paths if (found := read_note(path))}
+    notes = {path: found for path in documents.matching(root / "runs", "*.process.json") if (found := read_note(path))}
     freed = [_free(path, found, note) for path, found in notes.items() if is_dead(path, found)]
     known = {found.flow_run for found in notes.values()}
     unnoted = [run for run in _unfinished(root) if str(run.id) not in known]
@@ -50,7 +51,7 @@ def _free(path: Path, found: ProcessNote, note: Callable[[str], None]) -> bool:
     marked = bool(found.flow_run) and _mark(UUID(found.flow_run), path, found)
     if marked:
         note(f"run {found.flow_run} ({found.what}) is freed: process {found.pid} on {found.host} is dead")
-    path.unlink(missing_ok=True)
+    documents.remove(path)
     return marked
 
 
@@ -97,4 +98,4 @@ def _unfinished(root: Path) -> list[FlowRun]:
         return [*found, *page]
 
     runs = insist(every_page, "which runs are unfinished")
-    return [run for run in runs if run.parameters.get("store") == str(root)]
+    return [run for run in runs if run.parameters.get("store") == Store(root).address]

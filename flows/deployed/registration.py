@@ -19,7 +19,7 @@ from prefect.flows import Flow
 from prefect.utilities.callables import parameter_schema
 
 from flows import defaults
-from flows.deployed import chain, stage
+from flows.deployed import automations, chain, stage
 from flows.deployed.api import insist
 from flows.deployed.form import form_of, form_values
 from flows.deployed.names import DEPLOYMENT, POOLS, TAG, deployment_of
@@ -49,8 +49,8 @@ FILTER_ENTRY = "flows.filter_corpus:filter_corpus"
 class Site:
     """Where runs are to run."""
 
-    store: Path
-    """Folder of the store, the same on every worker."""
+    store: str
+    """Folder of the store, the same on every worker, or its bucket."""
     dtype: str
     """What `compute.dtype` auto stands for."""
     kind: Literal["process", "docker", "kubernetes"] = "process"
@@ -96,7 +96,7 @@ def plan(site: Site, recipes: dict[str, Recipe], crons: dict[str, str]) -> list[
         Refusal: for a time that is none.
     """
     entry = f"{chain.__name__}:post_training"
-    common = {"store": str(site.store), "dtype": site.dtype}
+    common = {"store": site.store, "dtype": site.dtype}
 
     def of_recipe(recipe: Recipe) -> Planned:
         given = common | {"recipe": form_values(recipe)}
@@ -128,10 +128,13 @@ def _checked(cron: str | None) -> str | None:
     return cron
 
 
-def register(site: Site, planned: list[Planned]) -> list[str]:
-    """Make pools that are missing, and deployments as they are planned; calling it again changes nothing.
+def register(site: Site, planned: list[Planned], notify: str | None = None) -> list[str]:
+    """Make pools that are missing, deployments as they are planned, and automations; calling it again changes nothing.
 
     Each call is repeated while the server is too busy, as one on SQLite is at times.
+
+    Args:
+        notify: block that tells of runs that fail or are late.
 
     Returns:
         what was done, a sentence each.
@@ -143,7 +146,7 @@ def register(site: Site, planned: list[Planned]) -> list[str]:
     for each in planned:
         insist(functools.partial(_register, site, each), "to register deployments")
         done.append(f"deployment {each.full_name} on pool {each.pool}" + (f", at {each.cron} UTC" if each.cron else ""))
-    return done
+    return done + insist(lambda client: automations.ensure(client, notify), "to make automations")
 
 
 def _ensure_pool(site: Site, machine: str, client: SyncPrefectClient) -> str:

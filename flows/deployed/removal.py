@@ -12,8 +12,10 @@ from prefect.client.schemas.filters import DeploymentFilter
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
+from flows.deployed import automations
 from flows.deployed.api import insist
 from flows.deployed.names import TAG
+from posttrain.runtime.store import Store
 
 PAGE = 200
 
@@ -35,7 +37,7 @@ def remove(root: Path, pools: bool) -> list[str]:
     for name in sorted(names) if pools else ():
         if insist(partial(_delete_pool, name), "to delete work pools"):
             done.append(f"work pool {name} is deleted")
-    return done
+    return done + insist(automations.remove_all, "to delete automations")
 
 
 def _delete_deployment(deployment: UUID, client: SyncPrefectClient) -> None:
@@ -59,5 +61,5 @@ def _ours(client: SyncPrefectClient, root: Path) -> list[DeploymentResponse]:
     while page := client.read_deployments(deployment_filter=wanted, limit=PAGE, offset=len(found)):
         found += page
     of_chains = [each for each in found if "store" in each.parameters]
-    ours = [each for each in of_chains if each.parameters["store"] == str(root)]
+    ours = [each for each in of_chains if each.parameters["store"] == Store(root).address]
     return ours if len(ours) < len(of_chains) else found

@@ -14,6 +14,7 @@ from prefect.exceptions import MissingContextError, TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_flow_run
 
+from flows.deployed.live_artifact import shown
 from flows.live import TerminalProgress
 from flows.terminal import PlainConsole
 from posttrain.runtime import redaction
@@ -59,6 +60,7 @@ def at_work(what: str, note: Path) -> Iterator[None]:
         stack.enter_context(noted(note, note_of_this_process(what, this_flow_run.get_id())))
         stack.enter_context(progress)
         stack.enter_context(reporting(progress))
+        stack.enter_context(shown(progress, this_flow_run.get_id()))
         yield
 
 

@@ -72,7 +72,7 @@ def _run(
 def _register(root: Path, recipes: dict[str, Recipe], limit: int) -> None:
     from flows.deployed import registration
 
-    site = registration.Site(store=root, dtype=dtype_name(Compute()), gpu_limit=limit)
+    site = registration.Site(store=Store(root).address, dtype=dtype_name(Compute()), gpu_limit=limit)
     registration.register(site, registration.plan(site, recipes, {}))
 
 

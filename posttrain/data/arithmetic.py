@@ -20,19 +20,14 @@ from posttrain.data.reviews import pick
 NAMES: Final = ("Ada", "Ben", "Carl", "Dora", "Emil", "Fay", "Greta", "Hugo", "Ida", "Jan", "Kira", "Leo", "Mona", "Nils",
                 "Olga", "Paul")  # fmt: skip
 THINGS: Final = ("apples", "books", "coins", "eggs", "keys", "marbles", "nuts", "pens", "shells", "stamps", "stones", "tickets")
-QUESTIONS: Final = (
-    "{name} counts {formula} {things}. How many are there?",
-    "There are {formula} {things} in the box of {name}. How many are these?",
-    "{name} asks how many {formula} {things} are.",
-    "How many {things} does {name} have, who has {formula}?",
-)
-LARGEST: Final = 5
+QUESTION: Final = "{name}: {formula} {things}?"
+LARGEST: Final = 9
 """Of the numbers that are added, or the result and the number of a difference."""
 RIGHT: Final = 0.25
 """Share of the careless answers that are right."""
 SLIPS: Final = (-3, -2, -1, 1, 2, 3)
 """By how much the others are off."""
-DOCUMENTS, ANSWERED, PROBLEMS = 2_500, 1_500, 3_000
+DOCUMENTS, ANSWERED, PROBLEMS = 6_000, 1_500, 3_000
 TOLD = 7
 """Problems of a document."""
 
@@ -45,10 +40,10 @@ class Problem(NamedTuple):
 
 
 def draw_problem(rng: Random) -> Problem:
-    """A problem; each question, name, thing, sign and number is equally likely."""
+    """A problem; each name, thing, sign and number is equally likely."""
     one, other = (1 + int(rng.random() * LARGEST) for _ in range(2))
     formula, answer = pick(rng, ((f"{one} + {other}", one + other), (f"{one + other} - {other}", one)))
-    question = pick(rng, QUESTIONS).format(name=pick(rng, NAMES), things=pick(rng, THINGS), formula=formula)
+    question = QUESTION.format(name=pick(rng, NAMES), things=pick(rng, THINGS), formula=formula)
     return Problem(question, answer)
 
 

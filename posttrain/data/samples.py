@@ -29,9 +29,9 @@ DIGESTS = {
     "corpus": "5db9a7484ba3cdb5faa531f2b0efb261e5ffbfe7899884d1690bd8f0a413c732",
     "instructions": "ba55c1bf0bf575bad0d02c097029ec55e57ee84676f564085bd12b31834d68b0",
     "preferences": "bae25d723ae505bb088cfa040be53b1759320393df0ae4a3c661c23793947c36",
-    "arithmetic_corpus": "c2e4504c6d2fd9fd75472e5cc3e9f6f57d22f6b6feabc7969b4b8f7b5f0f579b",
-    "arithmetic_instructions": "a69fea94cc99e9a0961c507c3ffe20540db6eacac94882fcd35c71b96d1010cc",
-    "arithmetic_prompts": "ef3ac86ad4e30a25bda0ebd4efec163f8d974b439179e62ca8d6b3a6316b8db2",
+    "arithmetic_corpus": "9e27ee8cb44440e22517317e64e776afe36af99555ef5bb344b597b4c799407b",
+    "arithmetic_instructions": "65c985436a35a69962d7027ea485b27c4dd3551e6c0fa0481f6751b1e0952527",
+    "arithmetic_prompts": "03189b72f870b05a028d51cc63594bcae7bd2f414d212b85f8d9015e2a740357",
 }
 """SHA-256 of the samples: a cached file with other bytes is written again. A changed one needs a new VERSION."""
 

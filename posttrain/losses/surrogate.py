@@ -42,6 +42,23 @@ def cispo(logprobs: Tensor, log_ratios: Tensor, advantages: Tensor, high: float)
     return -advantages * log_ratios.detach().clamp(max=LOG_RATIO).exp().clamp(max=1 + high) * logprobs
 
 
+def importance(logprobs: Tensor, sampled: Tensor, cap: float) -> tuple[Tensor, dict[str, float]]:
+    """min(π / q, cap) per token [N], where q is who sampled it: truncated importance sampling (arXiv 1802.01561, section 4.1).
+
+    Where `sampled` [N] is NaN nobody said what q was, and the weight is 1.
+
+    Returns:
+        the weights, and how far q is from π: `sampler_kl`, the k3 estimate of KL(q || π) in nats per token, and
+        `importance_capped`, the share of weights at the cap; both of tokens whose q is known.
+    """
+    known = ~sampled.isnan()
+    log_ratios = (logprobs - sampled).where(known, 0.0).clamp(max=LOG_RATIO)
+    ratios, count = log_ratios.exp(), known.sum().clamp(min=1)
+    far = ((ratios - 1 - log_ratios) * known).sum() / count
+    capped = ((ratios > cap) & known).sum() / count
+    return ratios.clamp(max=cap), {"sampler_kl": float(far), "importance_capped": float(capped)}
+
+
 def shares(lengths: Tensor, counts: Tensor, aggregation: Aggregation, longest: int) -> tuple[Tensor, Tensor]:
     """How responses of `lengths` [R] tokens enter a loss, where `counts` [R] is false for those left out of it.
 

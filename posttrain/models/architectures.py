@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from schemas.errors import Refusal
-from schemas.model import KV_HEADS, ROPE_THETA, ScratchModel
+from schemas.model import INITIALIZER_RANGE, KV_HEADS, ROPE_THETA, ScratchModel
 
 _POSITIONS: dict[str, int] = {}  # by the config's content: the answer takes a second
 
@@ -86,6 +86,7 @@ def _llama(spec: ScratchModel, vocab_size: int) -> PreTrainedConfig:
         max_position_embeddings=spec.max_length,
         rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta or ROPE_THETA},
         tie_word_embeddings=spec.tie_embeddings,
+        initializer_range=spec.initializer_range or INITIALIZER_RANGE,
     )
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from posttrain.data.chat_templates import read_template
+from posttrain.runtime.integrity import file_digest
 from posttrain.runtime.permissions import refuse_remote_code
-from posttrain.runtime.store import Stored, file_digest
+from posttrain.runtime.store import Stored
 from schemas.errors import Refusal
 from schemas.model import GgufModel, HubModel, LocalModel, Model, RegistryModel, ScratchModel
 from schemas.results import Origin

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from posttrain.models import blocks
-from posttrain.runtime.store import file_digest
+from posttrain.runtime.integrity import file_digest
 from schemas.errors import Refusal
 from schemas.peft import Peft
 

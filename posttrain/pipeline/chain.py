@@ -19,14 +19,14 @@ from posttrain.filters.given import origins
 from posttrain.models.policy import Policy, folder_digest, model_origin, policy_after, source_policy
 from posttrain.pipeline.benchmark_folder import task_origin
 from posttrain.pipeline.stages import WORK
-from posttrain.rewards.judge import function_origin, judge_origin
+from posttrain.rewards.judge import endpoint_origin, function_origin, judge_origin
 from posttrain.runtime.store import StageKey, Store, Stored
 from posttrain.text.tokens import tokenizer_file
 from schemas.data import CONTRACTS
 from schemas.judge import RewardModelJudge
 from schemas.model import GgufModel, LocalModel, Model, RegistryModel
 from schemas.peft import Full
-from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
+from schemas.ppo import PPO, EndpointReward, FunctionReward, RegistryReward, RewardSource, StageReward
 from schemas.recipe import STAGES, Recipe, policies
 from schemas.results import Metrics, Origin
 from schemas.reward import ScratchEncoder
@@ -235,6 +235,8 @@ class Chain:
                 return self.stored("reward").origin()
             case FunctionReward():
                 return function_origin(source.name, "alignment.reward")
+            case EndpointReward():
+                return endpoint_origin(source, "alignment.reward")
             case RegistryReward():
                 folder = self.fetch(source.uri)
                 return Origin(name="alignment.reward", digest=folder_digest(folder), location=source.uri)

@@ -6,8 +6,9 @@ from posttrain.pipeline.benchmark_check import check_benchmarks
 from posttrain.rewards.judge import load_judge
 from posttrain.runtime.endpoint_address import check_endpoint
 from posttrain.text import language
-from schemas.judge import EndpointJudge, FunctionJudge
+from schemas.judge import FunctionJudge
 from schemas.recipe import Recipe
+from schemas.recipe_endpoints import endpoints
 
 
 def check_evaluation(recipe: Recipe) -> None:
@@ -23,13 +24,13 @@ def check_evaluation(recipe: Recipe) -> None:
 
 
 def check_here(recipe: Recipe) -> None:
-    """Check what only the machine that evaluates can know: an endpoint's key and address, benchmarks, and installed packages.
+    """Check what only the machine that works can know: keys and addresses of endpoints, benchmarks, and installed packages.
 
     Raises:
         Refusal: for the first reason.
     """
-    if isinstance(recipe.evaluation.judge, EndpointJudge):
-        check_endpoint(recipe.evaluation.judge, "evaluation.judge")
+    for where, endpoint in endpoints(recipe):
+        check_endpoint(endpoint, where)
     if recipe.evaluation.gates.drift_languages:
         language.require("evaluation.gates.drift_languages")
     check_benchmarks(recipe)

@@ -81,7 +81,10 @@ def _training(recipe: Recipe, stage: str) -> Fields:
 
 def _pretraining(recipe: Recipe, stage: str) -> Fields:
     """The sizes of a model from scratch as well; any other model is an input by content."""
-    sizes = recipe.model.model_dump(mode="json") if isinstance(recipe.model, ScratchModel) else None
+    sizes = None
+    if isinstance(recipe.model, ScratchModel):  # a field that is newer than the keys of many results counts where it is set
+        unsaid = {"initializer_range"} if recipe.model.initializer_range is None else set()
+        sizes = recipe.model.model_dump(mode="json", exclude=unsaid)
     return {**_training(recipe, stage), "model": sizes}
 
 
@@ -166,7 +169,7 @@ WORK: dict[str, StageWork] = {
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=4, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
+        version=5, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(
@@ -180,17 +183,17 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: f"{_TRAINERS}.sft:sft", tokens=f"{_TOKENS}:sft",
     ),
     "reward": StageWork(
-        version=4, fields=_training, inputs=_start_and_rows, task="tasks.training:reward", pool="gpu",
+        version=5, fields=_training, inputs=_start_and_rows, task="tasks.training:reward", pool="gpu",
         writes=(*_TRAINED, "reward", "reward.json"),
         train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
     ),
     "align": StageWork(
-        version=7, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
-        writes=(*_TRAINED, "reference.safetensors"),
+        version=8, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
+        writes=(*_TRAINED, "reference.safetensors", "on_policy.json"),
         train=lambda recipe: _ALGORITHMS["kto" if recipe.unpaired else recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
-        version=8, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
+        version=9, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
         writes=("evaluation.json", "samples.parquet", "pairs.parquet", "rows.json"),
         tokens=f"{_TOKENS}:evaluate",
     ),

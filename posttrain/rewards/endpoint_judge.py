@@ -13,6 +13,7 @@ from posttrain.statistics.intervals import share_interval
 from schemas.errors import Refusal
 from schemas.estimates import Estimate
 from schemas.judge import EndpointJudge
+from schemas.ppo import EndpointReward
 
 
 def _nobody(count: int) -> None:
@@ -31,7 +32,7 @@ class ModelJudge:
         Refusal: as `ChatEndpoint`.
     """
 
-    def __init__(self, spec: EndpointJudge, field: str, cache: Path | None = None) -> None:
+    def __init__(self, spec: EndpointJudge | EndpointReward, field: str, cache: Path | None = None) -> None:
         self.spec, self.field = spec, field
         self.endpoint = ChatEndpoint(spec, field, cache)
         self.counts: Counter[str] = Counter(questions=0, failed=0, unparsable=0, out_of_budget=0)

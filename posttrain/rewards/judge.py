@@ -13,6 +13,7 @@ from posttrain.rewards.calls import Rows
 from posttrain.rewards.endpoint_judge import ModelJudge
 from posttrain.rewards.functions import REMEDY, SHOWN, RewardFunction, load_function, modules_of_user
 from posttrain.runtime.permissions import refuse_function
+from schemas.endpoint import Endpoint
 from schemas.errors import Refusal
 from schemas.judge import EndpointJudge, FunctionJudge
 from schemas.recipe import Recipe
@@ -141,10 +142,14 @@ def load_judge(judge: FunctionJudge) -> RewardFunction:
 
 def judge_origin(judge: FunctionJudge | EndpointJudge) -> Origin:
     """The judge as an input of evaluation: the source of its module, or which model answers where."""
-    if isinstance(judge, EndpointJudge):
-        digest = hashlib.sha256(f"{judge.url}\0{judge.model}".encode()).hexdigest()
-        return Origin(name="evaluation.judge", digest=digest, location=f"{judge.model} at {judge.url}")
-    return function_origin(judge.name, "evaluation.judge")
+    field = "evaluation.judge"
+    return endpoint_origin(judge, field) if isinstance(judge, EndpointJudge) else function_origin(judge.name, field)
+
+
+def endpoint_origin(endpoint: Endpoint, field: str) -> Origin:
+    """A language model behind an endpoint as an input of a stage: which model answers where."""
+    digest = hashlib.sha256(f"{endpoint.url}\0{endpoint.model}".encode()).hexdigest()
+    return Origin(name=field, digest=digest, location=f"{endpoint.model} at {endpoint.url}")
 
 
 def function_origin(name: str, field: str) -> Origin:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from posttrain.data.encode import Conversation
 from posttrain.data.packing import Tokens
+from posttrain.rewards.endpoint_judge import ModelJudge
 from posttrain.rewards.functions import Verdict, load_function
 from posttrain.rewards.model import RewardModel
 from schemas.errors import Refusal
-from schemas.ppo import PPO, FunctionReward, RegistryReward, RewardSource, StageReward
+from schemas.ppo import PPO, EndpointReward, FunctionReward, RegistryReward, RewardSource, StageReward
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Rewarded:
     """[R] in fp32, the weighted sum of the sources that apply; NaN where none does, which counts nowhere."""
     said: Mapping[str, Said] = field(default_factory=dict)
     """By name of the source."""
+    spread: Tensor | None = None
+    """[R] the standard deviation of an ensemble's rewards."""
 
     def numbers(self) -> dict[str, float]:
         """For the curve: each source's mean over the answers that it applies to, and how many it or all do not apply to."""
@@ -58,6 +62,8 @@ class Rewarded:
             numbers["not_applicable_share"] = float(self.total.isnan().float().mean())
         if failed := sum(said.failed for said in self.said.values()):
             numbers["reward_failures"] = float(failed)
+        if self.spread is not None:
+            numbers["ensemble_std"] = float(self.spread.mean())
         return numbers
 
 
@@ -69,6 +75,23 @@ class RewardSources:
     """Every source of a recipe by its name, with its weight; those with weight None only watch."""
 
     sources: Mapping[str, tuple[Source, float | None]]
+    ensemble: Sequence[str] = ()
+    """Names of the reward models whose disagreement counts."""
+    penalty: float = 0.0
+    """By how many standard deviations of it the ensemble's share of the sum falls."""
+
+    def scaled(self, divisors: Mapping[str, float]) -> RewardSources:
+        """The same with the rewards of the named sources divided."""
+
+        def divided(source: Source, by: float) -> Source:
+            def call(answered: Answered) -> Said:
+                said = source(answered)
+                return replace(said, rewards=said.rewards / by)
+
+            return call
+
+        changed = {name: (divided(self.sources[name][0], by), self.sources[name][1]) for name, by in divisors.items()}
+        return replace(self, sources={**self.sources, **changed})
 
     def __call__(self, answered: Answered) -> Rewarded:
         """What the answers are worth: the sum that is maximised, and what each source says.
@@ -80,6 +103,9 @@ class RewardSources:
         weighed = torch.stack([w * said[name].rewards for name, (_, w) in self.sources.items() if w is not None])
         applies = ~weighed.isnan()
         total = weighed.where(applies, 0.0).sum(0).where(applies.any(0), torch.nan)
+        spread = self._spread(said)
+        if spread is not None:
+            total = total - self.penalty * sum(self.sources[name][1] or 0.0 for name in self.ensemble) * spread
         if not applies.any():
             raise Refusal(
                 where="alignment.reward",
@@ -96,22 +122,48 @@ class RewardSources:
                 allowed="finite numbers of at most 3.4e38",
                 remedy="lower the weights, or scale the rewards",
             )
-        return Rewarded(total, said)
+        return Rewarded(total, said, spread)
+
+    def _spread(self, said: Mapping[str, Said]) -> Tensor | None:
+        """[R]: the standard deviation (the biased one, by weight) of what an ensemble says of each response."""
+        if not self.ensemble:
+            return None
+        rewards = torch.stack([said[name].rewards for name in self.ensemble])
+        weights = torch.tensor([self.sources[name][1] for name in self.ensemble])[:, None]
+        weights = weights / weights.sum()
+        mean = (weights * rewards).sum(0)
+        return (weights * (rewards - mean).square()).sum(0).sqrt()
 
 
-def load_rewards(spec: PPO, models: Mapping[str, RewardModel]) -> RewardSources:
+def load_rewards(spec: PPO, models: Mapping[str, RewardModel], verdicts: Path | None = None) -> RewardSources:
     """The sources of a recipe.
 
     Args:
         spec: names them.
         models: reward models by `address`.
+        verdicts: folder of the answers of endpoints.
 
     Raises:
-        Refusal: when a function does not exist.
+        Refusal: when a function does not exist, or an endpoint may not be asked.
     """
-    optimised = {f"reward_{source.label}": (_source(source, "reward", models), source.weight) for source in spec.reward}
-    watching = {f"monitor_{source.label}": (_source(source, "monitor", models), None) for source in spec.monitor}
-    return RewardSources({**optimised, **watching})
+    fields = {"reward": spec.reward, "monitor": spec.monitor}
+    sources = {
+        named(field, source): (_source(source, field, models, verdicts), source.weight if field == "reward" else None)
+        for field, listed in fields.items()
+        for source in listed
+    }
+    members = [named("reward", source) for source in spec.reward if is_learned(source)] if spec.ensemble_penalty else []
+    return RewardSources(sources, members, spec.ensemble_penalty)
+
+
+def named(field: str, source: RewardSource) -> str:
+    """What a source is called in curves."""
+    return f"{field}_{source.label}"
+
+
+def is_learned(source: RewardSource) -> bool:
+    """Whether a source is a reward model."""
+    return isinstance(source, StageReward | RegistryReward)
 
 
 def address(source: StageReward | RegistryReward) -> str:
@@ -119,9 +171,11 @@ def address(source: StageReward | RegistryReward) -> str:
     return source.uri if isinstance(source, RegistryReward) else source.source
 
 
-def _source(source: RewardSource, field: str, models: Mapping[str, RewardModel]) -> Source:
+def _source(source: RewardSource, field: str, models: Mapping[str, RewardModel], verdicts: Path | None) -> Source:
     if isinstance(source, FunctionReward):
         return _function(source, f"alignment.{field}.name")
+    if isinstance(source, EndpointReward):
+        return _endpoint(source, f"alignment.{field}", verdicts)
     model = models[address(source)]
     if isinstance(source, StageReward) and model.of_policy:  # what was sampled, to the token
         return lambda answered: Said(_numbers(model(answered.prompts, answered.responses)))
@@ -147,6 +201,18 @@ def _function(source: FunctionReward, field: str) -> Source:
     def call(answered: Answered) -> Said:
         questions = [str(conversation[-1]["content"]) for conversation in answered.conversations]
         return _said(function.verdicts(questions, answered.texts, answered.rows))
+
+    return call
+
+
+def _endpoint(source: EndpointReward, field: str, verdicts: Path | None) -> Source:
+    """A language model that scores each response; one without a verdict is left out, and counted."""
+    judge = ModelJudge(source, field, verdicts)
+
+    def call(answered: Answered) -> Said:
+        scores = judge(answered.conversations, answered.texts)
+        rewards = torch.tensor([torch.nan if score is None else score for score in scores])
+        return Said(rewards, failed=int(rewards.isnan().sum()))
 
     return call
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from posttrain.runtime.integrity import file_digest
 from posttrain.runtime.locks import locked
-from posttrain.runtime.store import file_digest
 from posttrain.runtime.trees import Irregular, contents, read_regular, remove
 from posttrain.runtime.writing import write_atomically
 from schemas.results import FileEntry

@@ -29,14 +29,14 @@ def die_with_parent(signal_number: int = signal.SIGTERM) -> None:
         _prctl(PR_SET_PDEATHSIG, signal_number)
 
 
-def child_of_this_process() -> Callable[[], None]:
-    """A `preexec_fn` that ends the child with SIGTERM when this process, or the thread that starts it, dies."""
+def child_of_this_process(signal_number: int = signal.SIGTERM) -> Callable[[], None]:
+    """A `preexec_fn` that ends the child with a signal when this process, or the thread that starts it, dies."""
     parent = os.getpid()
 
     def prepare() -> None:
-        die_with_parent()
+        die_with_parent(signal_number)
         if os.getppid() != parent:  # it died before the call
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal_number)
 
     return prepare
 

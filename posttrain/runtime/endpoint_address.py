@@ -12,12 +12,12 @@ import httpx
 from pydantic_core import PydanticCustomError
 
 from schemas.addresses import opened
-from schemas.endpoint import BLOCK, Endpoint, refuse_address
+from schemas.endpoint import BLOCK, Server, refuse_address
 from schemas.errors import Refusal
 from schemas.secrets import used
 
 
-def opened_url(spec: Endpoint, field: str) -> str:
+def opened_url(spec: Server, field: str) -> str:
     """The base address to ask, without a slash at its end.
 
     Raises:
@@ -41,7 +41,7 @@ def opened_url(spec: Endpoint, field: str) -> str:
     return url.rstrip("/")
 
 
-def check_endpoint(spec: Endpoint, field: str) -> None:
+def check_endpoint(spec: Server, field: str) -> None:
     """Check what can be known of an endpoint before it is asked; a Prefect block is read when the flow runs.
 
     Raises:
@@ -75,7 +75,7 @@ def _is_private(address: str) -> bool:
     return (ip.is_loopback or ip.is_private) and not (ip.is_link_local or ip.is_unspecified or ip.is_multicast)
 
 
-def opened_key(spec: Endpoint, field: str) -> str | None:
+def opened_key(spec: Server, field: str) -> str | None:
     """The key, which no message, log or file shows from then on; None where the recipe names none.
 
     Raises:

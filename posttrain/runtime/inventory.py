@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from posttrain.runtime.integrity import damage, read_result
 from posttrain.runtime.locks import locked_if_free
-from posttrain.runtime.store import Store, damage, is_key, read_result
+from posttrain.runtime.store import Store, is_key
 from posttrain.runtime.trees import Irregular, contents, read_regular, remove
 from schemas.recipe import STAGES
 from schemas.results import StageResult

@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from posttrain.runtime.trees import Irregular, read_regular
-from posttrain.runtime.writing import write_atomically
+from posttrain.runtime.remote import documents
 from schemas.deployed import ProcessNote
 
 BEAT_SECONDS = 10.0
@@ -44,11 +42,10 @@ def noted(path: Path, note: ProcessNote) -> Iterator[None]:
         count = 0
         while not over.wait(BEAT_SECONDS):
             count += 1
-            with suppress(OSError):  # a full disk, say: the work itself will say so
-                write_atomically(path, note.model_copy(update={"beat": count}).model_dump_json())
+            with suppress(Exception):  # a full disk, say: the work itself will say so
+                documents.write(path, note.model_copy(update={"beat": count}).model_dump_json())
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, note.model_dump_json())
+    documents.write(path, note.model_dump_json())
     thread = threading.Thread(target=beat, daemon=True, name="liveness")
     thread.start()
     by_signal = True
@@ -62,14 +59,15 @@ def noted(path: Path, note: ProcessNote) -> Iterator[None]:
         over.set()
         thread.join()
         if not by_signal:
-            path.unlink(missing_ok=True)
+            documents.remove(path)
 
 
 def read_note(path: Path) -> ProcessNote | None:
     """The note at a place, or None where there is none that can be read."""
+    found = documents.read(path, NOTE_BYTES)
     try:
-        return ProcessNote.model_validate_json(read_regular(path, NOTE_BYTES))
-    except (OSError, Irregular, ValueError):
+        return ProcessNote.model_validate_json(found) if found else None
+    except ValueError:
         return None
 
 
@@ -80,11 +78,14 @@ def is_dead(path: Path, note: ProcessNote) -> bool:
     been renewed for `SILENT_SECONDS`; clocks of machines that share a store agree better than that.
     """
     if note.machine == _machine():
-        return _started(note.pid) != note.started
-    try:
-        return time.time() - path.stat().st_mtime > SILENT_SECONDS
-    except FileNotFoundError:  # it has ended, and removed it
-        return False
+        return has_ended(note)
+    silent = documents.age(path)
+    return silent is not None and silent > SILENT_SECONDS  # where it is gone, the process has ended by itself
+
+
+def has_ended(note: ProcessNote) -> bool:
+    """Whether the process of a note was one of this machine, and has ended; of another machine that cannot be told so."""
+    return note.machine == _machine() and _started(note.pid) != note.started
 
 
 def _machine() -> str:

@@ -3,6 +3,7 @@
     ROOT/<stage>/<key>/            finished and immutable; result.json was written last
     ROOT/<stage>/<key>.partial/    being built; training checkpoints live in its `.checkpoint` folder
     ROOT/<stage>/<key>.lock        held by the process that builds the key
+    ROOT/remote.json               the bucket that this folder is a local copy of, where there is one: `remote/results.py`
 
 A crash at any instant leaves a finished result or a resumable partial. A finished result is trusted only where `result.json` is
 that of its stage, fields and inputs, and agrees with its own digest, and every file has the size and the SHA-256 of the manifest.
@@ -23,14 +24,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain.runtime.integrity import damage, entry_of, read_result
 from posttrain.runtime.locks import locked, not_writable
 from posttrain.runtime.partial import CHECKPOINT, RESULT, take_up
 from posttrain.runtime.provenance import environment
-from posttrain.runtime.trees import Irregular, contents, read_regular, remove
+from posttrain.runtime.remote.place import local_folder
+from posttrain.runtime.remote.sides import side_of
+from posttrain.runtime.trees import contents, remove
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
 from schemas.recipe import STAGES
-from schemas.results import FileEntry, Metrics, Origin, StageResult
+from schemas.results import Metrics, Origin, StageResult
 
 ROOMS = ("cache", "prefect", "quarantine", "runs", "sweeps", "tracking")  # folders of a store beside those of the stages
 
@@ -85,16 +89,15 @@ class Stored:
 
 
 class Store:
-    """A store in a local folder.
+    """A store in a local folder, or in a bucket, `s3://BUCKET/PREFIX`, of which a local folder holds what this machine uses.
 
     Raises:
-        Refusal: when the address is a URL, or one of its folders a link; only real folders are supported.
+        Refusal: when the address is that of neither, the bucket cannot be used, or a folder of the store is a link.
     """
 
     def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
-            raise Refusal(where="--store", found=str(root), allowed="a local folder", remedy="mount the bucket, or give a folder")
-        self.root = Path(root).expanduser().resolve()
+        folder = local_folder(str(root)) if "://" in str(root) else Path(root)
+        self.root = folder.expanduser().resolve()
         if self.root.exists() and not self.root.is_dir():
             raise Refusal(
                 where="--store", found=f"{root}, a file", allowed="a local folder", remedy="give a folder; it is made when absent"
@@ -108,6 +111,12 @@ class Store:
                     remedy="mount the other disk there, or move the whole store",
                 )
         self._verified: dict[Path, Stored] = {}  # this process checks each result once
+        self._side = side_of(self.root)
+
+    @property
+    def address(self) -> str:
+        """Where other machines find it: the bucket, or the folder."""
+        return self._side.address or str(self.root)
 
     def require_writable(self) -> None:
         """Make sure that a run can be kept here.
@@ -127,6 +136,13 @@ class Store:
 
     def finished(self, identity: StageKey) -> Stored | None:
         """The verified result of a key, or None when it is absent, damaged, or that of something else."""
+        found = self._here(identity)
+        if found is None and self._side.pull(self.folder(identity.stage, identity.key)):
+            found = self._here(identity)
+        return found
+
+    def _here(self, identity: StageKey) -> Stored | None:
+        """The same of the local folder."""
         folder = self.folder(identity.stage, identity.key)
         result = read_result(folder)
         if result is None or not _is_of(result, identity):
@@ -158,22 +174,39 @@ class Store:
                 the stage does not write.
         """
         if hit := self.finished(identity):
-            return hit
+            return self._shared(hit)
         folder = self.folder(identity.stage, identity.key)
         with _owned(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(Path(f"{folder}.lock")):
+        with locked(Path(f"{folder}.lock")), self._side.building(folder):
             if hit := self.finished(identity):
-                return hit
+                return self._shared(hit)
             partial = Path(f"{folder}.partial")
             with _owned(folder.parent):
                 self.discard(identity)  # damaged: rebuilt, not trusted
+                self._side.take_up(partial)
                 take_up(partial, writes)
             started = time.monotonic()
-            built = make(partial)
+            with self._side.attempt(partial):
+                built = make(partial)
             result = _seal(identity, built, partial, time.monotonic() - started)
             os.replace(partial, folder)
-            return Stored(result, folder, reused=False)
+            shared = self._shared(Stored(result, folder, reused=False))
+            self._side.finish(partial)
+            return shared
+
+    def keep(self, path: Path) -> None:
+        """Have a file of the store be where other machines find it, under the same name: the report of a run, say."""
+        self._side.keep(path.relative_to(self.root).as_posix(), path)
+
+    def _shared(self, stored: Stored) -> Stored:
+        """The result that all machines have: this one, or that of another which was faster."""
+        if self._side.share(stored.folder, stored.result):
+            return stored
+        self._verified.pop(stored.folder, None)
+        theirs = read_result(stored.folder)
+        assert theirs  # it was compared with its manifest when it came
+        return Stored(theirs, stored.folder, reused=True)
 
 
 @contextlib.contextmanager
@@ -205,18 +238,10 @@ def _seal(identity: StageKey, built: Built, partial: Path, seconds: float) -> St
     for folder in reversed(folders):  # an empty one is in no manifest
         with contextlib.suppress(OSError):
             folder.rmdir()
-    result = result.model_copy(update={"files": {str(path.relative_to(partial)): _entry(path) for path in files}})
+    result = result.model_copy(update={"files": {str(path.relative_to(partial)): entry_of(path) for path in files}})
     result = result.model_copy(update={"seal": result.computed_seal})
     write_atomically(partial / RESULT, result.model_dump_json(indent=1))
     return result
-
-
-def read_result(folder: Path) -> StageResult | None:
-    """The result.json of a folder, or None when it is missing, a link, or not readable as one."""
-    try:
-        return StageResult.model_validate_json(read_regular(folder / RESULT))
-    except (OSError, ValueError):  # Irregular is a ValueError
-        return None
 
 
 def _is_of(result: StageResult, identity: StageKey) -> bool:
@@ -226,42 +251,3 @@ def _is_of(result: StageResult, identity: StageKey) -> bool:
         for of in (result, identity)
     )
     return said == wanted
-
-
-def damage(folder: Path, result: StageResult) -> str | None:
-    """What is wrong with a finished folder, or None where it holds the files of its manifest, digests included, and nothing else.
-
-    A result of an older version has no seal: it is trusted by its manifest alone, as it was then. That loses nothing against
-    somebody who may write into the store, and could seal what he wrote; against him the seals in the registry help.
-    """
-    if result.seal not in (None, result.computed_seal):
-        return f"{RESULT} was edited: it does not agree with its own seal"
-    if wrong := next((value for value in result.outputs.values() if _leads_out(value)), None):
-        return f"the output {wrong!r} leads out of the folder"
-    try:
-        files, folders = contents(folder)
-        present = {str(path.relative_to(folder)) for path in files} - {RESULT}
-        if foreign := sorted(present ^ set(result.files)):
-            return f"{foreign[0]} is {'missing' if foreign[0] in result.files else 'not in the manifest'}"
-        if changed := next((name for name, entry in result.files.items() if _entry(folder / name) != entry), None):
-            return f"{changed} does not have the bytes of the manifest"
-    except (Irregular, OSError) as error:
-        return str(error)
-    known = {folder / parent for name in result.files for parent in Path(name).parents}
-    empty = sorted(set(folders) - known) if result.seal else []
-    return f"{empty[0]} is a folder that is not in the manifest" if empty else None
-
-
-def _leads_out(output: str) -> bool:
-    """Outputs are relative paths, or identifiers such as `models:/NAME/1`, which are harmless as paths."""
-    return "\0" in output or Path(output).is_absolute() or ".." in Path(output).parts
-
-
-def _entry(path: Path) -> FileEntry:
-    return FileEntry(size=path.stat().st_size, sha256=file_digest(path))
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from posttrain.data.packing import Tokens
 from posttrain.models.rope import forget_lengths, unscaled_up_to
 from posttrain.models.routing import without_routing
 from posttrain.peft.soft_prompts import generate
+from posttrain.runtime.distributed import gathered, rank, size
 from posttrain.sampling.decoding import can_decode, decode, pad_prompts
 from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.scorer import inner_model
@@ -107,19 +108,27 @@ def _as_policy(model: nn.Module) -> Iterator[None]:
 
 
 def _decoded(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: Count) -> list[Tokens]:
-    """One response per row, rows of similar length together; of equal rows that stand together the prompt is encoded once."""
+    """One response per row, rows of similar length together; of equal rows that stand together the prompt is encoded once.
+
+    Processes that train together share the rows of each batch, with the random numbers that one alone would draw for them.
+    """
     numbers = torch.Generator().manual_seed(plan.seed)
     responses: dict[int, Tokens] = {}
     by_length = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
     for start in range(0, len(rows), BATCH):
         batch = by_length[start : start + BATCH]
+        uniforms = torch.rand(len(batch), plan.max_new_tokens, 2, generator=numbers, dtype=torch.float64)
+        mine = slice(len(batch) * rank() // size(), len(batch) * (rank() + 1) // size())
+        batch, uniforms = batch[mine], uniforms[mine]
+        if not batch:
+            continue
         prompt = [row // plan.samples for row in batch]
         number = {each: i for i, each in enumerate(dict.fromkeys(prompt))}
-        uniforms = torch.rand(len(batch), plan.max_new_tokens, 2, generator=numbers, dtype=torch.float64)
         distinct = [rows[each * plan.samples] for each in number]
         out = decode(model, distinct, [number[each] for each in prompt], uniforms, plan.temperature, plan.ends, on_rows)
         responses |= {row: _until_end(tokens, plan.ends) for row, tokens in zip(batch, out.cpu().numpy(), strict=True)}
-    return [responses[row] for row in range(len(rows))]
+    everything = {row: tokens for share in gathered(responses) for row, tokens in share.items()}
+    return [everything[row] for row in range(len(rows))]
 
 
 def _generated(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: Count, batch: int = BATCH) -> list[Tokens]:

@@ -115,7 +115,8 @@ class _Run:
     def __init__(self, job: Job) -> None:
         self.job, self.spec, self.budget = job, job.spec, job.budget  # counted before the weights are sharded
         self.replica = replicate(job.scorer, job.compute.strategy)
-        self.replica.warm_up(lambda: job.loss(self.replica.forward, [0])[0])
+        forward = self.replica.forward
+        self.replica.warm_up(lambda: job.rounds.trial(forward) if job.rounds else job.loss(forward, [0])[0])
         if size() > 1:  # dropout must differ between processes
             torch.manual_seed(torch.initial_seed() + rank())
         self.model = self.replica.scorer.model
@@ -225,6 +226,9 @@ class _Run:
                 counted = value if each.counts else torch.zeros_like(value)
                 sums[name] = sums[name] + counted if name in sums else counted
         loss = summed(sums["loss"].clone())
+        if self.job.rounds:  # which makes means over more than this step
+            self.job.rounds.add({name: sums.pop(name) for name in [*sums] if name != "loss"})
+            self.updates.leave_out(self.job.rounds.idle)
         norms, skipped = self.updates.take(rate, loss, self.position.step, len(self.job.plan))
         self.guard.watch(self.position.step, rows, skipped, loss)
         return {name: value / units for name, value in sums.items()} | {name: norm / size() for name, norm in norms.items()}

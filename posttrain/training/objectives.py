@@ -5,7 +5,7 @@ The loop divides by the units of the whole step: this order makes a mean over to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,6 +68,15 @@ class Rounds(Protocol):
 
     def ends(self, step: int) -> bool:
         """Whether a round ends with the step that makes `step` in all."""
+
+    def trial(self, forward: Callable[..., Any]) -> Tensor:
+        """A loss before the first round, made by `forward` of examples, whose gradient reaches all that is trained."""
+
+    def idle(self, name: str) -> bool:
+        """Whether the tensor of this name, which is trained, stays as it is in this round's steps."""
+
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Called after each step with the metrics of its loss, summed over the units of this process."""
 
     def numbers(self) -> dict[str, float]:
         """What the round measured so far; replaces the step's numbers of the same name."""

@@ -56,7 +56,8 @@ class Updates:
         self.spec, self.model, self.method = spec, scorer.model, around_steps(scorer.model)
         self.optimizer = make_optimizer(scorer.model, spec, apart)
         limits = {"grad_norm": spec.max_grad_norm, **{f"{each.name}_grad_norm": each.max_grad_norm for each in apart}}
-        own, parts = trainable_state(scorer.model), _parts(spec, apart)
+        self.own = own = trainable_state(scorer.model)
+        parts = _parts(spec, apart)
         self.parameters = list(own.values())
         self.clipped = [
             (name, limit, [tensor for path, tensor in own.items() if holds(path)])
@@ -67,6 +68,12 @@ class Updates:
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients."""
         self.scaler.scale(loss).backward()
+
+    def leave_out(self, idle: Callable[[str], bool]) -> None:
+        """Have the next update not touch the tensors of these names."""
+        for name, tensor in self.own.items():
+            if idle(name):
+                tensor.grad = None
 
     def take(self, rate: float, loss: Tensor, step: int, steps: int) -> tuple[Mapping[str, Tensor], Tensor]:
         """Update with the accumulated gradients at learning rate `rate`, unless they or the step's `loss` are not finite.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -25,6 +26,7 @@ from posttrain.models.parameters import parameter_count
 from posttrain.peft.methods import ENCODER
 from posttrain.rewards.checkpoint import save_reward
 from posttrain.rewards.encoder import joining_pairs, load_encoder, marks_responses, pair_tokenizer, scratch_encoder
+from posttrain.rewards.rows import columns_of
 from posttrain.rewards.scorer import RewardScorer, until_padding, use_fastest_layout, with_score
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.distributed import is_main
@@ -163,6 +165,22 @@ def _scores(request: StageRequest, scorer: RewardScorer, examples: list[Example]
         return score_branches(scorer, examples, budget, counted(request.progress, f"reward: {what}", len(examples)))
 
 
+def by_subset(margins: NDArray[np.float64], rows: pl.DataFrame, groups: Sequence[int]) -> list[dict[str, Any]]:
+    """Accuracy on the pairs of each subset: of their column `subset`, as RewardBench has it, else of their source.
+
+    Nothing where there is one alone. `margins` [pairs] and `groups`, the prompts, are in the order of `rows`.
+    """
+    named = [columns.get("subset") or columns.get("file") or "" for columns in columns_of(rows)]
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(named):
+        places.setdefault(str(name), []).append(place)
+    found = []
+    for name, chosen in sorted(places.items()) if len(places) > 1 else ():
+        accuracy = share_interval(wins(margins[chosen]).tolist(), groups=[groups[place] for place in chosen])
+        found.append({"subset": name, "pairs": len(chosen), "accuracy": accuracy.value, "interval": accuracy.interval})
+    return found
+
+
 def _held_out_metrics(request: StageRequest, rewards: Tensor, pairs: list[Example], rows: pl.DataFrame) -> dict[str, float]:
     """Metrics of rewards [pairs, 2] on held-out pairs and their rows, with what the report draws in `reward.json`."""
     values, lengths = rewards.double().numpy(), np.array([[len(b) for b in pair.branches] for pair in pairs], np.float64)
@@ -180,6 +198,12 @@ def _held_out_metrics(request: StageRequest, rewards: Tensor, pairs: list[Exampl
     shown = _chosen(rows, POINTS // 2)
     points_of = zip(lengths[shown].ravel(), values[shown].ravel(), strict=True)
     drawn = [{"tokens": int(n), "reward": r} for n, r in points_of]
-    document = {"pairs": len(pairs), **numbers, "reliability": [asdict(point) for point in points], "responses": drawn}
+    document = {
+        "pairs": len(pairs),
+        **numbers,
+        "subsets": by_subset(margins, rows, prompt_groups(pairs)),
+        "reliability": [asdict(point) for point in points],
+        "responses": drawn,
+    }
     (request.out / REPORT).write_text(json.dumps(document, indent=1))
     return numbers

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from posttrain.data.packing import Example
 from posttrain.losses.preference import at_start
+from posttrain.scoring.reference import score_branches
 from posttrain.scoring.scorer import Scorer, TokenScores
+from posttrain.scoring.token_budget import scoring_tokens
 from posttrain.training.objectives import Preference
 from posttrain.training.unpaired import Unpaired
 
 STEP_0_PAIRS = 8
 # Of loss and margin at β up to 0.1; in proportion to β above, since it multiplies what rounding leaves of a log-ratio.
 STEP_0_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+# In half precision rounding leaves some 0.025 nats times the root of a response's tokens (SmolLM2-135M in bfloat16), more than
+# the tolerance from 100 tokens on: so it is measured, and a mean may be off by this many of its standard errors.
+STANDARD_ERRORS = 5.0
 
 
 @torch.no_grad()
@@ -27,17 +35,42 @@ def step_0_gate(scorer: Scorer, objective: Preference) -> None:
     Raises:
         RuntimeError: when their means over a few pairs are others: a defect, which would train against a wrong reference.
     """
-    rows = range(min(STEP_0_PAIRS, len(objective.examples)))
-    margin_alone = replace(objective, sft_weight=0.0)  # the likelihood of chosen is not known beforehand
+    pairs, reference = objective.examples[:STEP_0_PAIRS], objective.reference
+    assert reference is not None
+    # The likelihood of chosen is not known beforehand.
+    few = replace(objective, examples=pairs, reference=reference[:STEP_0_PAIRS], sft_weight=0.0)
+    apart = _apart(few, [_in_training(scorer, pair) for pair in pairs])
+    rounding = _rounding(scorer, few)
     expected = {"loss": at_start(objective.kind, objective.hyperparameters), "margin": 0.0, "reward_chosen": 0.0}
-    found = dict.fromkeys(expected, 0.0)
-    for row in rows:
-        loss, sums = margin_alone.loss(_in_training(scorer, objective.examples[row]), [row])
-        found = {name: found[name] + float({**sums, "loss": loss}[name]) / len(rows) for name in expected}
     tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * objective.beta)
-    if any(not abs(found[name] - expected[name]) <= tolerance * max(1.0, expected[name]) for name in found):
-        said = ", ".join(f"{name} {found[name]:.6f} (expected {expected[name]:.6f})" for name in found)
+    allowed = {name: max(tolerance * max(1.0, known), rounding[name]) for name, known in expected.items()}
+    if any(not abs(float(apart[name].mean())) <= allowed[name] for name in expected):
+        said = ", ".join(
+            f"{name} {known + float(apart[name].mean()):.6f} (expected {known:.6f} ± {allowed[name]:.1g})"
+            for name, known in expected.items()
+        )
         raise RuntimeError(f"step-0 gate: before training {said}: policy and reference differ")
+
+
+def _apart(objective: Preference, scores: Sequence[TokenScores]) -> dict[str, Tensor]:
+    """[pairs] of loss, margin and reward: how far each pair's is from what it is where policy and reference are equal."""
+    found = []
+    for row, each in enumerate(scores):
+        loss, sums = objective.loss(each, [row])
+        start = at_start(objective.kind, objective.hyperparameters)
+        found.append(torch.stack([loss.cpu() - start, sums["margin"].cpu(), sums["reward_chosen"].cpu()]))
+    return dict(zip(("loss", "margin", "reward_chosen"), torch.stack(found).T, strict=True))
+
+
+def _rounding(scorer: Scorer, objective: Preference) -> dict[str, float]:
+    """What rounding alone may leave of the means: of pairs scored one by one against the same pairs scored together, as a
+    reference is. 0 in fp32, whose tolerance has room for it.
+    """
+    if scorer.dtype == torch.float32:
+        return {"loss": 0.0, "margin": 0.0, "reward_chosen": 0.0}
+    together = replace(objective, reference=score_branches(scorer, objective.examples, scoring_tokens(scorer.device)))
+    apart = _apart(together, [replace(scorer([pair]), balance=None) for pair in objective.examples])
+    return {name: _allowed(each) for name, each in apart.items()}
 
 
 @torch.no_grad()
@@ -47,19 +80,32 @@ def step_0_gate_unpaired(scorer: Scorer, objective: Unpaired) -> None:
     Raises:
         RuntimeError: when they are not, over a few answers.
     """
-    rows = range(min(STEP_0_PAIRS, len(objective.examples)))
-    rewards = [_in_training(scorer, objective.examples[row]).per_branch().cpu() - objective.reference[row] for row in rows]
-    apart = objective.weights.beta * float(torch.cat(rewards).mean())
-    pairs = list(objective.elsewhere)[: len(rows)]
-    elsewhere = [_in_training(scorer, each).per_branch().cpu() for each in objective.answers.mismatched(pairs)]
-    drift = [float(found) - objective.elsewhere[pair] for found, pair in zip(elsewhere, pairs, strict=True)]
-    moved = objective.weights.beta * sum(drift) / max(len(drift), 1)
-    tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * objective.weights.beta)
-    if not max(abs(apart), abs(moved)) <= tolerance:
+    answers, pairs = objective.examples[:STEP_0_PAIRS], list(objective.elsewhere)[:STEP_0_PAIRS]
+    elsewhere, drift = objective.answers.mismatched(pairs), torch.tensor([objective.elsewhere[pair] for pair in pairs])
+    beta = objective.weights.beta
+    apart, allowed = _moved(scorer, answers, objective.reference[:STEP_0_PAIRS], beta)
+    moved, room = _moved(scorer, elsewhere, drift, beta) if pairs else (0.0, 0.0)
+    if not (abs(apart) <= allowed and abs(moved) <= room):
         raise RuntimeError(
-            f"step-0 gate: before training reward {apart:.6f} and divergence {moved:.6f} times beta, expected 0: "
-            "policy and reference differ"
+            f"step-0 gate: before training reward {apart:.6f} (± {allowed:.1g}) and divergence {moved:.6f} (± {room:.1g}) times "
+            "beta, expected 0: policy and reference differ"
         )
+
+
+def _moved(scorer: Scorer, answers: Sequence[Example], reference: Tensor, beta: float) -> tuple[float, float]:
+    """The mean reward of answers before training, and how far from 0 it may be."""
+    found = torch.cat([_in_training(scorer, each).per_branch().cpu() for each in answers])
+    tolerance = STEP_0_TOLERANCE[scorer.dtype] * max(1.0, 10 * beta)
+    if scorer.dtype != torch.float32:
+        together = score_branches(scorer, answers, scoring_tokens(scorer.device))[:, 0]
+        alone = torch.cat([scorer([each]).per_branch().cpu() for each in answers])
+        tolerance = max(tolerance, _allowed(beta * (alone - together)))
+    return beta * float((found - reference).mean()), tolerance
+
+
+def _allowed(rounding: Tensor) -> float:
+    """How far from 0 the mean of numbers may be that rounding alone has moved by as much as these."""
+    return STANDARD_ERRORS * float(rounding.square().mean().sqrt()) / math.sqrt(len(rounding))
 
 
 def _in_training(scorer: Scorer, example: Example) -> TokenScores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from types import SimpleNamespace
 import pytest
 
 from flows.server import EPHEMERAL
+from flows.serving.site import free_port
+from posttrain.runtime.child_processes import child_of_this_process
 from schemas.results import RunReport
 
 WARM = Path(__file__).with_name("warm.py")
@@ -33,7 +36,7 @@ def prefect_url(tmp_path_factory, helpers):
     with log.open("w") as stream:
         server = subprocess.Popen(
             [sys.executable, "-m", *command], env=helpers.environment(PREFECT_HOME=str(log.parent), **EPHEMERAL),
-            stdout=stream, stderr=stream, start_new_session=True,
+            stdout=stream, stderr=stream, start_new_session=True, preexec_fn=child_of_this_process(signal.SIGKILL),
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/api"
     try:
@@ -107,6 +110,37 @@ def warm(start_warm, helpers):
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """A server with a bucket `posttrain`, in a process of its own: its variables as `variables`, a client as `client`."""
+    pytest.importorskip("moto.server", reason="moto is not installed")
+    boto3 = pytest.importorskip("boto3")
+    port = free_port(0)
+    address = f"http://127.0.0.1:{port}"
+    variables = {
+        "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        client = boto3.client(
+            "s3", endpoint_url=address, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
+        )
+        while not _answers(client):
+            assert process.poll() is None, Path(log.name).read_text()
+            time.sleep(0.1)
+        yield SimpleNamespace(variables=variables, client=client, process=process)
+        process.terminate()
+
+
+def _answers(client) -> bool:
+    try:
+        client.create_bucket(Bucket="posttrain")
+    except Exception:
+        return False
+    return True
 
 
 @pytest.fixture

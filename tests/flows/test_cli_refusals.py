@@ -117,11 +117,11 @@ def test_the_line_of_broken_yaml_is_named(refused, tmp_path):
     refused(tmp_path / "tiny.yml", [], ("tiny.yml:3: found",))
 
 
-def test_a_store_that_is_a_url_is_refused(call, tiny, tmp_path, helpers):
+def test_a_store_that_is_a_url_of_another_kind_is_refused(call, tiny, tmp_path, helpers):
     for verb in ("check", "run"):
-        done = call(verb, tiny.recipe, "--store", "s3://bucket/store")
+        done = call(verb, tiny.recipe, "--store", "gs://bucket/store")
         assert done.code == 2, done.out + done.err
-        helpers.assert_helpful(done.err, ("--store: found s3:/", "a local folder", "mount the bucket"))
+        helpers.assert_helpful(done.err, ("--store: found gs://bucket/store", "s3://BUCKET/PREFIX"))
         assert list(tmp_path.iterdir()) == []
 
 

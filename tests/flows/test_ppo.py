@@ -94,6 +94,12 @@ def test_a_reward_model_and_ppo_go_through_the_chain(ppo, copy):
     assert {"reward_model", "monitor_sentiment", "explained_variance", "explained_variance_mc"} <= set(points[1])
     page = report.report.read_text("utf-8")
     assert "Responses over the course of training" in page
+    assert "reward_model against monitor_sentiment" in page
+    on_policy = json.loads((copy / "align" / stages["align"].key / "on_policy.json").read_text())
+    assert on_policy["agreement"][0]["correlation"] == numbers["on_policy_correlation_reward_model_monitor_sentiment"]
+    raw = {row["name"]: row["std"] for row in on_policy["rewards"]}["reward_model"]
+    assert raw != pytest.approx(1.0, abs=0.05)  # so that the unit below is made
+    assert points[1]["score_std"] == pytest.approx(1.0, rel=0.5)  # of 16 answers
     assert "monitor_sentiment" in page
     assert abs(stages["evaluate"].metrics["kl_per_token"]) > 1e-6
 
@@ -125,18 +131,28 @@ def test_a_registered_reward_model_is_what_is_maximised(ppo, finished, tmp_path)
     assert "which is no reward model" in wrong.stderr
 
 
+MOMENTS = {
+    "sampling": [],
+    "reward pool": ["--set", "alignment.reward={source: function, name: 'own_reward:reward', workers: 1}"],
+    "update": [],
+    "warm-up": ["--set", "alignment.critic.warmup_iterations=2"],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["sampling", "update"])
-def test_a_run_killed_in_sampling_or_in_an_update_ends_bit_identical(ppo, finished, tmp_path, helpers, moment):
-    """Killed while its own reward sleeps in the third iteration, or right after the checkpoint of a step within one."""
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_anywhere_ends_bit_identical(ppo, finished, tmp_path, helpers, moment):
+    """Killed while its own reward sleeps in the third of four iterations, or after a step of the second, in which the critic may
+    train alone. An iteration has 16 steps."""
+    sleeps = moment in ("sampling", "reward pool")
     (ppo.folder / "mode").write_text("well")
     whole, cut = (Path(shutil.copytree(finished.store, tmp_path / name)) for name in ("whole", "cut"))
-    words = [*own(), "--set", "alignment.epochs=8"]
+    words = [*own(), "--set", "alignment.epochs=8", *MOMENTS[moment]]
     expected = RunReport.model_validate_json(ppo.run(whole, *words).stdout)
     (ppo.folder / "calls").unlink()
-    (ppo.folder / "mode").write_text("slow" if moment == "sampling" else "well")
+    (ppo.folder / "mode").write_text("slow" if sleeps else "well")
     process = ppo.start(cut, *words)
-    _wait(process, lambda: _calls(ppo.folder) == 3 if moment == "sampling" else 20 <= _step(cut) < 32)
+    _wait(process, lambda: _calls(ppo.folder) == 3 if sleeps else 20 <= _step(cut) < 32)
     helpers.kill_group(process)
     process.communicate()
     assert 0 < _step(cut) < 64
@@ -177,8 +193,9 @@ def test_a_source_model_without_a_reward_section_is_refused(refused, recipe):
     refused(recipe, ["--set", "reward=null"], ("alignment.reward", "no section reward", "add reward"))
 
 
-def test_several_processes_are_refused(refused, recipe):
-    refused(recipe, ["--set", "compute.num_processes=2"], ("compute.num_processes", "alignment.algorithm ppo", "1"))
+def test_a_sharded_policy_is_refused(refused, recipe):
+    words = ["--set", "compute.num_processes=2", "--set", "compute.strategy=fsdp2"]
+    refused(recipe, words, ("compute.strategy", "fsdp2 with alignment.algorithm ppo and 2 processes", "ddp"))
 
 
 def _wait(process, condition) -> None:

@@ -11,6 +11,9 @@ import yaml
 
 from schemas.results import RunReport
 
+RECIPE = Path(__file__).resolve().parents[2] / "deployments" / "recipes" / "verifiable.yaml"
+LORA = ["--set", "alignment.peft={method: lora, r: 16, alpha: 32}", "--set", "alignment.learning_rate=5.0e-3"]
+CRITIC = ["--set", "alignment.advantage=gae", "--set", "alignment.samples=1"]
 SMALL = {
     "name": "small",
     "model": {
@@ -65,3 +68,23 @@ def test_ppo_needs_no_pairs_and_no_conversations(folder, warm):
     assert set(samples["prompt"]) <= held.keys()
     rewards = zip(samples["prompt"], samples["reward_aligned"], strict=True)
     assert all(held[prompt] - 4 <= reward <= held[prompt] - 1 for prompt, reward in rewards)
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory) -> Path:
+    """All variants start from one SFT policy."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("words", [[], CRITIC, LORA, CRITIC + LORA], ids=["grpo", "ppo", "grpo lora", "ppo lora"])
+def test_a_verified_reward_brings_out_what_pretraining_knows(words, warm, shared_store, tmp_path):
+    """SFT imitates a person who is right in one of four cases; on held-out problems the aligned policy is right in most."""
+    asked = ["--store", shared_store, "--json", "--set", "registry=null", *words]
+    done = warm("run", RECIPE, *asked, cwd=tmp_path, seconds=1700)
+    assert done.returncode == 0, done.stderr
+    report = RunReport.model_validate_json(done.stdout)
+    numbers = {stage.name: stage.metrics for stage in report.stages}["evaluate"]
+    assert 0.15 < numbers["reward_sft"] < 0.35
+    assert numbers["reward_aligned_low"] > 0.7

@@ -187,7 +187,7 @@ def edited(folder: Path, **fields) -> None:
 
 def resealed(folder: Path, **fields) -> None:
     """As somebody edits who knows the seal."""
-    from posttrain.runtime.store import read_result
+    from posttrain.runtime.integrity import read_result
 
     edited(folder, **fields)
     edited(folder, seal=read_result(folder).computed_seal)
@@ -223,16 +223,16 @@ def test_what_was_changed_since_is_named(root, chain, change, said):
 
 def test_another_output_than_the_next_stage_was_made_from_is_named(root, chain):
     """The file, its digest in the manifest and the seal agree; the next stage remembers another one."""
-    from posttrain.runtime.store import _entry
+    from posttrain.runtime.integrity import entry_of
 
     (chain.sft / "model").write_text("other")
-    resealed(chain.sft, files={"model": _entry(chain.sft / "model").model_dump()})
+    resealed(chain.sft, files={"model": entry_of(chain.sft / "model").model_dump()})
     with pytest.raises(Refusal, match="an input sft that is not what sft put out"):
         lineage_of("abc", root, None, verify=True)
 
 
 def test_a_number_that_was_sealed_again_differs_from_what_was_registered(root, chain):
-    from posttrain.runtime.store import read_result
+    from posttrain.runtime.integrity import read_result
     from tasks.lineage_proof import prove
 
     results = [(read_result(folder), root) for folder in (chain.sft, chain.align)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from posttrain.data.packing import Example
@@ -24,6 +26,7 @@ class Batch:
     rewarded: Rewarded
     scores: Tensor  # [R] what is maximised
     ended: Tensor  # [R] whether a response ended before it was cut
+    sampled: Sequence[NDArray[np.float32]] = ()  # [R] what a server that sampled gave each token; NaN where it said nothing
 
     def varies(self, samples: int) -> Tensor:
         """[P]: whether the responses of a prompt have different scores."""
@@ -37,7 +40,8 @@ class Batch:
         said = {name: _some(each, rows) for name, each in self.rewarded.said.items()}
         rewarded = Rewarded(self.rewarded.total[rows], said)
         drawn, examples = [self.drawn[prompt] for prompt in prompts], [self.examples[prompt] for prompt in prompts]
-        return Batch(drawn, examples, Answered(**lists), rewarded, self.scores[rows], self.ended[rows])
+        sampled = [self.sampled[row] for row in rows] if self.sampled else ()
+        return Batch(drawn, examples, Answered(**lists), rewarded, self.scores[rows], self.ended[rows], sampled)
 
 
 def _some(said: Said, rows: Sequence[int]) -> Said:
@@ -53,7 +57,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     rewarded = Rewarded(torch.cat([b.rewarded.total for b in batches]), said)
     scores, ended = (torch.cat([getattr(b, name) for b in batches]) for name in ("scores", "ended"))
     drawn, examples = [index for b in batches for index in b.drawn], [example for b in batches for example in b.examples]
-    return Batch(drawn, examples, answered, rewarded, scores, ended)
+    return Batch(drawn, examples, answered, rewarded, scores, ended, [each for b in batches for each in b.sampled])
 
 
 def _together(parts: Sequence[Said]) -> Said:

@@ -57,6 +57,7 @@ class Experience:
     weights: Tensor  # [N] of the tokens in a step's sum
     units: Tensor  # [R] int: what a response adds to the number that divides the sum
     numbers: Mapping[str, float] = field(default_factory=dict)  # about the estimates, for the curve
+    importance: Tensor | None = None  # [N] weights of the policy loss, where somebody else sampled
     given: tuple[Tokens, ...] = ()  # the data's own answer to each prompt, where the recipe mixes them in
 
     @functools.cached_property
@@ -98,6 +99,6 @@ class Experience:
         """The experience that gave `state`."""
         pairs = zip(state["prompts"], state["branches"], strict=True)
         examples = [Example(prompt.numpy(), tuple(branch.numpy() for branch in branches)) for prompt, branches in pairs]
-        tokens = {"values": None, "returns": None, "reference": None, **state["tokens"]}
+        tokens = {**dict.fromkeys(("values", "returns", "reference", "importance")), **state["tokens"]}
         of_scored = {name: tokens.pop(name) for name in ("logprobs", "reference", "entropy", "values")}
         return cls(Scored(examples, **of_scored), **tokens, given=tuple(answer.numpy() for answer in state["given"]))

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from posttrain.data.packing import Example, Tokens
 from posttrain.losses import ppo, surrogate
+from posttrain.runtime.distributed import size, summed
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import TokenScores
 from posttrain.training.batches import Plan
 from posttrain.training.objectives import Sums
+from posttrain.training.ppo.actor_critic import is_critic
 from posttrain.training.ppo.advantages import estimate
 from posttrain.training.ppo.experience import Experience, Scored
 from posttrain.training.ppo.mix_in import split
 from posttrain.training.ppo.watch import Watch
+from schemas.errors import Refusal
 from schemas.ppo import PPO
 
 RATIO_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}  # of log ρ in the first pass of an iteration
@@ -27,14 +30,15 @@ RATIO_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-
 
 @dataclass(frozen=True)
 class Collected:
-    """What an iteration brings: scored responses, their rewards [R], numbers for the curve, which responses [R] ended, and the
-    data's own answer to each prompt where the recipe mixes them in."""
+    """What an iteration brings: scored responses, their rewards [R], numbers for the curve, which responses [R] ended, the data's
+    own answer to each prompt where the recipe mixes them in, and what a server gave each token [N] where one sampled."""
 
     scored: Scored
     scores: Tensor
     numbers: Mapping[str, float]
     ended: Tensor | None = None
     given: Sequence[Tokens] = ()
+    sampled: Tensor | None = None
 
 
 Collect = Callable[[int], Collected]
@@ -59,12 +63,14 @@ class PolicyOptimization:
         collect: samples and scores.
         dtype: arithmetic of the scores, for the check that the first ratio is 1.
         reference: that of `collect`; the recipe may have it follow the policy.
+        some: examples that the policy can score before it has answered any prompt; needed where several processes train.
     """
 
     spec: PPO
     collect: Collect
     dtype: torch.dtype
     reference: Reference | None = None
+    some: Sequence[Example] = ()
     coefficient: float = 0.0
     experience: Experience | None = None
     stopped: bool = False
@@ -73,7 +79,7 @@ class PolicyOptimization:
     measured: dict[str, float] = field(default_factory=dict)
     divergence: float = 0.0  # of the iteration from the reference, in nats per response
     moved: Tensor = field(default_factory=lambda: torch.zeros(()))  # KL(policy at sampling || policy) over the step's tokens
-    moved_tokens: int = 0
+    moved_tokens: Tensor = field(default_factory=lambda: torch.zeros(()))
     iteration: int = 0
     over: str = ""  # why training ends with this iteration, in words
     watch: Watch = field(init=False)
@@ -101,8 +107,8 @@ class PolicyOptimization:
         if step % self.steps == 0:
             self._begin(step // self.steps)
         elif self.spec.max_step_kl is not None:
-            self.stopped = self.stopped or float(self.moved) > self.spec.max_step_kl * self.moved_tokens
-        self.moved, self.moved_tokens = torch.zeros(()), 0
+            self.stopped = self.stopped or float(self.moved) > self.spec.max_step_kl * float(self.moved_tokens)
+        self.moved, self.moved_tokens = torch.zeros(()), torch.zeros(())
         return not self.stopped and not self.over
 
     def _begin(self, iteration: int) -> None:
@@ -116,13 +122,30 @@ class PolicyOptimization:
         collected = self.collect(iteration)
         self.iteration = iteration
         estimated = estimate(collected.scored, collected.scores, spec, self.coefficient, collected.ended)
-        self.experience = replace(estimated, given=tuple(collected.given))
+        weights, mismatch = self._importance(collected)
+        self.experience = replace(estimated, given=tuple(collected.given), importance=weights)
         self.stopped, self.fresh, self.sums = False, True, {}
         self.divergence = collected.numbers.get("kl_per_response", 0.0)
         coefficient = {"kl_coefficient": self.coefficient} if self.coefficient else {}
-        self.measured = {**collected.numbers, **coefficient, **self.experience.numbers}
+        self.measured = {**collected.numbers, **coefficient, **self.experience.numbers, **mismatch}
         self.measured |= self.watch.see(self.measured, self.warming)
         self.over = self.watch.ends(self.measured)
+
+    def _importance(self, collected: Collected) -> tuple[Tensor | None, dict[str, float]]:
+        """Weights of the policy loss where a server sampled, and how far its policy is from the one that trains."""
+        sampler = self.spec.sampler
+        if collected.sampled is None or sampler is None:
+            return None, {}
+        weights, found = surrogate.importance(collected.scored.logprobs, collected.sampled, sampler.importance_cap)
+        if found["sampler_kl"] > sampler.max_mismatch:
+            raise Refusal(
+                where="alignment.sampler.model",
+                found=f"responses {found['sampler_kl']:.3g} nats per token from the policy that trains",
+                allowed=f"at most {sampler.max_mismatch:g} (max_mismatch): the policy before alignment, and probabilities at its "
+                "temperature",
+                remedy="serve that policy; of vLLM with --logprobs-mode processed_logprobs",
+            )
+        return weights, found
 
     @property
     def warming(self) -> bool:
@@ -146,14 +169,20 @@ class PolicyOptimization:
         log_ratios = self._log_ratios(scores, old)
         terms = self._value_terms(scores, at)
         if not self.warming:
-            terms = {"policy_loss": self._surrogate(logprobs, log_ratios, advantages), **terms, **self._policy_terms(scores, at)}
+            policy_loss = self._surrogate(logprobs, log_ratios, advantages)
+            if self.experience.importance is not None:
+                policy_loss = policy_loss * self.experience.importance[at].to(device)
+            terms = {"policy_loss": policy_loss, **terms, **self._policy_terms(scores, at)}
         parts = {name: (weights * each).sum() for name, each in terms.items()}
         if of_data is not None and not self.warming:
             parts["sft_loss"] = -self.spec.sft_weight * self.experience.units_per_given_token * of_data.sum()
-        facts = self._facts(log_ratios.detach(), old, logprobs.detach())
-        self.moved, self.moved_tokens = self.moved + facts["step_kl"], self.moved_tokens + len(at)
-        self._remember({**parts, **facts}, len(at), self.units(rows))
-        return torch.stack(list(parts.values())).sum(), {}
+        sizes = {"tokens": len(at), "units": self.units(rows)}
+        counts = {name: torch.tensor(float(count), device=device) for name, count in sizes.items()}
+        facts = {name: part.detach() for name, part in parts.items()} | self._facts(log_ratios.detach(), old, logprobs.detach())
+        total = torch.stack(list(parts.values())).sum()
+        if self.warming and size() > 1:  # they wait for the gradient of everything that is trained
+            total = total + 0.0 * logprobs.sum()
+        return total, {**facts, **counts}
 
     def _log_ratios(self, scores: TokenScores, old: Tensor) -> Tensor:
         """log π / π_old at each token, of the token or of its response."""
@@ -199,13 +228,22 @@ class PolicyOptimization:
             terms["entropy_loss"] = -spec.entropy_coefficient * scores.entropy
         return terms
 
-    def _remember(self, sums: Mapping[str, Tensor], tokens: int, units: int) -> None:
-        """Add to the iteration's means."""
-        device = next(iter(sums.values())).device
-        more = {name: value.detach() for name, value in sums.items()}
-        more |= {name: torch.tensor(float(n), device=device) for name, n in (("tokens", tokens), ("units", units))}
-        for name, value in more.items():
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Add a step's sums, of this process, to the iteration's, of all."""
+        total = dict(zip(sums, summed(torch.stack(list(sums.values()))).unbind(), strict=True))
+        self.moved, self.moved_tokens = total["step_kl"], total["tokens"]
+        for name, value in total.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def idle(self, name: str) -> bool:
+        """All but the critic while it trains alone: zeros for a gradient would not keep weight decay away."""
+        return self.warming and not is_critic(name)
+
+    def trial(self, forward: Callable[..., TokenScores]) -> Tensor:
+        """A loss of any responses, before there are some of the policy's own."""
+        scores = forward(self.some)
+        found = (each for each in (scores.logprobs, scores.values, scores.entropy) if each is not None)
+        return torch.stack([each.sum() for each in found]).sum()
 
     def _first_ratio_is_one(self, logprobs: Tensor, old: Tensor) -> None:
         """Raises RuntimeError when the policy gives sampled tokens other probabilities than it gave them in sampling."""
@@ -237,7 +275,7 @@ class PolicyOptimization:
             "stopped": self.stopped,
             "fresh": self.fresh,
             "moved": self.moved.cpu(),
-            "moved_tokens": self.moved_tokens,
+            "moved_tokens": self.moved_tokens.cpu(),
             "sums": {name: value.cpu() for name, value in self.sums.items()},
             "measured": dict(self.measured),
         }

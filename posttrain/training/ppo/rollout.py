@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +18,7 @@ from posttrain.data.packing import Example, Tokens, micro_batches
 from posttrain.losses import ppo
 from posttrain.rewards.rows import sample_rows
 from posttrain.rewards.sources import Answered, RewardSources
+from posttrain.runtime.distributed import from_main, gathered, is_main, turns
 from posttrain.runtime.progress import counted, current
 from posttrain.sampling.sampler import Count, Sampler, Sampling
 from posttrain.scoring.reference import Reference
@@ -27,6 +29,7 @@ from posttrain.training.ppo.batch import Batch, drawn_to_vary
 from posttrain.training.ppo.experience import Scored
 from posttrain.training.ppo.objective import Collected
 from posttrain.training.ppo.rollout_log import SampleLog
+from posttrain.training.ppo.served_policy import ServedPolicy
 from schemas.ppo import PPO
 
 
@@ -57,6 +60,8 @@ class Collector:
     log: SampleLog
     ends: tuple[int, ...]
     """Tokens of which any ends a response."""
+    served: ServedPolicy | None = None
+    """Draws in the place of `sampler`."""
 
     def __call__(self, iteration: int) -> Collected:
         """The responses of iteration `iteration` (from 0)."""
@@ -68,7 +73,8 @@ class Collector:
         self.scorer.train(training)
         numbers = {**_numbers(scored, batch), **batch.rewarded.numbers(), **numbers}
         given = [self.prompts.given[index] for index in batch.drawn] if self.prompts.given else []
-        return Collected(scored, batch.scores, numbers, batch.ended, given)
+        sampled = torch.from_numpy(np.concatenate(batch.sampled)) if batch.sampled else None
+        return Collected(scored, batch.scores, numbers, batch.ended, given, sampled)
 
     def _attempt(self, iteration: int, attempt: int, count: int) -> Batch:
         """`count` prompts, answered. Where an iteration has one attempt, each is drawn once before any is drawn again."""
@@ -82,23 +88,33 @@ class Collector:
 
     def answered(self, prompts: Prompts, drawn: Sequence[int], seed: int, samples: int, what: str) -> Batch:
         """`samples` responses to each of the prompts `drawn`, and their rewards; `what` names them to who waits."""
-        examples = self._responses([prompts.tokens[index] for index in drawn], seed, samples, what)
+        examples, sampled = self._responses([prompts.tokens[index] for index in drawn], seed, samples, what)
         answered = self._as_text(prompts, drawn, examples)
-        rewarded = self.rewards(answered)
+        rewarded = from_main(self.rewards(answered) if is_main() else None)
+        assert rewarded
         ended = torch.tensor([row["ended"] for row in answered.rows])
-        return Batch(
-            list(drawn), examples, answered, rewarded, shaped(rewarded.total, answered.responses, ended, self.spec), ended
-        )
+        scores = shaped(rewarded.total, answered.responses, ended, self.spec)
+        return Batch(list(drawn), examples, answered, rewarded, scores, ended, sampled)
 
-    def _responses(self, prompts: list[Tokens], seed: int, samples: int, what: str) -> list[Example]:
+    def _responses(
+        self, prompts: list[Tokens], seed: int, samples: int, what: str
+    ) -> tuple[list[Example], list[NDArray[np.float32]]]:
+        """Prompts with their responses, and what a server gave the tokens of each where one draws."""
         pad: Any = self.tokenizer.pad_token_id
         spec = self.spec
         plan = Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, seed=seed, samples=samples,
                         ends=self.ends, pad=pad)  # fmt: skip
-        with self.scorer.arithmetic():
-            count = counted(current(), what, len(prompts) * samples)
-            responses = self.sampler(self.scorer.model, prompts, plan, count)
-        return [Example(prompt, branches) for prompt, branches in zip(prompts, responses, strict=True)]
+        count = counted(current(), what, len(prompts) * samples)
+        sampled: list[NDArray[np.float32]] = []
+        if self.served is None:
+            with self.scorer.arithmetic():
+                responses = self.sampler(self.scorer.model, prompts, plan, count)
+        else:
+            drawn = from_main(self.served.draw(self.scorer.model, prompts, plan, count) if is_main() else [])
+            responses = [tuple(each.tokens for each in branches) for branches in drawn]
+            sampled = [each.logprobs for branches in drawn for each in branches]
+        examples = [Example(prompt, branches) for prompt, branches in zip(prompts, responses, strict=True)]
+        return examples, sampled
 
     def _as_text(self, given: Prompts, drawn: Sequence[int], examples: Sequence[Example]) -> Answered:
         each = [
@@ -127,16 +143,24 @@ class Collector:
     def _by_token(
         self, examples: Sequence[Example], groups: Sequence[Sequence[int]], statistics: bool, on_rows: Count
     ) -> dict[str, Tensor]:
-        """What the scorer says of the tokens, in the order of the examples, on the host."""
-        parts: dict[str, dict[int, Tensor]] = {}
-        for group in groups:
-            scores = self.scorer([examples[i] for i in group], statistics)
-            sizes = [examples[i].targets for i in group]
-            for name in ("logprobs", "entropy", "values"):
-                if (tokens := getattr(scores, name)) is not None:
-                    parts.setdefault(name, {}).update(zip(group, tokens.cpu().split(sizes), strict=True))
-            on_rows(len(group))
-        return {name: torch.cat([by_row[i] for i in range(len(examples))]) for name, by_row in parts.items()}
+        """What the scorer says of the tokens, in the order of the examples, on the host; processes share the work."""
+        mine: dict[int, dict[str, Tensor]] = {}
+        for index, counts, turn in turns(groups):
+            if counts:
+                mine |= self._of_group(examples, groups[index], statistics)
+            on_rows(sum(map(len, turn)))
+        parts = {row: found for share in gathered(mine) for row, found in share.items()}
+        return {name: torch.cat([parts[row][name] for row in range(len(examples))]) for name in parts[0]}
+
+    def _of_group(self, examples: Sequence[Example], group: Sequence[int], statistics: bool) -> dict[int, dict[str, Tensor]]:
+        """By example what is known of each of its tokens."""
+        scores, sizes = self.scorer([examples[i] for i in group], statistics), [examples[i].targets for i in group]
+        found: dict[int, dict[str, Tensor]] = {row: {} for row in group}
+        for name in ("logprobs", "entropy", "values"):
+            if (tokens := getattr(scores, name)) is not None:
+                for row, part in zip(group, tokens.cpu().split(sizes), strict=True):
+                    found[row][name] = part
+        return found
 
 
 def shaped(rewards: Tensor, responses: Sequence[Tokens], ended: Tensor, spec: PPO) -> Tensor:

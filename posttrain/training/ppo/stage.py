@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
@@ -13,20 +11,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import load_model, load_tokenizer
-from posttrain.data.choose import representative
-from posttrain.data.encode import accepted, encode_prompts
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example, Tokens
-from posttrain.models.architectures import longest_sequence, refuse_beyond
 from posttrain.models.parameters import parameter_count, trainable_count
-from posttrain.models.positions import UNLIMITED
-from posttrain.models.rope import unscaled_up_to
 from posttrain.models.weight_sharing import keep_apart
 from posttrain.peft.wrap import save_trained, wrap
 from posttrain.rewards.model import RewardModel, open_reward_model
-from posttrain.rewards.rows import columns_of
 from posttrain.rewards.sources import RewardSources, address, load_rewards
 from posttrain.runtime.device import resolve_device, resolve_dtype
+from posttrain.runtime.distributed import is_main
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.store import Built
 from posttrain.sampling.sampler import sample
@@ -40,15 +33,17 @@ from posttrain.training.loop import train
 from posttrain.training.ppo.actor_critic import ActorCritic, remove_critic, start_policy
 from posttrain.training.ppo.critic import apart, new_critic, reward_start
 from posttrain.training.ppo.held_out import HeldOutRewards
-from posttrain.training.ppo.mix_in import given_answers
 from posttrain.training.ppo.objective import PolicyOptimization, plan_of
-from posttrain.training.ppo.rollout import Collector, Prompts
+from posttrain.training.ppo.on_policy import measure, scale_critic
+from posttrain.training.ppo.prompts import held_out_prompts, training_prompts
+from posttrain.training.ppo.rollout import Collector
 from posttrain.training.ppo.rollout_log import ROLLOUTS, SampleLog
+from posttrain.training.ppo.served_policy import served_policy
 from posttrain.training.request import StageRequest
-from posttrain.training.rows import record_prompts, row_metrics
+from posttrain.training.rows import row_metrics
 from posttrain.training.validation import refuse_unmeasured
 from schemas.errors import Refusal
-from schemas.ppo import PPO, FunctionReward
+from schemas.ppo import PPO, RegistryReward, StageReward
 
 STAGE = "model"  # what the reward stage's model is found under
 CHECKED = 3  # prompts that the layout is checked on
@@ -71,7 +66,7 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
     tokenizer, device = load_tokenizer(request.policy), resolve_device(request.recipe.compute)
     seed, dtype = request.recipe.seed, resolve_dtype(request.recipe.compute)
     backbone = _backbone(request, spec, tokenizer, device)
-    prompts = _prompts(request, spec, rows, tokenizer, inner_model(backbone.policy).config)
+    prompts = training_prompts(request, spec, rows, tokenizer, inner_model(backbone.policy).config)
     scorer = ActorCritic(backbone.policy, device, dtype, temperature=spec.temperature).eval()
     scorer.entropy, scorer.trains_trunk = spec.entropy_coefficient > 0, spec.critic.trains_trunk
     layout = use_layout_for(scorer, prompts.tokens)
@@ -81,11 +76,14 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
     collect = Collector(
         spec=spec, seed=seed, scorer=scorer, reference=backbone.reference, sampler=sample, rewards=backbone.rewards,
         tokenizer=tokenizer, prompts=prompts, log=SampleLog(request.out / ROLLOUTS),
-        ends=tuple(end_tokens(tokenizer)),
+        ends=tuple(end_tokens(tokenizer)), served=served_policy(spec, tokenizer, request.policy),
     )  # fmt: skip
-    held_out = _held_out(request, spec, rows, collect)
+    unseen = held_out_prompts(spec, rows, tokenizer, inner_model(backbone.policy).config)
+    seen = measure(collect, unseen or prompts, request.out)
+    collect = _with_unit_rewards(request, collect, seen.divisors) if seen else collect
+    held_out = HeldOutRewards(collect, unseen) if unseen else None
     refuse_unmeasured("alignment", spec, held_out, "the held-out reward")
-    objective = PolicyOptimization(spec, collect, dtype, backbone.reference)
+    objective = PolicyOptimization(spec, collect, dtype, backbone.reference, standing_for_answers(prompts.tokens))
     parts = apart(spec, lambda: start_parameters(request))
     metrics = train(
         new_job(request, spec, scorer, objective, plan_of(spec, seed), rounds=objective, apart=parts, held_out=held_out)
@@ -94,6 +92,7 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
         request.progress.note(f"align: {sentence}")
     (request.out / "layout.txt").write_text(layout + "\n")
     metrics |= {"prompts": len(prompts.tokens), "learning_rate": spec.learning_rate, **row_metrics(request.out)}
+    metrics |= seen.numbers() if seen else {}
     return _saved(request, spec, backbone.policy, tokenizer, metrics)
 
 
@@ -115,12 +114,22 @@ def _backbone(request: StageRequest, spec: PPO, tokenizer: PreTrainedTokenizerBa
     policy = wrap(base, spec.peft, seed, "alignment.peft", tokenizer, request.policy.new_tokens)
     for other in (*([critic] if critic is not None else []), *(model.scorer.model for model in models.values())):
         keep_apart(other, policy)
-    return _Backbone(policy, start_policy(policy, spec, critic), load_rewards(spec, models))
+    rewards = load_rewards(spec, models, request.cache.with_name("verdicts"))
+    return _Backbone(policy, start_policy(policy, spec, critic), rewards)
+
+
+def _with_unit_rewards(request: StageRequest, collect: Collector, divisors: Mapping[str, float]) -> Collector:
+    """Reward models of unit standard deviation on the policy's own answers, and a critic that started from one like it."""
+    own = divisors.get(f"reward_{STAGE}")
+    start = reward_start(request.recipe, collect.spec, request.rewards.get(STAGE))
+    if own and start and collect.spec.advantage == "gae":
+        scale_critic(collect.scorer.model, own)
+    return replace(collect, rewards=collect.rewards.scaled(divisors))
 
 
 def _reward_models(request: StageRequest, spec: PPO, base: nn.Module, device: torch.device) -> dict[str, RewardModel]:
     """The models that sources name; one that the run trained on the policy's own weights is put on these."""
-    wanted = {address(source) for source in spec.sources if not isinstance(source, FunctionReward)}
+    wanted = {address(source) for source in spec.sources if isinstance(source, StageReward | RegistryReward)}
     dtype = resolve_dtype(request.recipe.compute)
     models = {
         name: open_reward_model(request.rewards[name], device, dtype, base if name == STAGE else None) for name in sorted(wanted)
@@ -136,46 +145,9 @@ def _reward_models(request: StageRequest, spec: PPO, base: nn.Module, device: to
     return models
 
 
-def _prompts(request: StageRequest, spec: PPO, rows: pl.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Any) -> Prompts:
-    """The distinct training prompts, each with the columns of its first row, cut from the left to leave room for a response.
-
-    Rows that the template refuses are counted.
-    """
-    room = spec.max_length - spec.max_new_tokens
-    refuse_beyond(min(longest_sequence(config), unscaled_up_to(config) or UNLIMITED), "alignment", "max_length", spec.max_length)
-    train = rows.filter(split="train")
-    kept = accepted(tokenizer, train)
-    record_prompts(request.out, f"data.{request.recipe.prompts_table}", len(train), len(kept), request.recipe.data.checks)
-    distinct = _distinct(kept)
-    if distinct.is_empty():
-        raise Refusal(
-            where="data.preferences",
-            found="no prompt to train on",
-            allowed="at least one",
-            remedy="lower data.holdout, or give more rows",
-        )
-    conversations = distinct["prompt"].to_list()
-    tokens = encode_prompts(conversations, tokenizer, config.is_encoder_decoder, room)
-    given = given_answers(distinct, tokenizer, spec.max_new_tokens) if spec.sft_weight else ()
-    return Prompts(conversations, tokens, columns_of(distinct), given)
-
-
-def _distinct(rows: pl.DataFrame) -> pl.DataFrame:
-    """The first row of each prompt."""
-    keys = pl.Series([json.dumps(prompt, sort_keys=True) for prompt in rows["prompt"].to_list()], dtype=pl.String)
-    return rows.filter(keys.is_first_distinct())
-
-
-def _held_out(request: StageRequest, spec: PPO, rows: pl.DataFrame, collect: Collector) -> HeldOutRewards | None:
-    """Some of the held-out prompts, of every source its share; None where there are none."""
-    kept = _distinct(accepted(collect.tokenizer, rows.filter(split="holdout")))
-    chosen = representative(kept, spec.held_out_prompts)
-    if chosen.is_empty():
-        return None
-    conversations, config = chosen["prompt"].to_list(), inner_model(collect.scorer.model).config
-    room = spec.max_length - spec.max_new_tokens
-    tokens = encode_prompts(conversations, collect.tokenizer, config.is_encoder_decoder, room)
-    return HeldOutRewards(collect, Prompts(conversations, tokens, columns_of(chosen)))
+def standing_for_answers(prompts: Sequence[Tokens]) -> list[Example]:
+    """The longest prompts, answered by themselves."""
+    return [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in sorted(prompts, key=len)[-CHECKED:]]
 
 
 def use_layout_for(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
@@ -186,8 +158,7 @@ def use_layout_for(scorer: ActorCritic, prompts: Sequence[Tokens]) -> str:
     Raises:
         Refusal: when no layout gives hidden states.
     """
-    examples = [Example(prompt, (prompt, prompt[::-1].copy())) for prompt in sorted(prompts, key=len)[-CHECKED:]]
-    layout = choose_layout(scorer, examples)
+    layout = choose_layout(scorer, standing_for_answers(prompts))
     if layout.layout == PLAIN:
         raise Refusal(
             where="alignment.algorithm",
@@ -204,6 +175,6 @@ def _saved(
 ) -> Built:
     """Save the policy without its critic."""
     critic = remove_critic(policy)
-    outputs = save_trained(policy, tokenizer, spec.peft, request.policy, request.out)
+    outputs = save_trained(policy, tokenizer, spec.peft, request.policy, request.out) if is_main() else {}
     size = {"parameters": parameter_count(policy), "trainable_parameters": trainable_count(policy)}
     return Built({**metrics, **size, **({"critic_parameters": critic} if critic else {})}, outputs)

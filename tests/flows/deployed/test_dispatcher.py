@@ -29,7 +29,7 @@ STAGE = "validate"
 def registered(prefect_url, tmp_path_factory) -> str:
     """A server that has no worker, on which the stages are registered."""
     with temporary_settings({PREFECT_API_URL: prefect_url}):
-        site = registration.Site(store=tmp_path_factory.mktemp("site"), dtype="float32")
+        site = registration.Site(store=str(tmp_path_factory.mktemp("site")), dtype="float32")
         registration.register(site, registration.plan(site, {}, {}))
     return prefect_url
 

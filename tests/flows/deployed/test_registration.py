@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.schemas.automations import Posture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.deployed import api
@@ -31,7 +35,7 @@ def client(prefect_url):
 
 @pytest.fixture
 def site(tmp_path) -> Site:
-    return Site(store=tmp_path / "store", dtype="bfloat16", pools=POOLS, gpu_limit=2)
+    return Site(store=str(tmp_path / "store"), dtype="bfloat16", pools=POOLS, gpu_limit=2)
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_a_time_that_is_none_is_refused(site, recipes):
 
 
 def test_what_was_registered_is_taken_away_and_another_store_keeps_its_own(client, site, recipes, tmp_path):
-    other = Site(store=tmp_path / "other", dtype="float32", pools=POOLS)
+    other = Site(store=str(tmp_path / "other"), dtype="float32", pools=POOLS)
     register(site, plan(site, recipes, {}))
     register(other, plan(other, {"else": recipes["tiny"].model_copy(update={"name": "else"})}, {}))
     remove(site.store, pools=False)
@@ -93,6 +97,33 @@ def test_what_was_registered_is_taken_away_and_another_store_keeps_its_own(clien
     assert "tiny" not in left
     remove(other.store, pools=True)
     assert not {pool.name for pool in client.read_work_pools()} & set(POOLS.values())
+
+
+def automations_of(client) -> dict:
+    return {each.name.removeprefix("posttrain: "): each for each in client.read_automations() if "posttrain" in each.tags}
+
+
+def test_a_run_without_heartbeats_is_crashed_and_people_are_told_where_a_block_can(client, site):
+    """Ten minutes: an automation of 90 s was seen to end runs that lived."""
+    planned = plan(site, {}, {})[:1]
+    register(site, planned)
+    assert list(automations_of(client)) == ["no heartbeat"]
+    with pytest.raises(Refusal, match="--notify"):
+        register(site, planned, "slack-webhook/nobody")
+    with temporary_settings({PREFECT_API_URL: str(client.api_url)}):
+        CustomWebhookNotificationBlock(name="us", url="http://127.0.0.1:9/").save("us", overwrite=True)
+    register(site, planned, "custom-webhook/us")
+    register(site, planned, "custom-webhook/us")
+    found = automations_of(client)
+    assert set(found) == {"no heartbeat", "a run failed", "a run is late"}
+    silent = found["no heartbeat"]
+    assert silent.trigger.posture == Posture.Proactive
+    assert silent.trigger.within >= timedelta(seconds=540)
+    assert "prefect.flow-run.heartbeat" in silent.trigger.expect
+    assert silent.actions[0].state == StateType.CRASHED
+    assert found["a run failed"].trigger.expect == {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
+    remove(site.store, pools=True)
+    assert automations_of(client) == {}
 
 
 @pytest.fixture
@@ -135,6 +166,6 @@ def test_a_server_that_is_busy_for_a_moment_ends_no_removal(client, busy, site, 
     address, seen = busy
     with temporary_settings({PREFECT_API_URL: address}):
         done = remove(site.store, pools=True)
-    assert len(done) == len(planned) + len({each.pool for each in planned})
+    assert len(done) == len(planned) + len({each.pool for each in planned}) + 1  # the automation
     assert sum(request.startswith("DELETE") for request in seen) == 2 * len(done)
     assert not {each.work_pool_name for each in client.read_deployments()} & {each.pool for each in planned}

@@ -21,7 +21,7 @@ import yaml
 
 from posttrain.checkpoints.model_cache import converted
 from posttrain.runtime.device import CPU_BFLOAT16
-from posttrain.runtime.store import file_digest
+from posttrain.runtime.integrity import file_digest
 from schemas.results import RunReport
 
 DTYPE = "bfloat16" if any(map(torch.cpu.get_capabilities().get, CPU_BFLOAT16)) else "float32"

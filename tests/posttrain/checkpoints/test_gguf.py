@@ -19,7 +19,8 @@ from posttrain.models.policy import Policy, model_origin, source_policy
 from posttrain.peft.wrap import save_trained, trainable_state, wrap
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.preflight import check_gguf, preflight
-from posttrain.runtime.store import Store, file_digest
+from posttrain.runtime.integrity import file_digest
+from posttrain.runtime.store import Store
 from schemas.errors import Refusal
 from schemas.load import validate_recipe
 from schemas.model import GgufModel

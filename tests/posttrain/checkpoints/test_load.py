@@ -55,6 +55,13 @@ def test_a_scratch_model_has_the_shape_of_its_recipe(tokenizer):
     assert (model.config.eos_token_id, model.config.pad_token_id, model.config.bos_token_id) == (0, 1, None)
 
 
+def test_new_weights_have_the_standard_deviation_of_the_recipe(tokenizer):
+    """Of 320 · 48 embeddings; their standard error is below 1%."""
+    specs = [SPEC, SPEC.model_copy(update={"initializer_range": 0.1})]
+    found = [float(scratch_model(spec, tokenizer, seed=0).model.embed_tokens.weight.std()) for spec in specs]
+    assert found == pytest.approx([0.02, 0.1], rel=0.03)
+
+
 def test_a_scratch_gpt2_has_learned_positions_and_no_dropout(tokenizer):
     """Feed-forward: 4 · 48 = 192; one matrix makes queries, keys and values: 3 · 48 = 144 (GPT-2 stores them transposed)."""
     spec = SPEC.model_copy(update={"architecture": "gpt2", "kv_heads": None})

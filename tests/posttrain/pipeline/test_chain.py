@@ -67,6 +67,7 @@ def test_a_recipe_with_every_section_has_every_stage(document, store):
         ("sft.epochs", 2, "sft reward align evaluate register"),
         ("pretrain.tokens", 2000, "pretrain sft reward align evaluate register"),
         ("model.hidden_size", 64, "pretrain sft reward align evaluate register"),
+        ("model.initializer_range", 0.1, "pretrain sft reward align evaluate register"),
         ("filtering.preset", "none", "filter pretrain sft reward align evaluate register"),
         ("filtering.dedup", {"exact": False}, "filter pretrain sft reward align evaluate register"),
         ("data.holdout", 0.2, "validate filter pretrain sft reward align evaluate register"),

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.runtime.integrity import read_result
 from posttrain.runtime.partial import CHECKPOINT
-from posttrain.runtime.store import RESULT, Built, StageKey, Store, read_result
+from posttrain.runtime.store import RESULT, Built, StageKey, Store
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
 from schemas.results import Origin
@@ -253,9 +254,9 @@ def test_a_discarded_result_is_built_again(tmp_path):
     assert not store.build(IDENTITY, make).reused
 
 
-def test_a_url_is_refused():
-    with pytest.raises(Refusal, match="s3://bucket/store") as refused:
-        Store("s3://bucket/store")
+def test_a_url_of_another_kind_is_refused():
+    with pytest.raises(Refusal, match="gs://bucket/store") as refused:
+        Store("gs://bucket/store")
     assert refused.value.where == "--store"
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -18,7 +19,7 @@ from posttrain.rewards.scorer import BranchRewards
 from posttrain.runtime.partial import CHECKPOINT
 from posttrain.training.loop import CURVE
 from posttrain.training.objectives import BradleyTerry
-from posttrain.training.reward import margins
+from posttrain.training.reward import by_subset, margins
 from schemas.errors import Refusal
 from schemas.reward import RewardTraining
 
@@ -205,3 +206,15 @@ def test_margins_grow_with_the_scores_of_a_pair():
     both, second = (float(objective.loss(BranchRewards(torch.tensor([2.0, 1.0] * len(at))), at)[0]) for at in ([0, 1], [1]))
     assert second == pytest.approx(math.log1p(math.exp(-0.5)))
     assert both == pytest.approx(math.log(2) + second)
+
+
+def test_held_out_pairs_are_counted_by_subset():
+    """Margins 1; -1 and a tie, which counts half; 2 of a row without a subset, which is under its source."""
+    extra = [json.dumps({"subset": name}) if name else None for name in ("easy", "hard", "hard", None)]
+    rows = pl.DataFrame({"source": ["bench.jsonl"] * 3 + ["own.jsonl"], "row": range(4), "extra": extra})
+    found = by_subset(np.array([1.0, -1.0, 0.0, 2.0]), rows, [0, 1, 2, 3])
+    assert [(each["subset"], each["pairs"], each["accuracy"]) for each in found] == [
+        ("easy", 1, 1.0), ("hard", 2, 0.25), ("own.jsonl", 1, 1.0),
+    ]  # fmt: skip
+    assert all(each["interval"][0] <= each["accuracy"] <= each["interval"][1] for each in found)
+    assert by_subset(np.array([1.0, -1.0]), rows[:1].vstack(rows[:1]), [0, 1]) == []

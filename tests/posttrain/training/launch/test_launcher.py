@@ -30,7 +30,7 @@ launch(StageRequest.model_validate_json(pathlib.Path(sys.argv[1]).read_text()))
 
 def weights(out: Path) -> dict[str, str]:
     """SHA-256 of every safetensors file of a stage's outputs."""
-    files = [path for folder in ("model", "adapter") for path in (out / folder).glob("*.safetensors")]
+    files = [path for folder in ("model", "adapter", "reward") for path in (out / folder).glob("*.safetensors")]
     assert files
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -107,13 +107,16 @@ def test_two_processes_have_the_losses_of_one_at_every_step(stage, strategy, req
     assert {path.name for path in out.iterdir()} - only_here == {path.name for path in expected_out.iterdir()} - only_here
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
-def test_a_run_of_two_processes_killed_at_once_resumes_to_the_same_weights(strategy, request_of, points, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "strategy"),
+    [("sft", "ddp"), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("sft", "fsdp2"), ("reward", "ddp")))],
+)
+def test_a_run_of_two_processes_killed_at_once_resumes_to_the_same_weights(stage, strategy, request_of, points, tmp_path):
     """SIGKILL to the launching process and to torch's launcher; the workers, whom no signal was sent, end with it."""
     parallel = {"num_processes": 2, "strategy": strategy, "checkpoint_seconds": 1e-9}
-    launch(request_of("sft", tmp_path / "whole", LORA, **parallel))
+    launch(request_of(stage, tmp_path / "whole", LORA, **parallel))
 
-    cut = request_of("sft", tmp_path / "cut", LORA, **parallel)
+    cut = request_of(stage, tmp_path / "cut", LORA, **parallel)
     process = start(cut)
     wait_until(lambda: [n for n in checkpoints(cut.out) if n >= 5], "a checkpoint")
     below = descendants(process.pid)
@@ -123,6 +126,7 @@ def test_a_run_of_two_processes_killed_at_once_resumes_to_the_same_weights(strat
     process.communicate()
     wait_until(lambda: not any(map(alive, below)), "all processes gone")
     assert not (cut.out / "adapter").exists()
+    assert not (cut.out / "reward").exists()
     reached = checkpoints(cut.out)[-1]
     assert 5 <= reached < STEPS
 

@@ -94,8 +94,9 @@ def test_the_data_s_own_answers_add_their_mean_negative_log_likelihood(ppo_job):
     object.__setattr__(prompts, "given", answers)
     objective.enter(0)
     scorer, rows = job.scorer.train(), range(len(objective.examples))
-    total = sum(objective.loss(scorer([objective.examples[row]]), [row])[0] for row in rows) / objective.units(rows)
-    policy = float(objective.sums["policy_loss"]) / objective.units(rows)
+    losses = [objective.loss(scorer([objective.examples[row]]), [row]) for row in rows]
+    total = sum(loss for loss, _ in losses) / objective.units(rows)
+    policy = sum(float(sums["policy_loss"]) for _, sums in losses) / objective.units(rows)
     logs = scorer([type(e)(e.prompt, (e.branches[-1],)) for e in objective.examples]).logprobs
     assert float(total.detach()) - policy == pytest.approx(-0.5 * float(logs.detach().mean()), rel=1e-5)
     assert objective.examples[0].branches[-1] is objective.experience.given[0]

@@ -1,0 +1,103 @@
+"""What Prefect's server does by itself when runs of this project go wrong: `posttrain deploy` makes these automations.
+
+The chain and `posttrain reconcile` see dead processes in the store, and sooner. The first automation is for when nobody looks: it
+marks a run without heartbeats as crashed. The others tell a person, by a notification block that the server has.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+
+from flows.deployed.names import TAG
+from schemas.errors import Refusal
+
+BEAT = "prefect.flow-run.heartbeat"
+ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+SILENT = timedelta(seconds=600)
+"""Without a heartbeat, after which a run counts as dead: more than three of Prefect's beats, which an outage may hold up."""
+OURS: Any = [{"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}]
+SAID = "{{ flow.name }} / {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}"
+
+
+def wanted(notify: UUID | None) -> list[AutomationCore]:
+    """The automations as they are to be; those that tell a person only where there is a block that does."""
+    crash = ChangeFlowRunState(
+        state=StateType.CRASHED, name=None, force=False, message=f"no heartbeat for {SILENT.total_seconds():.0f} s"
+    )
+    silent = _automation(
+        "no heartbeat", "A run whose process is gone is marked as crashed, which frees its place in the pool.",
+        EventTrigger(
+            match={"prefect.resource.id": "prefect.flow-run.*"}, match_related=OURS, after={BEAT}, expect={BEAT, *ENDS},
+            for_each={"prefect.resource.id"}, posture=Posture.Proactive, threshold=1, within=SILENT,
+        ), crash,
+    )  # fmt: skip
+    if notify is None:
+        return [silent]
+    tell = SendNotification(block_document_id=notify, subject="posttrain", body=SAID)
+    failed, late = ({"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, {"prefect.flow-run.Late"})
+    return [
+        silent,
+        _automation("a run failed", "Tell of runs that failed or crashed.", _reactive(failed), tell),
+        _automation("a run is late", "Tell of runs that no worker takes.", _reactive(late), tell),
+    ]
+
+
+def ensure(client: SyncPrefectClient, notify: str | None) -> list[str]:
+    """Make them, or change those that are there; what was done, a sentence each.
+
+    Raises:
+        Refusal: when the server has no such notification block.
+    """
+    done = []
+    for each in wanted(_block(client, notify)):
+        if there := client.read_automations_by_name(each.name):
+            client.update_automation(there[0].id, each)
+        else:
+            client.create_automation(each)
+        done.append(f"automation {each.name}")
+    return done
+
+
+def remove_all(client: SyncPrefectClient) -> list[str]:
+    """Delete them, unless deployments are left that need them; what was done, a sentence each."""
+    if client.read_deployments(deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}}), limit=1):
+        return []
+    ours = [each for each in client.read_automations() if TAG in each.tags]
+    for each in ours:
+        client.delete_automation(each.id)
+    return [f"automation {each.name} is deleted" for each in ours]
+
+
+def _block(client: SyncPrefectClient, notify: str | None) -> UUID | None:
+    """The block that a person names as `TYPE/NAME`, as Prefect does."""
+    if notify is None:
+        return None
+    kind, _, name = notify.partition("/")
+    try:
+        return client.read_block_document_by_name(name, kind).id
+    except ObjectNotFound:
+        raise Refusal(
+            where="--notify", found=f"{notify}, which the server does not have", allowed="TYPE/NAME of a notification block",
+            remedy="make one in Prefect's pages under Blocks: slack-webhook/NAME or email-server-credentials/NAME, say",
+        ) from None  # fmt: skip
+
+
+def _reactive(events: set[str]) -> EventTrigger:
+    return EventTrigger(
+        match={"prefect.resource.id": "prefect.flow-run.*"}, match_related=OURS, expect=events, posture=Posture.Reactive,
+        for_each={"prefect.resource.id"}, threshold=1, within=timedelta(0),
+    )  # fmt: skip
+
+
+def _automation(name: str, description: str, trigger: EventTrigger, *actions: ActionTypes) -> AutomationCore:
+    given: dict[str, Any] = {"name": f"{TAG}: {name}", "description": description, "tags": [TAG]}
+    return AutomationCore(**given, trigger=trigger, actions=list(actions))
