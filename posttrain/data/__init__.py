@@ -1,6 +1,7 @@
 """Reading, contracts, encoding and packing of rows.
 
 Reading order: `sources`, `source_files`, `hub`, `readers`, `containers`; `messages`, `columns`, `shapes`, and its tables
-`pairs`, `comparisons`, `rankings` and `conversations`; `contract`, `validate`, `split`, `mixture`; `tokenizer`, `chat_templates`,
-`encode`, `turns`, `encode_pairs`, `packing`. The sample data: `samples`, `reviews`, `lexicon`, `noise`, `arithmetic`.
+`pairs`, `comparisons`, `rankings` and `conversations`; `usual` and `plain_rows`, the same quickly; `contract`, `validate`,
+`split`, `mixture`; `tokenizer`, `chat_templates`, `encode`, `turns`, `sides`, `encode_pairs`, `packing`. The sample data:
+`samples`, `reviews`, `lexicon`, `noise`, `arithmetic`.
 """

@@ -6,6 +6,7 @@ MinHash bands find candidates; a row is hit only where the exact Jaccard index o
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from posttrain.data.across import is_among, leaked
+from posttrain.data.across import Hits, is_among, leaked
 from posttrain.data.contract import asked
 from posttrain.text.buffers import buffers
 from posttrain.text.kernels import minhash
@@ -29,34 +30,36 @@ ROWS: Final = 8  # of a band: candidates are found with a probability of one hal
 SHINGLES: Final = 4  # 5-grams that a prompt must have: with another word a shorter one is another question
 RIVALS: Final = 64  # held-out prompts that a row is compared with: of a template there may be thousands that share a band
 SHORT: Final = np.uint64(32)
+AT_ONCE: Final = 1 << 18  # rows whose bands are in memory
 
 Sets = NDArray[np.uint64]
-Places = NDArray[np.int64]
 Bands = NDArray[np.uint32]
 
 
 class NearPrompts:
     """`near_prompt`: training rows with a prompt whose Jaccard index with a held-out prompt reaches `least`.
 
-    Of each row 73 bytes are held: 14 band hashes of 4 bytes, which only propose, key, place, split. Its 5-grams wait in a file.
+    Of each row 17 bytes are held: key, place, split. Its 5-grams and 14 band hashes of 4 bytes, which only propose, wait in
+    files; of held-out rows the hashes are read back in the end, and those of the others are looked up in them piece by piece.
 
     Args:
         least: Jaccard index from 0 to 1.
-        folder: for a file without a name; None is the system's.
+        folder: for files without a name; None is the system's.
     """
 
     def __init__(self, least: float, folder: Path | None = None) -> None:
         self._least = least
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed with the last reference
+        # Closed with the last reference.
+        self._file, self._banded = (tempfile.TemporaryFile(dir=folder) for _ in range(2))  # noqa: SIM115
         self._end = 0
-        self._bands, self._keys, self._starts, self._held = (bytearray() for _ in range(4))
+        self._keys, self._starts, self._held = (bytearray() for _ in range(3))
 
     def take(self, wide: pl.DataFrame) -> None:
         """Rows with `prompt`, `key` (a hash of it) and `split`; a system message is no part of what is compared."""
         if wide.is_empty():
             return
         folded = fold(*buffers(wide.select(asked().fill_null("")).to_series().to_arrow().cast(pa.large_string())))
-        self._bands += (band_hashes(folded, BANDS, ROWS) >> SHORT).astype(np.uint32).tobytes()
+        self._banded.write((band_hashes(folded, BANDS, ROWS) >> SHORT).astype(np.uint32).tobytes())
         sets = shingles_of(folded)
         lengths = np.array([len(each) for each in sets], np.int64)
         self._starts += (self._end + np.cumsum(lengths) - lengths).tobytes()
@@ -71,13 +74,37 @@ class NearPrompts:
         found = np.zeros(len(keys), np.bool_)
         if not held.any() or held.all():
             return {"near_prompt": found}
-        bands = np.frombuffer(self._bands, np.uint32).reshape(-1, BANDS)
-        for row, rivals in _candidates(bands, np.flatnonzero(held), np.flatnonzero(~held & ~leaked(keys, held))):
+        for row, rivals in self._candidates(held, ~held & ~leaked(keys, held)):
             own = self._set(row)
             found[row] = len(own) >= SHINGLES and any(
                 minhash.jaccard(own, other) >= self._least for rival in rivals if len(other := self._set(rival)) >= SHINGLES
             )
         return {"near_prompt": found}
+
+    def _candidates(self, held: Hits, training: Hits) -> Iterator[tuple[int, list[int]]]:
+        """Training rows that share a band with held-out ones, each with the first of these."""
+        known = np.concatenate([part[held[at : at + len(part)]] for at, part in self._bands()])
+        places = np.flatnonzero(held)
+        orders = [np.argsort(known[:, band], kind="stable").astype(np.int32) for band in range(BANDS)]
+        ranked = [known[order, band] for band, order in enumerate(orders)]
+        for at, part in self._bands():
+            rivals: defaultdict[int, list[int]] = defaultdict(list)
+            for band, (order, hashes) in enumerate(zip(orders, ranked, strict=True)):
+                rows = np.flatnonzero(training[at : at + len(part)] & is_among(part[:, band], hashes))
+                first = np.searchsorted(hashes, part[rows, band])
+                last = np.minimum(np.searchsorted(hashes, part[rows, band], side="right"), first + RIVALS)
+                for row, start, end in zip(rows.tolist(), first.tolist(), last.tolist(), strict=True):
+                    if len(rivals[row]) < RIVALS:
+                        rivals[row] += places[order[start:end]].tolist()
+            yield from ((at + row, sorted(set(found))[:RIVALS]) for row, found in sorted(rivals.items()))
+
+    def _bands(self) -> Iterator[tuple[int, Bands]]:
+        """The band hashes of all rows, piece by piece, each with the number of its first row."""
+        size = 4 * BANDS
+        self._banded.seek(0, io.SEEK_END)
+        for at in range(0, self._banded.tell() // size, AT_ONCE):
+            self._banded.seek(at * size)
+            yield at, np.frombuffer(self._banded.read(AT_ONCE * size), np.uint32).reshape(-1, BANDS)
 
     def _set(self, row: int) -> Sets:
         """The 5-grams of a row's prompt, sorted and each once."""
@@ -85,18 +112,3 @@ class NearPrompts:
         end = int(starts[row + 1]) if row + 1 < len(starts) else self._end
         self._file.seek(8 * int(starts[row]))
         return np.unique(np.frombuffer(self._file.read(8 * (end - int(starts[row]))), np.uint64))
-
-
-def _candidates(bands: Bands, held: Places, training: Places) -> Iterator[tuple[int, list[int]]]:
-    """Training rows that share a band with held-out ones, each with the first of these."""
-    rivals: defaultdict[int, list[int]] = defaultdict(list)
-    for band in range(BANDS):
-        shared = np.intersect1d(bands[held, band], bands[training, band])
-        by_hash: defaultdict[int, list[int]] = defaultdict(list)
-        for row in held[is_among(bands[held, band], shared)].tolist():
-            if len(by_hash[int(bands[row, band])]) < RIVALS:
-                by_hash[int(bands[row, band])].append(row)
-        for row in training[is_among(bands[training, band], shared)].tolist():
-            if len(rivals[row]) < RIVALS:
-                rivals[row] += by_hash[int(bands[row, band])]
-    return ((row, sorted(set(found))[:RIVALS]) for row, found in sorted(rivals.items()))

@@ -136,6 +136,26 @@ def test_a_data_set_with_no_rows_left_is_refused(tmp_path: Path, lines: list[obj
     assert no.value.remedy.startswith("name files that hold rows" if lines == ["", "  "] else "see ")
 
 
+def test_a_share_is_too_much_above_its_limit_and_not_at_it(tmp_path: Path) -> None:
+    """One row of five is 20%."""
+    given = rows(tmp_path, *pairs(4), "{")
+    assert validate({"preferences": given}, Checks(max_drop_rate=0.2), 0.1, tmp_path)["preferences_quarantined"] == 1
+    with pytest.raises(Refusal, match=r"20\.00% rows dropped"):
+        validate({"preferences": given}, Checks(max_drop_rate=0.19), 0.1, tmp_path)
+
+
+@pytest.mark.parametrize("chosen", [13, 14])
+def test_lengths_are_biased_above_the_limit_and_not_at_it(tmp_path: Path, chosen: int) -> None:
+    """Of 20 pairs 13 or 14 have the longer answer chosen, 65% or 70%. Pairs differ more than their sides: the AUC is near .5."""
+    sizes = [(10 * n + 2, 10 * n + 1) if n <= chosen else (10 * n + 1, 10 * n + 2) for n in range(1, 21)]
+    given = rows(tmp_path, *({"prompt": f"q {n}", "chosen": "a" * c, "rejected": "b" * r} for n, (c, r) in enumerate(sizes)))
+    if chosen == 13:
+        assert validate({"preferences": given}, Checks(length_bias_fail=0.65), 0.1, tmp_path)
+    else:
+        with pytest.raises(Refusal, match=r"70\.00% of pairs with the longer answer chosen"):
+            validate({"preferences": given}, Checks(length_bias_fail=0.65), 0.1, tmp_path)
+
+
 @pytest.mark.parametrize(("splits", "said"), [(["train"], "holdout"), (["test"], "train"), (["train", "test"], None)])
 def test_a_split_without_a_row_is_told(tmp_path: Path, splits: list[str], said: str | None) -> None:
     """`posttrain validate` says what a run would refuse."""

@@ -42,13 +42,16 @@ def test_by_hand():
     one = sentence(0)
     held = (" ".join(one), "holdout")
     assert hits(rows(held, (changed(one, 0), "train"))) == [False, True]
+    assert hits(rows(held, (changed(one, 0), "train")), least=25 / 27) == [False, True]
     assert hits(rows(held, (changed(one, 15), "train"))) == [False, False]
     assert hits(rows(held, (changed(one, 15), "train")), least=0.67) == [False, True]
     assert hits(rows(held, (" ".join(one[:29]) + " else", "train")), least=0.93) == [False, False]
 
 
-def test_planted_rows_are_found_exactly_in_any_order_and_any_pieces():
+@pytest.mark.parametrize("at_once", [1, 7, near_prompts.AT_ONCE])
+def test_planted_rows_are_found_exactly_in_any_order_and_any_pieces(at_once, monkeypatch):
     """40 held-out prompts, of which 10 are nearly repeated by training rows among 200 others."""
+    monkeypatch.setattr(near_prompts, "AT_ONCE", at_once)
     held = [(" ".join(sentence(n)), "holdout") for n in range(40)]
     planted = [(changed(sentence(n), 0), "train") for n in range(10)]
     clean = [(" ".join(sentence(1000 + n)), "train") for n in range(200)]
@@ -74,7 +77,8 @@ def test_the_same_prompt_in_both_splits_is_another_checks_and_case_and_blanks_do
 
 
 def test_short_prompts_with_another_word_are_other_questions():
-    """Seven words have three 5-grams: too few to say so."""
+    """Seven words have three 5-grams: too few to say so. Eight have four."""
+    assert hits(rows(("a b c d e f g h", "holdout"), ("a b c d e f  g h", "train"))) == [False, True]
     assert hits(rows(("a b c d e f g", "holdout"), ("a b c d e f  g ", "train"))) == [False, False]
     assert hits(rows(("", "holdout"), (" ", "train"))) == [False, False]
     assert hits(rows()) == []

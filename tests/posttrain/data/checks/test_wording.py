@@ -43,6 +43,22 @@ def test_numbers_signs_names_and_quotations_are_in_no_other_script(answer):
     assert not scripts_differ([series(ENGLISH), series(answer)]).any()
 
 
+@pytest.mark.parametrize(
+    ("answer", "differs"),
+    [("ж" * 20, True), ("ж" * 19, False), ("酒" * 5, True), ("酒" * 4, False), ("ж" * 12 + "a" * 8, True),
+     ("ж" * 11 + "a" * 9, False)],
+)  # fmt: skip
+def test_how_many_letters_and_what_share_of_them_a_script_takes(answer, differs):
+    """20 letters, 5 of a script whose signs are words or syllables, and 60%."""
+    assert scripts_differ([series(ENGLISH), series(answer)]).tolist() == [differs]
+
+
+def test_a_text_of_40_characters_has_a_language():
+    long, short = GERMAN[:40], GERMAN[:38]
+    assert len(long.strip()) == 40
+    assert languages_wrong([series(ENGLISH, ENGLISH), series(long, short)], ["en"]).tolist() == [True, False]
+
+
 def test_half_and_half_is_in_none():
     """A translation has letters of both: neither has 60% of them."""
     assert not scripts_differ([series(ENGLISH), series(f"{ENGLISH[:40]} {OTHERS['Cyrillic'][:40]}")]).any()
