@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -46,6 +47,8 @@ def main(arguments: list[str]) -> None:
             _keep(best, "two_workers", _ours(large, "chain", 2), size["large"])
             for row in EXTRACTORS if given.warc else ():
                 _keep(best, row, _crawl(Path(scratch), given.warc, row), 0)
+        for megabytes in given.memory:
+            best[f"near_{megabytes:g}"] = _of_size(Path(scratch), megabytes)
     result = {"rows": best, "ratios": _ratios(best)}
     print(json.dumps(result, indent=1) if given.json else _table(result))
 
@@ -58,6 +61,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="*", choices=OURS, default=list(OURS))
     parser.add_argument("--extra", type=Path, nargs="*", default=[], help="JSON lines that are added to the corpus")
     parser.add_argument("--warc", type=Path, help="a crawl, for pages a second")
+    parser.add_argument("--memory", type=float, nargs="*", default=[], help="megabytes of more corpora, for peak memory")
     parser.add_argument("--folder", type=Path, help="where the corpus is written")
     parser.add_argument("--no-peer", dest="peer", action="store_false", help="ours alone")
     parser.add_argument("--json", action="store_true")
@@ -72,6 +76,15 @@ def _written(folder: Path, megabytes: float, extra: list[Path]) -> float:
         (folder / f"part-extra-{number}.jsonl").write_bytes(path.read_bytes())
         size += sum(len(json.loads(line)["text"].encode()) for line in path.read_bytes().splitlines()) / 1e6
     return size
+
+
+def _of_size(scratch: Path, megabytes: float) -> Numbers:
+    """The second row on a corpus of another size, once: what counts is its peak memory."""
+    folder = scratch / f"memory-{megabytes:g}"
+    found, written = dict[str, Numbers](), _written(folder, megabytes, [])
+    _keep(found, "near", _ours(folder, "near", 1), written)
+    shutil.rmtree(folder)
+    return found["near"]
 
 
 def _ours(folder: Path, row: str, workers: int) -> Numbers:

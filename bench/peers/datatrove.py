@@ -61,7 +61,7 @@ def main(folder: Path, mode: str, result: Path) -> None:
     if mode.startswith("near"):
         config = MinhashConfig(num_buckets=14, hashes_per_bucket=8, n_grams=5)
         kept, parts = (
-            ParquetReader(str(out / "kept"), add_file_path=False),
+            ParquetReader(str(out / "kept")),
             [str(out / each) for each in ("signatures", "buckets", "remove")],
         )
         run("signatures", out, kept, MinhashDedupSignature(output_folder=parts[0], config=config))

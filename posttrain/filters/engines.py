@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from posttrain.runtime.child_processes import die_with_parent
-from posttrain.text.kernels.compiling import keep_compiled
+from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 from schemas.errors import Refusal
 
 R = TypeVar("R")
@@ -117,6 +117,11 @@ def _start_worker(compiled: Path | None) -> None:
         keep_compiled(compiled)
 
 
+def _start_ray_worker() -> None:
+    """Likewise: a task names its module, which is imported before the task is called."""
+    keep_compiled(cache_of_user())
+
+
 @contextmanager
 def local(workers: int, compiled: Path | None = None) -> Iterator[Engine]:
     """This process, or so many of their own. They are started afresh: a fork would copy the locks of threads that it has not.
@@ -149,7 +154,8 @@ def ray(address: str | None) -> Iterator[Engine]:
         remedy = "install the extra: pip install 'posttrain[ray]'"
         raise Refusal(where="--engine", found="ray, which is not installed", allowed="local here", remedy=remedy) from error
     try:
-        library.init(address=address, log_to_driver=False, configure_logging=False)
+        hook = {"worker_process_setup_hook": _start_ray_worker}
+        library.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=hook)
     except (ConnectionError, RuntimeError, ValueError) as error:
         remedy = "start the cluster, or correct the address"
         raise Refusal(where="--address", found=f"{address}: {error}", allowed="a Ray cluster", remedy=remedy) from error
