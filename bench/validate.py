@@ -6,6 +6,7 @@ CPU seconds are counted, so that other work on the machine makes them no better.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ SHAPES: Final[dict[str, Callable[[str, str, str], dict[str, Any]]]] = {
     },
 }
 WORDS: Final = 5000  # different ones
+POOL: Final = 1 << 20  # words of which texts are runs
 EVALUATED: Final = 1000  # questions of 20 words that rows must not repeat
 ROUNDS: Final = 3
 
@@ -36,14 +38,19 @@ def lines(shape: str, words: tuple[int, int]) -> Iterator[str]:
     """Rows without end; a prompt and an answer have so many words, three times the first at most."""
     draw = random.Random(0)
     known = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(WORDS)]
+    pool = draw.choices(known, k=POOL)
 
-    def text(count: int) -> str:
-        return " ".join(draw.choices(known, k=draw.randint(count // 2, count * 3 // 2))).capitalize() + "."
+    def text(count: int, mark: str | None = None) -> str:
+        """A run of the pool; with a mark at every fourth word no 5-gram comes in two texts."""
+        size = count // 2 + int(draw.random() * (count + 1))
+        start = int(draw.random() * (POOL - size))
+        run = pool[start : start + size]
+        if mark:
+            run[3::4] = [mark] * len(run[3::4])
+        return " ".join(run).capitalize() + "."
 
-    at = 0
-    while True:
-        at += 1
-        yield json.dumps(SHAPES[shape](f"{text(words[0])} {at}?", text(words[1]), text(words[1]))) + "\n"
+    for at in itertools.count():
+        yield json.dumps(SHAPES[shape](f"{text(words[0], f'n{at}')} {at}?", text(words[1]), text(words[1]))) + "\n"
 
 
 def write_rows(path: Path, shape: str, words: tuple[int, int], rows: int | None, size: int | None) -> None:

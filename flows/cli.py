@@ -5,6 +5,8 @@ Signals end `run` and `sweep` with 130 (Ctrl-C) and 143 (SIGTERM).
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 
@@ -17,6 +19,7 @@ from flows.commands.filter import filter_
 from flows.commands.lineage import lineage
 from flows.commands.models import models
 from flows.commands.promote import promote, rollback
+from flows.commands.report import report
 from flows.commands.run import run
 from flows.commands.serve import serve
 from flows.commands.shared import answer, console
@@ -29,6 +32,7 @@ from posttrain.runtime.redaction import clean
 from schemas.errors import GateRefused, Refusal
 
 CRASHED, REFUSED, GATE = 1, 2, 3
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     help="From raw text and preference pairs to a registered, aligned language model.",
@@ -42,6 +46,7 @@ app.command("check")(check)
 app.command("validate")(validate)
 app.command("filter")(filter_)
 app.command("lineage")(lineage)
+app.command("report")(report)
 app.command("models")(models)
 app.command("compare")(compare)
 app.command("promote")(promote)
@@ -72,9 +77,25 @@ def main() -> None:
         answer.refuse(refusal, GATE)
         console().print(str(refusal), style="yellow", highlight=False, markup=False, soft_wrap=True)
         sys.exit(GATE)
+    except OSError as error:
+        if error.errno not in FULL:
+            sys.stderr.write(clean(traceback.format_exc()))
+        else:  # no fault of the program: what to do is said, and nothing else
+            console().print(clean(_said_of_full_disk(error)), style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(CRASHED)
     except Exception:  # not left to Python, which would print what its message holds
         sys.stderr.write(clean(traceback.format_exc()))
         sys.exit(CRASHED)
+
+
+def _said_of_full_disk(error: OSError) -> str:
+    """Of a write of our own it says already what it needs; of any other, where it was."""
+    if error.filename is None and error.strerror != os.strerror(error.errno or 0):
+        return f"failed   {error}"
+    place = error.filename or "a file of the store, or of the folder for temporary files"
+    return (
+        f"failed   disk full: {place}\n  remedy:  make room, and run the same command again, which goes on from what is finished"
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ PRESETS: dict[str, FilterRules] = {
     # Penedo et al. 2024 (FineWeb, arXiv 2406.17557), section 3.6; the code that made it has another limit for repeated lines.
     "fineweb-paper": FilterRules(duplicate_line_characters=Bounds(max=0.1), **_FINEWEB),
     "fineweb-code": FilterRules(duplicate_line_characters=Bounds(max=0.01), **_FINEWEB),
-    # Dubey et al. 2024 (Llama 3, arXiv 2407.21783), section 3.1.1: of its rules those that look at one document alone. It takes
+    # Dubey et al. 2024 (Llama 3, arXiv 2407.21783), section 3.1.1: of its rules those that need no list. It takes
     # the coverage by repeated runs from Gopher and gives no limits of its own.
     "llama3": FilterRules(**_REPEATED_RUNS),
 }
@@ -47,5 +47,6 @@ LINE_PRESETS: dict[str, LineRules] = {
     # As above; the paper drops lines without punctuation at their end too, which costs headings and lists: switch it on by
     # `drop_unpunctuated`.
     "c4": LineRules(min_words=3, max_word_length=1000, drop_ellipsis=True, drop_javascript=True, drop_policy=True),
+    "llama3": LineRules(max_repeats=6),
 }
 """Presets that have rules for lines."""

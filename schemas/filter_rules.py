@@ -88,3 +88,10 @@ class LineRules(Frozen):
     """Drop lines that say `javascript`, in any case, as pages do that ask to switch it on."""
     drop_policy: bool = False
     """Drop lines that speak of terms of use, a privacy or cookie policy, or the use of cookies."""
+    max_repeats: Annotated[int, Field(ge=1)] | None = None
+    """Drop lines that the corpus has more often than this, or each 30 million documents of a larger one: its files are read
+    twice. Blank lines stay."""
+
+    def of_one_document(self) -> LineRules:
+        """The rules that look at a line alone."""
+        return self.model_copy(update={"max_repeats": None})

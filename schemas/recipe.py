@@ -96,6 +96,10 @@ class Tracking(Frozen):
     rows: Literal["none", "sample", "all"] = "sample"
     """Rows of your data and responses that MLflow gets (quarantine, samples, the pages of `report.html`): `none`, at most 100 of
     each table, or `all`. The store has all of them."""
+    also: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Other trackers that get every number beside MLflow, each by an extra of that name and its own environment variables."""
+    system_seconds: Annotated[float, Field(ge=1)] | None = 10.0
+    """Seconds between two samples of processor and memory, which MLflow shows beside a stage's curves; null: none."""
 
 
 class Recipe(Frozen):

@@ -40,16 +40,14 @@ class ChatModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Load the merged checkpoint that was registered, or the base with the adapters that are not merged into it."""
         folders = context.artifacts
-        merged = "checkpoint" in folders
-        folder = folders["checkpoint" if merged else "base"]
+        folder = folders.get("checkpoint") or folders["base"]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         config = AutoConfig.from_pretrained(folder)
         self.answers_apart = config.is_encoder_decoder  # its output does not repeat the question
         self.longest = None if self.answers_apart else getattr(config, "max_position_embeddings", None)
-        model_class = AutoModelForSeq2SeqLM if self.answers_apart else AutoModelForCausalLM
-        self.model: Any = model_class.from_pretrained(folder)
+        self.model: Any = (AutoModelForSeq2SeqLM if self.answers_apart else AutoModelForCausalLM).from_pretrained(folder)
         self.ends = self.model.generation_config.eos_token_id  # EOS, and what ends a turn in the chat template
-        for name in sorted(name for name in folders if name.startswith("adapter") and not merged):
+        for name in sorted(name for name in folders if name.startswith("adapter") and "checkpoint" not in folders):
             self.model = with_adapter(self.model, Path(folders[name]))
         if self.longest is not None and isinstance(self.model, PeftModel):
             self.longest -= getattr(self.model.active_peft_config, "num_virtual_tokens", 0)  # a soft prompt takes places too
@@ -63,7 +61,7 @@ class ChatModel(PythonModel):
             MlflowException: in one sentence, when input or parameters cannot be worked with. A server answers 400 then.
         """
         settings = settings_of(params)
-        asked = [self._encoded(messages) for messages in conversations(model_input)]
+        asked = [self.encoded(messages) for messages in conversations(model_input)]
         return [self._answer(ids, settings, position) for position, ids in enumerate(asked)]
 
     def predict_stream(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
@@ -71,9 +69,9 @@ class ChatModel(PythonModel):
         settings, asked = settings_of(params), conversations(model_input)
         if len(asked) != 1:
             raise refused(f"a stream answers one conversation; {len(asked)} were given")
-        return self._pieces(self._encoded(asked[0]), settings)
+        return self.pieces(self.encoded(asked[0]), settings)
 
-    def _encoded(self, messages: list[Message]) -> torch.Tensor:
+    def encoded(self, messages: list[Message]) -> torch.Tensor:
         """Token ids, [1, length], of a conversation up to where the assistant speaks."""
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -81,9 +79,8 @@ class ChatModel(PythonModel):
             raise refused(f"the model's chat template refuses these messages: {error}") from None
         ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"] + self._after()])
         if self.longest is not None and ids.shape[1] >= self.longest:
-            raise refused(
-                f"the conversation has {ids.shape[1]} tokens; with its answer the model reads {self.longest}: shorten it"
-            )
+            said = f"the conversation has {ids.shape[1]} tokens"
+            raise refused(f"{said}; with its answer the model reads {self.longest}: shorten it")
         return ids
 
     def _after(self) -> list[int]:
@@ -96,14 +93,17 @@ class ChatModel(PythonModel):
         answer = str(self.tokenizer.decode(out[0, 0 if self.answers_apart else ids.shape[1] :], skip_special_tokens=True))
         return answer[: first_of(settings.stop, answer)]
 
+    def room(self, ids: torch.Tensor, settings: Settings) -> int:
+        """New tokens that the conversation leaves room for."""
+        return settings.max_new_tokens if self.longest is None else min(settings.max_new_tokens, self.longest - ids.shape[1])
+
     @torch.no_grad()
     def _generate(self, ids: torch.Tensor, settings: Settings, position: int = 0, streamer: Any = None) -> torch.Tensor:
         """Greedy decoding; a sample is the most likely token after noise was added, so that its randomness is its own."""
-        room = settings.max_new_tokens if self.longest is None else min(settings.max_new_tokens, self.longest - ids.shape[1])
         return self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=room,
+            max_new_tokens=self.room(ids, settings),
             do_sample=False,
             logits_processor=LogitsProcessorList(settings.draws(position)),
             pad_token_id=self.tokenizer.pad_token_id,
@@ -112,7 +112,7 @@ class ChatModel(PythonModel):
             **({"stop_strings": list(settings.stop), "tokenizer": self.tokenizer} if settings.stop else {}),
         )
 
-    def _pieces(self, ids: torch.Tensor, settings: Settings) -> Iterator[str]:
+    def pieces(self, ids: torch.Tensor, settings: Settings) -> Iterator[str]:
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=not self.answers_apart, skip_special_tokens=True)
         failed: list[BaseException] = []
 

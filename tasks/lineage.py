@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,21 @@ from schemas.recipe import STAGES
 from schemas.results import StageResult
 from tasks.lineage_proof import prove, unproven
 from tasks.open_runs import RUN_ID, run_folder
+from tasks.openlineage import events
 from tasks.registry import version_behind
 from tasks.tracking import environment_uri, own_tracking
-from tasks.version_tags import home_of, place_of
+from tasks.version_tags import RUN, home_of, place_of
 
 REGISTERED = "models:/"
+Walked = list[tuple[StageResult, Path]]
+"""Results with the roots of their stores, inputs before their consumers."""
+
+
+JUDGES = ("evaluate", "benchmark")  # stages whose numbers judge a version and do not make it
 
 
 def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = False) -> dict[str, Any]:
-    """Every stage behind a model, in the order of the chain.
+    """Every stage behind a model, in the order of the chain, and those that judged it.
 
     Args:
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or the id of a run in the store.
@@ -34,14 +41,32 @@ def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = Fals
         Refusal: when the model or run is unknown, its store is not here, or something is not what it was.
     """
     walked, tags = results_behind(model, root, tracking)
+    beside = _judges(model, walked, tags)
     head: dict[str, Any] = {"model": model, "tags": tags} if model.startswith(REGISTERED) else {"run": model}
     if verify:
-        prove(walked, tags)
-        head |= {"verified": True, "unsealed": unproven(walked)}
-    return {**head, "stages": [_described(*each) for each in walked]}
+        prove([*beside, *walked], tags)
+        head |= {"verified": True, "unsealed": unproven([*beside, *walked])}
+    return {**head, "stages": [_described(*each) for each in walked], "judged_by": [_described(*each) for each in beside]}
 
 
-def results_behind(model: str, root: Path, tracking: str | None) -> tuple[list[tuple[StageResult, Path]], dict[str, str]]:
+def events_of(model: str, root: Path, tracking: str | None) -> list[dict[str, Any]]:
+    """The same as OpenLineage events; takes and raises what `lineage_of` does."""
+    walked, tags = results_behind(model, root, tracking)
+    return events([*walked, *_judges(model, walked, tags)])
+
+
+def _judges(model: str, walked: Walked, tags: Mapping[str, str]) -> Walked:
+    """The results of the run that judged a model; nothing where its report is gone, which is no part of the chain."""
+    home = walked[-1][1]
+    run_id, known = tags.get(RUN, "" if model.startswith(REGISTERED) else model), {result.key for result, _ in walked}
+    try:
+        places = [place for place in stages_of_run(home, run_id) if place.parts[0] in JUDGES and place.parts[1] not in known]
+    except Refusal:
+        return []
+    return [(result, home) for place in places if (result := read_result(home / place))]
+
+
+def results_behind(model: str, root: Path, tracking: str | None) -> tuple[Walked, dict[str, str]]:
     """The results of every stage behind a model, each with the root of its store, and the tags of a registered version.
 
     Takes and raises what `lineage_of` does.
@@ -98,7 +123,7 @@ def _place(stage: str, key: str, where: str) -> Path:
     return Path(stage) / key
 
 
-def _walk(last: Path, root: Path, tracking: str) -> list[tuple[StageResult, Path]]:
+def _walk(last: Path, root: Path, tracking: str) -> Walked:
     """The results behind a folder with the root of their store, inputs before their consumers, each once."""
     found: dict[str, tuple[StageResult, Path]] = {}
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from schemas.secrets import without_credentials
 
@@ -27,11 +27,18 @@ CLOSE_SECONDS = 5.0  # that the end of a stage waits for a call in hand
 PREFIX = "curve/"
 
 
+class Follower(Protocol):
+    """Whatever a curve is sent to."""
+
+    def send(self) -> int:
+        """Send the points that are not there yet; returns how many they were."""
+
+
 class Curve:
     """What MLflow has of one curve, and how it gets the rest."""
 
-    def __init__(self, client: MlflowClient, nested: str, path: Path) -> None:
-        self.client, self.nested, self.path = client, nested, path
+    def __init__(self, client: MlflowClient, nested: str, path: Path, prefix: str = PREFIX) -> None:
+        self.client, self.nested, self.path, self.prefix = client, nested, path, prefix
         self.began = int(client.get_run(nested).info.start_time)
         self.last: float | None = None  # step that MLflow has; None: it is to be asked
         self.read = 0  # bytes of the file whose points are sent
@@ -39,7 +46,7 @@ class Curve:
     def send(self) -> int:
         """Send the points that MLflow does not have; returns how many they were."""
         start = 0 if self.last is None else self.read
-        points, end = _points(self.path, start)
+        points, end = read_points(self.path, start)
         if self.last is None:
             self.last = self._last_step(points)
         new = [point for point in points if point["step"] > self.last]
@@ -56,18 +63,18 @@ class Curve:
         if not common:
             return -1.0
         name = "tokens" if "tokens" in common else common[0]
-        return max((each.step for each in self.client.get_metric_history(self.nested, f"{PREFIX}{name}")), default=-1)
+        return max((each.step for each in self.client.get_metric_history(self.nested, f"{self.prefix}{name}")), default=-1)
 
     def _metrics(self, point: dict[str, float]) -> list[Any]:
         from mlflow.entities import Metric
 
         at = self.began + round(1000 * point.get("seconds", 0))
         step = int(point["step"])
-        return [Metric(f"{PREFIX}{name}", value, at, step) for name, value in point.items() if name != "step"]
+        return [Metric(f"{self.prefix}{name}", value, at, step) for name, value in point.items() if name != "step"]
 
 
 @contextmanager
-def live(connected: Callable[[], Curve | None]) -> Iterator[None]:
+def live(connected: Callable[[], Follower | None]) -> Iterator[None]:
     """Send a curve every `FLUSH_SECONDS` inside, from a thread of its own; failures are told once, and tried again.
 
     Args:
@@ -83,8 +90,8 @@ def live(connected: Callable[[], Curve | None]) -> Iterator[None]:
         thread.join(CLOSE_SECONDS)  # what is not sent by then is sent with the finished stage
 
 
-def _follow(connected: Callable[[], Curve | None], over: threading.Event) -> None:
-    curve: Curve | None = None
+def _follow(connected: Callable[[], Follower | None], over: threading.Event) -> None:
+    curve: Follower | None = None
     failed = False
     while not over.wait(FLUSH_SECONDS):
         try:
@@ -95,11 +102,11 @@ def _follow(connected: Callable[[], Curve | None], over: threading.Event) -> Non
         except Exception as error:
             curve = None
             if not failed:
-                log.warning("MLflow gets the curve later: %s", without_credentials(str(error)))
+                log.warning("the curve is sent later: %s", without_credentials(str(error)))
             failed = True
 
 
-def _points(path: Path, start: int) -> tuple[list[dict[str, float]], int]:
+def read_points(path: Path, start: int) -> tuple[list[dict[str, float]], int]:
     """The points of a curve from a byte on, and where they end; the last line may be written at this moment."""
     try:
         with path.open("rb") as stream:

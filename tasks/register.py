@@ -17,7 +17,7 @@ from schemas.errors import GateRefused
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
 from schemas.results import GateReport, StageReport
-from tasks import champion, registry
+from tasks import champion, hub_push, registry
 from tasks.availability import wait_for_answer
 from tasks.card_facts import facts_of
 from tasks.chains import chain_of
@@ -61,6 +61,8 @@ def _with_promotion(chain: Chain, report: StageReport) -> StageReport:
     version = client.get_model_version(chain.recipe.registry.model, report.outputs["version"])
     registry.note_results(chain, version)
     promotion = champion.promote(chain, version, lambda opponent: _head_to_head(chain, opponent))
+    if promotion.alias == CHAMPION:
+        hub_push.push(chain, client, version)
     outputs = report.outputs | {"alias": promotion.alias, "promotion": promotion.sentence}
     metrics = report.metrics | {"promoted": float(promotion.alias == CHAMPION)}
     return report.model_copy(update={"outputs": outputs, "metrics": metrics})

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CONSUMER = Path(__file__).with_name("consumer.py")
+CONSUMER, SERVER = (Path(__file__).with_name(name) for name in ("consumer.py", "chat_server.py"))
 _PART = re.compile(r"checkpoint|base|adapter(-\d+)?")  # folders of a version that are loaded
 GGUF = "model.gguf"
 DESCRIBED = 5000  # characters of a description that MLflow's database takes
@@ -172,7 +172,7 @@ def consumer_of(folder: Path, folders: dict[str, str]) -> dict[str, Any]:
     """What `mlflow.pyfunc` needs to save an exported folder as a model."""
     return {
         "python_model": str(CONSUMER),
-        "artifacts": {part: str(folder / path) for part, path in (folders | _files(folder)).items()},
+        "artifacts": {part: str(folder / path) for part, path in (folders | _files(folder)).items()} | {SERVER.name: str(SERVER)},
         "pip_requirements": pinned_requirements(),
         "signature": chat_signature(),
         "input_example": EXAMPLE,

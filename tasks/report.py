@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from posttrain.evaluation.gates import gates_of
 from posttrain.pipeline.chain import Chain
 from posttrain.report.build import write_report
 from posttrain.runtime import redaction
+from posttrain.runtime.store import Store
+from posttrain.runtime.trees import read_regular
 from posttrain.runtime.writing import write_atomically
 from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
+from schemas.recipe import Recipe
 from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
+from schemas.secrets import without_credentials
 from tasks import registry, tracked_stages, tracking
+from tasks.chains import new_chain
 from tasks.drift import kept_drift
+from tasks.earlier_versions import earlier_versions
+from tasks.lineage import stages_of_run
 from tasks.open_runs import run_folder
+
+RECIPE = "recipe.json"  # in the folder of a run
 
 
 def build_report(chain: Chain, run_id: str, stages: list[StageReport], ended: Exception | None, seconds: float) -> RunReport:
@@ -107,14 +118,17 @@ def _measured(chain: Chain, stages: Sequence[StageReport], run_id: str) -> Metri
 def publish(chain: Chain, report: RunReport) -> None:
     """Write `report.html` and `result.json` of the run, log the report, and close the MLflow run."""
     report.report.parent.mkdir(parents=True, exist_ok=True)
-    folders = stage_folders(chain, report.stages)
-    write_report(chain.recipe, report, folders, report.report)
+    folders, earlier = stage_folders(chain.store, report.stages), _earlier(chain, report)
+    write_report(chain.recipe, report, folders, report.report, earlier=earlier)
     write_atomically(report.report.with_name("result.json"), report.model_dump_json(indent=1))
-    for name in (report.report.name, "result.json"):
+    write_atomically(report.report.with_name(RECIPE), without_credentials(json.dumps(chain.recipe.document, indent=1)))
+    for name in (report.report.name, "result.json", RECIPE):
         chain.store.keep(report.report.with_name(name))
     tracked_stages.log_all(chain, report.run_id)
     with tempfile.TemporaryDirectory() as scratch:
-        public = write_report(chain.recipe, report, folders, Path(scratch), rows=False) if _private(chain) else None
+        public = None
+        if _private(chain):
+            public = write_report(chain.recipe, report, folders, Path(scratch), rows=False, earlier=earlier)
         tracking.finish_run(chain.recipe, chain.store.root, report, _measured(chain, report.stages, report.run_id), public)
 
 
@@ -127,6 +141,35 @@ def is_promoted(report: RunReport) -> bool:
     return all(stage.metrics["promoted"] == 1 for stage in report.stages if stage.name == "register")
 
 
-def stage_folders(chain: Chain, stages: tuple[StageReport, ...]) -> dict[str, Path]:
+def stage_folders(store: Store, stages: tuple[StageReport, ...]) -> dict[str, Path]:
     """The finished folder of every stage that ran or was reused."""
-    return {stage.name: chain.store.folder(stage.name, stage.key) for stage in stages}
+    return {stage.name: store.folder(stage.name, stage.key) for stage in stages}
+
+
+def _earlier(chain: Chain, report: RunReport) -> list[dict[str, Any]]:
+    """Earlier versions of the registered model; none where MLflow is away."""
+    if chain.recipe.registry is None:
+        return []
+    return earlier_versions(chain, report.model.version if report.model else None) or []
+
+
+def rebuild(root: Path, run_id: str) -> Path:
+    """Write `report.html` of a finished run anew, from what lies in the store; returns its path.
+
+    Raises:
+        Refusal: when the store has no such run, its report was changed, or an older version wrote it.
+    """
+    stages_of_run(root, run_id, "RUN")  # refuses what is no run, or leads out of the store
+    folder = run_folder(root, run_id, "RUN")
+    try:
+        recipe = Recipe.model_validate_json(read_regular(folder / RECIPE))
+        report = RunReport.model_validate_json(read_regular(folder / "result.json"))
+    except (OSError, ValueError) as error:
+        raise Refusal(
+            where="RUN",
+            found=f"{run_id}, without a {RECIPE} and result.json that can be read ({type(error).__name__})",
+            allowed="a run that this version of posttrain reported",
+            remedy="give its `posttrain run` again: finished stages are kept, and the report is written anew",
+        ) from None
+    chain, page = new_chain(recipe, Store(root)), folder / "report.html"
+    return write_report(recipe, report, stage_folders(chain.store, report.stages), page, earlier=_earlier(chain, report))

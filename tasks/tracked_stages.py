@@ -17,7 +17,7 @@ from posttrain.runtime.store import Built, Stored
 from schemas.recipe import Recipe
 from schemas.results import StageResult
 from schemas.secrets import shown
-from tasks import live_curve, tracked_rows
+from tasks import live_curve, sinks, system_metrics, tracked_rows
 from tasks.check_tables import log_checks
 from tasks.open_runs import run_folder
 from tasks.tracking import PARAM_LENGTH, client_for, flatten, never_fatal, parent_of
@@ -39,14 +39,20 @@ def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[Path], Built
     nested = open_stage(chain, run_id, stage)
     known = {"nested": nested} if nested else {}
 
-    def curve() -> live_curve.Curve | None:
+    def curve(path: Path, prefix: str) -> live_curve.Curve:
         """To the nested run, which is made now where the server was away before."""
         if "nested" not in known:
             known["nested"] = _open_stage(chain, run_id, stage)
-        return live_curve.Curve(client_for(chain.recipe, chain.store.root), known["nested"], out / CURVE)
+        return live_curve.Curve(client_for(chain.recipe, chain.store.root), known["nested"], path, prefix)
 
+    system = _system(chain, run_id, stage)
     try:
-        with live_curve.live(curve):
+        with (
+            live_curve.live(lambda: curve(out / CURVE, live_curve.PREFIX)),
+            system_metrics.sampled(system, chain.recipe.tracking.system_seconds),
+            live_curve.live(lambda: curve(system, system_metrics.PREFIX) if system.exists() else None),
+            sinks.live(chain, run_id, stage, out / CURVE),
+        ):
             return build(out)
     except BaseException:
         if "nested" in known:
@@ -65,6 +71,13 @@ def log_all(chain: Chain, run_id: str, stored: Stored | None = None) -> None:
         finished = stored if stored and stored.result.stage == stage else chain.store.finished(chain.identity(stage))
         if finished is None or log_stage(chain, run_id, finished):
             documents.remove(note)
+        if finished:
+            sinks.finish(chain, run_id, finished)
+
+
+def _system(chain: Chain, run_id: str, stage: str) -> Path:
+    """What the machine did while a stage was built."""
+    return run_folder(chain.store.root, run_id, "run_id") / f"{stage}.system.jsonl"
 
 
 def _note(chain: Chain, run_id: str, stage: str) -> Path:
@@ -118,6 +131,7 @@ def log_stage(chain: Chain, run_id: str, stored: Stored) -> bool:
     nested = _open_stage(chain, run_id, stored.result.stage)
     _log_numbers(client, nested, stored.result)
     live_curve.Curve(client, nested, stored.folder / CURVE).send()
+    live_curve.Curve(client, nested, _system(chain, run_id, stored.result.stage), system_metrics.PREFIX).send()
     for name in SMALL_FILES:
         if (stored.folder / name).exists():
             client.log_artifact(nested, str(stored.folder / name))

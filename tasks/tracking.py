@@ -82,8 +82,8 @@ def connect(uri: str, root: Path) -> MlflowClient:
     if os.environ.get(VARIABLE) != uri:
         _set_here.add(uri)
     mlflow.set_tracking_uri(uri)  # what takes no client (log_model, downloads from the registry) reads it
-    for noisy in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for each error that is raised as well
     folder = root / "tracking"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "initialise.lock"):

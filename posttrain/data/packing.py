@@ -41,7 +41,15 @@ class Example:
     @property
     def targets(self) -> int:
         """Tokens that are scored."""
-        return sum(map(len, self.branches)) if self.trained is None else int(self.trained.sum())
+        return sum(self.answer_lengths)
+
+    @property
+    def answer_lengths(self) -> list[int]:
+        """Tokens of each branch that are scored."""
+        if self.trained is None:
+            return [len(branch) for branch in self.branches]
+        ends = np.cumsum([len(branch) for branch in self.branches])
+        return [int(mask.sum()) for mask in np.split(self.trained, ends[:-1])]
 
 
 def prompt_groups(examples: Sequence[Example]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import polars as pl
@@ -107,5 +107,10 @@ class DeclaredSplits:
 
 def held_out(keys: pl.Series, share: float) -> pl.Series:
     """`holdout_mask` of texts that are folded already, as strings or as their UTF-8."""
+    return pl.Series("holdout", held_out_bytes(keys.cast(pl.Binary), share), dtype=pl.Boolean)
+
+
+def held_out_bytes(keys: Iterable[bytes], share: float) -> list[bool]:
+    """The same of UTF-8."""
     limit = int(share * 2**64)
-    return pl.Series("holdout", [xxhash.xxh3_64_intdigest(key) < limit for key in keys.cast(pl.Binary)], dtype=pl.Boolean)
+    return [xxhash.xxh3_64_intdigest(key) < limit for key in keys]

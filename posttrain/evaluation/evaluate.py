@@ -109,20 +109,25 @@ def evaluate(
     reference = ancestors[-1] if ancestors else None
     prompts = asked(held_out, recipe.evaluation)
     work = _Work(recipe, held_out, prompts, limit, judge, model_judge, progress, candidate, reference)
-    found: dict[str, Measured] = {}
-    for name in (candidate, *reversed(ancestors)):
-        found[name] = _measure(work, name, policies[name], known if name == reference else None, found.get(candidate))
-        give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
-    ordered = {name: found[name] for name in policies}
+    ordered = _measured_one_by_one(work, policies, known)
     compared = _compared(work, ordered)
     numbers = (
         compare(recipe, ordered, compared, prompts.sources)
         | _of_judge(work, policies[candidate])
         | _counts(work, ordered[candidate])
     )
-    outputs = write(out, recipe.evaluation.temperature, work.asked.conversations, ordered, numbers, compared)
+    outputs = write(out, recipe, prompts, ordered, numbers, compared)
     _record(work, out)
     return Built(flattened(numbers), outputs)
+
+
+def _measured_one_by_one(work: _Work, policies: Mapping[str, Policy], known: Known | None) -> dict[str, Measured]:
+    """Every policy in the order of training; the candidate is loaded first, since the reference scores its answers."""
+    found: dict[str, Measured] = {}
+    for name in reversed([*policies]):
+        found[name] = _measure(work, name, policies[name], known if name == work.reference else None, found.get(work.candidate))
+        give_back()  # modules refer to one another: without it the next policy would be in memory beside this one
+    return {name: found[name] for name in policies}
 
 
 def _compared(work: _Work, measured: Mapping[str, Measured]) -> dict[str, list[float | None]]:

@@ -24,6 +24,7 @@ from posttrain.evaluation.answers import (
     won_of,
     worst_source,
 )
+from posttrain.evaluation.asked import Asked
 from posttrain.losses.preference import Hyperparameters, preference_loss, score
 from posttrain.statistics.auc import auc
 from posttrain.statistics.calibration import expected_calibration_error, reliability
@@ -171,12 +172,14 @@ def _with_ends(estimate: Estimate) -> Estimate:
 
 
 def write(
-    out: Path, temperature: float, prompts: Sequence[Sequence[Mapping[str, Any]]], measured: Mapping[str, Measured],
-    numbers: Mapping[str, Estimate], compared: Mapping[str, Rewards] = MappingProxyType({}),
+    out: Path, recipe: Recipe, asked: Asked, measured: Mapping[str, Measured], numbers: Mapping[str, Estimate],
+    compared: Mapping[str, Rewards] = MappingProxyType({}),
 ) -> dict[str, str]:  # fmt: skip
     """Write `evaluation.json`, `samples.parquet` and, where pairs were scored, `pairs.parquet`; returns the stage's outputs."""
-    (out / "evaluation.json").write_text(json.dumps(_document(temperature, measured, numbers), indent=1))
-    columns: dict[str, list[Any]] = {"prompt": [prompt[-1]["content"] for prompt in prompts]}
+    document = _document(recipe.evaluation.temperature, measured, numbers) | {"reliability": _reliability(recipe, measured)}
+    (out / "evaluation.json").write_text(json.dumps(document, indent=1))
+    columns: dict[str, list[Any]] = {"prompt": [prompt[-1]["content"] for prompt in asked.conversations]}
+    columns["source"] = [source for source in asked.sources for _ in range(recipe.evaluation.samples)]
     for name, m in measured.items():
         columns[f"response_{name}"] = m.responses.texts
         if m.responses.rewards is not None:
@@ -189,6 +192,14 @@ def write(
         return outputs
     _pair_table(pairs).write_parquet(out / PAIRS)
     return outputs | {"pairs": PAIRS}
+
+
+def _reliability(recipe: Recipe, measured: Mapping[str, Measured]) -> list[dict[str, float]]:
+    """The calibration curve of the candidate's implicit rewards; empty where no pairs were scored."""
+    ours, reference = (m.pairs for m in [*measured.values()][:-3:-1]) if len(measured) > 1 else (None, None)
+    if ours is None or reference is None:
+        return []
+    return [vars(point) for point in reliability(pair_margins(recipe, ours, reference).numpy())]
 
 
 def _pair_table(pairs: Mapping[str, RowScores]) -> pl.DataFrame:

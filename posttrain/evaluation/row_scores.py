@@ -41,6 +41,6 @@ def row_scores(
     if unknown := scores.isnan().any(1).nonzero().flatten().tolist():
         new, scores = [encoded.examples[row] for row in unknown], scores.clone()
         scores[unknown] = score_branches(scorer, new, scoring_tokens(scorer.device), counted(progress, what, len(new)))
-    tokens = torch.tensor([[len(branch) for branch in example.branches] for example in encoded.examples])
+    tokens = torch.tensor([example.answer_lengths for example in encoded.examples])
     rows = [row for row in range(len(table)) if row not in left_out]
     return RowScores(rows, tokens, scores, prompt_groups(encoded.examples), encoded.prompts_cut)

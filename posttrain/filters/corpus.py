@@ -15,10 +15,12 @@ from posttrain.filters.kept_before import add_kept
 from posttrain.filters.outputs import OUTPUTS, write_documents, write_quarantine
 from posttrain.filters.plan import Plan, state, work_folder
 from posttrain.filters.ready import make_ready
+from posttrain.filters.repeated_lines import LINES, find_lines
 from posttrain.filters.shard import annotate_file
 from posttrain.filters.steps import find_repeated
 from posttrain.filters.summary import Summary
 from posttrain.runtime.trees import remove
+from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
 from schemas.filtering import Filtering
 
@@ -59,10 +61,7 @@ def filter_corpus(
     """
     out.mkdir(parents=True, exist_ok=True)
     _remove_results(out)
-    given.check(filtering)
-    digests = tuple(origin.digest for origin in given.origins(filtering, work_folder(out) / "given"))
-    plan = Plan(tuple(files), filtering, holdout, work_folder(out), threads, digests)
-    plan.take_up()
+    plan = _planned(files, filtering, holdout, work_folder(out), threads)
     try:
         metrics = _run(plan, engine or engines.Here(), out, on_progress)
     except Refusal:
@@ -74,15 +73,25 @@ def filter_corpus(
     return metrics
 
 
+def _planned(files: list[SourceFile], filtering: Filtering, holdout: float, work: Path, threads: int) -> Plan:
+    """What the tasks are given, once all that the filter reads is there; its folder holds no pieces of another run."""
+    given.check(filtering)
+    digests = tuple(origin.digest for origin in given.origins(filtering, work / "given"))
+    plan = Plan(tuple(files), filtering, holdout, work, threads, digests)
+    plan.take_up()
+    return plan
+
+
 def _remove_results(out: Path) -> None:
     """Those of an earlier run, and what a killed one had begun to write."""
-    for name in (*(f"{output}.parquet" for output in OUTPUTS), SUMMARY):
+    for name in (*(f"{output}.parquet" for output in OUTPUTS), SUMMARY, LINES):
         for path in (out / name, *out.glob(f".{name}.*.tmp")):
             remove(path)
 
 
 def _run(plan: Plan, engine: Engine, out: Path, on_progress: Progress) -> dict[str, float]:
     make_ready(plan.filtering, plan.work)
+    find_lines(plan, engine)
     counts = _annotate(plan, engine, on_progress)
     repeated = find_repeated(plan, counts["documents"], engine)
     summary = Summary(plan.filtering)
@@ -90,6 +99,8 @@ def _run(plan: Plan, engine: Engine, out: Path, on_progress: Progress) -> dict[s
     write_quarantine(plan, out)
     metrics = summary.finish(counts, out / SUMMARY)
     add_kept(plan, out / "kept.parquet")
+    if (plan.work / LINES).exists():  # to decide again, texts have to be what they were
+        write_atomically(out / LINES, (plan.work / LINES).read_bytes())
     return metrics
 
 

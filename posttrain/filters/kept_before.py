@@ -125,7 +125,7 @@ def _place(part: Path) -> int:
 def _identity(plan: Plan) -> str:
     """Of the documents that were read, whatever the files, and of the rules."""
     total: Any = np.zeros(3, np.uint64)
-    for piece in plan.pieces("keys", len(plan.files)):
+    for piece in plan.runs("keys"):
         total += np.array([piece["high"].sum(dtype=np.uint64), piece["low"].sum(dtype=np.uint64), len(piece)], np.uint64)
     rules = plan.filtering.model_dump(mode="json")
     rules["dedup"].pop("against")

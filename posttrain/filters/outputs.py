@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import feather
@@ -68,11 +69,13 @@ def write_documents(plan: Plan, repeated: Repeated, summary: Summary, out: Path)
     with ExitStack() as stack:
         keep, reject = (stack.enter_context(_parquet(out, name)) for name in ("kept", "rejected"))
         for table in pieces.tables():
-            kept, rejected = judged(pl.DataFrame(table), decisions, pieces.ids)
-            rejected = rejected.with_columns(text=pl.coalesce("original", "text"))
-            summary.add(kept, rejected)
-            keep(kept)
-            reject(rejected)
+            # Texts stay in Arrow: polars would copy them to filter them, and again to give them back.
+            passes, kept, rejected = judged(pl.DataFrame(table.drop(["text", "original"])), decisions, pieces.ids)
+            mask = pa.array(passes)
+            texts, others = table["text"].filter(mask), table.select(["original", "text"]).filter(pc.invert(mask))
+            summary.add(kept, rejected, pc.sum(pc.utf8_length(texts), min_count=0).as_py())
+            keep(kept, texts)
+            reject(rejected, pc.coalesce(others["original"], others["text"]))
     summary.sampler = decisions.sampler
 
 
@@ -81,14 +84,21 @@ def write_quarantine(plan: Plan, out: Path) -> None:
     with _parquet(out, "quarantine") as write:
         for number in range(len(plan.files)):
             if (path := plan.piece("quarantine", number, "arrow")).exists():
-                write(pl.DataFrame(feather.read_table(path)))
+                write(pl.DataFrame(feather.read_table(path)), None)
 
 
 @contextmanager
 def _parquet(out: Path, name: str) -> Iterator[Any]:
     schema = OUTPUTS[name]
     with replacing(out / f"{name}.parquet") as scratch, pq.ParquetWriter(scratch, schema, use_dictionary=FEW_VALUES) as writer:
-        yield lambda table: writer.write_table(table.select(schema.names).to_arrow().cast(schema)) if table.height else None
+
+        def write(frame: pl.DataFrame, texts: pa.ChunkedArray | None) -> None:
+            if frame.height:
+                table = frame.to_arrow()
+                whole = table if texts is None else table.append_column("text", texts)
+                writer.write_table(whole.select(schema.names).cast(schema))
+
+        yield write
 
 
 def decided(filtering: Filtering, repeated: Repeated, documents: Iterable[pl.DataFrame]) -> Decisions:
@@ -106,17 +116,23 @@ def decided(filtering: Filtering, repeated: Repeated, documents: Iterable[pl.Dat
     return decisions
 
 
-def judged(
-    documents: pl.DataFrame, decisions: Decisions, ids: Callable[[Places], list[str]]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The documents that are kept, and the others with all reasons against them and which kept document they repeat.
+class Judged(NamedTuple):
+    """A batch of documents after the decision."""
+
+    keep: NDArray[np.bool_]
+    """Which are kept, shape (documents,)."""
+    kept: pl.DataFrame
+    """Their rows, with the columns `divergence` and `phase`."""
+    rejected: pl.DataFrame
+    """The others', with `divergence`, `reasons`, `duplicate_of` and `jaccard`."""
+
+
+def judged(documents: pl.DataFrame, decisions: Decisions, ids: Callable[[Places], list[str]]) -> Judged:
+    """Decide about some documents, with all reasons against those that are not kept, and which kept document they repeat.
 
     Args:
         documents: number, metrics, lines_dropped, scores.
         ids: the identifiers of some documents by number.
-
-    Returns:
-        The first has the column `phase` besides, both have `divergence`, the second `reasons`, `duplicate_of` and `jaccard`.
     """
     documents = _with_divergence(documents, decisions.repeated)
     passes = _passing(documents, decisions)
@@ -132,11 +148,12 @@ def judged(
     names = dict(zip(wanted.tolist(), ids(wanted), strict=True))
     of_names = [names[number] if yes else None for number, yes in zip(of.tolist(), repeats.tolist(), strict=True)]
     flags = {DUPLICATE: exact.found, NEAR: close.found, URL: older.found, SURPLUS: lost}
-    return documents.filter(keep), rejected.with_columns(
+    told = rejected.with_columns(
         _reasons(rejected, decisions, pl.DataFrame(flags)),
         duplicate_of=pl.Series(of_names, dtype=pl.String),
         jaccard=pl.Series(np.where(close.found, close.jaccard, np.nan)).fill_nan(None),
     )
+    return Judged(keep, documents.filter(keep), told)
 
 
 def _passing(documents: pl.DataFrame, decisions: Decisions) -> NDArray[np.bool_]:

@@ -1,9 +1,10 @@
 """A filter run as its tasks see it: what is decided, where the pieces lie, and how a piece appears whole or not at all.
 
     OUT/.checkpoint/plan.json              of what run the pieces are
-    OUT/.checkpoint/documents-00000.arrow  the documents of a file with their metrics; also keys, bands, quarantine, done
+    OUT/.checkpoint/documents-00000.arrow  the documents of a file with their metrics; also quarantine, done
+    OUT/.checkpoint/keys-00000-00000.npy   fingerprints of some documents of a file, sorted; also bands, urls, lines
     OUT/.checkpoint/earlier.json           which parts of `dedup.against` this run looks at
-    OUT/.checkpoint/evaluation.npz         what all tasks read: evaluation sets; also quality.npy
+    OUT/.checkpoint/evaluation.npz         what all tasks read: evaluation sets; also quality.npy, repeated-lines.npz
     OUT/.checkpoint/exact-00000.npy        copies in a part of the fingerprints
     OUT/.checkpoint/links-00000.npy        candidates in a part of the band hashes
     OUT/.checkpoint/near-00000.npy         verified near-duplicates among some clusters of candidates
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,8 +35,9 @@ from posttrain.runtime.trees import remove
 from posttrain.runtime.writing import replacing, write_atomically
 from schemas.filtering import Filtering
 
+RECORDS_AT_ONCE = 2_000_000  # of 16 or 25 bytes, that a task sorts
 FILE_BITS = 40  # of a document's number are its row, the ones above them its file
-VERSION = 2  # of the pieces: raise it when their content changes
+VERSION = 3  # of the pieces: raise it when their content changes
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ class Plan:
     def records(self, name: str) -> list[NDArray[Any]]:
         """Arrays of all files, and of what earlier runs kept, mapped into memory."""
         before = [np.load(part / f"{name}.npy", mmap_mode="r") for part in self.earlier]
-        return [*self.pieces(name, len(self.files)), *before]
+        return [*self.runs(name), *before]
+
+    def runs(self, name: str) -> list[NDArray[Any]]:
+        """The sorted runs of all files (`runs.Runs`), mapped into memory."""
+        return [np.load(path, mmap_mode="r") for path in sorted(self.work.glob(f"{name}-?????-*.npy"))]
 
     def pieces(self, name: str, count: int) -> list[NDArray[Any]]:
         """Arrays of the pieces 0 to count - 1, mapped into memory."""
@@ -131,6 +138,11 @@ def save(path: Path, make: Callable[[], NDArray[Any]]) -> int:
             with scratch.open("wb") as stream:
                 np.save(stream, make())
     return len(np.load(path, mmap_mode="r"))
+
+
+def parts_of(records: int) -> int:
+    """In how many parts so many records are sorted."""
+    return max(1, math.ceil(records / RECORDS_AT_ONCE))
 
 
 def part_of(pieces: Sequence[NDArray[Any]], field: str, part: int, parts: int) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posttrain.filters import divergence, score_rules
+from posttrain.filters import divergence, repeated_lines, score_rules
 from posttrain.filters.metrics import METRICS
 from posttrain.filters.outputs import decided, judged
 from posttrain.filters.plan import bands_and_rows
@@ -59,7 +59,7 @@ def redecide(folder: Path, filtering: Filtering, out: Path) -> dict[str, float]:
     empty = pl.DataFrame(DECISIONS.empty_table())
     with replacing(out / "decisions.parquet") as scratch, pq.ParquetWriter(scratch, DECISIONS) as writer:
         for documents in _rows(folder, read):
-            kept, rejected = judged(documents, decisions, texts.ids)
+            _, kept, rejected = judged(documents, decisions, texts.ids)
             for some, yes in ((kept, True), (rejected, False)):
                 rows = pl.concat([some.with_columns(kept=pl.lit(yes)), empty], how="diagonal")
                 writer.write_table(rows.select(DECISIONS.names).to_arrow().cast(DECISIONS))
@@ -162,7 +162,7 @@ class _Texts:
     def __init__(self, folder: Path, filtering: Filtering) -> None:
         files = [folder / f"{name}.parquet" for name in TABLES]
         self._table = pl.concat([pl.scan_parquet(file, glob=False).select("number", "id", "text") for file in files])
-        self._filtering = filtering
+        self._filtering, self._often = filtering, repeated_lines.load(folder)
 
     def _some(self, numbers: Places, column: str) -> list[Any]:
         wanted = pl.Series(numbers)
@@ -176,4 +176,5 @@ class _Texts:
 
     def texts(self, numbers: Places) -> Buffers:
         """The texts of some documents, likewise; a rejected one was kept with the lines that a rule takes out."""
-        return described(buffers(pa.array(self._some(numbers, "text"), pa.large_string())), self._filtering)[0]
+        texts = buffers(pa.array(self._some(numbers, "text"), pa.large_string()))
+        return described(repeated_lines.without(texts, self._often)[0], self._filtering)[0]

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import feather
 
-from posttrain.data.split import held_out, holdout_mask
-from posttrain.filters import divergence, score_rules
+from posttrain.data.split import held_out_bytes, holdout_mask
+from posttrain.filters import divergence, repeated_lines, score_rules
 from posttrain.filters.documents import Batch, Progress, batches, checked
 from posttrain.filters.kernels.lines import REASONS
 from posttrain.filters.metrics import METRICS
 from posttrain.filters.plan import FILE_BITS, Plan, save
 from posttrain.filters.rules import DROPPED, passing
+from posttrain.filters.runs import Runs
 from posttrain.filters.scores import COLUMNS, Texts, scored
 from posttrain.filters.urls import url_keys
 from posttrain.filters.variants import changed, described
@@ -49,6 +50,8 @@ MEASURED = {
 ANNOTATED_TYPES = DOCUMENT | MEASURED | {"split": pa.string(), "original": pa.large_string()}
 ANNOTATED = pa.schema(ANNOTATED_TYPES)
 """`split` is for kept documents; `original` is the text before lines were dropped, where any were."""
+LINE_RULES = (*REASONS, repeated_lines.RULE)
+"""What takes lines out, in the order of their counts."""
 QUARANTINE = pa.schema({"file": pa.string(), "row": pa.int64(), "reason": pa.string(), "value": pa.string()})
 
 
@@ -63,7 +66,7 @@ class Annotated(NamedTuple):
     words: NDArray[np.int64]
     """How often each bin of words occurs."""
     dropped: NDArray[np.int64]
-    """Lines that were taken out, by rule."""
+    """Lines that were taken out, by LINE_RULES."""
 
 
 def annotate_file(plan: Plan, number: int, on_batch: Progress = lambda documents: None) -> dict[str, Any]:
@@ -81,34 +84,37 @@ def annotate_file(plan: Plan, number: int, on_batch: Progress = lambda documents
 
 
 def _annotate(plan: Plan, number: int, on_batch: Progress) -> dict[str, Any]:
-    records: dict[str, list[Records]] = {"keys": [np.empty(0, KEY)], "bands": [np.empty(0, BAND)], "urls": [np.empty(0, KEY)]}
+    records = {name: Runs(plan, name, number, by) for name, by in (("keys", "high"), ("bands", "hash"), ("urls", "high"))}
     bad: list[pa.Table] = []
-    dropped, words = np.zeros(len(REASONS), np.int64), divergence.none_counted()
+    dropped, words = np.zeros(len(LINE_RULES), np.int64), divergence.none_counted()
     try:
         with _documents(plan.piece("documents", number, "arrow")) as writer:
             for part in _ahead(lambda batch: annotated(batch, plan, number), batches(plan.files[number]), plan.threads):
                 writer.write_table(part.documents)
                 bad.append(part.quarantine)
-                for name, found in records.items():
-                    found.append(getattr(part, name))
+                for name, runs in records.items():
+                    runs.add(getattr(part, name))
                 dropped += part.dropped
                 words += part.words
                 on_batch(len(part.documents) + len(part.quarantine))
     finally:
         feather.write_feather(pa.concat_tables([QUARANTINE.empty_table(), *bad]), plan.piece("quarantine", number, "arrow"))
-    for name, found in records.items():
-        order = ["hash", "number"] if name == "bands" else ["high", "low", "number"]
-        save(plan.piece(name, number), lambda found=found, order=order: np.sort(np.concatenate(found), order=order))  # type: ignore[misc]
+    for runs in records.values():
+        runs.end()
     save(plan.piece("words", number), lambda: words)
-    lines = dict(zip(REASONS, dropped.tolist(), strict=True))
-    return {"documents": sum(map(len, records["keys"])), "quarantined": sum(map(len, bad)), "dropped": lines}
+    lines = dict(zip(LINE_RULES, dropped.tolist(), strict=True))
+    return {"documents": records["keys"].count, "quarantined": sum(map(len, bad)), "dropped": lines}
 
 
 def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     """Check a batch, take lines out, measure, and fold."""
     documents, quarantine = checked(batch, plan.files[file].name)
-    original, personal = _masked(buffers(documents["text"].to_arrow(compat_level=pl.CompatLevel.oldest())), plan)
-    texts, dropped, found = described(original, plan.filtering)
+    raw = buffers(documents["text"].to_arrow(compat_level=pl.CompatLevel.oldest()))
+    rarer, repeats = repeated_lines.without(raw, repeated_lines.load(plan.work))
+    masked, personal = _masked(rarer, plan)
+    original = masked if rarer is raw else _masked(raw, plan)[0]
+    texts, by_rule, found = described(masked, plan.filtering)
+    dropped = np.column_stack([by_rule, repeats])
     lines = dropped.sum(axis=1)
     metrics = {**dict(zip(METRICS, np.ascontiguousarray(found.T), strict=True)), DROPPED: lines}
     numbers = documents["row"].to_numpy() + (file << FILE_BITS)
@@ -161,7 +167,7 @@ def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share
     it gives what is there."""
     if declared is not None:
         return pl.repeat(declared, len(forms), dtype=pl.String, eager=True)
-    held = held_out(pl.Series(forms, dtype=pl.Binary), share).to_numpy().copy()
+    held = np.array(held_out_bytes(forms, share), bool)
     other = np.flatnonzero(lowered == 0)
     held[other] = holdout_mask(pl.Series([texts.text(at) for at in other.tolist()], dtype=pl.String), share).to_numpy()
     return pl.Series(np.where(held, "holdout", "train"), dtype=pl.String)

@@ -12,14 +12,13 @@ from posttrain.filters import divergence
 from posttrain.filters.engines import Engine
 from posttrain.filters.kept_before import look_at
 from posttrain.filters.pieces import Pieces
-from posttrain.filters.plan import Plan, part_of, save
+from posttrain.filters.plan import Plan, part_of, parts_of, save
 from posttrain.filters.urls import older
 from posttrain.text.buffers import buffers
 from posttrain.text.copies import COPY, Records, copies
 from posttrain.text.kernels.folding import fold
 from posttrain.text.near import clusters, links, verified
 
-RECORDS_AT_ONCE = 8_000_000  # of 16 or 25 bytes, that a task sorts
 CANDIDATES_AT_ONCE = 8_000  # documents that a task compares, unless more hang together
 VALUE: Final = np.dtype([("number", "<i8"), ("value", "<f8")])
 
@@ -56,7 +55,7 @@ def divergence_part(plan: Plan, file: int) -> int:
 
 def url_part(plan: Plan, part: int, parts: int) -> int:
     """Find the documents whose address a newer one has, in a part of the addresses; returns how many."""
-    return save(plan.piece("older", part), lambda: older(part_of(plan.pieces("urls", len(plan.files)), "high", part, parts)))
+    return save(plan.piece("older", part), lambda: older(part_of(plan.runs("urls"), "high", part, parts)))
 
 
 def exact_part(plan: Plan, part: int, parts: int) -> int:
@@ -102,8 +101,8 @@ def find_repeated(plan: Plan, documents: int, engine: Engine) -> Repeated:
     by_url = _by_url(plan, documents, engine)
     outliers = values["number"][values["value"] > limit]
     save(plan.piece("late"), lambda: np.union1d(by_url["number"], outliers).astype(np.int64))
-    total = documents + sum(map(len, plan.records("keys")[len(plan.files) :]))
-    parts = _parts(total) if plan.filtering.dedup.exact else 0
+    total = documents + sum(len(np.load(part / "keys.npy", mmap_mode="r")) for part in plan.earlier)
+    parts = parts_of(total) if plan.filtering.dedup.exact else 0
     engine.map(exact_part, [(plan, part, parts) for part in range(parts)])
     near = _near(plan, total, parts, engine) if plan.bands else np.empty(0, COPY)
     return Repeated(by_url, _joined(plan, "exact", parts), near, values, limit)
@@ -124,24 +123,20 @@ def _diverging(plan: Plan, engine: Engine) -> Records:
 
 
 def _by_url(plan: Plan, documents: int, engine: Engine) -> Records:
-    parts = _parts(documents) if plan.filtering.dedup.url else 0
+    parts = parts_of(documents) if plan.filtering.dedup.url else 0
     engine.map(url_part, [(plan, part, parts) for part in range(parts)])
     return _joined(plan, "older", parts)
 
 
 def _near(plan: Plan, documents: int, exact_parts: int, engine: Engine) -> Records:
     assert plan.bands
-    link_parts = _parts(documents * plan.bands[0])
+    link_parts = parts_of(documents * plan.bands[0])
     engine.map(link_part, [(plan, part, link_parts, exact_parts) for part in range(link_parts)])
     pieces = clusters(np.concatenate(plan.pieces("links", link_parts)), CANDIDATES_AT_ONCE)
     for number, piece in enumerate(pieces):
         save(plan.piece("cluster", number), lambda piece=piece: piece)  # type: ignore[misc]
     engine.map(near_part, [(plan, number) for number in range(len(pieces))])
     return _joined(plan, "near", len(pieces))
-
-
-def _parts(records: int) -> int:
-    return max(1, math.ceil(records / RECORDS_AT_ONCE))
 
 
 def _joined(plan: Plan, name: str, parts: int) -> Records:

@@ -44,20 +44,20 @@ class Summary:
         self.sampler: Sampler | None = None
         self.counts = {name: np.zeros(len(EDGES[name]) - 1, dtype=np.int64) for name in METRICS}
 
-    def add(self, kept: pl.DataFrame, rejected: pl.DataFrame) -> None:
-        """Count one decided batch; splits and characters where it has them."""
+    def add(self, kept: pl.DataFrame, rejected: pl.DataFrame, characters: int = 0) -> None:
+        """Count one decided batch, splits where it has them, and the characters of what is kept."""
         self.totals.update(kept=kept.height, rejected=rejected.height)
         if "split" in kept.columns:
             train = int((kept["split"] == "train").sum())
-            characters = int(kept["text"].str.len_chars().sum())
             self.totals.update(train=train, holdout=kept.height - train, kept_characters=characters)
         self.reasons.update(rejected["reasons"].explode(empty_as_null=False).to_list())
         for part in (kept, rejected):
             self.placeholders += int(part["personal_data"].sum())
             self.contaminated.update(name.rpartition(":")[0] for name in part["contaminated_by"].drop_nulls())
         for name, edges in EDGES.items():
-            for part in (kept, rejected):
-                self.counts[name] += np.histogram(part[name].to_numpy().clip(edges[0], edges[-1]), edges)[0]
+            values = np.concatenate([part[name].to_numpy() for part in (kept, rejected)])
+            bins = np.searchsorted(edges, values, side="right") - 1  # several times as fast as `np.histogram`
+            self.counts[name] += np.bincount(bins.clip(0, len(edges) - 2), minlength=len(edges) - 1)
 
     def document(self, read: Mapping[str, int]) -> dict[str, Any]:
         """The content of summary.json; the most frequent reasons come first.

@@ -17,7 +17,7 @@ Described = tuple[Buffers, NDArray[np.int64], NDArray[np.float64]]
 
 def described(texts: Buffers, filtering: Filtering) -> Described:
     """The documents as the rules see them."""
-    rules = filtering.resolved_lines()
+    rules = filtering.resolved_lines().of_one_document()
     if filtering.variant == "datatrove":
         return _peer().described(texts, rules, filtering.preset)  # type: ignore[no-any-return]
     left, dropped = without_lines(texts, rules)

@@ -77,6 +77,11 @@ def times_of(chain: Chain, rows: FirstRows, counts: Mapping[str, float]) -> dict
     trained = {peft: chain.new_tokens(stage) for stage, peft in pefts.items() if peft is not None}
     rates = measured_rates(_loader(chain, on.device), config, trained, examples, min(BATCH, drawn), on, rows.tokenizer)
     found = {stage: work(data).seconds(rates, pefts[stage]) for stage, work in stages.items()}
+    if "benchmark" in recipe.stages and recipe.placement == "inline":  # else the tasks are on another machine
+        from posttrain.forecast.benchmarks import benchmark_tokens
+
+        scored, sampled = benchmark_tokens(recipe, rows.tokenizer)
+        found["benchmark"] = Passed(scored, sampled=sampled).seconds(rates, None)
     if "register" in recipe.stages:
         found["register"] = Seconds.around(REGISTER + REGISTER_PER_GB * 4 * parameters_of(config) / 1e9)
     total = sum(found.values(), Seconds(0, 0, 0))

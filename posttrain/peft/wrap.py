@@ -23,6 +23,7 @@ from posttrain.peft.hf_peft import MUTATING
 from posttrain.peft.methods import METHODS, Applied, Request
 from posttrain.peft.soft_prompts import has_soft_prompt
 from posttrain.peft.stacking import refuse_stack
+from posttrain.runtime.disk import writing
 from schemas.errors import Refusal
 from schemas.peft import LoRA, Peft
 
@@ -128,7 +129,13 @@ def save_trained(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, sta
 
     Raises:
         ValueError: when `wrap` did not apply this method to this model.
+        DiskFull: when there is no room for it; nothing of it is left then.
     """
+    with writing(out / ("model" if spec.method == "full" else "adapter"), trainable_state(model)):
+        return _write(model, tokenizer, spec, start, out)
+
+
+def _write(model: Any, tokenizer: PreTrainedTokenizerBase, spec: Peft, start: Policy, out: Path) -> dict[str, str]:
     if spec.method == "full":
         model.save_pretrained(out / "model")
         tokenizer.save_pretrained(out / "model")

@@ -19,6 +19,7 @@ from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.evaluation_check import check_evaluation
 from posttrain.pipeline.export_check import check_export
 from posttrain.pipeline.reward_check import check_reward
+from posttrain.pipeline.tracking_check import check_hub, check_sinks
 from posttrain.pipeline.vocabulary_check import check_vocabulary
 from posttrain.rewards.functions import load_function
 from posttrain.runtime.trees import inside
@@ -75,6 +76,8 @@ def _check_names(recipe: Recipe) -> None:
         check_model(recipe.reward.model, "reward.model")
     if recipe.placement == "inline":  # else the device is that of another machine, which checks it: see `machine_check.py`
         check_device(recipe)
+        check_sinks(recipe)
+        check_hub(recipe)
     check_evaluation(recipe)
 
 

@@ -169,7 +169,7 @@ WORK: dict[str, StageWork] = {
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=4, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
+        version=5, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(
@@ -193,7 +193,7 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: _ALGORITHMS["kto" if recipe.unpaired else recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),
     "evaluate": StageWork(
-        version=8, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
+        version=9, fields=_evaluation, inputs=_policies_rows_and_judge, task="tasks.evaluation:evaluate", pool="gpu",
         writes=("evaluation.json", "samples.parquet", "pairs.parquet", "rows.json"),
         tokens=f"{_TOKENS}:evaluate",
     ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ from typing import Any
 import yaml
 
 from posttrain.report import read, samples
+from posttrain.report.by_source import by_source
+from posttrain.report.costs import cost
+from posttrain.report.decision import advice, verdict
+from posttrain.report.left_out import left_out
 from posttrain.report.page import write_page
 from posttrain.report.read import Folders, Json
 from posttrain.runtime.integrity import read_result
 from schemas.data import CONTRACTS
 from schemas.estimates import Estimate
 from schemas.recipe import Recipe
-from schemas.results import RunReport, StageReport, StageResult
+from schemas.results import RunReport, StageResult
 from schemas.secrets import without_credentials
 
 TEMPLATE = "report.html.j2"
@@ -29,7 +34,7 @@ PER_POLICY = ("reward", "perplexity", "eos_share", "response_tokens")
 
 def write_report(
     recipe: Recipe, run: RunReport, folders: Mapping[str, Path], out: Path, *, written: datetime | None = None,
-    rows: bool = True,
+    rows: bool = True, earlier: Sequence[Json] = (),
 ) -> Path:  # fmt: skip
     """Write the report of a run as one HTML file without scripts, external files or network addresses.
 
@@ -40,19 +45,24 @@ def write_report(
         out: the file to write, or an existing folder for `report.html`. Replaced atomically.
         written: date in the header; None is now. Everything else depends on the other arguments alone.
         rows: show prompts and responses, which are the user's own and not for everyone who reads a tracking server.
+        earlier: versions of the registered model, as `policies` of the evaluation but with the name of the version.
 
     Returns:
         Path of the written file.
     """
     target = out / "report.html" if out.is_dir() else out
     target.parent.mkdir(parents=True, exist_ok=True)
-    content = _content(recipe, run, folders) | {"written": written or datetime.now(UTC)}
-    content |= {} if rows else {"course": [], "groups": []}
+    content = _content(recipe, run, folders, earlier) | {"written": written or datetime.now(UTC)}
+    content |= {} if rows else {"course": [], "groups": [], "left_out": {}, "sources_by_gain": _without_answers(content)}
     write_page(TEMPLATE, target, content)
     return target
 
 
-def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]:
+def _without_answers(content: Mapping[str, Any]) -> list[Any]:
+    return [replace(each, worst=None) for each in content["sources_by_gain"]]
+
+
+def _content(recipe: Recipe, run: RunReport, folders: Folders, earlier: Sequence[Json]) -> dict[str, Any]:
     """Everything that the template names."""
     evaluation = read.document(folders, "evaluate", "evaluation.json")
     validation = read.document(folders, "validate", "summary.json")
@@ -68,6 +78,7 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "recipe_yaml": without_credentials(asked),
         "run": run,
         "verdict": verdict(recipe, run),
+        "advice": advice(recipe, run),
         "temperature": evaluation.get("temperature"),
         "policies": _rows(evaluation.get("policies", []), POLICY),
         "metrics": _rows(_beyond_policies(evaluation), METRIC),
@@ -81,11 +92,14 @@ def _content(recipe: Recipe, run: RunReport, folders: Folders) -> dict[str, Any]
         "on_policy": read.document(folders, "align", "on_policy.json"),
         "course": samples.course(read.lines(folders, "align", "rollouts.jsonl")),
         "groups": samples.groups(frame, names, recipe.seed),
-        "costs": [_cost(stage, results.get(stage.name), curves.get(stage.name, [])) for stage in run.stages],
+        "sources_by_gain": by_source(frame, names),
+        "left_out": left_out(folders),
+        "costs": [cost(stage, results.get(stage.name), curves.get(stage.name, [])) for stage in run.stages],
         "lineage": [results[stage.name] for stage in run.stages if stage.name in results],
         "built_with": _built_with(results),
         "sources": _sources(folders),
-        **_charts(evaluation, validation, filtering, curves, reward, _encoded(folders), length=(frame, names)),
+        **_charts(evaluation, validation, filtering, curves, reward, _encoded(folders), (frame, names), earlier),
+        "tree": _drawn_lineage(run, results),
     }
 
 
@@ -136,21 +150,15 @@ def _built_with(results: dict[str, StageResult]) -> dict[str, str]:
     return {", ".join(names): versions for versions, names in stages.items()}
 
 
-def verdict(recipe: Recipe, run: RunReport) -> str:
-    """`failed`: a stage did not finish. `passed`: every gate held and the model is champion, or none was to be registered.
-    `refused`: a gate failed, or nothing was registered although the recipe asks for it. `held`: registered without the alias
-    `champion`, or nothing to decide."""
-    if run.status == "failed":
-        return "failed"
-    if not all(gate.passed for gate in run.gates) or (recipe.registry and run.model is None):
-        return "refused"
-    champion = run.model.alias == "champion" if run.model else bool(run.gates)
-    return "passed" if champion else "held"
+def _drawn_lineage(run: RunReport, results: dict[str, StageResult]) -> list[Any]:
+    from posttrain.report.lineage import drawing
+
+    return drawing([results[stage.name] for stage in run.stages if stage.name in results])
 
 
 def _charts(
     evaluation: Json, validation: Json, filtering: Json, curves: dict[str, list[Json]], reward: Json,
-    encoded: dict[str, dict[str, Json]], length: tuple[Any, list[str]],
+    encoded: dict[str, dict[str, Json]], length: tuple[Any, list[str]], earlier: Sequence[Json],
 ) -> dict[str, Any]:  # fmt: skip
     """Figures by section. matplotlib is imported here, so that nothing else pays for it."""
     from posttrain.report import curves as drawn
@@ -160,7 +168,8 @@ def _charts(
     preferences = validation.get("preferences") or {}
     return {
         "win_rates": figures.win_rates(evaluation.get("win_rates", [])),
-        "frontier": figures.frontier(evaluation.get("policies", [])),
+        "frontier": figures.frontier(evaluation.get("policies", []), earlier),
+        "calibration": rewards.calibration(evaluation),
         "funnels": [
             *funnel.documents(filtering),
             *(chart for kind in sorted(CONTRACTS) for chart in funnel.rows(kind, validation.get(kind) or {}, encoded[kind])),
@@ -171,20 +180,4 @@ def _charts(
         "curves": {stage: drawn.stage_curves(stage, points) for stage, points in curves.items() if points},
         "rewards": rewards.charts(reward),
         "length": figures.length_against_reward(*length),
-    }
-
-
-def _cost(stage: StageReport, result: StageResult | None, curve: list[Json]) -> Json:
-    """What a stage cost: seconds now and when it was built, and the throughput over its whole curve."""
-    last: Json = curve[-1] if curve else {}
-    tokens, seconds = last.get("tokens"), last.get("seconds")
-    return {
-        "stage": stage.name,
-        "seconds": stage.seconds,
-        "built": result.seconds if result else None,
-        "steps": last.get("step"),
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds if tokens and seconds else None,
-        "rate": stage.metrics.get("learning_rate"),
-        "memory": stage.metrics.get("peak_memory_gb"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,29 +13,53 @@ from posttrain.report.svg import ACCENT, ANCESTORS, BAD, MUTED, Chart, chart
 from posttrain.report.text import number
 
 POINTS = 300
-# Title of a panel, and the metrics drawn in it; `*` stands for the rest of a name.
-PANELS: dict[str, tuple[str, ...]] = {
-    "loss": ("loss", "validation_loss"),
-    "reward margin": ("margin",),
-    "preference accuracy": ("accuracy",),
-    "label accuracy": ("label_accuracy",),
-    "reward of chosen and rejected": ("reward_chosen", "reward_rejected"),
-    "reward of desirable and undesirable": ("reward_desirable", "reward_undesirable"),
-    "divergence on other prompts' answers": ("divergence",),
-    "log-probability": ("logprob_chosen", "logprob_rejected", "logprob_desirable", "logprob_undesirable"),
-    "log-ratio to the reference per token": ("kl_chosen", "kl_rejected", "kl_desirable", "kl_undesirable"),
-    "reward of the responses, and what watches": ("score", "monitor_*"),
-    "reward on held-out prompts": ("held_out_reward", "held_out_monitor_*"),
-    "share of prompts whose responses have one reward": ("groups_without_variance",),
-    "divergence from the reference per token": ("kl", "kl_k3"),
-    "entropy per token": ("entropy",),
-    "share of clipped ratios": ("clip_fraction",),
-    "explained variance of the critic": ("explained_variance_mc", "explained_variance"),
-    "value less return, mean": ("value_bias",),
-    "tokens per response": ("response_tokens",),
-    "share of responses that ended": ("eos_share",),
-    "weight of the divergence": ("kl_coefficient",),
-    "learning rate": ("learning_rate",),
+
+
+class Panel(NamedTuple):
+    """What is drawn together, in which unit, and what to look for."""
+
+    metrics: tuple[str, ...]
+    """`*` stands for the rest of a name."""
+    unit: str
+    said: str
+
+
+PANELS = {
+    "loss": Panel(("loss", "validation_loss"), "loss", "A held-out loss that rises while the other falls is overfitting."),
+    "reward margin": Panel(("margin",), "β·nats", "By how much chosen is preferred over rejected, compared with the reference."),
+    "preference accuracy": Panel(("accuracy",), "share of pairs", "Dashed is chance."),
+    "label accuracy": Panel(("label_accuracy",), "share of answers", "Dashed is chance."),
+    "reward of chosen and rejected": Panel(("reward_chosen", "reward_rejected"), "β·nats", "Both may fall; the gap should grow."),
+    "reward of desirable and undesirable": Panel(
+        ("reward_desirable", "reward_undesirable"), "β·nats", "Both may fall; the gap should grow."
+    ),
+    "divergence on other prompts' answers": Panel(("divergence",), "nats", "KTO's estimate of the distance to the reference."),
+    "log-probability": Panel(
+        ("logprob_chosen", "logprob_rejected", "logprob_desirable", "logprob_undesirable"),
+        "nats per answer",
+        "Good answers that become unlikely are a warning.",
+    ),
+    "log-ratio to the reference per token": Panel(
+        ("kl_chosen", "kl_rejected", "kl_desirable", "kl_undesirable"), "nats per token", "0 is the reference."
+    ),
+    "reward of the responses, and what watches": Panel(
+        ("score", "monitor_*"), "reward", "A monitor that falls while the reward rises is reward hacking."
+    ),
+    "reward on held-out prompts": Panel(("held_out_reward", "held_out_monitor_*"), "reward", "Nothing trains on these."),
+    "share of prompts whose responses have one reward": Panel(
+        ("groups_without_variance",), "share of prompts", "Such prompts teach nothing."
+    ),
+    "divergence from the reference per token": Panel(("kl", "kl_k3"), "nats per token", "What the penalty holds down."),
+    "entropy per token": Panel(("entropy",), "nats per token", "Near 0 the policy has one answer to everything."),
+    "share of clipped ratios": Panel(("clip_fraction",), "share of tokens", "Much of it: the steps are too large."),
+    "explained variance of the critic": Panel(
+        ("explained_variance_mc", "explained_variance"), "share of variance", "At 0 or below the critic knows nothing."
+    ),
+    "value less return, mean": Panel(("value_bias",), "reward", "The critic's bias; 0 is none."),
+    "tokens per response": Panel(("response_tokens",), "tokens", "Growth without gain is reward for length."),
+    "share of responses that ended": Panel(("eos_share",), "share of responses", "The others were cut."),
+    "weight of the divergence": Panel(("kl_coefficient",), "β", "As the controller sets it."),
+    "learning rate": Panel(("learning_rate",), "per step", "Warm-up and decay."),
 }
 _COLOURS = (ACCENT, *ANCESTORS[1:])
 
@@ -42,7 +67,7 @@ _COLOURS = (ACCENT, *ANCESTORS[1:])
 def stage_curves(stage: str, points: list[Json]) -> list[Chart]:
     """One figure per panel of which the stage logged a metric."""
     logged = sorted({metric for point in points for metric, value in point.items() if value is not None})
-    drawn = {panel: [m for wanted in metrics for m in fnmatch.filter(logged, wanted)] for panel, metrics in PANELS.items()}
+    drawn = {title: [m for wanted in panel.metrics for m in fnmatch.filter(logged, wanted)] for title, panel in PANELS.items()}
     return [_panel(stage, panel, metrics, points) for panel, metrics in drawn.items() if metrics]
 
 
@@ -54,7 +79,7 @@ def _panel(stage: str, panel: str, metrics: list[str], points: list[Json]) -> Ch
             xy = thinned(np.array(values, dtype=float))
             marker = "o" if len(xy) <= 30 else ""
             axes.plot(xy[:, 0], xy[:, 1], color=colour, marker=marker, markersize=3, label=metric)
-        axes.set_xlabel("step")
+        axes.set(xlabel="optimizer step", ylabel=PANELS[panel].unit)
         axes.margins(x=0.02)
         if len(series) > 1:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, borderaxespad=0.2)
@@ -62,7 +87,7 @@ def _panel(stage: str, panel: str, metrics: list[str], points: list[Json]) -> Ch
             axes.axhline(0.5, color=MUTED, linestyle="--", linewidth=1)
 
     ends = "; ".join(f"{metric} {number(_rounded(v[0][1]))} → {number(_rounded(v[-1][1]))}" for metric, v in series.items())
-    return chart(panel, ends, draw, (3.6, 2.2), group=stage)
+    return chart(panel, f"{PANELS[panel].said} {ends}.", draw, (3.6, 2.2), group=stage)
 
 
 def thinned(xy: np.ndarray) -> np.ndarray:
@@ -92,7 +117,7 @@ def _histogram(name: str, metric: Json) -> Chart:
         axes.set_yscale("log")  # the tail beyond a threshold is what matters, and it is thin
         if widths.max() > 100 * widths.min():  # bins that grow by factors
             axes.set_xscale("symlog", linthresh=float(widths.min()))
-        axes.set(xlim=(first, last), ylim=(0.7, None), ylabel="documents")
+        axes.set(xlim=(first, last), ylim=(0.7, None), xlabel=name.replace("_", " "), ylabel="documents")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: number(value))
         axes.minorticks_off()
@@ -103,7 +128,8 @@ def _histogram(name: str, metric: Json) -> Chart:
 
     limits = {"at least": metric["min"], "at most": metric["max"]}
     kept = " and ".join(f"{word} {number(limit)}" for word, limit in limits.items() if limit is not None)
-    return chart(name, f"kept: {kept}" if kept else "no threshold", draw, (3.6, 2.0), group="filter")
+    note = f"Documents by this metric; {f'kept: {kept}' if kept else 'no threshold'}."
+    return chart(name, note, draw, (3.6, 2.0), group="filter")
 
 
 def _rounded(value: float) -> float:

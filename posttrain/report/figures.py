@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 from matplotlib.axes import Axes
 
@@ -37,30 +39,37 @@ def win_rates(rows: list[Json]) -> list[Chart]:
     return [chart("Win rates", note, draw, (WIDTH, 0.75 + 0.6 * len(rows)))] if rows else []
 
 
-def frontier(policies: list[Json]) -> list[Chart]:
-    """Reward against KL from the reference: a point per policy, a line for one whose KL was not measured."""
+def frontier(policies: list[Json], earlier: Sequence[Json] = ()) -> list[Chart]:
+    """Reward against KL from the reference: a point per policy and earlier version, a line for one whose KL was not measured."""
     rewarded = [policy for policy in policies if policy.get("reward") is not None]
     points = [policy for policy in rewarded if policy.get("kl_per_token") is not None]
-    kls = [0.0, *(point["kl_per_token"] for point in points)]
+    kls = [0.0, *(point["kl_per_token"] for point in (*points, *earlier))]
     left, right = min(kls), max(kls) or 1.0  # an estimate of a small KL can lie below 0
     colours = palette([policy["policy"] for policy in policies])
 
     def draw(axes: Axes) -> None:
+        for point in earlier:
+            _point(axes, point, MUTED, "s")
         for point in points:
-            x, y, colour = point["kl_per_token"], point["reward"], colours[point["policy"]]
-            if point.get("reward_interval"):
-                axes.plot([x, x], point["reward_interval"], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
-            axes.plot([x], [y], "o", color=colour, markersize=7)
-            axes.annotate(point["policy"], (x, y), xytext=(8, 0), textcoords="offset points", va="center")
+            _point(axes, point, colours[point["policy"]], "o")
         for policy in rewarded:
             if policy not in points:
                 axes.axhline(policy["reward"], color=colours[policy["policy"]], linestyle=":")
                 axes.text(1.27 * right, policy["reward"], f"{policy['policy']} (KL not measured)", ha="right", va="bottom")
         axes.margins(y=0.15)
-        axes.set(xlim=(left - 0.06 * right, 1.3 * right), xlabel="KL per token, nats", ylabel="mean reward")
+        axes.set(xlim=(left - 0.06 * right, 1.3 * right), xlabel="KL per token, nats", ylabel="mean reward, the judge's unit")
 
     note = "Up is better, right is further from the reference. Bars are 95% intervals."
+    note += " Squares are earlier versions under the same judge, each against its own reference." if earlier else ""
     return [chart("Reward against KL", note, draw)] if points else []
+
+
+def _point(axes: Axes, point: Json, colour: str, marker: str) -> None:
+    x, y = point["kl_per_token"], point["reward"]
+    if point.get("reward_interval"):
+        axes.plot([x, x], point["reward_interval"], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+    axes.plot([x], [y], marker, color=colour, markersize=7)
+    axes.annotate(point["policy"], (x, y), xytext=(8, 0), textcoords="offset points", va="center")
 
 
 def length_against_reward(samples: pl.DataFrame | None, policies: list[str]) -> list[Chart]:
@@ -86,7 +95,7 @@ def length_against_reward(samples: pl.DataFrame | None, policies: list[str]) -> 
                 markeredgewidth=0,
                 label=policy,
             )
-        axes.set(xlabel="characters in the response", ylabel="reward")
+        axes.set(xlabel="characters in the response", ylabel="reward, the judge's unit")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=4, handletextpad=0.1)
 
     last = columns[policies[-1]]
@@ -102,7 +111,8 @@ def length_histogram(histogram: Json) -> list[Chart]:
         for side, colour in (("rejected", MUTED), ("chosen", ACCENT)):
             axes.stairs(histogram[side], histogram["edges"], color=colour, fill=True, alpha=0.35)
             axes.stairs(histogram[side], histogram["edges"], color=colour, label=side, linewidth=1.2)
-        axes.set(xlabel="length of the response", ylabel="pairs")
+        axes.set(xlabel="length of the response, characters", ylabel="pairs")
         axes.legend(loc="upper right")
 
-    return [chart("Length of chosen and rejected", "", draw)] if histogram else []
+    note = "Where chosen lies to the right of rejected, a model can win by length alone."
+    return [chart("Length of chosen and rejected", note, draw)] if histogram else []

@@ -92,6 +92,7 @@ def _funnel(title: str, summary: Json, bars: list[Bar], surplus: int) -> Chart:
         axes.set(xlim=(-0.005 * total, 1.005 * total), ylim=(len(bars) - 0.6, -0.75))
         axes.axis("off")
 
-    note = f"{number(summary['train'])} to train on, {number(summary['holdout'])} held out."
+    note = "Rows, and their share of those that came in. "
+    note += f"{number(summary['train'])} to train on, {number(summary['holdout'])} held out."
     note += " A row may have several reasons." if surplus > 0 else ""
     return chart(f"{title}: from input to training", note, draw, (WIDTH, 0.3 + 0.42 * len(bars)))

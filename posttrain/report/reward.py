@@ -11,11 +11,19 @@ from posttrain.report.text import number
 
 def charts(document: Json) -> list[Chart]:
     """Figures of a stage's `reward.json`; none without one."""
-    return [_reliability(document), _length(document)] if document else []
+    if not document:
+        return []
+    return [_reliability(document["reliability"], document["held_out_calibration_error"], "reward"), _length(document)]
 
 
-def _reliability(document: Json) -> Chart:
-    points = document["reliability"]
+def calibration(evaluation: Json) -> list[Chart]:
+    """The same curve of the candidate's implicit rewards; none where no pairs were scored, or an older version evaluated."""
+    points = evaluation.get("reliability") or []
+    error = next((each["value"] for each in evaluation.get("metrics", []) if each["name"] == "calibration_error"), None)
+    return [_reliability(points, error, "evaluation")] if points and error is not None else []
+
+
+def _reliability(points: list[Json], error: float, group: str) -> Chart:
     most = max(point["pairs"] for point in points)
 
     def draw(axes: Axes) -> None:
@@ -23,12 +31,14 @@ def _reliability(document: Json) -> Chart:
         for point in points:
             size = 4 + 10 * (point["pairs"] / most) ** 0.5
             axes.plot([point["confidence"]], [point["accuracy"]], "o", color=ACCENT, markersize=size, alpha=0.75)
-        axes.set(xlim=(0.48, 1.02), ylim=(-0.05, 1.05), xlabel="confidence in the preferred response", ylabel="share right")
+        axes.set(xlim=(0.48, 1.02), ylim=(-0.05, 1.05))
+        axes.set(xlabel="confidence in the preferred response", ylabel="share of pairs right")
 
     note = (
-        f"On the dashed line confidence is what it says. Expected calibration error: {_rounded(document, 'calibration_error')}."
+        "Held-out pairs by confidence, larger points are more pairs; on the dashed line confidence is what it says. Expected "
+        f"calibration error: {number(round(error, 3))}."
     )
-    return chart("Calibration", note, draw, (WIDTH, HEIGHT), group="reward")
+    return chart("Calibration", note, draw, (WIDTH, HEIGHT), group=group)
 
 
 def _length(document: Json) -> Chart:
@@ -38,7 +48,7 @@ def _length(document: Json) -> Chart:
         lengths, rewards = [r["tokens"] for r in responses], [r["reward"] for r in responses]
         axes.plot(lengths, rewards, "o", color=ACCENT, markersize=4, alpha=0.5, markeredgewidth=0)
         axes.axhline(0, color=MUTED, linewidth=1)
-        axes.set(xlabel="tokens in the response", ylabel="reward")
+        axes.set(xlabel="tokens in the response", ylabel="reward, logits")
 
     note = f"Correlation of length and reward: {_rounded(document, 'length_correlation')}."
     return chart("Length against reward", note, draw, (WIDTH, HEIGHT), group="reward")

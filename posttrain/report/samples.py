@@ -65,7 +65,8 @@ def groups(frame: pl.DataFrame | None, names: list[str], seed: int) -> list[Grou
         ends = min(EXTREME, ranked.height // 2)
         chosen[f"Best against {opponent}"] = ranked.head(ends)
         chosen[f"Worst against {opponent}"] = ranked.tail(ends).reverse()
-    return [Group(title, tuple(_sample(row, names) for row in rows.to_dicts())) for title, rows in chosen.items() if rows.height]
+    shown = {title: tuple(sample_of(row, names) for row in rows.to_dicts()) for title, rows in chosen.items()}
+    return [Group(title, samples) for title, samples in shown.items() if samples]
 
 
 def course(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,7 +86,8 @@ def _read(row: dict[str, Any]) -> str:
     return _cut("; ".join(f"{name}: {read}" for name, read in row.get("extracted", {}).items() if read is not None))
 
 
-def _sample(row: dict[str, Any], names: list[str]) -> Sample:
+def sample_of(row: dict[str, Any], names: list[str]) -> Sample:
+    """A row of the samples, its texts cut."""
     answers = (Answer(name, _cut(row[f"response_{name}"]), row.get(f"reward_{name}")) for name in names)
     return Sample(_cut(row["prompt"]), tuple(answers))
 

@@ -31,7 +31,8 @@ def find_known(path: Path, examples: Sequence[Example]) -> Tensor:
 
 
 def _digests(examples: Sequence[Example]) -> Tensor:
-    """[examples, 32] SHA-256 of the tokens of each and of where its branches begin."""
+    """[examples, 32] SHA-256 of the tokens of each, of where its branches begin, and of which are scored where not all are."""
     parts = [[example.prompt, *example.branches] for example in examples]
     content = [repr([len(part) for part in each]).encode() + np.concatenate(each).astype("<i4").tobytes() for each in parts]
+    content = [each if e.trained is None else each + e.trained.tobytes() for each, e in zip(content, examples, strict=True)]
     return torch.tensor([list(hashlib.sha256(each).digest()) for each in content], dtype=torch.uint8)

@@ -98,12 +98,14 @@ def score_branches(
 
 
 def cache_key(weights: Sequence[str], examples: Sequence[Example], scorer: Scorer, budget: int) -> str:
-    """Identity of a set of reference scores: weights, token ids, arithmetic and batching (which moves the last bits)."""
+    """Identity of a set of reference scores: weights, token ids and which are scored, arithmetic and batching (which moves the
+    last bits)."""
     digest = hashlib.sha256(repr((tuple(weights), str(scorer.dtype), scorer.device.type, scorer.layout, budget)).encode())
     for example in examples:
         for part in (example.prompt, *example.branches):
             digest.update(len(part).to_bytes(4, "little"))
             digest.update(part.tobytes())
+        digest.update(b"" if example.trained is None else example.trained.tobytes())
     return digest.hexdigest()[:32]
 
 

@@ -16,33 +16,44 @@ from schemas.errors import Refusal
 
 Finding = tuple[str, int, int]
 
-REGIONS: Final = ("US", "GB", "DE", "FR", "IN", "AU", "ES", "IT", "NL", "BR")
+REGIONS: Final = ("US", "GB", "DE", "FR", "IN", "AU", "ES", "IT", "NL", "BR", "CH", "AT", "BE", "SE", "JP", "PL")
 """Where a number may be at home that is written without its country."""
 _BLANK = rb"(?:[ ]|\xc2\xa0|\xe2\x80[\x80-\x8a\xaf])"
 _DASH = rb"(?:-|\xe2\x80[\x90-\x95])"
 _GAP = rb"(?:[ \-./()]|\xc2\xa0|\xe2\x80[\x80-\x8a\x90-\x95\xaf]){0,3}"
 _BETWEEN = rb"(?:[ \-.]|\xc2\xa0|\xe2\x80[\x80-\x8a\x90-\x95\xaf])"
-_OPEN, _CLOSED = rb"(?<![\w.+/\-])(?<!\d[ ])(?<!\d\xc2\xa0)", rb"(?![\w]|[.\-/:]\d|\.\w)"
+_OPEN, _CLOSED = rb"(?<![\w.+/\-])(?<!\d[ ])(?<!\d\xc2\xa0)", rb"(?!(?!x\d)\w|[.\-/:]\d|\.\w)"
 
 _IPV4 = re.compile(rb"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d|[.-]\w)")
 _CARD = re.compile(
     rb"(?<![\w.+])(?<!\d[ \-])(?:\d{12,19}|\d{4}([ -]|\xc2\xa0)\d{4}\1\d{4}\1\d{1,7}(?:\1\d{3})?"
     rb"|\d{4}([ -]|\xc2\xa0)\d{6}\2\d{4,5})(?!\w|[.\-]\d)"
 )
-_ABROAD = re.compile(rb"(?<![\w+])(?:\+|(?<![\d.])00(?=[1-9]))[ ]?\(?\d(?:" + _GAP + rb"\d){6,14}(?!\d)")
+_ABROAD = re.compile(rb"(?<![\w+])\(?(?:\+|(?<![\d.])00(?=[1-9]))[ ]?\(?\d(?:" + _GAP + rb"\d){6,14}(?!\d)")
 _NORTH_AMERICA = re.compile(
     _OPEN + rb"(?:1" + _BETWEEN + rb")?(?:\(\d{3}\)" + _BETWEEN + rb"?|\d{3}" + _BETWEEN + rb")\d{3}" + _BETWEEN + rb"\d{4}"
-    rb"(?!\w|[.\-/]\d)"
+    rb"(?!(?!x\d)\w|[.\-/]\d)"
 )  # fmt: skip
+_EXTENSION = re.compile(rb"[ ]?(?:x|ext\.?|extension)[ ]?\d{1,6}(?!\w)", re.I)
 _TRUNK = re.compile(_OPEN + rb"\(?0\d{1,5}\)?(?:" + _BETWEEN + rb"|[ ]?/[ ]?){0,2}\d(?:" + _BETWEEN + rb"?\d){5,9}" + _CLOSED)
 _ANY = re.compile(rb"(?<![\w.])[(]?\d(?:" + _GAP + rb"\d){5,14}(?!\d)")
+_SAYS_PHONE: Final = (  # expressions of words, in UTF-8
+    "tele?(?:phone|fon|f)?", "tel(?:e|é)f(?:on[aeou]?|oon)", "telefonszám", "tél(?:éphone)?", "telem(?:óvel)?", "tlf",
+    "puh(?:elin)?",
+    "cep", "gsm", "phones?", "mobil[ae]?", "mob", "móvil", "cell(?:phone)?", "celular", "portable", "handy", "rufnummer", "fax",
+    "ph",
+    "hotline", "whatsapp", "sms", "call(?:ing|s)?", "ring", "appelez", "dial(?:ing)?", "reach[ ](?:me|us|him|her|them)", "thoại",
+)  # fmt: skip
+_SAYS_PHONE_TOO: Final = (
+    "☎", "📞", "📱", "电话", "電話", "手机", "携帯", "전화", "โทร", "טלפון", "Τηλ", "τηλ", r"тел(?:ефон\S{0,2})?",
+)  # fmt: skip
+"""Without a border between words, which expressions on bytes do not see here."""
+_BETWEEN_WORD_AND_NUMBER: Final = (
+    r"[\s:.,()#=*'\"\[-]|\uff1a|번호|号码|番号|\b(?:numbers?|num|no|nr|is|at|on|me|us|him|her|them|the|office|line|direct|toll|free"
+    r"|support|now|today|back|please|our|my|your|or|home|work|and|via|under|desk|extension|by|sales|unter|au|al|le)\b"
+).replace(r"\uff1a", "\uff1a")
 _CUE = re.compile(
-    rb"(?:\b(?:tele?(?:phone|fon|f)?|t\xc3\xa9l(?:\xc3\xa9phone|\xc3\xa9fono)?|phones?|mobile|mob|cell(?:phone)?|fax|hotline|whatsapp|sms"
-    rb"|call(?:ing|s)?|dial(?:ing)?|ph|reach[ ](?:me|us|him|her|them)|handy|m\xc3\xb3vil|celular|portable|rufnummer)\b"
-    rb"|\xe2\x98\x8e|\xf0\x9f\x93[\x9e\xb1]|\xe7\x94\xb5\xe8\xaf\x9d|\xe9\x9b\xbb\xe8\xa9\xb1|\xd1\x82\xd0\xb5\xd0\xbb)"
-    rb"(?:[\s:.,()#=*'\"\[-]|\b(?:numbers?|num|no|nr|is|at|on|me|us|him|her|them|the|office|line|direct|toll|free|support|now|today|back|please"
-    rb"|our|my|your|or|home|work|and|via|under|desk|extension|by|sales|unter|au|al)\b){0,12}$",
-    re.I,
+    rf"(?:\b(?:{'|'.join(_SAYS_PHONE)})\b|{'|'.join(_SAYS_PHONE_TOO)})(?:{_BETWEEN_WORD_AND_NUMBER}){{0,12}}$".encode(), re.I
 )
 _NO_CUE = re.compile(
     rb"(?:isbn|issn|imei|order|invoice|tracking|serial|part|sku|ref(?:erence)?|ticket|case|account|id|doi|patent|model|ean|upc"
@@ -65,6 +76,7 @@ _ADDRESS_CUE = re.compile(
     re.I,
 )
 _NAMED = re.compile(rb"\b[A-Z][\w+#-]*[ ]$")  # a product and its version, as in `OpenSSL 1.0.2.11`
+_MAESTRO: Final = frozenset((5018, 5020, 5038, 5893, 6304, 6390, 6759, 6761, 6762, 6763))  # which are of 12 digits or more
 _ROOM = 40  # bytes before a number that say what it is
 
 
@@ -129,7 +141,12 @@ def _is_address(written: str, before: bytes) -> bool:
 def _cards(text: bytes, start: int, end: int) -> Iterator[Finding]:
     for match in _CARD.finditer(text, start, min(len(text), end + 2)):
         digits = re.sub(rb"\D", b"", match[0]).decode()
-        if match.end() <= end and _network(digits) and luhn(digits) and not _NO_CUE.search(_before(text, match.start())):
+        if (
+            match.end() <= end
+            and _network(digits)
+            and luhn(digits)
+            and (len(digits) > 13 or not _NO_CUE.search(_before(text, match.start())))
+        ):
             yield "card", match.start(), match.end()
 
 
@@ -142,20 +159,24 @@ def luhn(digits: str) -> bool:
 def _network(digits: str) -> bool:
     """Whether a card network gives out numbers that begin so and are so long."""
     two, four, length = int(digits[:2]), int(digits[:4]), len(digits)
+    if four in _MAESTRO or two in (50, 56, 57, 58):
+        return length >= 12
     if digits[0] == "4":
         return length in (13, 16, 19)
-    if 51 <= two <= 55 or 2221 <= four <= 2720:
+    if 51 <= two <= 55 or 2200 <= four <= 2204 or 2221 <= four <= 2720:
         return length == 16
     if two in (34, 37):
         return length == 15
+    if four in (1800, 2131):  # of JCB
+        return length == 15
     if two in (36, 38, 39) or 3000 <= four <= 3059:
         return length in (14, 16)
-    return length in (16, 17, 18, 19) and (3528 <= four <= 3589 or two in (50, 56, 57, 58, 60, 62, 63, 64, 65, 67))
+    return length in (16, 17, 18, 19) and (3528 <= four <= 3589 or two in (60, 62, 63, 64, 65, 67))
 
 
 def _phones(text: bytes, start: int, end: int) -> Iterator[Finding]:
     cued = bool(_CUE.search(_before(text, start)[-_ROOM:]))
-    if not cued and _NO_CUE.search(_before(text, start)):
+    if not cued and b"+" not in text[start : start + 2] and _NO_CUE.search(_before(text, start)):
         return
     for pattern, wanted in ((_ABROAD, _abroad), (_NORTH_AMERICA, _north_american), (_TRUNK, _at_home), (_ANY, _cued)):
         if pattern is _ANY and not cued:
@@ -166,22 +187,38 @@ def _phones(text: bytes, start: int, end: int) -> Iterator[Finding]:
             written = match[0][: stop - match.start()].decode(errors="replace")
             if not _DATE.match(match[0]) and wanted(written, cued or bool(_CUE.search(_before(text, match.start())))):
                 found = True
-                yield "phone", match.start() + (match[0][:1] == b" "), stop
+                yield (
+                    "phone",
+                    match.start() + _lead(match[0]),
+                    extension.end() if (extension := _EXTENSION.match(text, stop)) else stop,
+                )
         if found:
             return
+
+
+def _lead(written: bytes) -> int:
+    """Bytes before the number: a blank, or a bracket that is not closed in it."""
+    return int(written[:1] == b" " or (written[:1] == b"(" and b")" not in written))
 
 
 def _abroad(written: str, cued: bool) -> bool:
     """With a country code: valid, or of a possible length; people write numbers that no network has given out."""
     if re.fullmatch(r"\+\d\.\d+", written):  # a number with a sign
         return False
+    written = written.replace("(0)", "").removeprefix("(")  # as in +49 (0)30: dialled at home only
     signed, digits = written.startswith("+"), sum(map(str.isdigit, written))
-    return _checks(written if signed else "+" + written[2:], None, possible=(signed and digits >= 10) or cued)
+    grouped = signed and digits >= 9 and len(re.findall(r"\d+", written)) >= 4
+    return grouped or _checks(written if signed else "+" + written[2:], None, possible=(signed and digits >= 10) or cued)
 
 
 def _north_american(written: str, cued: bool) -> bool:
     digits = "".join(filter(str.isdigit, written))[-10:]
-    return cued or "(" in written or _checks(written, "US", False) or ("-" in written and digits[0] in "23456789")
+    return (
+        cued
+        or "(" in written
+        or _checks(written, "US", False)
+        or (digits[0] in "23456789" and any(each in written for each in "-."))
+    )
 
 
 def _at_home(written: str, cued: bool) -> bool:
@@ -189,7 +226,8 @@ def _at_home(written: str, cued: bool) -> bool:
     digits = sum(map(str.isdigit, written))
     if not 9 <= digits <= 12 or not (grouped or cued) or re.fullmatch(r"\d{5}-\d{4}", written):  # the last is a ZIP code
         return False
-    return cued or any(_checks(written, region, False) for region in REGIONS)
+    surely = grouped and written.startswith(("0800", "(0"))
+    return cued or surely or any(_checks(written, region, False) for region in REGIONS)
 
 
 def _cued(written: str, cued: bool) -> bool:

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from posttrain.peft.wrap import load_trainable, trainable_state
+from posttrain.runtime.disk import writing
 from posttrain.runtime.distributed import barrier, full, gathered, is_main, rank, sharded_like
 from posttrain.runtime.trees import remove
-from posttrain.training.disk import writing
 from posttrain.training.objectives import Rounds
 
 BEST = "best"

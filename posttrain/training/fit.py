@@ -21,6 +21,7 @@ from posttrain.models.parameters import parameter_count, trainable_count
 from posttrain.peft.wrap import save_trained
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.distributed import is_main
+from posttrain.runtime.matmul_rate import matmul_gflops
 from posttrain.runtime.store import Built
 from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.scorer import Scorer, inner_model
@@ -172,7 +173,14 @@ def fit(request: StageRequest, job: Job, layout: str) -> dict[str, float]:
         "trainable_parameters": trainable_count(job.scorer.model),
         "learning_rate": rate,
     }
-    return {**metrics, **size, **row_metrics(request.out)}
+    return {**metrics, **size, **_rate_of_products(job), **row_metrics(request.out)}
+
+
+def _rate_of_products(job: Job) -> dict[str, float]:
+    """What the chip could do, for the report's share of it; of several processes on one chip no one can say."""
+    if job.compute.num_processes > 1:
+        return {}
+    return {"matmul_gflops": matmul_gflops(job.scorer.device, job.scorer.dtype)}
 
 
 def fit_policy(request: StageRequest, job: Job, layout: str, peft: Peft, tokenizer: PreTrainedTokenizerBase) -> Built:

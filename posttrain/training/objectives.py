@@ -148,7 +148,7 @@ class Preference:
         log-ratio per token, an estimate of the divergence from the reference) come once for each side of the pair.
         """
         policy = scores.per_branch().view(len(rows), 2)
-        lengths = torch.tensor([[len(b) for b in self.examples[row].branches] for row in rows], device=policy.device)
+        lengths = torch.tensor([self.examples[row].answer_lengths for row in rows], device=policy.device)
         reference = None if self.reference is None else self.reference[rows].to(policy.device)
         losses, rewards = preference_loss(policy, reference, lengths, self.kind, self.hyperparameters, self.sft_weight)
         margins = rewards[:, 0] - rewards[:, 1]

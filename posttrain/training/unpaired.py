@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,8 +55,10 @@ class Answers:
 
     def mismatched(self, pairs: Iterable[Mismatch]) -> list[Example]:
         """Prompts with other prompts' answers."""
-        answers = [(self.examples[row].prompt, self.examples[other].branches) for row, other in pairs]
-        return [Example(cut_left(prompt, self.max_length - len(said[0]), self.bos), said) for prompt, said in answers]
+        answers = [(self.examples[row].prompt, self.examples[other]) for row, other in pairs]
+        return [
+            replace(said, prompt=cut_left(prompt, self.max_length - len(said.branches[0]), self.bos)) for prompt, said in answers
+        ]
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Unpaired:
         policy = scores.per_branch()
         reference, desirable = (each[rows].to(policy.device) for each in (self.reference, self.answers.desirable))
         losses, rewards = kto_loss(policy, reference, desirable, self.z.to(policy.device), self.weights)
-        tokens = torch.tensor([len(self.examples[row].branches[0]) for row in rows], device=policy.device)
+        tokens = torch.tensor([self.examples[row].targets for row in rows], device=policy.device)
         kinds = {
             "reward": rewards,
             "logprob": policy.detach() / tokens,

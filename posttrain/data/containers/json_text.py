@@ -80,11 +80,14 @@ def doubled_keys(text: bytes, value: dict[str, Any]) -> list[str]:
 
     Counting comes first, since it costs little: as many colons after a quotation mark as in what was kept is the rule.
     """
+    colons = text.count(b'":') + text.count(b'" :')
+    if colons == len(value):  # most rows of plain texts, which need not be written
+        return []
     try:
         written = orjson.dumps(value)
     except orjson.JSONEncodeError:
         written = b""
-    colons, kept = text.count(b'":') + text.count(b'" :'), written.count(b'":')
+    kept = written.count(b'":')
     if colons == kept and ESCAPED_QUOTE not in text:
         return []
     keys = kept - written.count(b'\\":')  # without blanks each key ends before a colon

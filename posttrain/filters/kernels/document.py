@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from posttrain.filters.kernels.repeats import repeated_runs, repeated_spans
 from posttrain.text.kernels.characters import BULLET, CLOSER, LETTER, SPACE, STOP, TERMINAL, WIDE, WORD
 from posttrain.text.kernels.compiling import kernel
+from posttrain.text.kernels.folding import ASCII
 from posttrain.text.kernels.text import (
     NEWLINE,
     Bytes,
@@ -61,7 +62,9 @@ def measure(data: Bytes, offsets: Places, flags: Bytes, out: NDArray[np.float64]
     prefix, powers = np.empty(size + 1, np.uint64), powers_of_base(size + 1)
     for each in range(len(offsets) - 1):
         count = decode(data, offsets[each], offsets[each + 1], flags, codes, kinds, prefix)
-        _symbols(codes, kinds, count, out[each])
+        _symbols(data[offsets[each] : offsets[each + 1]], codes, count, out[each])
+        out[each, 7], out[each, 8] = _known_words(codes, kinds, count)
+        out[each, 9] = _sentences(kinds, count)
         _words(kinds, count, prefix, powers, out[each])
         _units(codes, kinds, count, prefix, powers, out[each])
 
@@ -137,22 +140,30 @@ def ends_with_ellipsis(codes: Codes, start: int, end: int) -> bool:
 
 
 @kernel
-def _symbols(codes: Codes, kinds: Bytes, count: int, out: NDArray[np.float64]) -> None:
-    """Columns that count characters, and those that look at a few in a row."""
-    hashes, newlines, curly, ellipses = 0, 0, 0, 0
-    for at in range(count):
-        code = codes[at]
-        hashes += code == HASH
-        newlines += code == NEWLINE
-        curly += code == CURLY
-        ellipses += code == ELLIPSIS
-    if count > 2:
-        ellipses += (codes[0] == DOT) & (codes[1] == DOT) & (codes[2] == DOT)
-    for at in range(3, count):
-        ellipses += (codes[at] == DOT) & (codes[at - 1] == DOT) & (codes[at - 2] == DOT) & (codes[at - 3] != DOT)
+def _symbols(data: Bytes, codes: Codes, count: int, out: NDArray[np.float64]) -> None:
+    """Columns that count characters; of bytes, where these are ASCII, since more of them fit into a vector.
+
+    Args:
+        data: UTF-8 of the document, whose characters are `codes[:count]`.
+    """
+    hashes, newlines, curly, ellipses, dots, every = 0, 0, 0, 0, np.uint8(0), np.uint8(0)
+    for at in range(len(data)):
+        byte = data[at]
+        hashes += byte == HASH
+        newlines += byte == NEWLINE
+        curly += byte == CURLY
+        every |= byte
+    ones, twos, threes = data[: max(len(data) - 2, 0)], data[1:], data[2:]  # places that are plainly positive make vectors
+    for at in range(len(ones)):
+        dots |= np.uint8((ones[at] == DOT) & (twos[at] == DOT) & (threes[at] == DOT))
+    if every >= ASCII:
+        for at in range(count):
+            ellipses += codes[at] == ELLIPSIS
+    if dots:
+        for at in range(2, count):
+            begins = at == 2 or codes[at - 3] != DOT
+            ellipses += begins & (codes[at] == DOT) & (codes[at - 1] == DOT) & (codes[at - 2] == DOT)
     out[3], out[4], out[5], out[6] = hashes, ellipses, newlines, curly
-    out[7], out[8] = _known_words(codes, kinds, count)
-    out[9] = _sentences(kinds, count)
 
 
 @kernel

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posttrain.filters.kernels.document import ends_with_ellipsis, lower, says
 from posttrain.text.kernels.characters import SPACE, TERMINAL
 from posttrain.text.kernels.compiling import kernel
+from posttrain.text.kernels.folding import is_ascii
 from posttrain.text.kernels.text import NEWLINE, Bytes, Codes, Places, code_at, longest
 
 REASONS: Final = ("min_words", "max_word_length", "drop_unpunctuated", "drop_ellipsis", "drop_javascript", "drop_policy")
@@ -16,7 +18,10 @@ REASONS: Final = ("min_words", "max_word_length", "drop_unpunctuated", "drop_ell
 JAVASCRIPT: Final = "javascript"
 POLICIES: Final = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
+Kinds = NDArray[np.int8]
 _KEPT = -1
+_A, _F, _I, _K, _O, _U, _V, _BLANK = (np.uint8(ord(letter)) for letter in "afikouv ")
+_SMALL = np.uint8(32)  # the bit by which small Latin letters differ from capitals; a blank has it
 _RARE: Final = {JAVASCRIPT: 2, "terms of use": 7, "privacy policy": 3, "cookie policy": 3, "uses cookies": 8,
                 "use of cookies": 10, "use cookies": 7}  # fmt: skip
 """Of each phrase the place of a letter that few words have: where that stands, the phrase is looked for."""
@@ -43,26 +48,65 @@ def drop_lines(data: Bytes, offsets: Places, flags: Bytes, limits: Places, out: 
         How many bytes were written.
     """
     size = longest(offsets[:-1], offsets[1:])
-    codes, used = np.empty(size, np.int32), 0
+    codes, whys, stops, used = np.empty(size, np.int32), np.empty(size + 1, np.int8), np.empty(size + 1, np.int64), 0
+    silent = limits.copy()
+    silent[4:] = 0
     for each in range(len(offsets) - 1):
-        at, end, begin, gone = offsets[each], offsets[each + 1], used, 0
-        while at <= end:
-            stop, seen = at, np.uint8(0)
-            while stop < end and data[stop] != NEWLINE:
-                seen |= data[stop]
-                stop += 1
-            # Most lines are ASCII, whose bytes are its code points.
-            why = _why(data[at:stop], flags, limits) if seen < 128 else _why(_code_points(data, at, stop, codes), flags, limits)
-            if why == _KEPT:
-                used = _append(data, at, stop, out, used, begin)
-            else:
-                dropped[each, why] += 1
-                gone += 1
-            at = stop + 1
-        if gone == 0:
-            used = _append(data, offsets[each], end, out, begin, begin)
+        text, begin = data[offsets[each] : offsets[each + 1]], used
+        count = _line_ends(text, stops)
+        asked = limits if (limits[4] or limits[5]) and _may_say(text) else silent
+        if _look_at_lines(text, stops[:count], flags, asked, codes, whys, dropped[each]) == 0:
+            used = append(text, 0, len(text), out, begin, begin)
+        else:
+            start = 0
+            for line in range(count):
+                if whys[line] == _KEPT:
+                    used = append(text, start, stops[line], out, used, begin)
+                start = stops[line] + 1
         ends[each] = used
     return used
+
+
+@kernel
+def _line_ends(text: Bytes, stops: Places) -> int:
+    """Where the lines of a document end; returns how many there are. Without branches, since lines end unforeseeably."""
+    found = 0
+    for at in range(len(text)):
+        stops[found] = at
+        found += text[at] == NEWLINE
+    stops[found] = len(text)
+    return found + 1
+
+
+@kernel
+def _look_at_lines(text: Bytes, stops: Places, flags: Bytes, limits: Places, codes: Codes, whys: Kinds, dropped: Places) -> int:
+    """Why each line of a document goes, or _KEPT, in their order; returns how many go."""
+    start, gone, ascii_only = 0, 0, is_ascii(text)
+    for line in range(len(stops)):
+        stop = stops[line]
+        if ascii_only or is_ascii(text[start:stop]):  # bytes are code points
+            why = _why(text[start:stop], flags, limits)
+        else:
+            why = _why(_code_points(text, start, stop, codes), flags, limits)
+        whys[line] = why
+        if why != _KEPT:
+            dropped[why] += 1
+            gone += 1
+        start = stop + 1
+    return gone
+
+
+@kernel
+def _may_say(text: Bytes) -> bool:
+    """Whether three letters that each phrase has stand somewhere: for most documents its lines need not be searched."""
+    found = np.uint8(0)
+    ones, twos, threes = text[: max(len(text) - 2, 0)], text[1:], text[2:]  # places that are plainly positive make vectors
+    for at in range(len(ones)):
+        one, two, three = ones[at] | _SMALL, twos[at] | _SMALL, threes[at] | _SMALL
+        found |= np.uint8((three == _A) & (two == _V) & ((one == _A) | (one == _I)))  # j-ava-script, pr-iva-cy
+        found |= np.uint8((two == _K) & (one == _O) & (three == _I))  # c-oki-e
+        found |= np.uint8((two == _BLANK) & (one == _F) & (three == _U))  # terms o-f u-se
+    return found > 0
 
 
 @kernel
@@ -75,13 +119,14 @@ def _code_points(data: Bytes, start: int, end: int, codes: Codes) -> Codes:
 
 
 @kernel
-def _append(data: Bytes, start: int, stop: int, out: Bytes, used: int, begin: int) -> int:
+def append(data: Bytes, start: int, stop: int, out: Bytes, used: int, begin: int) -> int:
     """A line, after a break if it is not the first that is kept."""
     if used > begin:
         out[used] = NEWLINE
         used += 1
-    for at in range(start, stop):
-        out[used + at - start] = data[at]
+    copied, room = data[start:stop], out[used : used + stop - start]
+    for at in range(len(copied)):
+        room[at] = copied[at]
     return used + stop - start
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from posttrain.text.kernels.compiling import kernel
-from posttrain.text.kernels.text import MIXER, Hashes, Places
+from posttrain.text.kernels.text import BASE, MIXER, Hashes, Places
 
 LONGEST = 10  # words of a run
 TOP = 4  # up to so many words the most frequent run is measured, beyond all that repeat
@@ -55,21 +55,23 @@ def repeated_runs(words: Hashes, starts: Places, ends: Places, count: int, cover
     """Characters covered by the most frequent run of 2, 3 and 4 words, and by those of 5 to 10 that repeat an earlier one.
 
     A run of n + 1 words can repeat only where both runs of n words in it do: so each round looks at what the one before left,
-    and tells runs apart by the numbers of these two.
+    and tells runs apart by the numbers of these two. Pairs, the first, are told apart by the hashes of their words.
 
     Args:
         covered: shape (9,), filled. White space between the words of a run counts, no character counts twice.
     """
     covered[:] = 0
-    keys, places = words[:count].copy(), np.arange(count)
-    ids, sizes, left = np.empty(count, np.int64), np.empty(count, np.int64), count
-    for length in range(1, LONGEST + 1):
+    keys, places = np.empty(count, np.uint64), np.arange(count)
+    ids, sizes, left = np.empty(count, np.int64), np.empty(count, np.int64), max(count - 1, 0)
+    for at in range(left):
+        keys[at] = (words[at] * BASE) ^ words[at + 1]
+    for length in range(2, LONGEST + 1):
         if left < 2:
             break
         groups = group(keys, left, ids, sizes)
-        if 2 <= length <= TOP:
+        if length <= TOP:
             covered[length - 2] = _of_most_frequent(places, ids, sizes, left, groups, starts, ends, length)
-        elif length > TOP:
+        else:
             covered[length - 2] = _of_repeats(places, ids, left, starts, ends, length)
         left = _longer(places, ids, sizes, left, groups, keys)
 

@@ -21,7 +21,7 @@ OTHERWISE = -1  # in the table: fold this text in Python
 LOWER = 1 << 24  # in the table, added to a code point: lower-casing gives the same
 SHARP_S, SMALL_S = 0xDF, ord("s")  # folds to two letters, and is in every German text
 SIGMA = 0x3A3  # lower-cased in two ways, at the end of a word and elsewhere
-_BLANK, ASCII, _LATIN_A, _LATIN_Z, _SMALL = 32, 128, ord("A"), ord("Z"), 32
+_BLANK, ASCII, _LATIN_A, _LATIN_Z, _SMALL, _TAB, _RETURN = 32, 128, ord("A"), ord("Z"), 32, 9, 13
 
 
 def folded(text: str) -> bytes:
@@ -56,6 +56,8 @@ def fold(data: Bytes, offsets: Places) -> Folded:
     starts, ends, lowered = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.uint8)
     used = _fold_all(data, offsets, table(), flags(), out, starts, ends, lowered) if COMPILED else 0
     rest = np.flatnonzero(ends == OTHERWISE) if COMPILED else np.arange(count)
+    if not len(rest):
+        return Folded(out[:used], starts, ends, lowered)
     texts = [folded(data[offsets[at] : offsets[at + 1]].tobytes().decode()) for at in rest]
     bounds = used + np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
     starts[rest], ends[rest] = bounds[:-1], bounds[1:]
@@ -101,10 +103,37 @@ def _fold_all(
     used = 0
     for each in range(len(offsets) - 1):
         starts[each] = used
-        end, same = _fold_one(data, offsets[each], offsets[each + 1], to, flags, out, used)
+        text = data[offsets[each] : offsets[each + 1]]
+        if is_ascii(text):
+            end, same = used + _fold_ascii(text, out[used:]), 1
+        else:
+            end, same = _fold_one(data, offsets[each], offsets[each + 1], to, flags, out, used)
         ends[each], lowered[each] = end, same
         used = end if end != OTHERWISE else used
     return used
+
+
+@kernel
+def is_ascii(text: Bytes) -> bool:
+    """Whether all bytes are ASCII; many at a time."""
+    every = np.uint8(0)
+    for at in range(len(text)):
+        every |= text[at]
+    return every < ASCII
+
+
+@kernel
+def _fold_ascii(text: Bytes, out: Bytes) -> int:
+    """Bytes that are written of a text; without branches, since words end unforeseeably."""
+    used, before = 0, 1  # a blank before the first letter would be one too many
+    for at in range(len(text)):
+        byte = text[at]
+        space = np.int64((byte == _BLANK) | ((byte >= _TAB) & (byte <= _RETURN)))
+        small = byte | np.uint8(_SMALL * ((byte >= _LATIN_A) & (byte <= _LATIN_Z)))
+        out[used] = np.uint8(_BLANK) if space else small
+        used += 1 - (space & before)
+        before = space
+    return used - (before if used else 0)
 
 
 @kernel
@@ -119,6 +148,9 @@ def _fold_one(data: Bytes, start: int, end: int, to: Codes, flags: Bytes, out: B
                 used, pending = used + 1, False
             out[used] = byte | _SMALL if _LATIN_A <= byte <= _LATIN_Z else byte
             used, at = used + 1, at + 1
+            continue
+        if byte == _BLANK or _TAB <= byte <= _RETURN:
+            pending, at = used > first, at + 1
             continue
         code, at = code_at(data, at)
         if flags[code] & SPACE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from posttrain.data.chat_templates import BUILT_IN
 from posttrain.data.encode import encode_conversations
 from posttrain.data.encode_pairs import encode_pairs
 from posttrain.data.end_tokens import end_tokens
+from posttrain.data.packing import Example
 from posttrain.data.rendering import rendered
 from posttrain.data.sides import OTHERWISE
 from posttrain.data.sources import SourceFile
 from posttrain.data.validate import validate
+from posttrain.scoring.known_scores import _digests
 from posttrain.scoring.scorer import Scorer
+from posttrain.training.unpaired import Answers
 from schemas.checks import Checks
 from schemas.errors import Refusal
 from schemas.messages import MESSAGES
@@ -141,6 +145,21 @@ def test_the_score_of_a_side_is_the_sum_over_its_mask(layout, tokenizer, tiny_ll
                 every = policy(input_ids=ids).logits[0].log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0]
             expected.append(every[len(example.prompt) - 1 :][torch.from_numpy(mask)].sum())
     torch.testing.assert_close(scores.per_branch().detach(), torch.stack(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_lengths_and_keys_know_the_mask(tokenizer):
+    """Losses per token divide by what is scored, and saved scores are found for the same mask alone."""
+    tokenizer.chat_template = PLAIN
+    (example,) = encode(table(TALK, OTHER), tokenizer).examples
+    whole = replace(example, trained=None)
+    said = [tokenizer("Yes, it rains.")["input_ids"], tokenizer("Well, no.")["input_ids"], tokenizer("No.")["input_ids"]]
+    assert example.answer_lengths == [len(said[0]) + 1 + len(said[1]) + 1, len(said[2]) + 1]
+    assert whole.answer_lengths == [len(branch) for branch in example.branches]
+    assert not torch.equal(_digests([example]), _digests([whole]))
+    answers = Answers([Example(example.prompt, example.branches[:1], example.trained[: len(example.branches[0])])] * 2,
+                      torch.tensor([True, False]), 400)  # fmt: skip
+    (elsewhere,) = answers.mismatched([(0, 1)])
+    assert elsewhere.targets == example.answer_lengths[0]
 
 
 # From rows of a file to what is kept: the shared turns are the prompt, and the rest of each side stays as it is.

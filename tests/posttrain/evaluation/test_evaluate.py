@@ -67,7 +67,7 @@ def recipe(**evaluation):
     return validate_recipe(document, "test")
 
 
-def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, tmp_path):
+def test_numbers_in_the_files_follow_from_rewards_and_pairs(setting, tmp_path):
     policies, held_out = setting
     built = evaluate(recipe(), policies, held_out, tmp_path, Quiet())
     samples = pl.read_parquet(tmp_path / "samples.parquet")
@@ -79,6 +79,10 @@ def test_win_rates_in_the_files_follow_from_the_rewards_in_the_samples(setting, 
     assert [entry["policy"] for entry in written["policies"]] == ["base", "sft", "aligned"]
     assert samples.height == 8
     assert built.metrics["win_rate_vs_sft"] == next(e["value"] for e in written["win_rates"] if e["opponent"] == "sft")
+    points, pairs = written["reliability"], built.metrics["held_out_pairs"]  # of which the mean distance is the calibration error
+    assert sum(point["pairs"] for point in points) == pairs
+    distances = sum(point["pairs"] * abs(point["accuracy"] - point["confidence"]) for point in points)
+    assert distances / pairs == pytest.approx(built.metrics["calibration_error"])
 
 
 def test_without_a_judge_answers_are_drawn_and_not_judged(setting, tmp_path):
@@ -90,7 +94,9 @@ def test_without_a_judge_answers_are_drawn_and_not_judged(setting, tmp_path):
     without = {name: value for name, value in numbers.items() if not any(word in name for word in words)}
     assert plain | {"peak_memory_gb": 0} == without | {"peak_memory_gb": 0}
     assert {"kl_per_token", "preference_accuracy", "eos_share_aligned", "response_tokens_base"} <= plain.keys()
-    assert pl.read_parquet(tmp_path / "samples.parquet").columns == ["prompt", *(f"response_{name}" for name in policies)]
+    assert pl.read_parquet(tmp_path / "samples.parquet").columns == [
+        "prompt", "source", *(f"response_{name}" for name in policies)
+    ]  # fmt: skip
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert (written["win_rates"], [entry["reward"] for entry in written["policies"]]) == ([], [None] * 3)
 

@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 from posttrain.data.sources import SourceFile
-from posttrain.filters import engines, steps
+from posttrain.filters import engines, plan, steps
 from posttrain.filters.corpus import filter_corpus
 from posttrain.filters.engines import Engine
 from schemas.errors import Refusal
@@ -47,7 +47,7 @@ def rows() -> list[str]:
             words = texts[at - 17].upper().split()
         elif at > 20 and at % 7 == 0:
             words = [*texts[at - 11].split()[:-1], "changed"]
-        texts.append(" ".join(words))
+        texts.append(" ".join(words) + f"\nfooter {at % 90}" * (at % 11 == 0))
     return [json.dumps({"id": f"d{at}", "text": text}) for at, text in enumerate(texts)]
 
 
@@ -91,7 +91,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str | 
 @pytest.mark.parametrize("files", [1, 2, 5, 12])
 @pytest.mark.parametrize("engine", [engines.Here(), Backwards()])
 def test_neither_cuts_nor_order_matter(tmp_path, monkeypatch, expected, files: int, engine: Engine) -> None:
-    monkeypatch.setattr(steps, "RECORDS_AT_ONCE", 97)  # several parts
+    monkeypatch.setattr(plan, "RECORDS_AT_ONCE", 97)  # several parts
     monkeypatch.setattr(steps, "CANDIDATES_AT_ONCE", 9)
     filter_corpus(corpus(tmp_path / "in", files), ASKED, 0.1, tmp_path / "out", engine=engine, threads=2)
     assert decided(tmp_path / "out") == expected
@@ -123,6 +123,7 @@ def everything(folder: Path) -> Filtering:
     return Filtering.model_validate(
         {
             "preset": "none",
+            "lines": {"max_repeats": 3},
             "dedup": {"near": "14x8", "url": True},
             "language": {"min_score": 0},
             "personal": {},
@@ -146,7 +147,7 @@ def all_expected(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, st
 
 @pytest.mark.parametrize("files", [3, 7])
 def test_neither_cuts_nor_order_matter_to_what_is_told_besides(tmp_path, monkeypatch, all_expected, files: int) -> None:
-    monkeypatch.setattr(steps, "RECORDS_AT_ONCE", 97)
+    monkeypatch.setattr(plan, "RECORDS_AT_ONCE", 97)
     asked = everything(tmp_path / "given")
     filter_corpus(corpus(tmp_path / "in", files), asked, 0.1, tmp_path / "out", engine=Backwards(), threads=2)
     assert decided(tmp_path / "out") == all_expected
@@ -164,16 +165,6 @@ def test_a_pool_tells_the_same_besides_and_so_does_a_killed_run(tmp_path, all_ex
         start_and_kill(tmp_path / "in", out, out / ".checkpoint" / piece, asked)
         filter_corpus(files, asked, 0.1, out)
         assert digests(out) == digests(tmp_path / "here")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray, an extra, is not installed")
-def test_ray_keeps_the_same_and_writes_the_same_bytes(tmp_path, expected) -> None:
-    files = corpus(tmp_path / "in", 4)
-    filter_corpus(files, ASKED, 0.1, tmp_path / "here")
-    with engines.ray(None) as cluster:
-        filter_corpus(files, ASKED, 0.1, tmp_path / "ray", engine=cluster)
-    assert decided(tmp_path / "ray") == expected
-    assert digests(tmp_path / "ray") == digests(tmp_path / "here")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")

@@ -171,6 +171,7 @@ def _curve(steps: int, start: float, end: float, tokens: int, align: bool = Fals
 def _evaluate() -> dict[str, Any]:
     rng = np.random.default_rng(4)
     columns: dict[str, list[Any]] = {"prompt": [f"Write a short review of restaurant {i}." for i in range(64)]}
+    columns["source"] = ["cafes.jsonl"] * 8 + ["hotels.jsonl"] * 56
     for policy, mean in (("base", -0.2), ("sft", 0.1), ("aligned", 0.9)):
         columns[f"response_{policy}"] = [". ".join(rng.choice(FOOD, rng.integers(1, 5))) for _ in range(64)]
         columns[f"reward_{policy}"] = [round(float(x), 3) for x in rng.normal(mean, 0.8, 64)]
@@ -183,6 +184,10 @@ def _evaluate() -> dict[str, Any]:
                 {"opponent": "sft", "value": 0.71, "interval": [0.655, 0.765]},
                 {"opponent": "base", "value": 0.83, "interval": [0.78, 0.875]},
                 {"opponent": "champion", "value": 0.52, "interval": [0.455, 0.585]},
+            ],
+            "reliability": [
+                {"confidence": 0.55, "accuracy": 0.5, "pairs": 40},
+                {"confidence": 0.9, "accuracy": 0.95, "pairs": 10},
             ],
             "metrics": [
                 {"name": "preference_accuracy", "value": 0.7421, "interval": [0.70, 0.78], "unit": "share of pairs"},

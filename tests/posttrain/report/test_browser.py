@@ -29,3 +29,26 @@ def test_the_report_renders_in_chromium(recipe, run, folders, tmp_path: Path, si
     dom = subprocess.run([str(CHROMIUM), *quiet, "--dump-dom", page_file.as_uri()], check=True, capture_output=True, timeout=120)
     rendered = dom.stdout.decode()
     assert rendered.count("<svg") == page_file.read_text(encoding="utf-8").count("<svg") > 5
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_no_error_no_request_and_no_sideways_scrolling_at_any_width(recipe, run, folders, tmp_path: Path):
+    """At 1280 and 390 px; every figure has a title and a sentence, and its letters are at least 7 px high."""
+    sync = pytest.importorskip("playwright.sync_api")
+    page_file = write_report(recipe, run, folders, tmp_path / "report.html")
+    with sync.sync_playwright() as play, play.chromium.launch(executable_path=CHROMIUM) as browser:
+        for width in (1280, 390):
+            page, said, asked = browser.new_page(viewport={"width": width, "height": 900}), [], []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto(page_file.as_uri())
+            assert (said, asked) == ([], [page_file.as_uri()])
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            captions = page.eval_on_selector_all(
+                "figure", "all => all.map(f => [f.querySelector('strong').innerText, f.querySelector('span')?.innerText])"
+            )
+            assert len(captions) > 15
+            assert [title for title, sentence in captions if not (title and sentence and sentence.endswith("."))] == []
+            heights = page.eval_on_selector_all("figure svg text", "all => all.map(t => t.getBoundingClientRect().height)")
+            assert min(heights) >= 7

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.report.build import verdict, write_report
+from posttrain.report.build import write_report
+from posttrain.report.decision import verdict
 from schemas.recipe import Recipe
 from schemas.results import Failure, RunReport
 
@@ -115,7 +116,7 @@ def test_best_and_worst_are_shown_in_order(page: Page) -> None:
     best, worst = page.text.index("Best against sft"), page.text.index("Worst against sft")
     assert "reward 9 <script>" in page.text[best:worst]
     assert "reward -9 worst of all" in page.text[worst : worst + 600]
-    assert page.tags["article"] == 6 + 3 + 3
+    assert page.tags["article"] == 6 + 3 + 3 + 2  # and the worst answer of each source
 
 
 def test_page_needs_nothing_from_outside(page: Page) -> None:

@@ -27,7 +27,9 @@ def test_short_curves_stay_whole() -> None:
 def test_a_diverged_stage_is_drawn_and_named() -> None:
     """The loss ends in NaN; a metric that is absent from every point has no figure."""
     charts = stage_curves("sft", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": math.nan}])
-    assert [(chart.title, chart.note) for chart in charts] == [("loss", "loss 2 → nan")]
+    assert [(chart.title, chart.note) for chart in charts] == [
+        ("loss", "A held-out loss that rises while the other falls is overfitting. loss 2 → nan.")
+    ]
 
 
 def test_thresholds_in_and_beyond_the_bins() -> None:
@@ -35,7 +37,7 @@ def test_thresholds_in_and_beyond_the_bins() -> None:
     metric = {"edges": [0.0, 1.0, 2.0, 3.0], "counts": [5, 3, 1], "min": 1.5, "max": 50.0}
     without = {**metric, "min": None}
     one, none = (filter_histograms({"words": m})[0] for m in (metric, without))
-    assert one.note == "kept: at least 1.5 and at most 50"
+    assert one.note == "Documents by this metric; kept: at least 1.5 and at most 50."
     assert "#c2413a" in one.svg
     assert "#c2413a" not in none.svg
 

@@ -18,7 +18,7 @@ def test_reasons_stand_in_order_with_counts_and_shares() -> None:
     reasons = {"b": 1, "a": 2, "c": 0}
     (chart,) = documents({"documents_in": 10, "kept": 7, "rejected": 3, "quarantined": 0, "reasons": reasons, **SPLIT})
     assert _labels(chart.svg) == "documents in 10  (100%) kept 7  (70%) a 2  (20%) b 1  (10%)"
-    assert chart.note == "6 to train on, 1 held out."
+    assert chart.note == "Rows, and their share of those that came in. 6 to train on, 1 held out."
 
 
 def test_rows_with_several_reasons_are_announced() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from posttrain.peft.wrap import trainable_state
+from posttrain.runtime.disk import DiskFull, size_of, writing
 from posttrain.training.checkpoint import Position, load_checkpoint, save_best, save_checkpoint
-from posttrain.training.disk import DiskFull, size_of, writing
 
 
 @pytest.fixture
