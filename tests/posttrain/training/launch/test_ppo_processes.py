@@ -20,6 +20,7 @@ from posttrain.training.launch.launcher import launch
 from posttrain.training.request import StageRequest, carry_out
 from schemas.load import validate_recipe
 
+pytestmark = pytest.mark.slow  # 90 processor seconds
 SECTION = {
     "algorithm": "ppo", "iterations": 3, "rollouts": 24, "epochs": 2, "minibatches": 2, "max_new_tokens": 12, "max_length": 96,
     "temperature": 1.0, "learning_rate": 3e-3, "schedule": "constant", "held_out_prompts": 4, "kl": {"coefficient": 0.1},
@@ -69,7 +70,7 @@ def weights(out: Path) -> str:
     return hashlib.sha256((out / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("way", ["critic", pytest.param("grpo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("way", WAYS)
 def test_two_processes_have_the_numbers_of_one_in_every_iteration(request_of, points, tmp_path, way):
     """Samples are the same; losses, rewards, divergence and the critic's share agree to 1e-5."""
     expected = carry_out(request_of(tmp_path / "alone", way))
@@ -86,7 +87,6 @@ def test_two_processes_have_the_numbers_of_one_in_every_iteration(request_of, po
     assert built.outputs == expected.outputs
 
 
-@pytest.mark.slow
 def test_two_processes_killed_in_an_iteration_resume_to_the_same_weights(request_of, points, tmp_path):
     often = {"num_processes": 2, "checkpoint_seconds": 1e-9}
     launch(request_of(tmp_path / "whole", "critic", **often))
