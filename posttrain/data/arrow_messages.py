@@ -26,9 +26,36 @@ def decoded_sizes(stream: IO[bytes]) -> Iterator[int]:
     if stream.read(len(MAGIC)) == MAGIC:
         yield from (_decoded(metadata, body) for metadata, body in _blocks(stream))
         return
-    stream.seek(0)
-    for message in pa.ipc.MessageReader.open_stream(stream):
+    for message in pa.ipc.MessageReader.open_stream(_Within(stream)):
         yield _decoded(message.metadata.to_pybytes(), memoryview(message.body or b""))
+
+
+class _Within:
+    """A stream from its start, of which never more is asked than it has: a message says itself how long it is."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.end = stream, stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes."""
+        return self.stream.read(min(count, self.end - self.stream.tell()))
+
+
+class _Within:
+    """A stream from its start, of which never more is asked than it has: a message says itself how long it is."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.end = stream, stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes."""
+        return self.stream.read(min(count, self.end - self.stream.tell()))
 
 
 def _blocks(stream: IO[bytes]) -> Iterator[tuple[bytes, memoryview]]:
@@ -42,6 +69,8 @@ def _blocks(stream: IO[bytes]) -> Iterator[tuple[bytes, memoryview]]:
         start = vector + _unsigned(footer, vector) if vector else 0
         for at in range(_unsigned(footer, start) if vector else 0):
             offset, size, body = struct.unpack_from("<qixxxxq", footer, start + 4 + 24 * at)
+            if min(offset, size, body) < 0 or offset + size + body > end:  # reading would take memory for what is not there
+                raise pa.ArrowInvalid(f"a block of {size + body:,} bytes at {offset:,} of a file of {end:,}")
             stream.seek(offset)
             prefixed = stream.read(size)
             metadata = prefixed[8:] if prefixed[:4] == b"\xff\xff\xff\xff" else prefixed[4:]

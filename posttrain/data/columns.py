@@ -132,7 +132,7 @@ def wrong_columns(present: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> 
         steps[-1] += f" (or set columns: {{{mapping}}})"
     missing = [f"`{need}`" for need in best if need not in present and need not in names]
     steps += [f"add {', '.join(missing)}"] if missing else []
-    return ", ".join(steps)
+    return ", ".join(steps) or f"write {', '.join(f'`{need}`' for need in best)} in each row: no row has all of them"
 
 
 def _nearness(needs: tuple[str, ...], present: Sequence[str]) -> tuple[float, int, int]:

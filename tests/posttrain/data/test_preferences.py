@@ -174,3 +174,9 @@ def test_a_file_without_the_columns_is_refused_with_a_rename(columns: tuple[str,
     assert refusal.value.found == f"columns {', '.join(columns)}"
     assert "; or prompt + chosen + rejected; or " in refusal.value.allowed
     assert refusal.value.remedy == remedy
+
+
+def test_columns_of_which_no_row_has_all_are_named() -> None:
+    with pytest.raises(Refusal) as refusal:
+        list(normalise([(1, {"prompt": "a", "rejected": "b"}), (2, {"chosen": "c"})], "f.jsonl", lambda bad: None))
+    assert refusal.value.remedy == "write `prompt`, `chosen`, `rejected` in each row: no row has all of them"

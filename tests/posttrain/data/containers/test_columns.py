@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import struct
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from posttrain.runtime.peak_memory import peak_memory_gb, reset_peak
 from schemas.errors import Refusal
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+BODY = 32  # bytes of a message of five letters: six offsets of 4 bytes and the letters, filled up to eights
 FAR = 10**17  # microseconds: the year 5138
 
 
@@ -172,3 +174,19 @@ def test_a_column_of_an_odd_type_is_not_read_unless_shapes_know_its_name(tmp_pat
     file = SourceFile(path.name, str(path))
     with pytest.raises(Refusal, match="a column of type"):
         list(read_rows(file, lambda bad: None, known=frozenset({"odd"})))
+
+
+@pytest.mark.parametrize("open_writer", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_a_message_that_claims_more_bytes_than_the_file_has_takes_no_memory(tmp_path, open_writer):
+    """256 TB: the number is a message's own, or that of the directory at the end of a file."""
+    path = tmp_path / "rows.arrow"
+    table = pa.table({"prompt": ["a"] * 5})
+    with open_writer(path, table.schema) as writer:
+        writer.write_table(table)
+    whole, claimed = path.read_bytes(), struct.pack("<q", BODY)
+    places = [at for at in range(len(whole)) if whole[at : at + 8] == claimed]
+    assert places
+    for at in places:
+        path.write_bytes(whole[:at] + struct.pack("<q", 2**48) + whole[at + 8 :])
+        with pytest.raises(Refusal, match="content that is not Arrow"):
+            read(path)
