@@ -11,7 +11,7 @@ import typer
 
 from flows.commands.shared import HOME, Json, Override, console, show
 from flows.live import TerminalProgress
-from posttrain.runtime.progress import reporting
+from posttrain.runtime.progress import current, reporting
 from schemas.errors import Refusal
 from schemas.load import apply_overrides, load_recipe, validated
 
@@ -129,6 +129,7 @@ def _checked(
 ) -> dict[str, Any]:  # fmt: skip
     """The summary of all data sets. The page is written too where they are refused."""
     from posttrain.data.sources import resolve
+    from posttrain.data.validate import empty_splits
     from posttrain.data.validate import validate as check
     from posttrain.report.validation import write_validation
 
@@ -146,6 +147,9 @@ def _checked(
     tokens = _tokens(given, out, model, max_length) if model else {}
     page = write_validation(out, tokens, None)
     summary = json.loads((out / "summary.json").read_text())
+    for name, each in summary.items():
+        for sentence in empty_splits(each):
+            current().note(f"data.{name}: {sentence}")
     return {"out": str(out), "report": str(page), **{name: each | _of(tokens, name) for name, each in summary.items()}}
 
 

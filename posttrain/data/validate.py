@@ -149,10 +149,11 @@ def examine(
     assert counts.rows_in == counts.kept + counts.quarantined + mixture.left_out, f"{name}: {counts}, {mixture.left_out} left out"
     findings = _findings(checks, written, bad.tally, limits, counts)
     _warn_waived(name, findings, limits)
-    notes += [f"data.{name}: {sentence}" for sentence in (*collector.tally.sentences(), *_lacking(counts.kept, written.held))]
+    notes += [f"data.{name}: {sentence}" for sentence in collector.tally.sentences()]
     for note in notes:
         current().note(note)
     summary = _summary(counts, written, findings) | mixture.summary | collector.tally.as_json(counts.rows_in)
+    notes += [f"data.{name}: {sentence}" for sentence in empty_splits(summary)]
     summary |= {"notices": notes} if notes else {}
     summary |= {"waived": dict(limits.waive)} if limits.waive else {}
     summary |= {"repaired": {each: {"rows": n, "examples": list(mended.places(each))} for each, n in mended.counts.items()}}
@@ -247,9 +248,9 @@ def _summary(counts: _Counts, written: _Written, findings: list[Finding]) -> dic
     }
 
 
-def _lacking(kept: int, held: int) -> list[str]:
-    """A split that no row is in, which a run refuses."""
-    empty = [split for split, rows in (("train", kept - held), ("holdout", held)) if kept and not rows]
+def empty_splits(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for each split that no row is in, which a run refuses."""
+    empty = [split for split in ("train", "holdout") if summary["kept"] and not summary[split]]
     return [
         f"no row is in the split {each}, and a run needs some: change data.holdout, or the splits in the data" for each in empty
     ]
