@@ -44,20 +44,6 @@ class _Within:
         return self.stream.read(min(count, self.end - self.stream.tell()))
 
 
-class _Within:
-    """A stream from its start, of which never more is asked than it has: a message says itself how long it is."""
-
-    closed = False
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.end = stream, stream.seek(0, io.SEEK_END)
-        stream.seek(0)
-
-    def read(self, count: int) -> bytes:
-        """At most `count` bytes."""
-        return self.stream.read(min(count, self.end - self.stream.tell()))
-
-
 def _blocks(stream: IO[bytes]) -> Iterator[tuple[bytes, memoryview]]:
     """Metadata and body of each block that the footer of a file lists."""
     end = stream.seek(-len(MAGIC) - 4, io.SEEK_END)
