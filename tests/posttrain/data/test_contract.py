@@ -78,6 +78,8 @@ def called(name: str) -> list[dict[str, Any]]:
         ({"chosen": "No  IDEA.\n"}, {"identical"}),
         ({"chosen": "Caf\u00e9", "rejected": "CAFE\u0301"}, {"identical"}),
         ({"chosen": "\u00c9t\u00e9", "rejected": "E\u0301TE\u0301 "}, {"identical"}),
+        ({"chosen": "E\u0301t\u00e9", "rejected": "\u00c9t\u00e9"}, {"identical"}),
+        ({"chosen": "\u1ed9", "rejected": "\u00f4\u0323"}, {"identical"}),  # neither starts with an ASCII letter
         ({"chosen": "No idea", "rejected": "No idea."}, set()),
         ({"chosen": "Sky.", "rejected": "Fly."}, set()),
         ({"prompt": messages("system", "user", "assistant", "user")}, set()),
@@ -99,6 +101,10 @@ def called(name: str) -> list[dict[str, Any]]:
         ({"rejected": "a <| b and <|im end|> and [inst]"}, set()),
         ({"prompt": LONG, "chosen": f"{LONG} Red."}, {"prompt_repeated_chosen"}),
         ({"prompt": "Why?", "chosen": "Why? So."}, set()),
+        (
+            {"prompt": "Is (what you call) it so [or not]?", "chosen": "Is (what you call) it so [or not]? No."},
+            {"prompt_repeated_chosen"},
+        ),
         ({"prompt": "a" * 30, "chosen": "a" * 30}, {"prompt_repeated_chosen"}),
         ({"prompt": "a" * 29, "chosen": "a" * 29}, set()),
         ({"prompt": "a" * 30, "chosen": "a" * 29}, set()),
