@@ -79,7 +79,7 @@ def called(name: str) -> list[dict[str, Any]]:
         ({"chosen": "Caf\u00e9", "rejected": "CAFE\u0301"}, {"identical"}),
         ({"chosen": "\u00c9t\u00e9", "rejected": "E\u0301TE\u0301 "}, {"identical"}),
         ({"chosen": "E\u0301t\u00e9", "rejected": "\u00c9t\u00e9"}, {"identical"}),
-        ({"chosen": "\u1ed9", "rejected": "\u00f4\u0323"}, {"identical"}),  # neither starts with an ASCII letter
+        ({"chosen": "\u01fb", "rejected": "\u00e5\u0301"}, {"identical"}),  # neither starts with an ASCII letter
         ({"chosen": "No idea", "rejected": "No idea."}, set()),
         ({"chosen": "Sky.", "rejected": "Fly."}, set()),
         ({"prompt": messages("system", "user", "assistant", "user")}, set()),
