@@ -76,6 +76,7 @@ def called(name: str) -> list[dict[str, Any]]:
         ({"rejected": ""}, {"empty_rejected"}),
         ({"chosen": "No idea."}, {"identical"}),  # and no conflict with itself
         ({"chosen": "No  IDEA.\n"}, {"identical"}),
+        ({"chosen": "A\nb", "rejected": "A b"}, {"identical"}),
         ({"chosen": "Caf\u00e9", "rejected": "CAFE\u0301"}, {"identical"}),
         ({"chosen": "\u00c9t\u00e9", "rejected": "E\u0301TE\u0301 "}, {"identical"}),
         ({"chosen": "E\u0301t\u00e9", "rejected": "\u00c9t\u00e9"}, {"identical"}),
