@@ -60,6 +60,15 @@ def test_a_check_of_no_rows_has_a_share_of_zero_and_one_without_a_limit_never_fa
     assert not finding(check, tally, limits.model_copy(update={"waive": {"marker": "seen"}}), 1).failed
 
 
+def test_a_finding_is_a_row_of_json_and_is_called_what_recipes_call_its_check():
+    found = Finding("marker_chosen", "warn", 1, 0.5, examples=("f:1",))
+    assert found.as_row() == {
+        "check": "marker_chosen", "severity": "warn", "count": 1, "share": 0.5, "limit": None, "failed": False,
+        "examples": ["f:1"],
+    }  # fmt: skip
+    assert (found.kind, Finding("length_auc", "warn", 0, 0.0).kind) == ("marker", "length_bias")
+
+
 @pytest.mark.parametrize(
     ("longer", "shorter", "value", "failed"), [(17, 3, 0.85, False), (3, 17, 0.15, False), (18, 2, 0.9, True), (2, 18, 0.1, True)]
 )
@@ -70,6 +79,7 @@ def test_lengths_tell_answers_apart_above_the_limit(longer, shorter, value, fail
     assert found.share == pytest.approx(value)
     expected = ("fail", 0.85, True) if failed else ("warn", 0.65, False)
     assert (found.severity, found.limit, found.failed, found.count) == (*expected, 21)
+    assert lengths.findings(Checks())[0] == found
     for excused in (lengths.told_apart(Checks(), known=True), lengths.told_apart(Checks(waive={"length_bias": "seen"}))):
         assert (excused.severity, excused.limit, excused.failed) == ("warn", 0.65, False)
 
