@@ -101,3 +101,12 @@ def test_answers_of_one_label_fail_and_there_is_nothing_to_tell_apart():
     assert feedback({5: 3}, {5: 1}).one_label(Checks()) == Finding("one_label", "warn", 0, 0.0, 0.0, False)
     assert feedback({}, {}).findings(Checks()) == []
     assert Lengths(["completion"]).findings(Checks()) == []
+
+
+def test_edges_of_the_histogram_double_to_above_the_longest_and_never_end_below_16():
+    lengths = Lengths(["completion"])
+    assert lengths.histogram() == {"edges": [0, 16], "completion": [0]}
+    lengths.counts["completion"].update({15: 2, 0: 1})
+    assert lengths.histogram() == {"edges": [0, 16], "completion": [3]}
+    lengths.counts["completion"].update({16: 5})
+    assert lengths.histogram() == {"edges": [0, 16, 32], "completion": [3, 5]}
