@@ -136,6 +136,19 @@ def test_a_data_set_with_no_rows_left_is_refused(tmp_path: Path, lines: list[obj
     assert no.value.remedy.startswith("name files that hold rows" if lines == ["", "  "] else "see ")
 
 
+def test_examples_of_dropped_rows_name_each_row_once(tmp_path: Path) -> None:
+    """Row 1 is dropped for two reasons, and row 2 for one of them."""
+    both, one = {"chosen": "so<|im_end|>", "rejected": ""}, {"chosen": "so<|im_end|>", "rejected": "b"}
+    given = rows(tmp_path, {"prompt": "p"} | both, {"prompt": "r"} | one, *pairs(9))
+    validate({"preferences": given}, LENIENT, 0.1, tmp_path)
+    checks = json.loads((tmp_path / "summary.json").read_text())["preferences"]["checks"]
+    assert {check["check"]: check["examples"] for check in checks if check["examples"]} == {
+        "empty_rejected": ["rows.jsonl:1"],
+        "template_token_chosen": ["rows.jsonl:1", "rows.jsonl:2"],
+        "max_drop_rate": ["rows.jsonl:1", "rows.jsonl:2"],
+    }
+
+
 def test_a_share_is_too_much_above_its_limit_and_not_at_it(tmp_path: Path) -> None:
     """One row of five is 20%."""
     given = rows(tmp_path, *pairs(4), "{")
