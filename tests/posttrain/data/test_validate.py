@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
@@ -33,6 +34,12 @@ def rows(folder: Path, *lines: object, name: str = "rows.jsonl") -> list[SourceF
 def pairs(count: int) -> list[dict[str, Any]]:
     """Distinct pairs in which the chosen side is longer every other time."""
     return [{"prompt": f"q {n}", "chosen": "a" * (1 + n % 2 * 2), "rejected": "bb"} for n in range(count)]
+
+
+def severity(folder: Path, check: str) -> str:
+    """Of a check in the summary of preferences."""
+    checks = json.loads((folder / "summary.json").read_text())["preferences"]["checks"]
+    return next(each["severity"] for each in checks if each["check"] == check)
 
 
 def test_both_data_sets(tmp_path: Path) -> None:
@@ -124,6 +131,7 @@ def test_waived_failures_are_warnings(tmp_path: Path, caplog: pytest.LogCaptureF
     assert metrics["preferences_kept"] == 3
     assert "max_drop_rate is 25.00%, waived: a test" in caplog.text
     assert "length_bias is 100.00%, waived: short ones are bad" in caplog.text
+    assert severity(tmp_path, "max_drop_rate") == "warn"
 
 
 @pytest.mark.parametrize("lines", [["", "  "], [{"prompt": "q", "chosen": "", "rejected": "b"}]])
@@ -149,10 +157,22 @@ def test_examples_of_dropped_rows_name_each_row_once(tmp_path: Path) -> None:
     }
 
 
+def test_of_a_file_that_breaks_off_rows_are_read_where_the_recipe_says_so(tmp_path: Path) -> None:
+    """The checksum and the size at the end of a gzip file are missing: all rows come before the break."""
+    whole = gzip.compress("".join(json.dumps(row) + "\n" for row in pairs(9)).encode())
+    (tmp_path / "rows.jsonl.gz").write_bytes(whole[:-8])
+    given = {"preferences": [SourceFile("rows.jsonl.gz", str(tmp_path / "rows.jsonl.gz"))]}
+    with pytest.raises(Refusal, match=r"rows\.jsonl\.gz"):
+        validate(given, LENIENT, 0.1, tmp_path)
+    kept = validate(given, LENIENT.model_copy(update={"incomplete": "keep"}), 0.1, tmp_path)
+    assert kept["preferences_kept"] == 9
+
+
 def test_a_share_is_too_much_above_its_limit_and_not_at_it(tmp_path: Path) -> None:
     """One row of five is 20%."""
     given = rows(tmp_path, *pairs(4), "{")
     assert validate({"preferences": given}, Checks(max_drop_rate=0.2), 0.1, tmp_path)["preferences_quarantined"] == 1
+    assert severity(tmp_path, "max_drop_rate") == "fail"
     with pytest.raises(Refusal, match=r"20\.00% rows dropped"):
         validate({"preferences": given}, Checks(max_drop_rate=0.19), 0.1, tmp_path)
 
