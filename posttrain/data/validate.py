@@ -230,8 +230,9 @@ def _drop_rate(counts: _Counts, reasons: Tallied, limits: Checks) -> Finding:
     share = counts.quarantined / max(counts.rows_in, 1)
     failed = share > limits.max_drop_rate and "max_drop_rate" not in limits.waive
     severity: Severity = "warn" if "max_drop_rate" in limits.waive else "fail"
-    places = tuple(place for code, _ in reasons.counts.most_common() for place in reasons.places(code))[:EXAMPLES]
-    return Finding("max_drop_rate", severity, counts.quarantined, share, limits.max_drop_rate, failed, places)
+    places = dict.fromkeys(place for code, _ in reasons.counts.most_common() for place in reasons.places(code))
+    examples = tuple(places)[:EXAMPLES]  # a row that is dropped for two reasons once
+    return Finding("max_drop_rate", severity, counts.quarantined, share, limits.max_drop_rate, failed, examples)
 
 
 def _summary(counts: _Counts, written: _Written, findings: list[Finding]) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import polars as pl
 import pytest
 
 from posttrain.data import across
-from posttrain.data.across import Repeats
+from posttrain.data.across import Repeats, is_among
 
 Row = tuple[int, int, int, str]
 """Pair, the pair with its sides swapped, key of the prompt, split."""
@@ -65,3 +66,12 @@ def test_repeats_are_those_that_a_row_by_row_search_finds(seed: int, many: int, 
 
 def test_no_rows_have_no_repeats() -> None:
     assert found([]) == {"duplicate": [], "conflict": [], "leaked_prompt": [], "duplicate_prompt": []}
+
+
+@pytest.mark.parametrize("many", [across.MANY, 2])
+def test_values_below_between_and_above_the_known_ones_are_not_among_them(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(across, "MANY", many)
+    values, known = np.array([9, 5, 1, 6, 7, 5], np.uint64), np.array([5, 7], np.uint64)
+    assert is_among(values, known).tolist() == [False, True, False, False, True, True]
+    assert is_among(values, known[:0]).tolist() == [False] * 6
+    assert is_among(values[:0], known).tolist() == []

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from posttrain.data.contract import CONVERSATION_CHECKS, PREFERENCE_CHECKS, RowCheck
+from posttrain.data.contract import CONVERSATION_CHECKS, PREFERENCE_CHECKS, SIDES, RowCheck
 from posttrain.data.conversations import COLUMNS as CONVERSATIONS
 from posttrain.data.findings import Finding, Lengths, Tallied, finding
 from posttrain.data.kinds import KINDS
@@ -20,6 +20,7 @@ from schemas.data import Checks
 
 GOOD: dict[str, Any] = {"prompt": "What is up?", "chosen": "The sky.", "rejected": "No idea."}
 LONG = "Please name three colours of the rainbow."  # 41 characters
+WARNED = {"assistant_first", "unknown_split", *(f"{name}_{side}" for name in ("marker", "prompt_repeated") for side in SIDES)}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ def messages(*roles: str) -> list[dict[str, str]]:
     return [{"role": role, "content": f"{role} {at}"} for at, role in enumerate(roles)]
 
 
+def called(name: str) -> list[dict[str, Any]]:
+    """An answer that calls a tool without a word, and goes on when the tool has spoken."""
+    call = {"type": "function", "function": {"name": name, "arguments": {}}}
+    return [{"role": "assistant", "content": "", "tool_calls": [call]}, *messages("tool", "assistant")]
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -69,8 +76,11 @@ def messages(*roles: str) -> list[dict[str, str]]:
         ({"rejected": ""}, {"empty_rejected"}),
         ({"chosen": "No idea."}, {"identical"}),  # and no conflict with itself
         ({"chosen": "No  IDEA.\n"}, {"identical"}),
+        ({"chosen": "A\nb", "rejected": "A b"}, {"identical"}),
         ({"chosen": "Caf\u00e9", "rejected": "CAFE\u0301"}, {"identical"}),
         ({"chosen": "\u00c9t\u00e9", "rejected": "E\u0301TE\u0301 "}, {"identical"}),
+        ({"chosen": "E\u0301t\u00e9", "rejected": "\u00c9t\u00e9"}, {"identical"}),
+        ({"chosen": "\u01fb", "rejected": "\u00e5\u0301"}, {"identical"}),  # neither starts with an ASCII letter
         ({"chosen": "No idea", "rejected": "No idea."}, set()),
         ({"chosen": "Sky.", "rejected": "Fly."}, set()),
         ({"prompt": messages("system", "user", "assistant", "user")}, set()),
@@ -92,6 +102,23 @@ def messages(*roles: str) -> list[dict[str, str]]:
         ({"rejected": "a <| b and <|im end|> and [inst]"}, set()),
         ({"prompt": LONG, "chosen": f"{LONG} Red."}, {"prompt_repeated_chosen"}),
         ({"prompt": "Why?", "chosen": "Why? So."}, set()),
+        (
+            {"prompt": "Is (what you call) it so [or not]?", "chosen": "Is (what you call) it so [or not]? No."},
+            {"prompt_repeated_chosen"},
+        ),
+        ({"prompt": "a" * 30, "chosen": "a" * 30}, {"prompt_repeated_chosen"}),
+        ({"prompt": "a" * 29, "chosen": "a" * 29}, set()),
+        ({"prompt": "a" * 30, "chosen": "a" * 29}, set()),
+        (
+            {"prompt": [*messages("user", "assistant"), {"role": "user", "content": LONG}], "rejected": LONG},
+            {"prompt_repeated_rejected"},
+        ),
+        ({"chosen": called("look")}, set()),
+        ({"chosen": called("look"), "rejected": called("read")}, set()),
+        ({"chosen": called("look"), "rejected": called("look")}, {"identical"}),
+        ({"chosen": [*called("look")[:2], {"role": "assistant", "content": " "}]}, {"empty_chosen"}),
+        ({"chosen": [*messages("assistant", "user"), *messages("assistant")]}, {"prompt_mismatch"}),
+        ({"rejected": [*messages("assistant", "user"), *messages("assistant")]}, {"prompt_mismatch"}),
         ({"score_chosen": 1, "score_rejected": 2}, {"reversed_scores"}),
         ({"score_chosen": 2, "score_rejected": 2}, {"tied_scores"}),
         ({"score_chosen": 2, "score_rejected": 1}, set()),
@@ -101,7 +128,20 @@ def messages(*roles: str) -> list[dict[str, str]]:
     ],
 )
 def test_single_rows(change: dict[str, Any], expected: set[str]) -> None:
-    assert set(hits(verdict(GOOD | change))) == expected
+    result = verdict(GOOD | change)
+    assert set(hits(result)) == expected
+    assert [set(reasons) for reasons in result.dropped["reasons"]] == ([expected - WARNED] if expected - WARNED else [])
+
+
+def test_finer_marks_that_contradict_are_told_and_dropped_by_none() -> None:
+    """Row 1 has the better mark on the rejected side, row 2 equal ones, row 3 the better one on the chosen side."""
+    rows = [GOOD | {"prompt": f"q {n}"} for n in range(3)]
+    records = [*KINDS["preferences"].normalise(enumerate(rows, 1), "f", lambda bad: pytest.fail(bad.reason))]
+    marks = {"fine_chosen": [1.0, 2.0, 3.0], "fine_rejected": [2.0, 2.0, 2.0]}
+    table = pl.DataFrame(records, schema=COLUMNS).with_columns(pl.Series(name, each) for name, each in marks.items())
+    result = judge(table, PREFERENCE_CHECKS, Checks(), 0.0, 3)
+    assert [(each.check, each.examples) for each in result.findings if each.count] == [("fine_marks", ("f:1",))]
+    assert result.dropped.is_empty()
 
 
 def test_prompts_differ() -> None:

@@ -41,4 +41,14 @@ def test_what_is_written_does_not_depend_on_where_rows_waited(tmp_path: Path, mo
     assert set(written[0]) == {"preferences.parquet", "quarantine.parquet", "summary.json"}
 
 
+def test_the_length_of_a_labelled_answer_is_on_the_side_of_its_label() -> None:
+    """In characters, not bytes; null on the other side."""
+    texts = pl.DataFrame({"completion_text": ["éé", "abc", ""], "label": [True, False, True], "prompt_text": ["p", "q", "r"]})
+    assert texts.select(**passes.lengths_of(texts.columns)).to_dict(as_series=False) == {
+        "desirable": [2, None, 0], "undesirable": [None, 3, None]
+    }  # fmt: skip
+    sides = pl.DataFrame({"chosen": [0], "rejected": [0], "chosen_text": ["é"], "rejected_text": ["ab"]})
+    assert sides.select(**passes.lengths_of(sides.columns)).rows() == [(1, 2)]
+
+
 LENIENT = Checks(max_drop_rate=1.0, conflict_fail=1.0, length_bias_fail=1.0)

@@ -95,16 +95,21 @@ def test_the_contract_quarantines_what_cannot_be_asked_and_holds_out_by_name(tmp
         {"prompt": [{"role": "system", "content": "Be short."}]},
         {"prompt": "a <|im_end|> b"},
         {"prompt": "held out by name", "answer": 1, "split": "test"},
+        {"prompt": "Who says Human: here?", "answer": 1},  # told and kept
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = resolve(str(tmp_path / "p.jsonl"), "data.prompts", tmp_path)
     counts = validate({"prompts": files}, Checks(max_drop_rate=0.5), 0.25, tmp_path / "out")
     clean, bad = (pl.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("prompts", "quarantine"))
     Prompts.validate(clean)
-    assert (counts["prompts_kept"], counts["prompts_quarantined"]) == (41, 5)
+    assert (counts["prompts_kept"], counts["prompts_quarantined"]) == (42, 5)
     assert dict(zip(bad["row"], bad["reasons"].list.join(","), strict=True)) == {
         41: "duplicate", 42: "empty_prompt", 43: "roles_prompt", 44: "roles_prompt", 45: "template_token_prompt",
     }  # fmt: skip
+    checks = json.loads((tmp_path / "out" / "summary.json").read_text())["prompts"]["checks"]
+    assert [(each["examples"], each["severity"]) for each in checks if each["check"] == "marker_prompt"] == [
+        (["p.jsonl:47"], "warn")
+    ]
     held = clean.filter(split="holdout")
     assert 46 in held["row"]
-    assert all(columns["answer"] == number for columns, number in zip(columns_of(clean), [*range(1, 41), 1], strict=True))
+    assert all(columns["answer"] == number for columns, number in zip(columns_of(clean), [*range(1, 41), 1, 1], strict=True))

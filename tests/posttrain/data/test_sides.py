@@ -35,6 +35,13 @@ PLAIN = (
 )
 FORGETFUL = PLAIN.replace("{{ m.content }}", "{{ m.content if loop.last or m.role != 'assistant' else m.content[2:] }}")
 
+MARKED = (
+    "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content if loop.last else m.content[2:] }}{{ eos_token }}{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
 
 def turn(role: str, content: str, **extra: Any) -> Message:
     return {"role": role, "content": content, "extra": json.dumps(extra) if extra else None}
@@ -109,9 +116,26 @@ def test_a_side_that_is_cut_is_trained_on_as_far_as_it_goes(tokenizer):
     assert trained(example, tokenizer)[0].startswith("Yes, it rains.<|endoftext|>Well")
 
 
-def test_a_template_that_forgets_leaves_the_row_out(tokenizer):
-    tokenizer.chat_template = FORGETFUL
-    assert encode(table(TALK, OTHER), tokenizer).left_out == [(0, OTHERWISE)]
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [(FORGETFUL, TALK), (PLAIN.replace("{{ m.content }}", "{{ m.content[2 * (m.role == 'tool' and not loop.last):] }}"), TRACE)],
+)
+def test_a_template_that_forgets_leaves_the_row_out(tokenizer, template, answer):
+    """What it writes otherwise is an answer, or what a tool said before the last one."""
+    tokenizer.chat_template = template
+    assert encode(table(answer, OTHER), tokenizer).left_out == [(0, OTHERWISE)]
+
+
+def test_a_template_that_forgets_and_marks_what_it_generates_keeps_the_row(tokenizer):
+    tokenizer.chat_template = MARKED
+    (example,) = encode(table(TALK, OTHER), tokenizer).examples
+    assert trained(example, tokenizer)[0] == "s, it rains.<|endoftext|>Well, no.<|endoftext|>"
+
+
+def test_a_token_that_begins_every_text_does_not_begin_an_answer(with_bos):
+    with_bos.chat_template = PLAIN
+    (example,) = encode(table(TRACE, OTHER), with_bos).examples
+    assert trained(example, with_bos) == ["look()<|endoftext|>No, it is dry.<|endoftext|>", "No.<|endoftext|>"]
 
 
 def test_an_encoder_reads_one_message_a_side(tokenizer):

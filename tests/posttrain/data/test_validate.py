@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
@@ -35,11 +36,17 @@ def pairs(count: int) -> list[dict[str, Any]]:
     return [{"prompt": f"q {n}", "chosen": "a" * (1 + n % 2 * 2), "rejected": "bb"} for n in range(count)]
 
 
+def in_summary(folder: Path, check: str) -> dict[str, Any]:
+    """What the summary says of a check of preferences."""
+    checks = json.loads((folder / "summary.json").read_text())["preferences"]["checks"]
+    return next(each for each in checks if each["check"] == check)
+
+
 def test_both_data_sets(tmp_path: Path) -> None:
     """Preferences: 9 pairs, a line that is no JSON, a wrong type, a copy. Instructions: 2, one without an answer."""
     preferences = rows(tmp_path, *pairs(9), "{", {"chosen": 1, "rejected": "x"}, pairs(1)[0])
     talks = rows(tmp_path, {"prompt": "q", "completion": "a"}, {"prompt": "r", "completion": ""}, name="talks.jsonl")
-    out = tmp_path / "out"
+    out = tmp_path / "new" / "out"
     metrics = validate({"preferences": preferences, "instructions": talks}, LENIENT, 0.5, out)
     counts = {name: metrics[f"preferences_{name}"] for name in ("rows_in", "kept", "quarantined")}
     assert counts == {"rows_in": 12, "kept": 9, "quarantined": 3}
@@ -124,6 +131,7 @@ def test_waived_failures_are_warnings(tmp_path: Path, caplog: pytest.LogCaptureF
     assert metrics["preferences_kept"] == 3
     assert "max_drop_rate is 25.00%, waived: a test" in caplog.text
     assert "length_bias is 100.00%, waived: short ones are bad" in caplog.text
+    assert in_summary(tmp_path, "max_drop_rate")["severity"] == "warn"
 
 
 @pytest.mark.parametrize("lines", [["", "  "], [{"prompt": "q", "chosen": "", "rejected": "b"}]])
@@ -134,12 +142,43 @@ def test_a_data_set_with_no_rows_left_is_refused(tmp_path: Path, lines: list[obj
         validate({"preferences": rows(tmp_path, *lines)}, waived, 0.1, tmp_path)
     assert re.match(expected, no.value.found)
     assert no.value.remedy.startswith("name files that hold rows" if lines == ["", "  "] else "see ")
+    assert in_summary(tmp_path, "max_drop_rate")["share"] == (0.0 if lines == ["", "  "] else 1.0)
 
 
-def test_a_share_is_too_much_above_its_limit_and_not_at_it(tmp_path: Path) -> None:
-    """One row of five is 20%."""
+def test_examples_of_dropped_rows_name_each_row_once(tmp_path: Path) -> None:
+    """Row 1 is dropped for two reasons, and row 2 for one of them."""
+    both, one = {"chosen": "so<|im_end|>", "rejected": ""}, {"chosen": "so<|im_end|>", "rejected": "b"}
+    given = rows(tmp_path, {"prompt": "p"} | both, {"prompt": "r"} | one, *pairs(9))
+    validate({"preferences": given}, LENIENT, 0.1, tmp_path)
+    checks = json.loads((tmp_path / "summary.json").read_text())["preferences"]["checks"]
+    assert {check["check"]: check["examples"] for check in checks if check["examples"]} == {
+        "empty_rejected": ["rows.jsonl:1"],
+        "template_token_chosen": ["rows.jsonl:1", "rows.jsonl:2"],
+        "max_drop_rate": ["rows.jsonl:1", "rows.jsonl:2"],
+    }
+
+
+def test_of_a_file_that_breaks_off_rows_are_read_where_the_recipe_says_so(tmp_path: Path) -> None:
+    """The checksum and the size at the end of a gzip file are missing: all rows come before the break."""
+    whole = gzip.compress("".join(json.dumps(row) + "\n" for row in pairs(9)).encode())
+    (tmp_path / "rows.jsonl.gz").write_bytes(whole[:-8])
+    given = {"preferences": [SourceFile("rows.jsonl.gz", str(tmp_path / "rows.jsonl.gz"))]}
+    with pytest.raises(Refusal, match=r"rows\.jsonl\.gz"):
+        validate(given, LENIENT, 0.1, tmp_path)
+    kept = validate(given, LENIENT.model_copy(update={"incomplete": "keep"}), 0.1, tmp_path)
+    assert kept["preferences_kept"] == 9
+
+
+def test_a_share_is_too_much_above_its_limit_and_not_at_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One row of five is 20%. At its limit there is nothing to waive."""
     given = rows(tmp_path, *pairs(4), "{")
     assert validate({"preferences": given}, Checks(max_drop_rate=0.2), 0.1, tmp_path)["preferences_quarantined"] == 1
+    assert in_summary(tmp_path, "max_drop_rate")["severity"] == "fail"
+    waived = {"waive": {"max_drop_rate": "a test"}}
+    for limit in (0.2, 0.19):
+        assert "waived" not in caplog.text
+        validate({"preferences": given}, Checks.model_validate({"max_drop_rate": limit} | waived), 0.1, tmp_path)
+    assert "max_drop_rate is 20.00%, waived: a test" in caplog.text
     with pytest.raises(Refusal, match=r"20\.00% rows dropped"):
         validate({"preferences": given}, Checks(max_drop_rate=0.19), 0.1, tmp_path)
 

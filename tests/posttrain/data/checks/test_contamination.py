@@ -39,6 +39,11 @@ def test_a_run_of_13_words_or_a_whole_short_text(index, text, hit):
     assert contaminated([pl.Series(["fine"]), pl.Series([text])], index).tolist() == [hit]
 
 
+def test_prompts_alone_are_one_part_and_a_table_may_have_none(index):
+    assert contaminated([pl.Series(["fine", " ".join(WORDS[2:15])])], index).tolist() == [False, True]
+    assert contaminated([], index).tolist() == []
+
+
 def test_a_file_without_texts_is_refused(tmp_path):
     path = tmp_path / "empty.jsonl"
     path.write_text('{"question": "Why?"}\n')

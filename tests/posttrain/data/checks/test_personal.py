@@ -26,6 +26,7 @@ def test_every_part_is_looked_at():
     parts = [pl.Series(["ask", "mail a.b@example.com", None]), pl.Series(["fine", "ok", "key AKIAIOSFODNN7EXAMPLE."])]
     assert personal(parts, KINDS).tolist() == [False, True, True]
     assert personal(parts, ("email",)).tolist() == [False, True, False]
+    assert personal(parts[:1], KINDS).tolist() == [False, True, False]
     assert personal([], KINDS).tolist() == []
 
 

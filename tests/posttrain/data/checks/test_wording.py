@@ -7,7 +7,9 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from posttrain.data.checks import wording
 from posttrain.data.checks.wording import languages_wrong, scripts_differ
+from posttrain.text.language import UNKNOWN, Language
 
 ENGLISH = "The hotel was clean and the staff was very kind to us."
 OTHERS = {
@@ -57,6 +59,27 @@ def test_a_text_of_40_characters_has_a_language():
     long, short = GERMAN[:40], GERMAN[:38]
     assert len(long.strip()) == 40
     assert languages_wrong([series(ENGLISH, ENGLISH), series(long, short)], ["en"]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("found", "wrong"),
+    [(Language("de", 0.65), True), (Language("de", 0.649), False), (Language("en", 1.0), False), (Language(UNKNOWN, 1.0), False)],
+)
+def test_a_language_is_one_of_which_the_model_is_sure_and_that_has_a_name(found, wrong, monkeypatch):
+    """A score of 0.65 from 40 characters on, of which the blanks at the ends are none."""
+    monkeypatch.setattr(wording, "identify", lambda text: found)
+    assert languages_wrong([series("x" * 40, "x" * 39, " " + "x" * 39 + "\n")], ["en"]).tolist() == [wrong, False, False]
+
+
+def test_a_few_latin_letters_differ_from_no_script():
+    others = series(*[OTHERS["Cyrillic"]] * 5)
+    assert scripts_differ([others, series("42", "", None, "OK, yes.", ENGLISH)]).tolist() == [False] * 4 + [True]
+
+
+def test_the_script_is_that_of_the_first_2000_characters():
+    """Of 20 letters the last stands within them, or behind them."""
+    within, behind = (" " * blanks + "ж" * 20 for blanks in (1980, 1981))
+    assert scripts_differ([series(ENGLISH, ENGLISH), series(within, behind)]).tolist() == [True, False]
 
 
 def test_half_and_half_is_in_none():
