@@ -7,6 +7,7 @@ end of the run, or by the same command given again.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,11 +39,13 @@ def tracked(chain: Chain, run_id: str, stage: str, build: Callable[[Path], Built
     """Build a stage in `out` inside its nested run; a stage that resumes takes up the nested run that it had."""
     nested = open_stage(chain, run_id, stage)
     known = {"nested": nested} if nested else {}
+    opening = threading.Lock()  # two curves are followed, each by a thread of its own
 
     def curve(path: Path, prefix: str) -> live_curve.Curve:
-        """To the nested run, which is made now where the server was away before."""
-        if "nested" not in known:
-            known["nested"] = _open_stage(chain, run_id, stage)
+        """To the nested run, which is made now, once, where the server was away before."""
+        with opening:
+            if "nested" not in known:
+                known["nested"] = _open_stage(chain, run_id, stage)
         return live_curve.Curve(client_for(chain.recipe, chain.store.root), known["nested"], path, prefix)
 
     system = _system(chain, run_id, stage)
