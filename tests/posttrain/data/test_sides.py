@@ -18,7 +18,7 @@ from posttrain.data.encode_pairs import encode_pairs
 from posttrain.data.end_tokens import end_tokens
 from posttrain.data.packing import Example
 from posttrain.data.rendering import rendered
-from posttrain.data.sides import OTHERWISE
+from posttrain.data.sides import OTHERWISE, of_branches
 from posttrain.data.sources import SourceFile
 from posttrain.data.validate import validate
 from posttrain.scoring.known_scores import _digests
@@ -124,6 +124,16 @@ def test_a_template_that_forgets_leaves_the_row_out(tokenizer, template, answer)
     """What it writes otherwise is an answer, or what a tool said before the last one."""
     tokenizer.chat_template = template
     assert encode(table(answer, OTHER), tokenizer).left_out == [(0, OTHERWISE)]
+
+
+@pytest.mark.parametrize(
+    ("branch", "expected"),
+    [([7, 7, 7], [True, False, True]), ([7, 7, 7, 0], [True, False, True, True]), ([7, 7], [True, False])],
+)
+def test_a_token_put_behind_a_branch_is_trained_on_and_one_cut_off_is_not(branch, expected):
+    """The whole has five tokens, of which the branch begins at the third."""
+    (mask,) = of_branches([np.array([False, True, True, False, True])], 2, [branch])
+    assert mask.tolist() == expected
 
 
 def test_a_template_that_forgets_and_marks_what_it_generates_keeps_the_row(tokenizer):
