@@ -35,8 +35,8 @@ def waited(tiny):
 def test_one_builds_the_other_waits_and_each_has_its_own_run(copy, tiny, start_warm, client_of, waited):
     both = [start_warm("run", tiny.recipe, "--store", copy, "--json", *WORDS, cwd=tiny.folder) for _ in range(2)]
     said = [process.printed[1] for process in both]
-    while not any("waiting for process " in path.read_text("utf-8") for path in said):
-        assert [process.poll() for process in both] == [None, None], [path.read_text("utf-8") for path in said]
+    while not any(path.exists() and "waiting for process " in path.read_text("utf-8") for path in said):
+        assert [process.poll() for process in both] == [None, None], [process.communicate() for process in both]
         time.sleep(0.1)
     waited()
     printed = [process.communicate() for process in both]
