@@ -15,8 +15,9 @@ import yaml
 
 from bench.postgres import Databases, databases, programs
 from flows.deployed.api import insist
+from flows.server import free_port
 from flows.serving.services import Service, stop
-from flows.serving.site import free_port, mlflow_service, prefect_service, worker_service
+from flows.serving.site import mlflow_service, prefect_service, worker_service
 from posttrain.data.samples import write_sample
 from posttrain.runtime.liveness import is_dead, read_note
 from schemas.load import validate_recipe
@@ -45,7 +46,7 @@ class ChaosSite:
 
     def __init__(self, root: Path, databases: Databases | None) -> None:
         self.root, self.store, self.databases = root, root / "store", databases
-        ports = free_port(0), free_port(0)
+        ports = free_port(), free_port()
         self.prefect, self.mlflow = f"http://127.0.0.1:{ports[0]}/api", f"http://127.0.0.1:{ports[1]}"
         os.environ |= {"PREFECT_API_URL": self.prefect, "MLFLOW_TRACKING_URI": self.mlflow}
         addresses = {"prefect": self.prefect, "mlflow": self.mlflow}

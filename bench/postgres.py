@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.server import HOST, free_port
 from flows.serving.services import Service
-from flows.serving.site import HOST, free_port
 
 DEBIAN = Path("/usr/lib/postgresql")  # whose programs lie on no search path
 USER, DATABASES = "postgres", ("prefect", "mlflow")
@@ -91,7 +91,7 @@ def databases() -> Iterator[Databases]:
         data = folder / "data"
         initdb = [str(found / "initdb"), "--pgdata", str(data), "--username", USER, "--auth", "trust", "--no-sync"]
         subprocess.run([*_unprivileged(), *initdb], check=True, capture_output=True, cwd=folder)
-        running = Databases(_service(found, folder, port := free_port(0)), folder, port)
+        running = Databases(_service(found, folder, port := free_port()), folder, port)
         with _started(running):
             for name in DATABASES:
                 subprocess.run(running._call("createdb", name), check=True, capture_output=True)

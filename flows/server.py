@@ -20,6 +20,7 @@ from pathlib import Path
 
 from posttrain.runtime.child_processes import PYTHON, child_environment, child_of_this_process
 
+HOST = "127.0.0.1"
 APP = "prefect.server.api.server:create_app"
 # What Prefect sets for the servers that it starts for one process: no pages, and only the services that such a run needs.
 # No other page may call it from a browser: an origin that none has takes the place of `*`.
@@ -38,7 +39,7 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
     if "PREFECT_API_URL" in os.environ:
         meanwhile()
         return
-    port, password = _free_port(), f"posttrain:{secrets.token_urlsafe(32)}"
+    port, password = free_port(), f"posttrain:{secrets.token_urlsafe(32)}"
     command = [
         *PYTHON,
         "-m",
@@ -46,7 +47,7 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
         "--factory",
         APP,
         "--host",
-        "127.0.0.1",
+        HOST,
         "--port",
         str(port),
         "--log-level",
@@ -58,9 +59,9 @@ def ensure_server(meanwhile: Callable[[], None]) -> None:
     server = subprocess.Popen(command, env=variables, start_new_session=True, preexec_fn=dies)
     atexit.register(_stop, server)  # registered before Prefect's own, and so run after its last messages were sent
     os.environ["PREFECT_API_AUTH_STRING"] = password  # others on this machine can reach the port, and are turned away
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
     meanwhile()
-    _wait_until_healthy(server, f"http://127.0.0.1:{port}/api/health")
+    _wait_until_healthy(server, f"http://{HOST}:{port}/api/health")
 
 
 def private_folder(folder: Path) -> None:
@@ -78,10 +79,17 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.kill()
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def free_port(wanted: int = 0) -> int:
+    """The wanted port, or another one where it is taken or none is wanted."""
+    for port in (wanted, 0):
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                free.bind((HOST, port))
+            except OSError:
+                continue
+            return int(free.getsockname()[1])
+    raise RuntimeError("no port is free")
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], address: str) -> None:

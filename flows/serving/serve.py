@@ -7,9 +7,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.server import HOST, free_port
 from flows.serving.address import announced
 from flows.serving.services import keep_running, stop
-from flows.serving.site import HOST, free_port, mlflow_service, passwords, prefect_service, worker_service
+from flows.serving.site import mlflow_service, passwords, prefect_service, worker_service
 from posttrain.runtime.device import dtype_name
 from posttrain.runtime.gpus import visible_gpus
 from posttrain.runtime.locks import locked_if_free

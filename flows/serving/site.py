@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 from flows import defaults
-from flows.server import APP, private_folder
+from flows.server import APP, HOST, private_folder
 from flows.serving.services import Service
 from posttrain.runtime.child_processes import PYTHON, child_environment
 from tasks.tracking import ARTIFACTS, DATABASE
-
-HOST = "127.0.0.1"
 
 
 def prefect_service(root: Path, port: int) -> Service:
@@ -58,19 +55,6 @@ def worker_service(root: Path, pool: str, addresses: dict[str, str], limit: int 
         "PREFECT_WORKER_QUERY_SECONDS": "2",
     }
     return Service(f"worker {pool}", [*command, *limited], _environment() | variables, _log(root, f"worker-{pool}"))
-
-
-def free_port(wanted: int) -> int:
-    """The wanted port, or another one where it is taken."""
-    for port in (wanted, 0):
-        with socket.socket() as free:
-            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                free.bind((HOST, port))
-            except OSError:
-                continue
-            return int(free.getsockname()[1])
-    raise RuntimeError("no port is free")
 
 
 def _environment() -> dict[str, str]:

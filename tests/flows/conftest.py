@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.server import EPHEMERAL
-from flows.serving.site import free_port
+from flows.server import EPHEMERAL, free_port
 from posttrain.runtime.child_processes import child_of_this_process
 from schemas.results import RunReport
 
@@ -28,9 +26,7 @@ WARM = Path(__file__).with_name("warm.py")
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory, helpers):
     """A Prefect server that the runs of a session share, so that each does not start its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("prefect") / "server.log"
     command = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as stream:
@@ -117,7 +113,7 @@ def s3(tmp_path_factory):
     """A server with a bucket `posttrain`, in a process of its own: its variables as `variables`, a client as `client`."""
     pytest.importorskip("moto.server", reason="moto is not installed")
     boto3 = pytest.importorskip("boto3")
-    port = free_port(0)
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     variables = {
         "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1",

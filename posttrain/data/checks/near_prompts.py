@@ -28,7 +28,7 @@ from posttrain.text.near import band_hashes, shingles_of
 BANDS: Final = 14
 ROWS: Final = 8  # of a band: candidates are found with a probability of 0.65 at an index of 0.72, and of 0.92 at 0.8
 SHINGLES: Final = 4  # 5-grams that a prompt must have: with another word a shorter one is another question
-RIVALS: Final = 64  # held-out prompts that a row is compared with: of a template there may be thousands that share a band
+RIVALS: Final = 64  # held-out prompts after which no more are looked for: of a template thousands may share a band
 SHORT: Final = np.uint64(32)
 AT_ONCE: Final = 1 << 18  # rows whose bands are in memory
 
@@ -82,21 +82,21 @@ class NearPrompts:
         return {"near_prompt": found}
 
     def _candidates(self, held: Hits, training: Hits) -> Iterator[tuple[int, list[int]]]:
-        """Training rows that share a band with held-out ones, each with the first of these."""
+        """Training rows that share a band with held-out ones, with the first of them in each band until there are enough."""
         known = np.concatenate([part[held[at : at + len(part)]] for at, part in self._bands()])
         places = np.flatnonzero(held)
         orders = [np.argsort(known[:, band], kind="stable").astype(np.int32) for band in range(BANDS)]
         ranked = [known[order, band] for band, order in enumerate(orders)]
         for at, part in self._bands():
-            rivals: defaultdict[int, list[int]] = defaultdict(list)
+            rivals: defaultdict[int, set[int]] = defaultdict(set)  # each counts once, however many bands it shares
             for band, (order, hashes) in enumerate(zip(orders, ranked, strict=True)):
                 rows = np.flatnonzero(training[at : at + len(part)] & is_among(part[:, band], hashes))
                 first = np.searchsorted(hashes, part[rows, band])
                 last = np.minimum(np.searchsorted(hashes, part[rows, band], side="right"), first + RIVALS)
                 for row, start, end in zip(rows.tolist(), first.tolist(), last.tolist(), strict=True):
                     if len(rivals[row]) < RIVALS:
-                        rivals[row] += places[order[start:end]].tolist()
-            yield from ((at + row, sorted(set(found))[:RIVALS]) for row, found in sorted(rivals.items()))
+                        rivals[row].update(places[order[start:end]].tolist())
+            yield from ((at + row, sorted(found)) for row, found in sorted(rivals.items()))
 
     def _bands(self) -> Iterator[tuple[int, Bands]]:
         """The band hashes of all rows, piece by piece, each with the number of its first row."""

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 from posttrain.runtime.progress import current
+from posttrain.runtime.trees import DOCUMENT_BYTES
 from schemas.errors import Refusal
 
 T = TypeVar("T")
@@ -80,13 +81,13 @@ class Bucket:
         )  # fmt: skip
 
     def read(self, name: str) -> Object | None:
-        """An object, or None where there is none."""
+        """A document, or None where there is none; of one that is too long a part, which nobody can read as one."""
         found = self._unless_absent(lambda: self._client.get_object(Bucket=self.name, Key=self._key(name)))
         if found is None:
             return None
         now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
         age = (now - found["LastModified"]).total_seconds()
-        return Object(found["Body"].read(), found["ETag"], max(0.0, age))
+        return Object(found["Body"].read(DOCUMENT_BYTES + 1), found["ETag"], max(0.0, age))
 
     def size(self, name: str) -> int | None:
         """Bytes of an object, or None where there is none."""

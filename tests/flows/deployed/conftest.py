@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from flows.server import free_port
 from flows.serving.services import Service, stop
-from flows.serving.site import free_port, mlflow_service, prefect_service, worker_service
+from flows.serving.site import mlflow_service, prefect_service, worker_service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGES = {"old": "", "new": "/v2"}
@@ -42,7 +43,7 @@ def start_site(helpers, cli):
     @contextmanager
     def start(store: Path, recipes: Path, databases=None, address: str = "", own: Callable = lambda pool: {}, **variables: str):
         """`address` is of the store where that is no folder, and `own(pool)` are variables that a worker has to itself."""
-        ports = free_port(0), free_port(0)
+        ports = free_port(), free_port()
         addresses = {"prefect": f"http://127.0.0.1:{ports[0]}/api", "mlflow": f"http://127.0.0.1:{ports[1]}"}
         clients = {"PREFECT_API_URL": addresses["prefect"], "MLFLOW_TRACKING_URI": addresses["mlflow"]}
         with _as_environment(helpers.environment(**variables)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -12,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -20,6 +18,7 @@ from posttrain.data.sources import resolve
 from posttrain.filters import engines
 from posttrain.filters.corpus import filter_corpus
 from schemas.filtering import Filtering
+from tests.posttrain.filters import test_engines as same
 
 pytest.importorskip("ray", reason="ray, an extra, is not installed")
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a token would lie in the home folder; nobody else reaches this cluster
@@ -37,18 +36,6 @@ with engines.ray(sys.argv[5]) if engine == "ray" else engines.local(2) as opened
     print("begins", flush=True)
     filter_corpus(files, asked, 0.1, Path(out), engine=opened)
 """
-
-
-def beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-same = beside("test_engines")
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections import Counter
-from pathlib import Path
-from types import ModuleType
 
 import pyarrow as pa
 import pytest
@@ -18,18 +15,7 @@ from posttrain.text.buffers import buffers
 from posttrain.text.personal_data import KINDS, find, redact, redact_all
 from posttrain.text.personal_numbers import luhn
 from schemas.errors import Refusal
-
-
-def beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-planted = beside("planted")
+from tests.posttrain.text import planted
 
 
 @pytest.mark.parametrize("name", ["TUNED", "UNSEEN", "HELD"])
@@ -50,8 +36,10 @@ def test_recall_and_precision(name: str) -> None:
 def test_recall_and_precision_on_values_by_another_hand(seed: int) -> None:
     """.98 and .95 over all kinds; of telephone numbers, some of which nobody could tell, .93."""
     pytest.importorskip("faker", reason="faker is not installed")
+    from tests.posttrain.text import faked
+
     right, told, there = Counter[str](), Counter[str](), Counter[str]()
-    for text, truth in beside("faked").documents(seed, 200):
+    for text, truth in faked.documents(seed, 200):
         found = [(kind, text[start:end]) for kind, start, end in find(text)]
         wanted = Counter(truth)
         there.update(kind for kind, _ in truth)

@@ -100,3 +100,14 @@ def test_a_template_with_thousands_of_rows_takes_few_comparisons(monkeypatch):
     held, train = ([(f"{start} {split}{n}", split) for n in range(300)] for split in ("holdout", "train"))
     assert sum(hits(rows(*held, *train), least=1.0)) == 0
     assert len(compared) == 300 * 64
+
+
+def test_a_rival_counts_once_however_many_bands_it_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten share the first two bands with row 11, and row 10 only the last: it is a candidate too while 12 are wanted."""
+    monkeypatch.setattr(near_prompts, "RIVALS", 12)
+    bands = np.arange(12 * near_prompts.BANDS, dtype=np.uint32).reshape(12, -1)
+    bands[:10, :2], bands[10, -1] = bands[11, :2], bands[11, -1]
+    check = NearPrompts(0.8)
+    check._banded.write(bands.tobytes())
+    held = np.arange(12) < 11
+    assert list(check._candidates(held, ~held)) == [(11, list(range(11)))]

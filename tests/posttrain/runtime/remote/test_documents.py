@@ -11,11 +11,14 @@ from posttrain.runtime.store import Store
 
 @pytest.fixture(params=["folder", "bucket"])
 def machines(request, tmp_path):
-    """The roots of two machines: of a folder the same, of a bucket two copies."""
+    """The root of two machines twice. Of a bucket no document may lie in it, but for one that is too deep: what one reads, the other could."""
     if request.param == "folder":
-        return Store(tmp_path / "store").root, Store(tmp_path / "store").root
-    store_on = request.getfixturevalue("store_on")
-    return store_on("one").root, store_on("two").root
+        root = Store(tmp_path / "store").root
+        yield root, root
+        return
+    root = request.getfixturevalue("store_on")("one").root
+    yield root, root
+    assert {path.name for path in root.rglob("*") if path.is_file()} <= {"remote.json", "c.process.json"}
 
 
 def test_what_one_machine_writes_another_reads_and_removes(machines):

@@ -117,6 +117,16 @@ def test_a_process_that_is_given_the_local_folder_finds_the_bucket(s3, store_on)
     assert store_on("two").finished(IDENTITY)
 
 
+def test_a_folder_from_elsewhere_that_names_a_bucket_is_refused(s3, store_on, tmp_path):
+    """A stranger's store would have results sent to a bucket of his choice, with this user's credentials."""
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "remote.json").write_text(json.dumps({"address": "s3://posttrain/his"}))
+    with pytest.raises(Refusal, match=r"given, whose remote\.json names the bucket s3://posttrain/his"):
+        Store(tmp_path / "given")
+    (tmp_path / "given" / "remote.json").unlink()
+    assert Store(tmp_path / "given").address == str(tmp_path / "given")
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
