@@ -11,7 +11,7 @@ from posttrain.runtime.store import Store
 
 @pytest.fixture(params=["folder", "bucket"])
 def machines(request, tmp_path):
-    """The root of two machines twice. Of a bucket no document may lie in it, but for one that is too deep: what one reads, the other could."""
+    """The root of two machines twice. Of a bucket none lies in it but one too deep: what one reads, all could."""
     if request.param == "folder":
         root = Store(tmp_path / "store").root
         yield root, root
