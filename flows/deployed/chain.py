@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 
 from flows.deployed.artifacts import show_run
 from flows.deployed.form import recipe_of_form
+from flows.deployed.overlap import overlapped
 from flows.deployed.paths import require_absolute
 from flows.deployed.reconcile import reconcile
 from flows.deployed.remote_run import GATE, REFUSED
@@ -25,6 +26,9 @@ from schemas.load import apply_overrides, read_yaml, validate_recipe
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from tasks.exchange import CHAIN, chain_note
+
+SKIPPED = "Skipped"
+"""State of a scheduled run that found an earlier one of its deployment still going."""
 
 
 def _name() -> str:
@@ -57,6 +61,8 @@ def post_training(
             root = Store(store).root
             with at_work(CHAIN, chain_note(root, this_flow_run.get_id())):
                 reconcile(root, current().note)
+                if goes_on := overlapped(this_flow_run.get_id()):
+                    return Completed(name=SKIPPED, message=goes_on)
                 said = _run(_placed(recipe, overrides, placement, dtype), root)
                 return Completed(message=said)
         except Refusal as refusal:

@@ -30,7 +30,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 def served(tiny):
     """The address of a web server with the tiny recipe's rows."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tiny.folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 

@@ -28,7 +28,7 @@ def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as served:
         served.asked, served.status = [], 200
         served.address = f"127.0.0.1:{served.server_port}"
-        Thread(target=served.serve_forever, daemon=True).start()
+        Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
         yield served
         served.shutdown()
 

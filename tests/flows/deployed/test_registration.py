@@ -153,7 +153,7 @@ def busy(prefect_url):
         do_GET = do_POST = do_DELETE = answer
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Way) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/api", seen
         server.shutdown()
 

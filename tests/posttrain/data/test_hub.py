@@ -150,7 +150,7 @@ def ask(home: Path, settings: dict[str, str]) -> dict[str, dict]:
 def online(repository, tmp_path_factory) -> dict[str, dict]:
     """What is said by a process that reaches the hub."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (Hub,), {"folder": repository}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
     yield ask(tmp_path_factory.mktemp("online"), settings)
     server.shutdown()

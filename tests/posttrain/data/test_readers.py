@@ -113,7 +113,7 @@ def test_files_of_a_web_server_without_ranges_are_read(tmp_path: Path, name: str
     """fsspec's files of web servers and buckets have no `readline` with a limit, and here one cannot even move in them."""
     WRITERS[name](tmp_path / name)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         [file] = resolve(f"http://127.0.0.1:{server.server_port}/{name}", "data.preferences", tmp_path)
         assert list(read_rows(file, lambda bad: None)) == list(enumerate(ROWS, 1))
