@@ -97,7 +97,7 @@ def api(site):
 def ended(api):
     """The run, once it has ended."""
 
-    def wait(run_id: str, seconds: float = 500):
+    def wait(run_id: str, seconds: float = 1500):  # pytest ends a test before, each by its own limit
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             run = api(lambda client: client.read_flow_run(run_id))
