@@ -24,7 +24,7 @@ def examine(recipe: Recipe, store: Store) -> dict[str, Any]:
     from posttrain.forecast.sizing import learning_rates_of, memory_of, size_of
     from posttrain.forecast.stage_times import times_of
     from posttrain.pipeline.lengths import first_rows
-    from posttrain.runtime.device import bfloat16_hint
+    from posttrain.runtime.device import bfloat16_hint, trains_elsewhere
     from posttrain.training.caution import of_recipe
 
     found: dict[str, Any] = {"recipe": recipe.name, "stages": list(recipe.stages), "data": counts, "model": size_of(chain.model)}
@@ -34,6 +34,11 @@ def examine(recipe: Recipe, store: Store) -> dict[str, Any]:
     found["learning_rates"] = learning_rates_of(chain)
     with working("forecasting memory"):
         found["memory"] = memory_of(chain, rows)
-    with working("measuring a few passes"):
-        found["seconds"] = times_of(chain, rows, counts)
+    if trains_elsewhere(recipe):
+        notices.append(
+            "seconds are not forecast: they are measured on a device that trains, and there is no CUDA here"
+        )
+    else:
+        with working("measuring a few passes"):
+            found["seconds"] = times_of(chain, rows, counts)
     return found | {"notices": notices, "warnings": list(of_recipe(recipe))}

@@ -121,7 +121,7 @@ def _as_much_as_fits(load: Callable[[], Any], config: PreTrainedConfig, device: 
     if 4 * whole <= WHOLE or depth < 2:
         return load(), 1.0
     with torch.device("meta"):
-        model = auto_class(config).from_config(shortened(config, max(1, depth * WHOLE // (4 * whole))))
+        model = auto_class(config).from_config(shortened(config, max(1, depth * WHOLE // (4 * whole))), dtype=torch.float32)
     model = model.to_empty(device=device)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.detach().zero_()

@@ -90,7 +90,7 @@ class Training:
 def wrapped(config: PreTrainedConfig, peft: Peft, dropout: float | None = None, new_tokens: tuple[int, ...] = ()) -> nn.Module:
     """The model of a stage on the meta device, which holds no numbers."""
     with torch.device("meta"):
-        model = auto_class(config).from_config(copy.deepcopy(config))  # a method may set flags in it
+        model = auto_class(config).from_config(copy.deepcopy(config), dtype=torch.float32)  # a method may set flags in it
         set_dropout(model, dropout)
         return wrap(model, peft, 0, "peft", new_tokens=new_tokens)
 
@@ -101,7 +101,7 @@ def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
     if architecture(config) == ENCODER:
         kind, config.num_labels = AutoModelForSequenceClassification, 1
     with torch.device("meta"):
-        model = kind.from_config(config)
+        model = kind.from_config(config, dtype=torch.float32)  # as loaded, whatever the files hold
         set_dropout(model, 0.0)
         return with_score(model, peft, 0, "peft")
 

@@ -30,7 +30,7 @@ from posttrain.pipeline.lengths import Answering, FirstRows, Section
 from posttrain.pipeline.reward_check import reward_config
 from posttrain.pipeline.stages import WORK
 from posttrain.rewards.encoder import encoder_config
-from posttrain.runtime.device import resolve_device, resolve_dtype
+from posttrain.runtime.device import device_of, resolve_dtype, trains_elsewhere
 from posttrain.runtime.peak_memory import available_bytes, resident_bytes
 from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import Plan, by_rows, by_tokens
@@ -81,7 +81,8 @@ def memory_of(chain: Chain, rows: FirstRows) -> dict[str, dict[str, Any]]:
     """
     recipe, compute = chain.recipe, chain.recipe.compute
     beside = resident_bytes() + BESIDE  # before this adds to it
-    on = Arithmetic(resolve_device(compute), resolve_dtype(compute), compute.num_processes)
+    on = Arithmetic(device_of(recipe), resolve_dtype(compute), compute.num_processes)
+    there = None if trains_elsewhere(recipe) else available_bytes(on.device)
     config = config_of(chain.model)
     found = {}
     for stage in (stage for stage in recipe.stages if WORK[stage].tokens):
@@ -92,7 +93,9 @@ def memory_of(chain: Chain, rows: FirstRows) -> dict[str, dict[str, Any]]:
             **counts(model, trained=stage != "evaluate"),
             **reach_of(model),
             "rows": lengths,
-            **_largest([Peak("encoding the rows", data=_text(stage, recipe, rows)), *_loading(of, on), *peaks], on, beside),
+            **_largest(
+                [Peak("encoding the rows", data=_text(stage, recipe, rows)), *_loading(of, on), *peaks], on, beside, there
+            ),
         }
     return found
 
@@ -198,24 +201,31 @@ def counts(model: nn.Module, trained: bool = True) -> dict[str, Any]:
     }
 
 
-def _largest(peaks: Sequence[Peak], on: Arithmetic, beside: int) -> dict[str, Any]:
-    """The phase that takes most, with what lies beside it in a host's process, and a warning where that is more than there is."""
+def _largest(peaks: Sequence[Peak], on: Arithmetic, beside: int, there: int | None) -> dict[str, Any]:
+    """The phase that takes most, with what lies beside it in a host's process, and a warning where that is more than there is.
+
+    Args:
+        there: bytes that a stage could use; None where nobody here knows.
+    """
     host = on.device.type == "cpu"
     waste = WASTE.get(platform.libc_ver()[0], 0.0) if host else 0.0
     peak = max((replace(each, waste=int(waste * each.passing)) for each in peaks), key=lambda each: each.total)
     parts = {"baseline": beside if host else 0, **peak.parts()}
     total = sum(parts.values())
-    needed, there = total * (on.processes if host else 1), available_bytes(on.device)
-    warning = (
-        f"about {needed / GB:.1f} GB are needed and {there / GB:.1f} GB are available: "
-        "lower batch_size or max_length, train an adapter, or set gradient_checkpointing"
-    )
+    needed = total * (on.processes if host else 1)
     return {
         "peak_memory_gb": round(total / GB, 3),
         "peak_at": peak.phase,
         "parts_gb": {name: round(size / GB, 3) for name, size in parts.items() if size},
-        **({"warning": warning} if needed > there else {}),
+        **({"warning": _too_much(needed, there)} if there is not None and needed > there else {}),
     }
+
+
+def _too_much(needed: int, there: int) -> str:
+    return (
+        f"about {needed / GB:.1f} GB are needed and {there / GB:.1f} GB are available: "
+        "lower batch_size or max_length, train an adapter, or set gradient_checkpointing"
+    )
 
 
 def learning_rates_of(chain: Chain) -> dict[str, float]:

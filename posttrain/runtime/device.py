@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.errors import Refusal
-from schemas.recipe import Compute
+from schemas.recipe import Compute, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,24 @@ def resolve_device(compute: Compute) -> torch.device:
             remedy="lower compute.num_processes",
         )
     return device
+
+
+def trains_elsewhere(recipe: Recipe) -> bool:
+    """Whether the recipe's CUDA devices are those of a work pool, and this machine has none."""
+    import torch
+
+    return recipe.placement == "deployed" and recipe.compute.device == "cuda" and not torch.cuda.is_available()
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """The device that the recipe's stages train on, here or on a work pool.
+
+    Raises:
+        Refusal: as `resolve_device`.
+    """
+    import torch
+
+    return torch.device("cuda") if trains_elsewhere(recipe) else resolve_device(recipe.compute)
 
 
 def resolve_dtype(compute: Compute) -> torch.dtype:
@@ -87,7 +105,7 @@ def bfloat16_hint(compute: Compute, parameters: int, gain: Callable[[], float] |
     AVX512-BF16 and without AMX took twice the time of float32 for each.
     """
     name = dtype_name(compute)
-    if parameters < WORTHWHILE or name == "float16" or resolve_device(compute).type != "cpu" or not _cpu_has_bfloat16():
+    if parameters < WORTHWHILE or name == "float16" or _wants_cuda(compute) or not _cpu_has_bfloat16():
         return None
     times = (gain or bfloat16_gain)()
     if name == "float32" and times > 1 + NOISE:

@@ -193,6 +193,45 @@ def test_check_counts_the_parameters_that_a_run_reports(call, tiny, finished, tm
     assert memory["align"]["trainable_parameters"] == built["align"]["trainable_parameters"]
 
 
+@pytest.fixture
+def in_half_precision(tiny, finished, tmp_path):
+    """A recipe that starts from a checkpoint in bfloat16, as most public ones are."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    outputs = next(stage.outputs for stage in finished.report.stages if stage.name == "sft")
+    AutoModelForCausalLM.from_pretrained(outputs["model"], dtype="bfloat16").save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(outputs["model"]).save_pretrained(tmp_path / "half")
+    document = {name: value for name, value in tiny.document.items() if name not in ("pretrain", "sft", "filtering")}
+    data = {name: value for name, value in document["data"].items() if name in ("preferences", "holdout")}
+    document |= {"model": {"source": "local", "path": str(tmp_path / "half")}, "data": data}
+    (tmp_path / "half.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path / "half.yaml"
+
+
+def test_check_forecasts_a_checkpoint_in_half_precision(call, in_half_precision, tmp_path):
+    """Its weights are fp32 in training; the numbers of `size_of` are for them."""
+    done = call("check", in_half_precision, "--store", tmp_path / "store", "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    weights = document["memory"]["align"]["parts_gb"]["weights"]
+    assert weights == pytest.approx(4 * document["model"]["parameters"] / 1e9, abs=0.002)
+    assert document["seconds"]["align"]["expected"] > 0
+
+
+def test_check_forecasts_memory_for_gpus_that_only_a_work_pool_has(call, in_half_precision, tmp_path):
+    words = ["--set", "placement=deployed", "--set", "compute.device=cuda"]
+    done = call("check", in_half_precision, *words, "--store", tmp_path / "store", "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["memory"]["align"]["device"] == "cuda"
+    assert "baseline" not in document["memory"]["align"]["parts_gb"]  # this process holds none of it
+    assert "seconds" not in document
+    assert any("seconds are not forecast" in notice for notice in document["notices"])
+    refused = call("check", in_half_precision, "--set", "compute.device=cuda", "--store", tmp_path / "store", "--json")
+    assert refused.code == 2
+    assert "no CUDA device" in refused.err
+
+
 def test_check_follows_the_stages_that_overrides_remove(call, tiny, tmp_path):
     words = ["--set", "alignment={algorithm: none}", "--set", "registry=null"]
     done = call("check", tiny.recipe, *words, "--store", tmp_path / "store", "--json")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, Qwen3Config
+from transformers import BertConfig, GPT2Config, LlamaConfig, Qwen3Config
 
-from posttrain.forecast.peaks import wrapped
+from posttrain.forecast.peaks import rewarding, wrapped
 from posttrain.forecast.phases import Arithmetic
 from posttrain.forecast.sizing import _loading, config_of, counts, size_of
 from schemas.load import validate_recipe
+from schemas.training import Full
 
 SCRATCH = {
     "source": "scratch",
@@ -120,3 +121,12 @@ def test_a_checkpoint_in_half_precision_is_mapped_while_it_becomes_fp32(tmp_path
     assert [(peak.phase, peak.weights) for peak in _loading(config, on)] == [("loading the weights", 6 * 118_464)]
     config.dtype = torch.float32
     assert _loading(config, on) == []
+
+
+@pytest.mark.parametrize(("make", "shape"), [(wrapped, LlamaConfig), (rewarding, LlamaConfig), (rewarding, BertConfig)])
+def test_weights_are_forecast_in_fp32_whatever_the_config_says(make, shape):
+    """Most public checkpoints say bfloat16, and stages load them in fp32; in half precision `check` ended in a traceback."""
+    config = shape(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    config.dtype = torch.bfloat16
+    assert {each.dtype for each in make(config, Full(method="full")).parameters()} == {torch.float32}
+    assert config.dtype == torch.bfloat16  # by which the peak while loading is known
