@@ -35,9 +35,7 @@ def examine(recipe: Recipe, store: Store) -> dict[str, Any]:
     with working("forecasting memory"):
         found["memory"] = memory_of(chain, rows)
     if trains_elsewhere(recipe):
-        notices.append(
-            "seconds are not forecast: they are measured on a device that trains, and there is no CUDA here"
-        )
+        notices.append("seconds are not forecast: they are measured on a device that trains, and there is no CUDA here")
     else:
         with working("measuring a few passes"):
             found["seconds"] = times_of(chain, rows, counts)

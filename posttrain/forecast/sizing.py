@@ -88,14 +88,13 @@ def memory_of(chain: Chain, rows: FirstRows) -> dict[str, dict[str, Any]]:
     for stage in (stage for stage in recipe.stages if WORK[stage].tokens):
         of = _reward_config(chain, config) if stage == "reward" else config
         model, lengths, peaks = _stage(stage, recipe, of, rows, on, chain.new_tokens(stage))
+        text = Peak("encoding the rows", data=_text(stage, recipe, rows))
         found[stage] = {
             "device": str(on.device),
             **counts(model, trained=stage != "evaluate"),
             **reach_of(model),
             "rows": lengths,
-            **_largest(
-                [Peak("encoding the rows", data=_text(stage, recipe, rows)), *_loading(of, on), *peaks], on, beside, there
-            ),
+            **_largest([text, *_loading(of, on), *peaks], on, beside, there),
         }
     return found
 
