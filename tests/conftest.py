@@ -48,7 +48,9 @@ def environment(**more: str) -> dict[str, str]:
     """No download, this checkout's code, and one thread: two that share a core wait for each other at every small product."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "POSTTRAIN_"))}
     return inherited | {
-        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", **more
+        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes, for jobs that nobody has
+        **more,
     }  # fmt: skip
 
 
