@@ -26,8 +26,8 @@ from posttrain.models.architectures import auto_class
 from posttrain.models.parameters import parameter_count
 from posttrain.peft.wrap import wrap
 from posttrain.sampling.sampler import Sampling, sample
-from posttrain.scoring.scorer import PLAIN, Scorer, inner_model
-from posttrain.scoring.segment_attention import SEGMENTS
+from posttrain.scoring.layout_choice import take_first_layout
+from posttrain.scoring.scorer import Scorer
 from schemas.training import Peft
 
 WHOLE = 2**31  # bytes of weights up to which the real model is measured; of a larger one as many blocks as fit
@@ -37,7 +37,6 @@ STEPS = 2  # of decoding that are measured
 DECODED = 32  # rows at most that are decoded together to measure
 # Times another pass of the same kind took from the measured one on a shared machine of two cores.
 RANGE = (0.8, 1.4)
-REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError)  # of a layout, by a model
 
 
 @dataclass(frozen=True)
@@ -137,15 +136,9 @@ def _usual(examples: Sequence[Example]) -> list[Example]:
 
 
 def _scorer(model: Any, few: Sequence[Example], on: Arithmetic) -> Scorer:
-    """In the layout that a run tries first, or in the plain one where the model refuses that; after a pass that warms it up."""
-    scorer, inner = Scorer(model, on.device, on.dtype).eval(), inner_model(model)
-    if scorer.layout == "packed" and inner.config._attn_implementation == "sdpa" and on.device.type == "cpu":
-        inner.set_attn_implementation(SEGMENTS)
-    try:
-        with torch.no_grad():
-            scorer([_start_of(few[0])])
-    except REFUSALS:
-        scorer.layout = PLAIN
+    """In the first layout that the model does not refuse, after a pass that warms it up."""
+    scorer = Scorer(model, on.device, on.dtype).eval()
+    take_first_layout(scorer, [_start_of(few[0])])
     return scorer
 
 

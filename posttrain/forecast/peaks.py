@@ -30,12 +30,11 @@ from posttrain.rewards.scorer import RewardScorer, with_score
 from posttrain.runtime.fake_tensors import LiveBytes, give_tensors, pretending, without_draws
 from posttrain.sampling.decoding import PROMPT_TOKENS, can_decode, encode
 from posttrain.sampling.multinomial import draw
-from posttrain.scoring.layout_choice import with_few_targets
+from posttrain.scoring.layout_choice import take_first_layout, with_few_targets
 from posttrain.scoring.output_head import BLOCK_ELEMENTS, has_matrix
 from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.reference import Reference
 from posttrain.scoring.scorer import PLAIN, Scorer, inner_model
-from posttrain.scoring.segment_attention import SEGMENTS
 from posttrain.scoring.token_budget import rollout_tokens, scoring_tokens, training_tokens
 from posttrain.training.batches import Plan
 from posttrain.training.data_parallel import shared
@@ -50,6 +49,7 @@ from schemas.training import Full, Optimization, Peft
 HALF = (torch.bfloat16, torch.float16)
 FUSED = 2048  # tokens of an example that stands for several
 SHALLOW = 5  # blocks; in fewer a pass over prompts takes more than the cache that is made after it, and in a deep model less
+SHORT = Example(np.zeros(2, np.int32), (np.zeros(2, np.int32), np.zeros(2, np.int32)))
 BYTES = {"int8": 1.0, "nf4": 0.52}  # of a quantised number with its share of the scales
 
 
@@ -144,15 +144,15 @@ def _quantized(peaks: Sequence[Peak], config: PreTrainedConfig, kind: Quantizati
 
 
 def _scorer(model: nn.Module, on: Arithmetic, live: LiveBytes, kind: type[Scorer] = Scorer) -> Scorer:
-    """A scorer in the layout that the start-up check tries first, or in the one that is left where none can have the head."""
+    """A scorer in the first layout that the model does not refuse, or in the one that is left where none can have the head."""
     give_tensors(model)
     dtype = torch.bfloat16 if on.dtype in HALF else on.dtype
     scorer = kind(model, torch.device("cpu"), dtype).eval()
     inner = inner_model(model)
     if kind is Scorer and not has_matrix(inner):
         scorer.layout = PLAIN
-    elif scorer.layout == "packed" and inner.config._attn_implementation == "sdpa":
-        inner.set_attn_implementation(SEGMENTS)
+    elif scorer.layout == "packed":
+        take_first_layout(scorer, [SHORT])
     return scorer
 
 

@@ -82,6 +82,23 @@ def choose_layout(scorer: Scorer, examples: Sequence[Example], error_of: LayoutE
     return LayoutChoice(PLAIN, own, swapped=False, error=None, doubts=tuple(doubts))
 
 
+@torch.no_grad()
+def take_first_layout(scorer: Scorer, examples: Sequence[Example]) -> None:
+    """Have a scorer use the fastest layout that its model does not refuse; nothing is compared, as numbers are not asked for."""
+    inner = inner_model(scorer.model)
+    own = inner.config._attn_implementation
+    for layout, attention in [*_candidates(scorer, own), (PLAIN, own)]:
+        scorer.layout = layout
+        _set_attention(inner, attention)
+        try:
+            scorer(examples)
+        except torch.OutOfMemoryError:
+            raise
+        except REFUSALS:
+            continue
+        return
+
+
 def with_few_targets(example: Example) -> Example:
     """As long, with fewer scored tokens: the model's own logits of all would be the largest tensor of the whole run."""
     if len(example.branches) > 1:

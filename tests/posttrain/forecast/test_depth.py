@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import DeepseekV3Config, Gemma3TextConfig, LlamaConfig, PreTrainedConfig, T5Config
+from transformers import BloomConfig, DeepseekV3Config, Gemma3TextConfig, LlamaConfig, PreTrainedConfig, T5Config
 
 from posttrain.data.packing import Example
 from posttrain.forecast.depth import peaks_of, shortened
@@ -111,3 +111,10 @@ def test_a_shorter_config_has_blocks_of_each_type():
     assert short.num_hidden_layers == 3
     assert (shortened(T5, 2).num_layers, shortened(T5, 2).num_decoder_layers) == (2, 2)
     assert TURNS.num_hidden_layers == len(TURNS.layer_types) == 12
+
+
+def test_a_model_that_refuses_packed_rows_has_a_forecast_too():
+    """BLOOM, by what a run falls back to."""
+    config = BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4)
+    assert [peak.phase for peak in training_peaks(lora_dpo(config), CPU)] == ["start-up check", "reference scoring", "training"]
+    assert [peak.phase for peak in evaluation_peaks(config, [8, 8], 4, examples(2), CPU)][-1] == "sampling"

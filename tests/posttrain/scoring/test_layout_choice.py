@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -21,8 +23,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from posttrain.scoring.layout_choice import choose_layout, layout_error
-from posttrain.scoring.scorer import Scorer
+from posttrain.scoring.layout_choice import choose_layout, layout_error, take_first_layout
+from posttrain.scoring.scorer import Scorer, inner_model
 from posttrain.scoring.segment_attention import SEGMENTS
 
 CPU = torch.device("cpu")
@@ -103,3 +105,20 @@ def test_an_encoder_decoder_keeps_its_layout(pairs):
     config = T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
     choice = choose_layout(Scorer(T5ForConditionalGeneration(config).eval(), CPU), pairs)
     assert str(choice).startswith("encoder_decoder: differs")
+
+
+@pytest.mark.parametrize(("name", "layout", "attention"), [("llama", "packed", SEGMENTS), ("gemma2", "packed", "eager")])
+def test_the_first_layout_that_is_not_refused_is_taken_without_a_comparison(name, layout, attention, pairs):
+    scorer = Scorer(build(name), CPU).eval()
+    take_first_layout(scorer, pairs)
+    assert (scorer.layout, inner_model(scorer.model).config._attn_implementation) == (layout, attention)
+
+
+def test_a_layout_that_the_model_refuses_is_passed_over(pairs):
+    """BLOOM makes its ALiBi positions from a mask of two dimensions, and a packed row has one of four."""
+    torch.manual_seed(0)
+    model = BloomForCausalLM(BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4)).eval()
+    scorer = Scorer(model, CPU).eval()
+    assert choose_layout(scorer, pairs).layout == "padded"
+    take_first_layout(scorer, pairs)
+    assert scorer.layout == "padded"
