@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import runpy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from pathlib import Path
 from threading import Thread
@@ -89,8 +90,7 @@ class ChatModel(PythonModel):
         return last if self.answers_apart and last == [self.tokenizer.eos_token_id] else []
 
     def _answer(self, ids: torch.Tensor, settings: Settings, position: int) -> str:
-        out = self._generate(ids, settings, position)
-        answer = str(self.tokenizer.decode(out[0, 0 if self.answers_apart else ids.shape[1] :], skip_special_tokens=True))
+        answer = str(self.tokenizer.decode(self._generate(ids, settings, position), skip_special_tokens=True))
         return answer[: first_of(settings.stop, answer)]
 
     def room(self, ids: torch.Tensor, settings: Settings) -> int:
@@ -99,8 +99,8 @@ class ChatModel(PythonModel):
 
     @torch.no_grad()
     def _generate(self, ids: torch.Tensor, settings: Settings, position: int = 0, streamer: Any = None) -> torch.Tensor:
-        """Greedy decoding; a sample is the most likely token after noise was added, so that its randomness is its own."""
-        return self.model.generate(
+        """The new tokens, [length], by greedy decoding; a sample is the most likely token after noise of its own was added."""
+        out = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=self.room(ids, settings),
@@ -111,24 +111,23 @@ class ChatModel(PythonModel):
             streamer=streamer,
             **({"stop_strings": list(settings.stop), "tokenizer": self.tokenizer} if settings.stop else {}),
         )
+        return out[0, 1 if self.answers_apart else ids.shape[1] :]
 
-    def pieces(self, ids: torch.Tensor, settings: Settings) -> Iterator[str]:
+    def pieces(self, ids: torch.Tensor, settings: Settings) -> Generator[str, None, torch.Tensor]:
+        """The answer in pieces as they are decoded; returns its tokens, [length]."""
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=not self.answers_apart, skip_special_tokens=True)
-        failed: list[BaseException] = []
+        tokens: Future[torch.Tensor] = Future()
 
         def work() -> None:
             try:
-                self._generate(ids, settings, streamer=streamer)
+                tokens.set_result(self._generate(ids, settings, streamer=streamer))
             except BaseException as error:
-                failed.append(error)
+                tokens.set_exception(error)
                 streamer.end()
 
-        worker = Thread(target=work, daemon=True)
-        worker.start()
+        Thread(target=work, daemon=True).start()
         yield from until_stop(streamer, settings.stop)
-        worker.join()
-        if failed:
-            raise failed[0]
+        return tokens.result()
 
 
 @dataclass(frozen=True)
