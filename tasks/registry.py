@@ -18,7 +18,7 @@ from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
 from tasks.champion import CHALLENGER
 from tasks.drift import profile_tag
-from tasks.signatures import EXAMPLE, chat_signature
+from tasks.signatures import EXAMPLE, FEW, chat_signature
 from tasks.tracking import DATABASE, connect, own_tracking, parent_of, tracking_uri, written_uri
 from tasks.turns import CHAMPION
 from tasks.version_artifacts import REST, rest_digest
@@ -177,7 +177,7 @@ def consumer_of(folder: Path, folders: dict[str, str]) -> dict[str, Any]:
         "artifacts": {part: str(folder / path) for part, path in (folders | _files(folder)).items()} | {SERVER.name: str(SERVER)},
         "pip_requirements": pinned_requirements(),
         "signature": chat_signature(),
-        "input_example": EXAMPLE,
+        "input_example": (EXAMPLE, FEW),
     }
 
 
