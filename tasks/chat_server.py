@@ -83,11 +83,12 @@ class Batcher:
         rooms = [chat.room(each.ids, each.settings) for each in batch]
         start = 1 if chat.answers_apart else longest
         ends = Ends(chat.tokenizer, start, rooms, [each.settings.stop for each in batch])
-        out = chat.model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max(rooms), do_sample=False, eos_token_id=chat.ends,
-            pad_token_id=chat.tokenizer.pad_token_id, stopping_criteria=StoppingCriteriaList([ends]),
-            logits_processor=LogitsProcessorList([Draws([LogitsProcessorList(each.settings.draws(0)) for each in batch])]),
-        )  # fmt: skip
+        with chat.turn:
+            out = chat.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max(rooms), do_sample=False, eos_token_id=chat.ends,
+                pad_token_id=chat.tokenizer.pad_token_id, stopping_criteria=StoppingCriteriaList([ends]),
+                logits_processor=LogitsProcessorList([Draws([LogitsProcessorList(each.settings.draws(0)) for each in batch])]),
+            )  # fmt: skip
         return [row[start : start + room] for row, room in zip(out, rooms, strict=True)]
 
 

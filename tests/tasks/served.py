@@ -43,7 +43,8 @@ def save_chat_model(folder: Path) -> Path:
 def without_project(**more: str) -> dict[str, str]:
     """The environment of a process that finds nothing of this project and downloads nothing."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTHON"))}
-    return clean | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"} | more
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    return clean | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | quiet | more
 
 
 class Served(NamedTuple):
