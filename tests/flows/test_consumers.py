@@ -166,7 +166,10 @@ def test_mlflows_server_answers_eight_at_once_and_refuses_in_one_sentence(consum
     port, path = free_port(), f"{environment}:{os.environ['PATH']}"
     command = [environment / "mlflow", "models", "serve", "-m", versions.uris[kind], "-p", port, "--env-manager", "local"]
     asked = {"messages": ANSWERED} if kind == REWARD else {"messages": ANSWERED[:1], "max_tokens": 8}
-    with serving(command, port, tmp_path, PATH=path, MLFLOW_TRACKING_URI=versions.tracking) as server, ThreadPoolExecutor(8) as pool:
+    with (
+        serving(command, port, tmp_path, PATH=path, MLFLOW_TRACKING_URI=versions.tracking) as server,
+        ThreadPoolExecutor(8) as pool,
+    ):
         found = list(pool.map(lambda _: server.ask(**asked), range(8)))
         assert [status for status, _ in found] == [200] * 8, found
         assert [answer for _, answer in found] == [consumed.said[kind][:1]] * 8
