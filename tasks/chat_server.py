@@ -83,11 +83,12 @@ class Batcher:
         rooms = [chat.room(each.ids, each.settings) for each in batch]
         start = 1 if chat.answers_apart else longest
         ends = Ends(chat.tokenizer, start, rooms, [each.settings.stop for each in batch])
-        out = chat.model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max(rooms), do_sample=False, eos_token_id=chat.ends,
-            pad_token_id=chat.tokenizer.pad_token_id, stopping_criteria=StoppingCriteriaList([ends]),
-            logits_processor=LogitsProcessorList([Draws([LogitsProcessorList(each.settings.draws(0)) for each in batch])]),
-        )  # fmt: skip
+        with chat.turn:
+            out = chat.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max(rooms), do_sample=False, eos_token_id=chat.ends,
+                pad_token_id=chat.tokenizer.pad_token_id, stopping_criteria=StoppingCriteriaList([ends]),
+                logits_processor=LogitsProcessorList([Draws([LogitsProcessorList(each.settings.draws(0)) for each in batch])]),
+            )  # fmt: skip
         return [row[start : start + room] for row, room in zip(out, rooms, strict=True)]
 
 
@@ -185,16 +186,19 @@ def completed(chat: Any, ids: torch.Tensor, tokens: torch.Tensor, settings: Any)
 
 
 def streamed(chat: Any, ids: torch.Tensor, settings: Any, name: str) -> Iterator[str]:
-    """The same answer as server-sent events."""
-    head = _head("chat.completion.chunk", name)
+    """The same answer as server-sent events; the last one says why it ended."""
+    head, ended = _head("chat.completion.chunk", name), list[torch.Tensor]()
 
     def event(delta: dict[str, str], why: str | None = None) -> str:
         return f"data: {json.dumps({**head, 'choices': [{'index': 0, 'delta': delta, 'finish_reason': why}]})}\n\n"
 
+    def pieces() -> Iterator[str]:
+        ended.append((yield from chat.pieces(ids, settings)))
+
     yield event({"role": "assistant", "content": ""})
-    for piece in chat.pieces(ids, settings):
+    for piece in pieces():
         yield event({"content": piece})
-    yield event({}, "stop")
+    yield event({}, completed(chat, ids, ended[0], settings)["choices"][0]["finish_reason"])
     yield "data: [DONE]\n\n"
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import runpy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import torch
@@ -49,8 +51,10 @@ class ChatModel(PythonModel):
         self.ends = self.model.generation_config.eos_token_id  # EOS, and what ends a turn in the chat template
         for name in sorted(name for name in folders if name.startswith("adapter") and "checkpoint" not in folders):
             self.model = with_adapter(self.model, Path(folders[name]))
-        if self.longest is not None and isinstance(self.model, PeftModel):
-            self.longest -= getattr(self.model.active_peft_config, "num_virtual_tokens", 0)  # a soft prompt takes places too
+        soft = isinstance(self.model, PeftModel)  # a soft prompt: it takes places too, and peft changes the model while it writes
+        if soft and self.longest is not None:
+            self.longest -= getattr(self.model.active_peft_config, "num_virtual_tokens", 0)
+        self.turn: Any = Lock() if soft else nullcontext()
         self.model.eval()
 
     # Without annotations: MLflow turns them into a schema, and an input of several forms has none.
@@ -89,46 +93,44 @@ class ChatModel(PythonModel):
         return last if self.answers_apart and last == [self.tokenizer.eos_token_id] else []
 
     def _answer(self, ids: torch.Tensor, settings: Settings, position: int) -> str:
-        out = self._generate(ids, settings, position)
-        answer = str(self.tokenizer.decode(out[0, 0 if self.answers_apart else ids.shape[1] :], skip_special_tokens=True))
+        answer = str(self.tokenizer.decode(self._generate(ids, settings, position), skip_special_tokens=True))
         return answer[: first_of(settings.stop, answer)]
 
     def room(self, ids: torch.Tensor, settings: Settings) -> int:
         """New tokens that the conversation leaves room for."""
         return settings.max_new_tokens if self.longest is None else min(settings.max_new_tokens, self.longest - ids.shape[1])
 
-    @torch.no_grad()
     def _generate(self, ids: torch.Tensor, settings: Settings, position: int = 0, streamer: Any = None) -> torch.Tensor:
-        """Greedy decoding; a sample is the most likely token after noise was added, so that its randomness is its own."""
-        return self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=self.room(ids, settings),
-            do_sample=False,
-            logits_processor=LogitsProcessorList(settings.draws(position)),
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.ends,
-            streamer=streamer,
-            **({"stop_strings": list(settings.stop), "tokenizer": self.tokenizer} if settings.stop else {}),
-        )
+        """The new tokens, [length], by greedy decoding; a sample is the most likely token after noise of its own was added."""
+        with torch.no_grad(), self.turn:
+            out = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self.room(ids, settings),
+                do_sample=False,
+                logits_processor=LogitsProcessorList(settings.draws(position)),
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.ends,
+                streamer=streamer,
+                **({"stop_strings": list(settings.stop), "tokenizer": self.tokenizer} if settings.stop else {}),
+            )
+        return out[0, 1 if self.answers_apart else ids.shape[1] :]
 
-    def pieces(self, ids: torch.Tensor, settings: Settings) -> Iterator[str]:
+    def pieces(self, ids: torch.Tensor, settings: Settings) -> Generator[str, None, torch.Tensor]:
+        """The answer in pieces as they are decoded; returns its tokens, [length]."""
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=not self.answers_apart, skip_special_tokens=True)
-        failed: list[BaseException] = []
+        tokens: Future[torch.Tensor] = Future()
 
         def work() -> None:
             try:
-                self._generate(ids, settings, streamer=streamer)
+                tokens.set_result(self._generate(ids, settings, streamer=streamer))
             except BaseException as error:
-                failed.append(error)
+                tokens.set_exception(error)
                 streamer.end()
 
-        worker = Thread(target=work, daemon=True)
-        worker.start()
+        Thread(target=work, daemon=True).start()
         yield from until_stop(streamer, settings.stop)
-        worker.join()
-        if failed:
-            raise failed[0]
+        return tokens.result()
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,7 @@ def conversations(model_input: Any) -> list[list[Message]]:
             raise refused(f"columns {', '.join(map(str, names))}: one of them must be named messages or prompt")
         model_input = model_input[column]
     model_input = plain(model_input)
-    if isinstance(model_input, str | dict):
-        model_input = [model_input]
+    model_input = [model_input] if isinstance(model_input, str | dict) else model_input
     if not isinstance(model_input, list | tuple):
         raise refused(f"the input is of type {type(model_input).__name__}: allowed are a prompt, or {FORMS}, or a list of such")
     if model_input and all(isinstance(item, dict) and not {"messages", "prompt"} & set(item) for item in model_input):
@@ -265,8 +266,7 @@ def conversations(model_input: Any) -> list[list[Message]]:
 
 
 def _conversation(item: Any, place: int) -> list[Message]:
-    if isinstance(item, dict):
-        item = _only_one(item, place)
+    item = _only_one(item, place) if isinstance(item, dict) else item
     if isinstance(item, str):
         item = [{"role": "user", "content": item}]
     item = plain(item)

@@ -18,6 +18,7 @@ from tasks.open_runs import RUN_ID, run_folder
 from tasks.openlineage import events
 from tasks.registry import version_behind
 from tasks.tracking import environment_uri, own_tracking
+from tasks.version_artifacts import prove_version
 from tasks.version_tags import RUN, home_of, place_of
 
 REGISTERED = "models:/"
@@ -35,7 +36,8 @@ def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = Fals
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or the id of a run in the store.
         root: the store.
         tracking: MLflow tracking URI; None is the SQLite file of the store.
-        verify: take the digests of all files, and compare everything with what was built, handed on and registered.
+        verify: take the digests of all files, those that MLflow has of a version too, and compare everything with what was
+            built, handed on and registered.
 
     Raises:
         Refusal: when the model or run is unknown, its store is not here, or something is not what it was.
@@ -45,6 +47,9 @@ def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = Fals
     head: dict[str, Any] = {"model": model, "tags": tags} if model.startswith(REGISTERED) else {"run": model}
     if verify:
         prove([*beside, *walked], tags)
+        if model.startswith(REGISTERED):
+            version = version_behind(model, _uri(root, tracking), root, "MODEL")
+            prove_version(f"{REGISTERED}{version.name}/{version.version}", version.tags)
         head |= {"verified": True, "unsealed": unproven([*beside, *walked])}
     return {**head, "stages": [_described(*each) for each in walked], "judged_by": [_described(*each) for each in beside]}
 
@@ -71,11 +76,15 @@ def results_behind(model: str, root: Path, tracking: str | None) -> tuple[Walked
 
     Takes and raises what `lineage_of` does.
     """
-    uri = tracking or environment_uri() or own_tracking(root)
+    uri = _uri(root, tracking)
     if not model.startswith(REGISTERED):
         return _walk(root / stages_of_run(root, model)[-1], root, uri), {}
     tags = dict(version_behind(model, uri, root, "MODEL").tags)
     return _walk(root / place_of(tags, "MODEL"), root, uri), tags
+
+
+def _uri(root: Path, tracking: str | None) -> str:
+    return tracking or environment_uri() or own_tracking(root)
 
 
 def stages_of_run(root: Path, run_id: str, where: str = "MODEL") -> list[Path]:

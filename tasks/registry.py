@@ -18,9 +18,10 @@ from schemas.results import GateReport, ModelReport
 from schemas.secrets import without_credentials
 from tasks.champion import CHALLENGER
 from tasks.drift import profile_tag
-from tasks.signatures import EXAMPLE, chat_signature
+from tasks.signatures import EXAMPLE, FEW, chat_signature
 from tasks.tracking import DATABASE, connect, own_tracking, parent_of, tracking_uri, written_uri
 from tasks.turns import CHAMPION
+from tasks.version_artifacts import REST, rest_digest
 from tasks.version_tags import ARTIFACT, KEY, RUN, SEAL, STORE, UNSEALED, cache_of, place_of
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def log_version(
     about = {"artifacts": ", ".join(folders), "model_id": str(logged.model_id), RUN: run_id}
     tags = version_tags(chain, key, gates) | profile_tag(chain) | about
     tags |= {f"{ARTIFACT}{part}": folder_digest(folder / path) for part, path in folders.items()}
+    tags |= {f"{ARTIFACT}{REST}": rest_digest(logged.model_uri, folders)}
     client.update_run(parent, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
     described = card.read_text(encoding="utf-8")[:DESCRIBED] if card.exists() else None
     return client.create_model_version(name, logged.model_uri, parent, tags=tags, model_id=logged.model_id, description=described)
@@ -175,7 +177,7 @@ def consumer_of(folder: Path, folders: dict[str, str]) -> dict[str, Any]:
         "artifacts": {part: str(folder / path) for part, path in (folders | _files(folder)).items()} | {SERVER.name: str(SERVER)},
         "pip_requirements": pinned_requirements(),
         "signature": chat_signature(),
-        "input_example": EXAMPLE,
+        "input_example": (EXAMPLE, FEW),
     }
 
 

@@ -19,6 +19,7 @@ from tasks.registry import client_of, find_version, pinned_requirements
 from tasks.signatures import ANSWERED, reward_signature
 from tasks.tracking import parent_of
 from tasks.turns import CHAMPION
+from tasks.version_artifacts import REST, rest_digest
 from tasks.version_tags import ARTIFACT, KEY, RUN, SEAL, STAGE, STORE, UNSEALED
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _log(chain: Chain, run_id: str, name: str, stored: Stored) -> ModelVersion:
     client.update_run(parent, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
     digest = folder_digest(stored.path("reward"))
     tags = reward_tags(chain, stored) | {"model_id": str(logged.model_id), RUN: run_id, f"{ARTIFACT}checkpoint": digest}
+    tags |= {f"{ARTIFACT}{REST}": rest_digest(logged.model_uri, ["checkpoint"])}
     return client.create_model_version(name, logged.model_uri, parent, tags=tags, model_id=logged.model_id)
 
 

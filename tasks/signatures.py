@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mlflow.types import DataType, ParamSchema
 
 EXAMPLE = {"messages": [{"role": "user", "content": "Hello!"}]}
+FEW = {"max_new_tokens": 8}  # of the example's answer: MLflow has each version answer it, and a large model is slow here
 ANSWERED = {"messages": [*EXAMPLE["messages"], {"role": "assistant", "content": "Hi."}]}
 
 

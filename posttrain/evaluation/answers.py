@@ -88,9 +88,15 @@ def per_prompt(numbers: Sequence[float], samples: int) -> list[float]:
 
 
 def mean_reward(rewards: Rewards, samples: int) -> Estimate:
-    """Over the answers that have one, with the interval over the prompts that have such an answer."""
+    """Over the answers that have one, with the interval over the prompts that have such an answer.
+
+    Rewards that are all 0 or 1, such as a verifier's, are a share: eight right answers of eight do not exclude a wrong one.
+    """
+    if {*rewards} <= {0.0, 1.0, None}:
+        there = [(reward, place // samples) for place, reward in enumerate(rewards) if reward is not None]
+        return share_interval([reward for reward, _ in there], groups=[prompt for _, prompt in there])
     number = [0.0 if reward is None else reward for reward in rewards]
     totals = np.asarray(number, np.float64).reshape(-1, samples).sum(1)
     counts = np.asarray([reward is not None for reward in rewards], np.float64).reshape(-1, samples).sum(1)
-    there = counts > 0
-    return ratio_interval(totals[there].tolist(), counts[there].tolist())
+    measured = counts > 0
+    return ratio_interval(totals[measured].tolist(), counts[measured].tolist())

@@ -59,9 +59,16 @@ PANELS = {
     "tokens per response": Panel(("response_tokens",), "tokens", "Growth without gain is reward for length."),
     "share of responses that ended": Panel(("eos_share",), "share of responses", "The others were cut."),
     "weight of the divergence": Panel(("kl_coefficient",), "β", "As the controller sets it."),
-    "learning rate": Panel(("learning_rate",), "per step", "Warm-up and decay."),
+    "learning rate": Panel(("learning_rate",), "factor of a step", "Warm-up and decay."),
 }
 _COLOURS = (ACCENT, *ANCESTORS[1:])
+# Alignment's losses have units of their own: some are of pairs, some of answers, PPO's is of several parts.
+_LOSS_UNITS = {"pretrain": "nats per token", "sft": "nats per token", "reward": "nats per pair"}
+# Of metrics of documents whose name is none, by pattern.
+_UNITS = {
+    "mean_word_length": "characters", "*_characters": "share of all", "words": "number", "stop_words": "number",
+    "sentences": "number", "curly_brackets": "number", "lorem_ipsum": "number",
+}  # fmt: skip
 
 
 def stage_curves(stage: str, points: list[Json]) -> list[Chart]:
@@ -79,7 +86,7 @@ def _panel(stage: str, panel: str, metrics: list[str], points: list[Json]) -> Ch
             xy = thinned(np.array(values, dtype=float))
             marker = "o" if len(xy) <= 30 else ""
             axes.plot(xy[:, 0], xy[:, 1], color=colour, marker=marker, markersize=3, label=metric)
-        axes.set(xlabel="optimizer step", ylabel=PANELS[panel].unit)
+        axes.set(xlabel="optimizer step", ylabel=_LOSS_UNITS.get(stage, "loss") if panel == "loss" else PANELS[panel].unit)
         axes.margins(x=0.02)
         if len(series) > 1:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, borderaxespad=0.2)
@@ -117,7 +124,7 @@ def _histogram(name: str, metric: Json) -> Chart:
         axes.set_yscale("log")  # the tail beyond a threshold is what matters, and it is thin
         if widths.max() > 100 * widths.min():  # bins that grow by factors
             axes.set_xscale("symlog", linthresh=float(widths.min()))
-        axes.set(xlim=(first, last), ylim=(0.7, None), xlabel=name.replace("_", " "), ylabel="documents")
+        axes.set(xlim=(first, last), ylim=(0.7, None), xlabel=_with_unit(name), ylabel="documents")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: number(value))
         axes.minorticks_off()
@@ -130,6 +137,12 @@ def _histogram(name: str, metric: Json) -> Chart:
     kept = " and ".join(f"{word} {number(limit)}" for word, limit in limits.items() if limit is not None)
     note = f"Documents by this metric; {f'kept: {kept}' if kept else 'no threshold'}."
     return chart(name, note, draw, (3.6, 2.0), group="filter")
+
+
+def _with_unit(name: str) -> str:
+    """What a metric of documents is called on its axis."""
+    unit = next((unit for pattern, unit in _UNITS.items() if fnmatch.fnmatch(name, pattern)), None)
+    return name.replace("_", " ") + (f", {unit}" if unit else "")
 
 
 def _rounded(value: float) -> float:

@@ -20,11 +20,14 @@ TASK = {
 @pytest.fixture
 def tasks(tmp_path, finished) -> Path:
     """A task of the run's own held-out documents, on which alignment at a high rate loses."""
-    pytest.importorskip("lm_eval")
-    place = tmp_path / "tasks"
-    place.mkdir()
     kept = next((finished.store / "filter").glob("*/kept.parquet"))
-    texts = pl.read_parquet(kept).filter(split="holdout")["text"].to_list()[:12]
+    return task_of(pl.read_parquet(kept).filter(split="holdout")["text"].to_list()[:12], tmp_path / "tasks")
+
+
+def task_of(texts: list[str], place: Path) -> Path:
+    """A folder with the task and its documents."""
+    pytest.importorskip("lm_eval")
+    place.mkdir()
     (place / "reviews.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (place / "reviews.yaml").write_text(yaml.safe_dump(TASK))
     return place
@@ -53,6 +56,21 @@ def test_a_regression_on_a_benchmark_refuses_promotion_and_a_wider_gate_reuses_w
     assert [each["policy"] for each in written["benchmarks"][0]["policies"]] == ["base", "sft", "aligned"]
     version = client_of(copy).get_model_version("gated", "1")
     assert "benchmark_reviews_vs_sft" in version.description
+
+
+def test_check_forecasts_what_a_benchmark_takes(call, tiny, tmp_path):
+    """Of more documents it takes longer; without a benchmark there is no such stage."""
+    tasks = task_of(["The soup was warm and the waiter was kind. " * 20] * 600, tmp_path / "tasks")
+
+    def seconds(*benchmarks: dict) -> dict:
+        done = call("check", tiny.recipe, "--json", "--set", f"evaluation.benchmarks={json.dumps(benchmarks)}")
+        assert done.code == 0, done.err
+        return json.loads(done.out)["seconds"]
+
+    asked = {"task": "reviews", "folder": str(tasks)}
+    few, all_of_them = (seconds({**asked, "limit": limit})["benchmark"] for limit in (30, 600))
+    assert 0 < few["expected"] < all_of_them["expected"]
+    assert "benchmark" not in seconds()
 
 
 def test_a_task_that_is_not_there_is_refused_before_anything_runs(copy, again, tasks, helpers):

@@ -3,89 +3,54 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import mlflow
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from posttrain.data.chat_templates import BUILT_IN
-from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
-from tasks.registry import SERVER, consumer_of
+from flows.server import free_port
+from tasks.registry import SERVER
+from tests.tasks.served import LONGEST, Served, save_chat_model, serving
 
 ONE = [{"role": "user", "content": "Hello!"}]
 LONGER = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A short text. And?"}]
-LONGEST = 256
+CHAT = "/v1/chat/completions"
 
 
-class Served(NamedTuple):
-    address: str
+class Chat(NamedTuple):
+    server: Served
     model: mlflow.pyfunc.PyFuncModel
 
-    def ask(self, path: str = "/v1/chat/completions", body: bytes | None = None, **asked) -> tuple[int, dict]:
-        """Status and decoded answer of one request."""
-        sent = body if body is not None else json.dumps(asked).encode()
-        request = urllib.request.Request(self.address + path, sent, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
+    def ask(self, **asked) -> tuple[int, dict]:
+        return self.server.ask(CHAT, **asked)
 
     def say(self, **asked) -> str:
         status, answer = self.ask(**asked)
         assert status == 200, answer
         return answer["choices"][0]["message"]["content"]
 
+    def stream(self, **asked) -> list[dict]:
+        """The chunks of a streamed answer."""
+        body = json.dumps({**asked, "stream": True}).encode()
+        request = urllib.request.Request(self.server.address + CHAT, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.headers["Content-Type"].startswith("text/event-stream")
+            lines = [line.decode().strip() for line in answer if line.strip()]
+        assert lines[-1] == "data: [DONE]"
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Served:
+def served(tmp_path_factory) -> Chat:
     """The file of a saved model as a person starts it: in a process of its own, in which this project cannot be imported."""
     folder = tmp_path_factory.mktemp("served")
-    tokenizer = prepare_tokenizer(train_tokenizer(["A short text.", "Hello! Be brief. Hi. And?"] * 9, 280), BUILT_IN["chatml"])
-    tokenizer.save_pretrained(folder / "checkpoint")
-    torch.manual_seed(0)
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=LONGEST, eos_token_id=tokenizer.eos_token_id, **shape)
-    model = LlamaForCausalLM(config)
-    for parameter in (p for p in model.parameters() if p.dim() > 1):  # a new model repeats itself
-        torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder / "checkpoint")
-    saved = folder / "saved"
-    mlflow.pyfunc.save_model(saved, **consumer_of(folder, {"checkpoint": "checkpoint"}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTHON"))}
-    command = [sys.executable, "-I", str(saved / "artifacts" / SERVER.name), str(saved), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=folder, env=clean | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
-    served = Served(f"http://127.0.0.1:{port}", mlflow.pyfunc.load_model(str(saved)))
-    try:
-        _wait(served, process)
-        yield served
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait(served: Served, process: subprocess.Popen) -> None:
-    for _ in range(1200):
-        assert process.poll() is None
-        try:
-            urllib.request.urlopen(f"{served.address}/ping", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server did not start")
+    saved, port = save_chat_model(folder), free_port()
+    command = [sys.executable, "-I", saved / "artifacts" / SERVER.name, saved, "--port", port]
+    with serving(command, port, folder) as server:
+        yield Chat(server, mlflow.pyfunc.load_model(str(saved)))
 
 
 def test_a_completion_has_the_form_of_openai_and_says_what_the_model_says(served):
@@ -126,18 +91,25 @@ def test_a_stop_text_ends_one_answer_of_several(served):
     assert served.ask(messages=ONE, max_tokens=12, stop=[stop])[1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_stream_is_the_same_answer_in_events(served):
-    body = json.dumps({"messages": ONE, "max_tokens": 12, "stream": True}).encode()
-    request = urllib.request.Request(f"{served.address}/v1/chat/completions", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        assert answer.headers["Content-Type"].startswith("text/event-stream")
-        lines = [line.decode().strip() for line in answer if line.strip()]
-    assert lines[-1] == "data: [DONE]"
-    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
-    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
-    said = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
-    assert said == served.say(messages=ONE, max_tokens=12)
-    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+def test_a_stream_is_the_same_answer_in_events_and_says_why_it_ended(served):
+    """Cut by `max_tokens`, ended by a stop text, and ended by the model."""
+    whole = served.say(messages=ONE, max_tokens=12)
+    ended = next(
+        seed for seed in range(200) if _why(served.ask(messages=ONE, max_tokens=60, temperature=1.5, seed=seed)[1]) == "stop"
+    )
+    cases = [{"max_tokens": 12}, {"max_tokens": 12, "stop": [whole[3:5]]}, {"max_tokens": 60, "temperature": 1.5, "seed": ended}]
+    for more, why in zip(cases, ("length", "stop", "stop"), strict=True):
+        chunks = served.stream(messages=ONE, **more)
+        assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+        said = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        status, answer = served.ask(messages=ONE, **more)
+        assert (said, status) == (answer["choices"][0]["message"]["content"], 200)
+        assert (_why(chunks[-1]), _why(answer)) == (why, why)
+        assert {_why(chunk) for chunk in chunks[:-1]} == {None}
+
+
+def _why(answer: dict) -> str | None:
+    return answer["choices"][0]["finish_reason"]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +136,6 @@ def test_a_request_that_cannot_be_answered_gets_400_and_one_sentence(served, ask
 
 
 def test_the_addresses_of_mlflow_stay(served):
-    assert served.ask("/invocations", messages=ONE, max_tokens=3)[0] == 200
-    with urllib.request.urlopen(f"{served.address}/v1/models", timeout=60) as answer:
+    assert served.server.ask(messages=ONE, max_tokens=3)[0] == 200
+    with urllib.request.urlopen(f"{served.server.address}/v1/models", timeout=60) as answer:
         assert json.loads(answer.read())["data"][0]["object"] == "model"

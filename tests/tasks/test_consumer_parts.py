@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +114,19 @@ def test_the_consumer_loads_a_base_with_its_adapters(policies, tmp_path, name):
     consumer = ChatModel()
     consumer.load_context(context)
     assert consumer.predict(context, QUESTIONS, {"max_new_tokens": 8}) == answers(policies[name])
+
+
+@pytest.mark.parametrize("name", ["prompt", "prefix", "bottleneck"])
+def test_eight_at_once_say_what_each_says_alone(policies, tmp_path, name):
+    """A server asks from several threads, and peft changes a model with a soft prompt for as long as it writes."""
+    context = SimpleNamespace(artifacts={part: str(tmp_path / part) for part in parts_of(policies[name], tmp_path)})
+    consumer = ChatModel()
+    consumer.load_context(context)
+    asked = [f"{QUESTIONS[0]} {number}" for number in range(8)]
+    alone = [consumer.predict(context, [question], {"max_new_tokens": 12}) for question in asked]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(lambda question: consumer.predict(context, [question], {"max_new_tokens": 12}), asked)) == alone
 
 
 @pytest.mark.slow

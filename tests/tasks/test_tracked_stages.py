@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
-import threading
-from types import SimpleNamespace
 
 import pytest
 
 from posttrain.pipeline.chain import Chain
 from posttrain.runtime.store import Built, Store
 from tasks import availability, live_curve, open_runs, tracked_stages, tracking
+from tests.tasks.tracking_server import tracking_server, until
 
 
 def test_a_stage_is_logged_once_with_fields_inputs_numbers_and_curve(unbuilt, mlflow_of, build):
@@ -95,15 +91,6 @@ def quick(monkeypatch):
     monkeypatch.setattr("tasks.availability.AGAIN_SECONDS", 0.05)
 
 
-def until(condition, seconds: float = 60) -> None:
-    end = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if condition():
-            return
-        end.wait(0.05)
-    raise AssertionError("it did not happen")
-
-
 def test_a_curve_is_live_and_a_resumed_stage_sends_no_point_twice(unbuilt, tmp_path, quick, mlflow_of):
     """The second attempt trains again from step 3, as from a checkpoint: what was sent of it is not sent again."""
     run_id = tracking.start_run(unbuilt.recipe, unbuilt.store.root)
@@ -130,28 +117,8 @@ def test_a_curve_is_live_and_a_resumed_stage_sends_no_point_twice(unbuilt, tmp_p
 
 @pytest.fixture
 def server(tmp_path, helpers):
-    """An MLflow server that a test can start, kill and start again at one address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    files = f"sqlite:///{tmp_path / 'server.db'}", tmp_path / "artifacts"
-    running: list[subprocess.Popen] = []
-
-    def start() -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
-                   "--backend-store-uri", files[0], "--artifacts-destination", str(files[1])]  # fmt: skip
-        running.append(subprocess.Popen(command, env=helpers.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        start_new_session=True))  # fmt: skip
-        until(lambda: availability.problem(address) is None, 120)
-
-    def kill() -> None:
-        helpers.kill_group(running[-1])
-        running.pop().wait()
-
-    address = f"http://127.0.0.1:{port}"
-    yield SimpleNamespace(address=address, start=start, kill=kill)
-    if running:
-        kill()
+    with tracking_server(tmp_path, helpers.environment()) as found:
+        yield found
 
 
 def test_a_server_that_is_away_for_a_while_has_every_point_once_and_every_stage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import types
 
 import numpy as np
@@ -15,6 +16,7 @@ from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
 from posttrain.evaluation.evaluate import HeldOut, evaluate
 from posttrain.evaluation.head_to_head import Match, against_champion
 from posttrain.models.policy import Policy
+from posttrain.runtime import chat_endpoint
 from posttrain.runtime.progress import Quiet
 from posttrain.statistics.intervals import share_interval
 from schemas.errors import Refusal
@@ -148,3 +150,33 @@ def test_pointwise_scores_are_rewards_and_those_that_are_lacking_are_counted(set
     assert numbers["judge_unparsable"] == samples["reward_aligned"].null_count() + samples["reward_base"].null_count() > 0
     assert numbers["judge_questions"] == 16
     assert "judge_agreement" not in numbers
+
+
+def test_a_server_that_fails_lags_and_contradicts_itself_loses_nothing(setting, chat_server, tmp_path, monkeypatch):
+    """Every fourth request fails for now, every seventh answers too late, and what stands first always wins.
+
+    Each question has a verdict in the end, since both are asked again; the counts say what the verdicts are worth: no comparison
+    has a winner, and the agreement with people is that of a coin.
+    """
+    monkeypatch.setattr(chat_endpoint, "FIRST_PAUSE", 0.001)
+    late = []
+
+    def answer(body, before):
+        if before % 4 == 1:
+            return (503, "busy")
+        if before % 7 == 2:
+            late.append(before)
+            time.sleep(1.0)
+        return "Verdict: A"
+
+    served = chat_server(answer)
+    judged = recipe(endpoint(served, retries=8, timeout_seconds=0.5, max_failed=0.0))
+    numbers = evaluate(judged, *setting, tmp_path, Quiet()).metrics
+    samples = pl.read_parquet(tmp_path / "samples.parquet")
+    differ = (samples["response_aligned"] != samples["response_base"]).sum()
+    assert len(late) > 1
+    assert numbers["judge_questions"] == 2 * (differ + 10) < len(served.requests)
+    assert (numbers["judge_failed"], numbers["judge_unparsable"], numbers["judge_out_of_budget"]) == (0, 0, 0)
+    assert samples["won_vs_base"].to_list() == [0.5] * samples.height
+    assert (numbers["win_rate_vs_base"], numbers["judge_agreement"], numbers["judge_consistency"]) == (0.5, 0.5, 0.0)
+    assert numbers["judge_contradictions"] == differ + 10

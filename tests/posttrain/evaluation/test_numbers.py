@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posttrain.data.packing import Example
-from posttrain.evaluation.answers import Responses, at_equal_length, distinct, length_ratio, worst_source
+from posttrain.evaluation.answers import Responses, at_equal_length, distinct, length_ratio, mean_reward, worst_source
 from posttrain.statistics.intervals import prompt_wins, share_interval
 
 
@@ -26,6 +26,16 @@ def test_variety_counts_pairs_of_neighbouring_words():
     """a b, b a, a b of the first text and c d of the second: three of four are different."""
     assert distinct(["a b a b", "c d"]) == 3 / 4
     assert distinct(["word", ""]) == 0
+
+
+def test_a_verifier_that_says_right_to_everything_may_be_wrong_next_time():
+    """Eight of eight with two of each added: 10 of 12, whose standard error is √(5/36 / 11) = .11237; t of 11 is 2.201."""
+    right = mean_reward([1.0] * 8, 1)
+    assert (right.value, right.high) == (1, 1)
+    assert right.low == pytest.approx(10 / 12 - 2.20099 * 0.11237, abs=1e-4)
+    assert mean_reward([0.0] * 8, 1).high == pytest.approx(1 - right.low)
+    assert mean_reward([1.0, None, 0.0, 1.0, None, None], 2).value == pytest.approx(2 / 3)  # the third prompt has none
+    assert mean_reward([0.5] * 8, 1).interval == (0.5, 0.5)  # no share: any other reward was possible, and none was seen
 
 
 def test_wins_by_longer_answers_alone_are_no_wins_at_equal_length():

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from posttrain.evaluation.evaluate import HeldOut, evaluate, held_out_prompts, longest_row
+from posttrain.evaluation.gates import describe, gates_of
 from posttrain.models.architectures import readable
 from posttrain.models.policy import Policy
 from posttrain.models.positions import UNLIMITED
@@ -131,3 +132,36 @@ def test_a_judge_sees_the_columns_of_the_held_out_row(policies, tmp_path, monkey
     samples = pl.read_parquet(tmp_path / "samples.parquet")
     assert [f"Rate hotel {answer:g}." for answer in samples["reward_base"]] == samples["prompt"].to_list()
     assert samples.height == 16
+
+
+def is_answer(prompts, responses, rows):
+    """1 where the response is what the row says is right, 0 elsewhere, None for answers of pairs, which no row knows."""
+    return [float(text == row["answer"]) if text != "Clean." else None for text, row in zip(responses, rows, strict=True)]
+
+
+@pytest.mark.parametrize(("right", "interval"), [(14, (0.609, 0.991)), (10, (0.364, 0.836))])
+def test_accuracy_by_a_column_of_the_row_is_a_gate_with_its_interval(policies, tmp_path, monkeypatch, right, interval):
+    """Prompts alone, whose column `answer` is what the policy says on 14 of 16 and then on 10 of 16; asked are half at least, and
+    proof that it is more than that. With two of each added 16 of 20 has the interval .609 to .991, and 12 of 20 .364 to .836."""
+    module = types.ModuleType("judge_of_answers")
+    module.is_answer = is_answer
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    asked = [user(f"Question {i}?") for i in range(16)]
+    gates = {"mean_reward": {"min": 0.5, "lower_bound_above": 0.5}}
+    spec = recipe(judge={"name": "judge_of_answers:is_answer"}, prompts=16, gates=gates)
+
+    def measured(answers: dict[str, str]):
+        rows = [json.dumps({"answer": answers.get(each[0]["content"], "")}) for each in asked]
+        prompts = pl.DataFrame({"prompt": asked, "source": ["q.jsonl"] * 16, "extra": rows})
+        return evaluate(spec, policies, HeldOut(None, None, None, prompts=prompts), tmp_path, Quiet()).metrics
+
+    measured({})
+    samples = pl.read_parquet(tmp_path / "samples.parquet")
+    said = dict(list(zip(samples["prompt"], samples["response_aligned"], strict=True))[:right])
+    numbers = measured(said)
+    accuracy = {name.replace("reward_aligned", "mean_reward"): value for name, value in numbers.items()}
+    (gate,) = gates_of(spec, accuracy)
+    assert gate.value == right / 16
+    assert gate.interval == pytest.approx(interval, abs=2e-3)
+    assert gate.passed == (interval[0] > 0.5)
+    assert "95% interval" in describe(gate)

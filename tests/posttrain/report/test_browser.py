@@ -10,6 +10,8 @@ import pytest
 
 from posttrain.report.build import write_report
 
+# Figures without two axes: bars that carry their numbers, and a drawing. Their sentences say what is counted.
+DRAWN = ("Win rates", "Documents:", "Instructions:", "Preferences:", "From sources to the model")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -33,7 +35,7 @@ def test_the_report_renders_in_chromium(recipe, run, folders, tmp_path: Path, si
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_no_error_no_request_and_no_sideways_scrolling_at_any_width(recipe, run, folders, tmp_path: Path):
-    """At 1280 and 390 px; every figure has a title and a sentence, and its letters are at least 7 px high."""
+    """At 1280 and 390 px; every figure has a title, a sentence and units, and its letters are at least 7 px high."""
     sync = pytest.importorskip("playwright.sync_api")
     page_file = write_report(recipe, run, folders, tmp_path / "report.html")
     with sync.sync_playwright() as play, play.chromium.launch(executable_path=CHROMIUM) as browser:
@@ -50,5 +52,20 @@ def test_no_error_no_request_and_no_sideways_scrolling_at_any_width(recipe, run,
             )
             assert len(captions) > 15
             assert [title for title, sentence in captions if not (title and sentence and sentence.endswith("."))] == []
+            assert [title for title, labels in axes(page) if len(labels) < 2 and not title.startswith(DRAWN)] == []
             heights = page.eval_on_selector_all("figure svg text", "all => all.map(t => t.getBoundingClientRect().height)")
             assert min(heights) >= 7
+
+
+def axes(page) -> list[tuple[str, list[str]]]:
+    """Title of each figure, and the labels of its axes: the text under the picture, and the one that stands upright."""
+    return page.eval_on_selector_all(
+        "figure",
+        """all => all.filter(f => f.querySelector('svg')).map(f => {
+            const words = [...f.querySelectorAll('svg text')].filter(t => /[a-zβ]/i.test(t.textContent));
+            const box = t => t.getBoundingClientRect(), svg = f.querySelector('svg').getBoundingClientRect();
+            const upright = words.filter(t => box(t).height > box(t).width && box(t).left < svg.left + svg.width / 4);
+            const under = words.filter(t => box(t).bottom > svg.bottom - svg.height / 8 && box(t).width > box(t).height);
+            return [f.querySelector('strong').innerText, [...upright, ...under].map(t => t.textContent)];
+        })""",
+    )

@@ -42,5 +42,16 @@ def test_thresholds_in_and_beyond_the_bins() -> None:
     assert "#c2413a" not in none.svg
 
 
+def test_axes_name_their_units() -> None:
+    """A loss of tokens is in nats; a metric of documents whose name has no unit gets one."""
+    points = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    assert [">nats per token</text>" in stage_curves(stage, points)[0].svg for stage in ("sft", "align")] == [True, False]
+    metric = {"edges": [0.0, 1.0, 2.0], "counts": [5, 3], "min": None, "max": None}
+    named = {"mean_word_length": "mean word length, characters", "top_2gram_characters": "top 2gram characters, share of all",
+             "words": "words, number", "hash_per_word": "hash per word"}  # fmt: skip
+    for figure in filter_histograms(dict.fromkeys(named, metric)):
+        assert f">{named[figure.title]}</text>" in figure.svg
+
+
 def test_a_metric_without_documents_has_no_figure() -> None:
     assert filter_histograms({"words": {"edges": [0, 1], "counts": [0], "min": None, "max": None}}) == []
