@@ -121,7 +121,7 @@ def checked(batch: Batch, source: str) -> Checked:
     texts = pa.array([text if isinstance(text, str) else None for text in batch.texts], pa.large_string())
     columns = {"id": batch.ids, "source": [source] * len(texts), "row": batch.rows, "url": batch.urls}
     documents = pl.DataFrame(columns, schema=SCHEMA)
-    broken = broken_rows(documents.select("id", "source", "row", text=pl.Series(texts, dtype=pl.String)))
+    broken = broken_rows(documents.select("id", pl.Series("text", texts, dtype=pl.String), "source", "row"))
     lines = [(bad.file, bad.row, bad.reason, bad.value) for bad in batch.bad]
     for position, reason in broken.iter_rows():
         text = batch.texts[position]
