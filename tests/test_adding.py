@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Literal
 
-import polars as pl
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -18,7 +18,7 @@ from posttrain.data import preferences
 from posttrain.data.kinds import KINDS
 from posttrain.data.pairs import pair
 from posttrain.data.shapes import Shape
-from posttrain.filters.rules import reasons
+from posttrain.filters.rules import broken, reasons
 from posttrain.losses.preference import VARIANTS, Hyperparameters, Variant, preference_loss
 from posttrain.peft.methods import METHODS, Applied, Method
 from posttrain.peft.wrap import trainable_state, wrap
@@ -118,7 +118,7 @@ class Rules(FilterRules):
 
 
 def test_a_filter_metric_is_judged_by_the_field_of_its_name():
-    found = reasons(pl.DataFrame({"exclamations": [0.0, 3.0]}), Rules(exclamations=Bounds(max=2)))
+    found = reasons(broken({"exclamations": np.array([0.0, 3.0])}, Rules(exclamations=Bounds(max=2))), 2)
     assert found.to_list() == [[], ["exclamations > 2"]]
 
 

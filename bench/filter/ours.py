@@ -50,7 +50,9 @@ def main(folder: Path, row: str, result: Path, workers: int) -> None:
         first = folder / "warm-up.jsonl"
         with open(files[0].url, "rb") as stream:
             first.write_bytes(b"".join(islice(stream, 50)))
-        filter_corpus(resolve(str(first), "bench", folder), asked, 0.1, folder / f"warm-{row}-{workers}")
+        warm = folder / f"warm-{row}-{workers}"
+        filter_corpus(resolve(str(first), "bench", folder), asked, 0.1, warm)
+        redecide(warm, asked, folder / "again")
     shutil.rmtree(out, ignore_errors=True)
     with engines.local(workers, compiled) as engine:
         if workers > 1:

@@ -12,7 +12,7 @@ from posttrain.data.containers import sniff
 from posttrain.data.containers.cells import read_cells
 from posttrain.data.containers.columns import UNREAD, read_arrow, read_parquet
 from posttrain.data.containers.lines import read_lines
-from posttrain.data.containers.rows import LONGEST_VALUE, BadRow, BrokenStream, Meter, OnBad, OnNote, Reading, Row
+from posttrain.data.containers.rows import LONGEST_VALUE, BadRow, BrokenStream, Meter, OnBad, OnNote, Reading, Row, unheard
 from posttrain.data.containers.streams import again, as_utf8, decompressed, seekable
 from posttrain.data.containers.values import read_values
 from posttrain.data.containers.warc import MAGIC as WARC
@@ -43,7 +43,7 @@ def read_rows(
     columns: frozenset[str] | None = None,
     known: frozenset[str] = frozenset(),
     keep_incomplete: bool = False,
-    note: OnNote = lambda sentence: None,
+    note: OnNote = unheard,
     meter: Meter | None = None,
 ) -> Iterator[Row]:
     """Row number (1-based) and columns of each readable row, streamed in bounded memory.

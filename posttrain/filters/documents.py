@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -19,7 +19,7 @@ BATCH_CHARACTERS = 4_000_000
 BATCH_ROWS = 20_000
 COLUMNS = frozenset({"id", "text", "url"})  # that are read
 HEAD_ROWS: Final = 20  # of each file; one of them must have a text
-SCHEMA: Final = {"id": pl.String, "text": pl.String, "source": pl.String, "row": pl.Int64, "url": pl.String}
+SCHEMA: Final = {"id": pl.String, "source": pl.String, "row": pl.Int64, "url": pl.String}
 
 Row = tuple[int, dict[str, Any]]
 
@@ -105,12 +105,23 @@ def _kind(values: list[Any]) -> str:
         return type(values[0]).__name__
 
 
-def checked(batch: Batch, source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The documents that honour the contract, and the quarantine rows of those that do not and of unreadable rows."""
-    strings = [text if isinstance(text, str) else None for text in batch.texts]
-    columns = {"id": batch.ids, "text": strings, "source": [source] * len(strings), "row": batch.rows, "url": batch.urls}
+class Checked(NamedTuple):
+    """What is in a batch."""
+
+    documents: pl.DataFrame
+    """Those that honour the contract: id, source, row, url."""
+    texts: pa.Array
+    """Their texts, as they stay: polars would copy them on their way in and out."""
+    quarantine: pl.DataFrame
+    """The rows of those that do not, and those that could not be read."""
+
+
+def checked(batch: Batch, source: str) -> Checked:
+    """The documents and the quarantine of a batch."""
+    texts = pa.array([text if isinstance(text, str) else None for text in batch.texts], pa.large_string())
+    columns = {"id": batch.ids, "source": [source] * len(texts), "row": batch.rows, "url": batch.urls}
     documents = pl.DataFrame(columns, schema=SCHEMA)
-    broken = broken_rows(documents.drop("url"))
+    broken = broken_rows(documents.select("id", pl.Series("text", texts, dtype=pl.String), "source", "row"))
     lines = [(bad.file, bad.row, bad.reason, bad.value) for bad in batch.bad]
     for position, reason in broken.iter_rows():
         text = batch.texts[position]
@@ -119,8 +130,9 @@ def checked(batch: Batch, source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     schema = {"file": pl.String, "row": pl.Int64, "reason": pl.String, "value": pl.String}
     quarantine = pl.DataFrame(lines, schema=schema, orient="row")
     if broken.height:
-        documents = documents[sorted(set(range(documents.height)) - set(broken["position"]))]
-    return documents, quarantine
+        whole = sorted(set(range(documents.height)) - set(broken["position"]))
+        documents, texts = documents[whole], texts.take(pa.array(whole, pa.int64()))
+    return Checked(documents, texts, quarantine)
 
 
 Progress = Callable[[int], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from posttrain.filters import score_rules
 from posttrain.filters.mixture import SURPLUS, Sampler
 from posttrain.filters.pieces import Pieces
 from posttrain.filters.plan import Plan
-from posttrain.filters.rules import arrays, passing, reasons
+from posttrain.filters.rules import Told, arrays, broken, passing, reasons
 from posttrain.filters.shard import DOCUMENT, MEASURED, QUARANTINE
 from posttrain.filters.steps import Repeated
 from posttrain.filters.summary import Summary
@@ -149,7 +149,7 @@ def judged(documents: pl.DataFrame, decisions: Decisions, ids: Callable[[Places]
     of_names = [names[number] if yes else None for number, yes in zip(of.tolist(), repeats.tolist(), strict=True)]
     flags = {DUPLICATE: exact.found, NEAR: close.found, URL: older.found, SURPLUS: lost}
     told = rejected.with_columns(
-        _reasons(rejected, decisions, pl.DataFrame(flags)),
+        _reasons(rejected, decisions, flags),
         duplicate_of=pl.Series(of_names, dtype=pl.String),
         jaccard=pl.Series(np.where(close.found, close.jaccard, np.nan)).fill_nan(None),
     )
@@ -168,15 +168,12 @@ def _passing(documents: pl.DataFrame, decisions: Decisions) -> NDArray[np.bool_]
     return passes
 
 
-def _reasons(rejected: pl.DataFrame, decisions: Decisions, flags: pl.DataFrame) -> pl.Series:
-    told = flags.select(pl.when(pl.col(name)).then(pl.lit(name)).alias(name) for name in flags.columns)
-    limit = decisions.repeated.limit
-    scores = [expression.alias(f"score {at}") for at, expression in enumerate(score_rules.reasons(decisions.filtering))]
+def _reasons(rejected: pl.DataFrame, decisions: Decisions, flags: Mapping[str, NDArray[np.bool_]]) -> pl.Series:
+    told = broken(arrays(rejected), decisions.filtering.resolved()) + score_rules.broken(rejected, decisions.filtering)
     if decisions.filtering.divergence:
-        scores.append(pl.when(pl.col("divergence") > limit).then(pl.lit(f"divergence > {limit:.4f}")).alias("divergence"))
-    parts = [pl.DataFrame([reasons(rejected, decisions.filtering.resolved())]), rejected.select(scores), told]
-    every = pl.concat([part for part in parts if part.width], how="horizontal")
-    return every.select(reasons=pl.concat_list(every.columns).list.drop_nulls())["reasons"]
+        limit = decisions.repeated.limit
+        told.append(Told(rejected["divergence"].to_numpy() > limit, f"divergence > {limit:.4f}"))
+    return reasons([*told, *(Told(against, name) for name, against in flags.items())], rejected.height)
 
 
 def _with_divergence(documents: pl.DataFrame, repeated: Repeated) -> pl.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from posttrain.filters import divergence, repeated_lines, score_rules
 from posttrain.filters.metrics import METRICS
-from posttrain.filters.outputs import decided, judged
+from posttrain.filters.outputs import FEW_VALUES, decided, judged
 from posttrain.filters.plan import bands_and_rows
 from posttrain.filters.rules import DROPPED, arrays, passing
 from posttrain.filters.scores import COLUMNS
@@ -32,6 +32,9 @@ from schemas.errors import Refusal
 from schemas.filtering import Filtering
 
 TABLES = ("kept", "rejected")
+GROUPS = 4
+READ = ("id", "source", "row", "number", "fingerprint", DROPPED, *METRICS, *COLUMNS, "divergence")
+HELD = 128 << 20  # bytes
 DECISIONS = pa.schema(
     {"id": pa.string(), "source": pa.string(), "row": pa.int64(), "number": pa.int64(), "kept": pa.bool_(),
      "reasons": pa.list_(pa.string()), "duplicate_of": pa.string(), "jaccard": pa.float64()}
@@ -51,23 +54,32 @@ def redecide(folder: Path, filtering: Filtering, out: Path) -> dict[str, float]:
     before = _told(folder)
     _refuse_other_texts(before["filtering"], filtering, folder)
     score_rules.refuse_unmeasured(before["filtering"], filtering, folder)
-    repeated = _repeated(folder, filtering)
-    summary, texts = Summary(filtering), _Texts(folder, filtering)
-    read = ["id", "source", "row", "number", "fingerprint", DROPPED, *METRICS, *COLUMNS, "divergence"]
-    decisions = decided(filtering, repeated, _rows(folder, read))
+    rows = _Rows(folder, [*READ, *(["bands"] if filtering.dedup.near else []), *(["url"] if filtering.dedup.url else [])])
+    repeated = _repeated(folder, filtering, rows)
+    summary, ids = Summary(filtering), _Texts(folder, filtering).ids(repeated)
+    decisions = decided(filtering, repeated, rows)
     out.mkdir(parents=True, exist_ok=True)
-    empty = pl.DataFrame(DECISIONS.empty_table())
-    with replacing(out / "decisions.parquet") as scratch, pq.ParquetWriter(scratch, DECISIONS) as writer:
-        for documents in _rows(folder, read):
-            _, kept, rejected = judged(documents, decisions, texts.ids)
-            for some, yes in ((kept, True), (rejected, False)):
-                rows = pl.concat([some.with_columns(kept=pl.lit(yes)), empty], how="diagonal")
-                writer.write_table(rows.select(DECISIONS.names).to_arrow().cast(DECISIONS))
+    with (
+        replacing(out / "decisions.parquet") as scratch,
+        pq.ParquetWriter(scratch, DECISIONS, use_dictionary=FEW_VALUES) as writer,
+    ):
+        for documents in rows:
+            _, kept, rejected = judged(documents, decisions, ids)
+            told = [_told_of(some, yes) for some, yes in ((kept, True), (rejected, False))]
+            writer.write_table(pl.concat(told).to_arrow().cast(DECISIONS))
             summary.add(kept, rejected)
         summary.sampler = decisions.sampler
         counts = {"documents": before["kept"] + before["rejected"], "quarantined": before["quarantined"]}
         found = summary.finish(counts | before["lines_dropped"], out / "summary.json")
     return {name: found[name] for name in (f"documents_{each}" for each in ("in", "kept", "rejected", "quarantined"))}
+
+
+def _told_of(documents: pl.DataFrame, kept: bool) -> pl.DataFrame:
+    """Columns of decisions.parquet."""
+    types = pl.DataFrame(DECISIONS.empty_table()).schema
+    there = documents.select(name for name in types if name in documents.columns)
+    missing = {name: pl.lit(None, kind) for name, kind in types.items() if name not in there.columns}
+    return there.with_columns(**missing | {"kept": pl.lit(kept)}).select(types.names())
 
 
 def _told(folder: Path) -> dict[str, Any]:
@@ -101,21 +113,43 @@ def _refuse_other_texts(before: Filtering, now: Filtering, folder: Path) -> None
             )  # fmt: skip
 
 
-def _rows(folder: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
-    """Some columns of all documents, a row group at a time."""
-    for name in TABLES:
-        with pq.ParquetFile(folder / f"{name}.parquet") as file:
-            for group in range(file.num_row_groups):
-                yield pl.DataFrame(file.read_row_group(group, columns=columns))
+class _Rows:
+    """Some columns of all documents, GROUPS row groups at a time: to decide costs milliseconds, however few they are.
+
+    They are gone through more than once, so that as many as HELD allows stay in memory.
+    """
+
+    def __init__(self, folder: Path, columns: Sequence[str]) -> None:
+        self._folder, self._columns = folder, list(columns)
+        self._held: list[pl.DataFrame] = []
+        self._bytes = 0
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        at = 0
+        for name in TABLES:
+            with pq.ParquetFile(self._folder / f"{name}.parquet") as file:
+                for first in range(0, file.num_row_groups, GROUPS):
+                    if at < len(self._held):
+                        yield self._held[at]
+                    else:
+                        groups = range(first, min(first + GROUPS, file.num_row_groups))
+                        yield self._kept(pl.DataFrame(file.read_row_groups(groups, columns=self._columns)), at)
+                    at += 1
+
+    def _kept(self, documents: pl.DataFrame, at: int) -> pl.DataFrame:
+        if at == len(self._held) and self._bytes < HELD:
+            self._held.append(documents)
+            self._bytes += int(documents.estimated_size())
+        return documents
 
 
-def _repeated(folder: Path, filtering: Filtering) -> Repeated:
+def _repeated(folder: Path, filtering: Filtering, rows: _Rows) -> Repeated:
     """What documents repeat under the new rules, and how far they are from the corpus, as `steps.find_repeated` says."""
-    values, limit = _diverging(folder, filtering)
+    values, limit = _diverging(rows, filtering)
     outliers = values["number"][values["value"] > limit]
     all_keys, all_bands, all_urls = [np.empty(0, KEY)], [np.empty(0, BAND)], [np.empty(0, KEY)]
     shape = bands_and_rows(filtering)
-    for documents in _rows(folder, ["number", "fingerprint", "bands", "url", DROPPED, *METRICS, *COLUMNS]):
+    for documents in rows:
         numbers = documents["number"].to_numpy()
         passes = passing(arrays(documents), filtering.resolved()) & score_rules.passing(documents, filtering).to_numpy()
         all_keys.append(keys(documents["fingerprint"].to_list(), numbers, passes))
@@ -143,12 +177,12 @@ def _near(folder: Path, filtering: Filtering, bands: Records) -> Records:
     return found
 
 
-def _diverging(folder: Path, filtering: Filtering) -> tuple[Records, float]:
+def _diverging(rows: _Rows, filtering: Filtering) -> tuple[Records, float]:
     """The divergence of each document as it was told, sorted by number, and the largest that is kept."""
     if filtering.divergence is None:
         return np.empty(0, VALUE), math.inf
     parts = [np.empty(0, VALUE)]
-    for documents in _rows(folder, ["number", "divergence"]):
+    for documents in rows:
         parts.append(np.empty(documents.height, VALUE))
         parts[-1]["number"], parts[-1]["value"] = documents["number"].to_numpy(), documents["divergence"].to_numpy()
     values = np.concatenate(parts)
@@ -170,9 +204,11 @@ class _Texts:
         values: list[Any] = found.sort("number")[column].to_list()
         return values
 
-    def ids(self, numbers: Places) -> list[str]:
-        """The identifiers of some documents, in the order of their numbers, which are sorted."""
-        return self._some(numbers, "id") if len(numbers) else []
+    def ids(self, repeated: Repeated) -> Callable[[Places], list[str]]:
+        """The identifiers of some documents that others repeat, by number; all are looked up at once."""
+        numbers = np.unique(np.concatenate([records["of"] for records in repeated[:3]]))
+        names = np.array(self._some(numbers, "id") if len(numbers) else [], object)
+        return lambda some: names[np.searchsorted(numbers, some)].tolist()  # type: ignore[no-any-return]
 
     def texts(self, numbers: Places) -> Buffers:
         """The texts of some documents, likewise; a rejected one was kept with the lines that a rule takes out."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from posttrain.filters.documents import batches, checked
@@ -78,9 +77,9 @@ def count_file(plan: Plan, number: int) -> dict[str, int]:
         runs, documents = Runs(plan, "lines", number, "hash"), 0
         try:
             for batch in batches(plan.files[number]):
-                whole, _ = checked(batch, plan.files[number].name)
-                documents += whole.height
-                runs.add(_counted(lines_of(buffers(whole["text"].to_arrow(compat_level=pl.CompatLevel.oldest())))))
+                whole = checked(batch, plan.files[number].name).texts
+                documents += len(whole)
+                runs.add(_counted(lines_of(buffers(whole))))
         except Refusal:
             pass  # `annotate_file` comes to the same place, and says so with the rows that cannot be read
         runs.end()

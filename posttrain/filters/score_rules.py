@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from posttrain.filters.rules import Told
 from posttrain.filters.scores import told
 from schemas.errors import Refusal
 from schemas.filter_scores import LanguageRules
@@ -18,7 +19,7 @@ class Rule(NamedTuple):
 
     broken: pl.Expr
     """True where a document breaks it."""
-    reason: pl.Expr
+    reason: str | pl.Expr
     """What is said then."""
 
 
@@ -29,32 +30,31 @@ def rules(filtering: Filtering) -> Iterator[Rule]:
     if filtering.personal and filtering.personal.action == "drop":
         yield _above("personal_data", 0)
     if filtering.quality:
-        yield Rule(pl.col("quality") < filtering.quality.keep, pl.lit(f"quality < {told(filtering.quality.keep)}"))
+        yield Rule(pl.col("quality") < filtering.quality.keep, f"quality < {told(filtering.quality.keep)}")
     if (perplexity := filtering.perplexity) is not None:
         if perplexity.max is not None:
             yield _above("perplexity", perplexity.max)
         if perplexity.min is not None:
-            reason = pl.lit(f"perplexity < {told(perplexity.min)}")
-            yield Rule(pl.col("perplexity") < perplexity.min, reason)
+            yield Rule(pl.col("perplexity") < perplexity.min, f"perplexity < {told(perplexity.min)}")
     if filtering.decontaminate and filtering.decontaminate.remove:
-        yield Rule(pl.col("contaminated_runs") > 0, pl.lit("contaminated"))
+        yield Rule(pl.col("contaminated_runs") > 0, "contaminated")
     if filtering.dirty_words:
         yield _above("dirty_word_share", filtering.dirty_words.max)
 
 
 def _above(column: str, limit: float) -> Rule:
-    return Rule(pl.col(column) > limit, pl.lit(f"{column} > {told(limit)}"))
+    return Rule(pl.col(column) > limit, f"{column} > {told(limit)}")
 
 
 def _language(asked: LanguageRules) -> Iterator[Rule]:
     code, score = pl.col("language"), pl.col("language_score")
     if asked.keep is not None:
         yield Rule(~code.is_in(asked.keep), pl.concat_str(pl.lit("language "), code))
-    limit = (
-        code.replace_strict(asked.scores, default=asked.min_score, return_dtype=pl.Float64) if asked.scores else asked.min_score
-    )
-    reason = pl.concat_str(pl.lit("language_score < "), pl.lit(limit) if isinstance(limit, float) else limit)
-    yield Rule(score < limit, reason)
+    if not asked.scores:
+        yield Rule(score < asked.min_score, f"language_score < {asked.min_score}")
+        return
+    limit = code.replace_strict(asked.scores, default=asked.min_score, return_dtype=pl.Float64)
+    yield Rule(score < limit, pl.concat_str(pl.lit("language_score < "), limit))
 
 
 def passing(documents: pl.DataFrame, filtering: Filtering) -> pl.Series:
@@ -65,9 +65,15 @@ def passing(documents: pl.DataFrame, filtering: Filtering) -> pl.Series:
     return documents.select(~pl.any_horizontal(broken)).to_series()
 
 
-def reasons(filtering: Filtering) -> list[pl.Expr]:
-    """For each rule its reason where a document breaks it, else null."""
-    return [pl.when(rule.broken).then(rule.reason) for rule in rules(filtering)]
+def broken(documents: pl.DataFrame, filtering: Filtering) -> list[Told]:
+    """For each rule the documents that break it."""
+    return [
+        Told(
+            documents.select(rule.broken.fill_null(False)).to_series().to_numpy(),
+            rule.reason if isinstance(rule.reason, str) else documents.select(rule.reason).to_series(),
+        )
+        for rule in rules(filtering)
+    ]
 
 
 def refuse_unmeasured(before: Filtering, now: Filtering, folder: object) -> None:

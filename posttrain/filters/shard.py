@@ -49,7 +49,7 @@ MEASURED = {
 }
 ANNOTATED_TYPES = DOCUMENT | MEASURED | {"split": pa.string(), "original": pa.large_string()}
 ANNOTATED = pa.schema(ANNOTATED_TYPES)
-"""`split` is for kept documents; `original` is the text before lines were dropped, where any were."""
+"""`split` is for kept documents; `original` is the text before lines were dropped, where any were and `text` is without them."""
 LINE_RULES = (*REASONS, repeated_lines.RULE)
 """What takes lines out, in the order of their counts."""
 QUARANTINE = pa.schema({"file": pa.string(), "row": pa.int64(), "reason": pa.string(), "value": pa.string()})
@@ -108,8 +108,8 @@ def _annotate(plan: Plan, number: int, on_batch: Progress) -> dict[str, Any]:
 
 def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     """Check a batch, take lines out, measure, and fold."""
-    documents, quarantine = checked(batch, plan.files[file].name)
-    raw = buffers(documents["text"].to_arrow(compat_level=pl.CompatLevel.oldest()))
+    documents, strings, quarantine = checked(batch, plan.files[file].name)
+    raw = buffers(strings)
     rarer, repeats = repeated_lines.without(raw, repeated_lines.load(plan.work))
     masked, personal = _masked(rarer, plan)
     original = masked if rarer is raw else _masked(raw, plan)[0]
@@ -127,14 +127,13 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     hashes = band_hashes(folded, *plan.bands) if plan.bands else None
     columns = {
         **{name: documents[name].to_arrow() for name in DOCUMENT if name != "text"},
-        "text": arrow(texts),
+        **_stored(original, texts, passes | bool(plan.filtering.divergence)),
         **{name: pa.array(values) for name, values in metrics.items()},
         **scores,
         "number": pa.array(numbers),
         "fingerprint": pa.array(prints, pa.binary(16)),
         "bands": pa.nulls(len(prints), pa.list_(pa.uint64())) if hashes is None else _lists(hashes),
         "split": _split(texts, forms, folded.lowered, plan.holdout, plan.files[file].split).to_arrow(),
-        "original": _where(original, changed(original, texts)),
     }
     return Annotated(
         documents=pa.table({name: columns[name].cast(kind) for name, kind in ANNOTATED_TYPES.items()}),
@@ -178,11 +177,17 @@ def _lists(hashes: NDArray[np.uint64]) -> pa.Array:
     return pa.ListArray.from_arrays(np.arange(0, count * bands + 1, bands, dtype=np.int32), pa.array(hashes.ravel()))
 
 
-def _where(texts: Buffers, wanted: NDArray[np.bool_]) -> pa.Array:
-    """The texts that are wanted, null for the others."""
-    if not wanted.any():
-        return pa.nulls(texts.documents, pa.large_string())
-    return pc.if_else(pa.array(wanted), arrow(texts), pa.scalar(None, pa.large_string()))
+def _stored(original: Buffers, texts: Buffers, wanted: NDArray[np.bool_]) -> dict[str, pa.Array]:
+    """The columns `text` and `original`. A document that is out by now is rejected as it was, so that is all that is kept of it.
+
+    Args:
+        wanted: of which the text without lines is still read.
+    """
+    other = changed(original, texts)
+    if not other.any():
+        return {"text": arrow(texts), "original": pa.nulls(texts.documents, pa.large_string())}
+    either = pc.if_else(pa.array(wanted), arrow(texts), arrow(original))
+    return {"text": either, "original": pc.if_else(pa.array(other & wanted), arrow(original), pa.scalar(None, either.type))}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from posttrain.filters.kernels.bins import count_between
 from posttrain.filters.metrics import METRICS
 from posttrain.filters.mixture import Sampler
 from posttrain.runtime.writing import write_atomically
@@ -50,14 +51,14 @@ class Summary:
         if "split" in kept.columns:
             train = int((kept["split"] == "train").sum())
             self.totals.update(train=train, holdout=kept.height - train, kept_characters=characters)
-        self.reasons.update(rejected["reasons"].explode(empty_as_null=False).to_list())
+        reasons = rejected.select(pl.col("reasons").explode(empty_as_null=False)).group_by("reasons", maintain_order=True).len()
+        self.reasons.update(dict(reasons.iter_rows()))
         for part in (kept, rejected):
             self.placeholders += int(part["personal_data"].sum())
             self.contaminated.update(name.rpartition(":")[0] for name in part["contaminated_by"].drop_nulls())
         for name, edges in EDGES.items():
             values = np.concatenate([part[name].to_numpy() for part in (kept, rejected)])
-            bins = np.searchsorted(edges, values, side="right") - 1  # several times as fast as `np.histogram`
-            self.counts[name] += np.bincount(bins.clip(0, len(edges) - 2), minlength=len(edges) - 1)
+            count_between(values, edges, self.counts[name])
 
     def document(self, read: Mapping[str, int]) -> dict[str, Any]:
         """The content of summary.json; the most frequent reasons come first.

@@ -8,7 +8,7 @@ from typing import Final
 
 from posttrain.data import bounds
 from posttrain.data.containers.json_text import BOM, Fault, doubled_keys, excerpt, is_cut, parse
-from posttrain.data.containers.rows import BrokenStream, Reading, Row
+from posttrain.data.containers.rows import BrokenStream, Reading, Row, unheard
 
 LONGEST_LINE: Final = bounds.LONGEST_ROW
 BLOCK: Final = 1 << 18  # bytes that are read at a time
@@ -17,7 +17,7 @@ NAMED: Final = 5  # doubled keys of a file
 
 def read_lines(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:
     """Line number and columns of each readable line; blank lines are skipped, and counted."""
-    doubled = DoubledKeys(reading)
+    doubled, told = DoubledKeys(reading), reading.note is not unheard
     for row, line, end in _lines(reading, stream):
         try:
             value = parse(line)
@@ -28,7 +28,7 @@ def read_lines(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:
                 reading.bad(row, str(fault), excerpt(line))
             continue
         if isinstance(value, dict):
-            if line.count(b'":') != len(value) or b'" :' in line:  # else each key was kept, and there is nothing in it
+            if told and (line.count(b'":') != len(value) or b'" :' in line):  # else each key was kept, and there is nothing in it
                 doubled.look(row, line, value)
             yield row, value
         else:

@@ -37,6 +37,10 @@ OnBad = Callable[[BadRow], None]
 OnNote = Callable[[str], None]
 
 
+def unheard(sentence: str) -> None:
+    """The `note` of whoever wants none: what costs time only to be told is not looked for."""
+
+
 class BrokenStream(Exception):
     """A stream ends too early, or its compressed bytes are damaged. `byte` counts from 1, in the file as it is stored."""
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from posttrain.filters.kernels.repeats import repeated_runs, repeated_spans
 from posttrain.text.kernels.characters import BULLET, CLOSER, LETTER, SPACE, STOP, TERMINAL, WIDE, WORD
 from posttrain.text.kernels.compiling import kernel
-from posttrain.text.kernels.folding import ASCII
 from posttrain.text.kernels.text import (
+    ASCII,
     NEWLINE,
     Bytes,
     Codes,
@@ -37,14 +37,16 @@ STOP_WORDS: Final = ("the", "be", "to", "of", "and", "that", "have", "with")
 SHORT = 30  # characters of a short line
 
 HASH, DOT, ELLIPSIS, CURLY, STAR, DASH = (ord(character) for character in "#.…{*-")
+_DOT = np.uint8(DOT)
 _LATIN_A, _LATIN_Z, _TO_LOWER = ord("A"), ord("Z"), 32
 _LOREM, _LOREM_LENGTH = np.array([ord(character) for character in "lorem ipsum"], np.int32), 5
 _LONGEST_STOP_WORD = max(map(len, STOP_WORDS))
+_BLOCK, _STRIDE = 128, 32  # characters that are counted, or looked at, together
 _SMALL = 32  # the bit by which small Latin letters differ from capitals; digits have it
 _PACKED = [int.from_bytes(word.encode(), "big") for word in STOP_WORDS]
-_REMAINDERS = next(many for many in range(64) if many and len({word % many for word in _PACKED}) == len(_PACKED))
-_BY_REMAINDER = np.full(_REMAINDERS, -1)
-_BY_REMAINDER[[word % _REMAINDERS for word in _PACKED]] = _PACKED
+_SPREAD = next(odd for odd in range(1, 1 << 20, 2) if len({(word * odd & 0xFFFFFFFF) >> 28 for word in _PACKED}) == len(_PACKED))
+_BY_SPREAD = np.full(16, -1)
+_BY_SPREAD[[(word * _SPREAD & 0xFFFFFFFF) >> 28 for word in _PACKED]] = _PACKED
 
 
 @kernel
@@ -146,20 +148,24 @@ def _symbols(data: Bytes, codes: Codes, count: int, out: NDArray[np.float64]) ->
     Args:
         data: UTF-8 of the document, whose characters are `codes[:count]`.
     """
-    hashes, newlines, curly, ellipses, dots, every = 0, 0, 0, 0, np.uint8(0), np.uint8(0)
-    for at in range(len(data)):
-        byte = data[at]
-        hashes += byte == HASH
-        newlines += byte == NEWLINE
-        curly += byte == CURLY
-        every |= byte
+    hashes, newlines, curly, ellipses, other, every = 0, 0, 0, 0, np.uint8(255), np.uint8(0)
+    for first in range(0, len(data), _BLOCK):
+        some = data[first : first + _BLOCK]
+        few = few_lines = few_curly = np.uint8(0)  # a byte can hold what a block has, and 32 of them fit into a vector
+        for at in range(len(some)):
+            byte = some[at]
+            few = np.uint8(few + np.uint8(byte == HASH))  # a sum of bytes would be a number of 64 bits
+            few_lines = np.uint8(few_lines + np.uint8(byte == NEWLINE))
+            few_curly = np.uint8(few_curly + np.uint8(byte == CURLY))
+            every = np.uint8(every | byte)
+        hashes, newlines, curly = hashes + few, newlines + few_lines, curly + few_curly
     ones, twos, threes = data[: max(len(data) - 2, 0)], data[1:], data[2:]  # places that are plainly positive make vectors
     for at in range(len(ones)):
-        dots |= np.uint8((ones[at] == DOT) & (twos[at] == DOT) & (threes[at] == DOT))
+        other = min(other, np.uint8((ones[at] ^ _DOT) | (twos[at] ^ _DOT) | (threes[at] ^ _DOT)))
     if every >= ASCII:
         for at in range(count):
             ellipses += codes[at] == ELLIPSIS
-    if dots:
+    if other == 0:  # three full stops somewhere
         for at in range(2, count):
             begins = at == 2 or codes[at - 3] != DOT
             ellipses += begins & (codes[at] == DOT) & (codes[at - 1] == DOT) & (codes[at - 2] == DOT)
@@ -170,19 +176,21 @@ def _symbols(data: Bytes, codes: Codes, count: int, out: NDArray[np.float64]) ->
 def _known_words(codes: Codes, kinds: Bytes, count: int) -> tuple[int, int]:
     """How often `lorem ipsum` occurs, and how many different stop words, between what are no letters, digits or `_`."""
     starts, ends = np.empty(count // 2 + 2, np.int64), np.empty(count // 2 + 2, np.int64)
-    lorem, found = 0, 0
+    lorem, found, small = 0, 0, np.empty(count + _LONGEST_STOP_WORD, np.uint8)
+    for at in range(len(small)):
+        small[at] = np.uint8(min(codes[at], 127) | _SMALL)
     for each in range(spans(kinds, count, WORD, WORD, starts, ends)):
-        start, end = starts[each], ends[each]
-        length, packed = end - start, np.int64(0)
+        start, length = starts[each], ends[each] - starts[each]
+        packed = np.int64(0)
         for at in range(start, start + _LONGEST_STOP_WORD):  # always as many: which words are short cannot be foreseen
-            packed = packed << 8 | min(codes[at], 127) | _SMALL
+            packed = packed << 8 | np.int64(small[at])
         packed = packed >> 8 * (_LONGEST_STOP_WORD - length) if length <= _LONGEST_STOP_WORD else 0
-        which = packed % len(_BY_REMAINDER)
-        found |= np.int64(_BY_REMAINDER[which] == packed) << which
-        if length == _LOREM_LENGTH and lower(codes[start]) == _LOREM[0]:
+        which = (packed * _SPREAD & 0xFFFFFFFF) >> 28
+        found |= np.int64(_BY_SPREAD[which] == packed) << which
+        if length == _LOREM_LENGTH and small[start] == _LOREM[0]:
             lorem += says(codes, start, count, _LOREM)
     total = 0
-    for which in range(len(_BY_REMAINDER)):
+    for which in range(len(_BY_SPREAD)):
         total += found >> which & 1
     return lorem, total
 
@@ -209,17 +217,31 @@ def _sentences(kinds: Bytes, count: int) -> int:
     """How many pieces with a letter, digit or `_` the ends of sentences leave."""
     found, since, at = 0, 0, 0
     while at < count:
-        if not kinds[at] & STOP:
-            at += 1
+        if at + _STRIDE <= count and not _any(kinds[at : at + _STRIDE], STOP):
+            at += _STRIDE
             continue
-        first, at = at, at + 1
-        if not kinds[first] & WIDE:
-            while at < count and kinds[at] & (STOP | CLOSER) and not kinds[at] & WIDE:
+        until = min(at + _STRIDE, count)
+        while at < until:
+            if not kinds[at] & STOP:
                 at += 1
-        if kinds[first] & WIDE or at == count or kinds[at] & SPACE:
-            found += _has(kinds, WORD, since, first)
-            since = at
+                continue
+            first, at = at, at + 1
+            if not kinds[first] & WIDE:
+                while at < count and kinds[at] & (STOP | CLOSER) and not kinds[at] & WIDE:
+                    at += 1
+            if kinds[first] & WIDE or at == count or kinds[at] & SPACE:
+                found += _has(kinds, WORD, since, first)
+                since = at
     return found + _has(kinds, WORD, since, count)
+
+
+@kernel
+def _any(kinds: Bytes, flag: int) -> bool:
+    """Whether one of a few characters has a flag; many at a time."""
+    every = np.uint8(0)
+    for at in range(_STRIDE):
+        every = np.uint8(every | kinds[at])
+    return (every & flag) > 0
 
 
 @kernel

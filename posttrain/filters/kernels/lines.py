@@ -20,8 +20,8 @@ POLICIES: Final = ("terms of use", "privacy policy", "cookie policy", "uses cook
 
 Kinds = NDArray[np.int8]
 _KEPT = -1
-_A, _F, _I, _K, _O, _U, _V, _BLANK = (np.uint8(ord(letter)) for letter in "afikouv ")
 _SMALL = np.uint8(32)  # the bit by which small Latin letters differ from capitals; a blank has it
+_RARE_FOURS = tuple(tuple(map(np.uint8, letters.encode())) for letters in ("ascr", "ivac", "okie", "f us"))
 _RARE: Final = {JAVASCRIPT: 2, "terms of use": 7, "privacy policy": 3, "cookie policy": 3, "uses cookies": 8,
                 "use of cookies": 10, "use cookies": 7}  # fmt: skip
 """Of each phrase the place of a letter that few words have: where that stands, the phrase is looked for."""
@@ -31,6 +31,7 @@ _PADDED = np.array([np.pad(phrase, (0, 20 - len(phrase))) for phrase in _PHRASES
 _LETTERS = np.array([ord(phrase[place]) for phrase, place in _RARE.items()], np.int64)
 _STARTS_SEARCH = np.isin(np.arange(128) | 32, _LETTERS)
 assert set(_RARE) == {JAVASCRIPT, *POLICIES}
+assert all(any(bytes(map(int, letters)).decode() in phrase for letters in _RARE_FOURS) for phrase in _RARE)
 
 
 @kernel
@@ -98,15 +99,16 @@ def _look_at_lines(text: Bytes, stops: Places, flags: Bytes, limits: Places, cod
 
 @kernel
 def _may_say(text: Bytes) -> bool:
-    """Whether three letters that each phrase has stand somewhere: for most documents its lines need not be searched."""
-    found = np.uint8(0)
-    ones, twos, threes = text[: max(len(text) - 2, 0)], text[1:], text[2:]  # places that are plainly positive make vectors
+    """Whether four letters that only few words besides the phrases have stand somewhere: else no line need be searched."""
+    other = np.uint8(255)
+    ones, twos, threes, fours = text[: max(len(text) - 3, 0)], text[1:], text[2:], text[3:]
     for at in range(len(ones)):
-        one, two, three = ones[at] | _SMALL, twos[at] | _SMALL, threes[at] | _SMALL
-        found |= np.uint8((three == _A) & (two == _V) & ((one == _A) | (one == _I)))  # j-ava-script, pr-iva-cy
-        found |= np.uint8((two == _K) & (one == _O) & (three == _I))  # c-oki-e
-        found |= np.uint8((two == _BLANK) & (one == _F) & (three == _U))  # terms o-f u-se
-    return found > 0
+        one, two = np.uint8(ones[at] | _SMALL), np.uint8(twos[at] | _SMALL)
+        three, four = np.uint8(threes[at] | _SMALL), np.uint8(fours[at] | _SMALL)
+        for each in range(len(_RARE_FOURS)):
+            letters = _RARE_FOURS[each]
+            other = min(other, np.uint8((one ^ letters[0]) | (two ^ letters[1]) | (three ^ letters[2]) | (four ^ letters[3])))
+    return other == 0
 
 
 @kernel

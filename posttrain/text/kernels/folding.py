@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from posttrain.text.kernels.characters import SPACE, SPACES, flags
 from posttrain.text.kernels.compiling import COMPILED, kernel
-from posttrain.text.kernels.text import Bytes, Codes, Places, code_at
+from posttrain.text.kernels.text import ASCII, Bytes, Codes, Places, code_at, longest
 
 KNOWN = 0x20000  # code points that the table has: nearly all that are written but rare Chinese characters
 OTHERWISE = -1  # in the table: fold this text in Python
 LOWER = 1 << 24  # in the table, added to a code point: lower-casing gives the same
 SHARP_S, SMALL_S = 0xDF, ord("s")  # folds to two letters, and is in every German text
 SIGMA = 0x3A3  # lower-cased in two ways, at the end of a word and elsewhere
-_BLANK, ASCII, _LATIN_A, _LATIN_Z, _SMALL, _TAB, _RETURN = 32, 128, ord("A"), ord("Z"), 32, 9, 13
+_BLANK, _LATIN_A, _LATIN_Z, _SMALL, _TAB, _RETURN = 32, ord("A"), ord("Z"), 32, 9, 13
 
 
 def folded(text: str) -> bytes:
@@ -100,12 +100,12 @@ def _stands_alone(code: int, joins: set[int]) -> bool:
 def _fold_all(
     data: Bytes, offsets: Places, to: Codes, flags: Bytes, out: Bytes, starts: Places, ends: Places, lowered: Bytes
 ) -> int:
-    used = 0
+    used, keep = 0, np.empty(longest(offsets[:-1], offsets[1:]), np.uint8)
     for each in range(len(offsets) - 1):
         starts[each] = used
         text = data[offsets[each] : offsets[each + 1]]
         if is_ascii(text):
-            end, same = used + _fold_ascii(text, out[used:]), 1
+            end, same = used + _fold_ascii(text, out[used:], keep), 1
         else:
             end, same = _fold_one(data, offsets[each], offsets[each + 1], to, flags, out, used)
         ends[each], lowered[each] = end, same
@@ -118,22 +118,34 @@ def is_ascii(text: Bytes) -> bool:
     """Whether all bytes are ASCII; many at a time."""
     every = np.uint8(0)
     for at in range(len(text)):
-        every |= text[at]
+        every = np.uint8(every | text[at])
     return every < ASCII
 
 
 @kernel
-def _fold_ascii(text: Bytes, out: Bytes) -> int:
-    """Bytes that are written of a text; without branches, since words end unforeseeably."""
-    used, before = 0, 1  # a blank before the first letter would be one too many
+def _fold_ascii(text: Bytes, out: Bytes, keep: Bytes) -> int:
+    """Bytes that are written of a text; without branches, since words end unforeseeably.
+
+    Args:
+        out, keep: room for as many bytes as the text has.
+    """
+    if len(text) == 0:
+        return 0
+    small, kept = out[: len(text)], keep[: len(text)]
     for at in range(len(text)):
         byte = text[at]
-        space = np.int64((byte == _BLANK) | ((byte >= _TAB) & (byte <= _RETURN)))
-        small = byte | np.uint8(_SMALL * ((byte >= _LATIN_A) & (byte <= _LATIN_Z)))
-        out[used] = np.uint8(_BLANK) if space else small
-        used += 1 - (space & before)
-        before = space
-    return used - (before if used else 0)
+        capital, space = np.uint8((byte >= _LATIN_A) & (byte <= _LATIN_Z)), np.uint8((byte >= _TAB) & (byte <= _RETURN))
+        letter = np.uint8(byte | np.uint8(capital * np.uint8(_SMALL)))
+        small[at] = np.uint8(letter * np.uint8(1 - space)) | np.uint8(space * np.uint8(_BLANK))
+    kept[0] = small[0] != _BLANK
+    before, now, kept = small[:-1], small[1:], kept[1:]
+    for at in range(len(now)):
+        kept[at] = np.uint8((before[at] != _BLANK) | (now[at] != _BLANK))
+    used = 0
+    for at in range(len(text)):  # what is written lies before what is still read
+        out[used] = out[at]
+        used += keep[at]
+    return used - np.int64(used > 0 and out[used - 1] == _BLANK)
 
 
 @kernel

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from posttrain.filters.metrics import annotate
-from posttrain.filters.rules import reasons
+from posttrain.filters.rules import arrays, broken, reasons
 from schemas.filter_presets import PRESETS
 from schemas.filter_rules import FilterRules
 
@@ -107,6 +107,6 @@ def test_a_limit_is_inclusive_and_its_neighbours_lie_on_either_side(preset: str,
     values = dict(zip(steps, found[metric], strict=True))
     assert values[0] == limit
     assert values.get(-1, float("-inf")) < limit < values[1]
-    rejected = [len(each) for each in reasons(found, FilterRules(**{metric: bounds}))]
+    rejected = [len(each) for each in reasons(broken(arrays(found), FilterRules(**{metric: bounds})), found.height)]
     beyond = -1 if side == "min" else 1
     assert rejected == [int(step == beyond) for step in steps]
