@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from posttrain.text.language import UNKNOWN, identify
+from posttrain.text.language import UNKNOWN, identify_all
 from posttrain.text.scripts import scripts
 
 LOOKED_AT: Final = 2_000  # characters of a text whose script is told
@@ -42,7 +42,7 @@ def languages_wrong(texts: Sequence[pl.Series], allowed: Sequence[str]) -> Hits:
     Raises:
         Refusal: when the extra `text` is not installed.
     """
-    found = [[_language(text) for text in each.to_list()] for each in texts]
+    found = [_languages(each) for each in texts]
     if not allowed:
         return _differ(found)
     known = {*allowed, None}
@@ -72,8 +72,12 @@ def _script(text: str) -> str | None:
     return name if name is not None and wordy and shares[name] >= MOST else None
 
 
-def _language(text: str | None) -> str | None:
-    if text is None or len(text.strip()) < SPOKEN:
-        return None
-    code, score = identify(text)
-    return code if score >= SURE and code != UNKNOWN else None
+def _languages(texts: pl.Series) -> list[str | None]:
+    """The language of each text that is long enough for one, where the model is sure of it."""
+    found: list[str | None] = [None] * len(texts)
+    given = [(at, text) for at, text in enumerate(texts.to_list()) if text is not None and len(text.strip()) >= SPOKEN]
+    told = zip(given, *identify_all(text for _, text in given), strict=True)
+    for (at, _), code, score in told:
+        if score >= SURE and code != UNKNOWN:
+            found[at] = code
+    return found
