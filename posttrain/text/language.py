@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -34,7 +34,6 @@ class Language(NamedTuple):
 
 UNKNOWN: Final = "und"
 """ISO 639 says so of an undetermined language; here it is that of a text without a letter."""
-NONE: Final = Language(UNKNOWN, 0.0)
 SURE: Final = 0.9
 LENGTHS: Final = (200, 800)
 """Characters from the first letter that are looked at, the more where the score is below SURE. On documents that mix prose and
@@ -60,23 +59,32 @@ def identify_all(texts: Iterable[str]) -> tuple[list[str], list[float]]:
     Raises:
         Refusal: when the extra `text` is not installed.
     """
-    given, found = list(texts), dict[int, Language]()
-    begins = [_first_letter(text) for text in given]
-    asked = [at for at, begin in enumerate(begins) if begin >= 0]
-    for length in LENGTHS:
-        heads = [_plain(given[at][begins[at] : begins[at] + length]) for at in asked]
-        found |= dict(zip(asked, _told(heads), strict=True))
-        asked = [at for at in asked if found[at].score < SURE and len(given[at]) > begins[at] + length]
-    every = [found.get(at, NONE) for at in range(len(given))]
-    return [each.code for each in every], [each.score for each in every]
+    parts = [_parts(text) for text in texts]
+    asked = [at for at, part in enumerate(parts) if part]
+    heads, wholes = zip(*filter(None, parts), strict=True) if asked else ((), ())
+    # Nearly always one is the beginning of the other, and both are looked at together.
+    joined = [whole if whole.startswith(head) else head for head, whole in zip(heads, wholes, strict=True)]
+    labels, scores = _told(joined, heads)
+    rest = [at for at, score in enumerate(scores) if score < SURE and joined[at] is not wholes[at]]
+    for at, label, score in zip(rest, *_told([wholes[at] for at in rest]), strict=True):
+        labels[at], scores[at] = label, score
+    codes, found = [UNKNOWN] * len(parts), [0.0] * len(parts)
+    for at, label, score in zip(asked, labels, scores, strict=True):
+        codes[at], found[at] = label, min(score, 1.0)
+    return codes, found
 
 
-def _first_letter(text: str) -> int:
-    """Where it stands, or -1."""
-    if text[:1].isalpha():  # as in most
-        return 0
-    begin = _LETTER.search(text)
-    return begin.start() if begin else -1
+def _parts(text: str) -> tuple[str, str] | None:
+    """What is looked at first, and what is where that does not tell; None where there is no letter."""
+    start = 0
+    if not text[:1].isalpha():  # as most begin
+        begin = _LETTER.search(text)
+        if not begin:
+            return None
+        start = begin.start()
+    short, long = LENGTHS
+    head = _plain(text[start : start + short])
+    return head, head if len(text) <= start + short else _plain(text[start : start + long])
 
 
 def _plain(text: str) -> str:
@@ -85,17 +93,26 @@ def _plain(text: str) -> str:
     return spaced.lower() if spaced.isupper() else spaced
 
 
-def _told(heads: list[str]) -> list[Language]:
-    """What the model says of the beginnings of some texts."""
-    model = _model()
-    if not heads:
-        return []
+def _told(texts: Sequence[str], heads: Sequence[str] | None = None) -> tuple[list[str], list[float]]:
+    """Codes and scores of texts: of their heads alone where these are sure."""
+    model, heads = _model(), texts if heads is None else heads
     if not COMPILED:
-        found = [_library().predict(" ".join(head.split())) for head in heads]
-        return [Language(labels[0][_PREFIX:], min(float(scores[0]), 1.0)) for labels, scores in found]
-    labels, scores = np.empty(len(heads), np.int32), np.empty(len(heads), np.float32)
-    kernel.languages(*buffers(pa.array(heads, pa.large_string())), model.model, labels, scores)
-    return [Language(model.labels[at], min(score, 1.0)) for at, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+        return _by_library(texts, heads)
+    if not texts:
+        return [], []
+    labels, scores = np.empty(len(texts), np.int32), np.empty(len(texts), np.float32)
+    cuts = np.array([len(head) if head.isascii() else len(head.encode()) for head in heads], np.int64)
+    kernel.languages(*buffers(pa.array(texts, pa.large_string())), cuts, SURE, model.model, labels, scores)
+    return [model.labels[at] for at in labels.tolist()], scores.tolist()
+
+
+def _by_library(texts: Sequence[str], heads: Sequence[str]) -> tuple[list[str], list[float]]:
+    found = [_library().predict(" ".join(head.split())) for head in heads]
+    found = [
+        said if said[1][0] >= SURE or head == text else _library().predict(" ".join(text.split()))
+        for said, head, text in zip(found, heads, texts, strict=True)
+    ]
+    return [labels[0][_PREFIX:] for labels, _ in found], [float(scores[0]) for _, scores in found]
 
 
 @cache

@@ -57,7 +57,7 @@ def loaded(data: bytes) -> Loaded:
     magic, settings = file.take("2i"), file.take("12i")
     file.take("d")
     kind = {name: settings[at] for name, at in _WIDTHS.items()}
-    if magic != MAGIC or (settings[0], kind["bucket"], kind["loss"]) != (DIMENSION, PIECES, _HIERARCHICAL):
+    if magic != MAGIC or kind["minn"] < 2 or (settings[0], kind["bucket"], kind["loss"]) != (DIMENSION, PIECES, _HIERARCHICAL):
         raise ValueError("no fastText model of the size that is computed, with a tree of labels")
     _, count, labels = file.take("3i")
     _, pruned = file.take("2q")
@@ -72,9 +72,19 @@ def loaded(data: bytes) -> Loaded:
     words = [word for word, _, _ in entries[:count]]
     left, right = _tree([times for _, times, _ in entries[count:]])
     model = Model(
-        rows, np.frombuffer(b"".join(words), np.uint8), np.cumsum([0, *map(len, words)]).astype(np.int64), _slots(words), pieces,
-        leaves[: len(left)].copy(), left, right, np.frombuffer(MARK, np.uint8), kind["minn"], kind["maxn"],
-    )  # fmt: skip
+        rows=rows,
+        text=np.frombuffer(b"".join(words), np.uint8),
+        ends=np.cumsum([0, *map(len, words)]).astype(np.int64),
+        slots=_slots(words),
+        pieces=pieces,
+        kept=np.packbits(pieces != NO_PIECE, bitorder="little"),
+        leaves=leaves[: len(left)].copy(),
+        left=left,
+        right=right,
+        mark=np.frombuffer(MARK, np.uint8),
+        shortest=kind["minn"],
+        longest=kind["maxn"],
+    )
     return Loaded(model, [name.removeprefix(MARK).decode() for name, _, _ in entries[count:]])
 
 

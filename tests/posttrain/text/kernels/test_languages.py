@@ -49,7 +49,8 @@ texts = st.lists(words, max_size=30).map(" ".join)
 def by_kernel(given_texts: Sequence[str]) -> list[tuple[str, float]]:
     model, labels = language._model(), np.empty(len(given_texts), np.int32)
     scores = np.empty(len(given_texts), np.float32)
-    languages(*buffers(pa.array(given_texts, pa.large_string())), model.model, labels, scores)
+    given_buffers = buffers(pa.array(given_texts, pa.large_string()))
+    languages(*given_buffers, np.diff(given_buffers.offsets), 0.0, model.model, labels, scores)
     return [(model.labels[at], float(score)) for at, score in zip(labels, scores, strict=True)]
 
 
@@ -79,7 +80,7 @@ def plainly(text: str) -> Language:
     """`identify` in the words of its description, with the library."""
     begin = language._LETTER.search(text)
     if not begin:
-        return language.NONE
+        return Language(language.UNKNOWN, 0.0)
     for length in language.LENGTHS:
         head = " ".join(text[begin.start() : begin.start() + length].split())
         code, score = by_library(head.lower() if head.isupper() else head)
@@ -88,8 +89,12 @@ def plainly(text: str) -> Language:
     return Language(code, min(score, 1.0))
 
 
+shouted = texts.map(str.upper)
+long = st.one_of(texts.map(lambda text: f"1. {text.upper() * 9}{text}"), shouted.map(lambda text: text * 9))
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.one_of(texts, texts.map(str.upper), texts.map(lambda text: "1. " + text * 9)), max_size=5))
+@given(st.lists(st.one_of(texts, shouted, long), max_size=5))
 def test_what_is_looked_at(some: list[str]) -> None:
     expected = [plainly(text) for text in some]
     assert list(map(Language, *identify_all(some))) == expected
