@@ -60,7 +60,7 @@ def read_rows(
         Refusal: when the file is of no kind that is read, is damaged or breaks off, is in another encoding than UTF-8 or UTF-16,
             or decodes to more than its size allows (`bounds.py`).
     """
-    splits, said = DeclaredSplits(file.split), file.reading
+    splits, said, silent = DeclaredSplits(file.split), file.reading, file.split is None
     for sentence in file.notes:
         note(sentence)
     with fsspec.open(file.url, "rb") as stream:
@@ -70,7 +70,7 @@ def read_rows(
         )  # fmt: skip
         try:
             for number, row in _rows(reading, stream, kind_of(file.url)):
-                yield number, splits.apply(row)
+                yield (number, row) if silent and "split" not in row else (number, splits.apply(row))
         except BrokenStream as error:  # before the first row
             reading.snapped(1, error)
     if declared := splits.note(file.name):

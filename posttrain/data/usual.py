@@ -22,9 +22,9 @@ def usual_messages(value: Any) -> list[Message] | None:
     if type(value) is not list or not value:
         return None
     for message in value:
-        if type(message) is not dict or len(message) != 2:
+        if type(message) is not dict or len(message) != 2 or "role" not in message or "content" not in message:
             return _renamed(value)
-        role, content = message.get("role"), message.get("content")
+        role, content = message["role"], message["content"]
         if type(role) is not str or role not in NORMAL or type(content) is not str:
             return _renamed(value)
         if role == "system" and not content.strip():
@@ -97,8 +97,12 @@ def _transcripts(chosen: Any, rejected: Any) -> Record | None:
     asked = chosen[:cut]
     if not rejected.startswith(asked) or "\r" in chosen or "\r" in rejected:
         return None
-    turns, answers = LATER_TURN.split(asked), cut + len(ASSISTANT)
-    prompt = [{"role": TRANSCRIPT_ROLES[turns[at]], "content": turns[at + 1].strip()} for at in range(1, len(turns), 2)]
+    answers = cut + len(ASSISTANT)
+    if asked.rfind("\n\n") == 0:  # one turn
+        prompt = [{"role": "user", "content": asked[len(HUMAN) :].strip()}]
+    else:
+        turns = LATER_TURN.split(asked)
+        prompt = [{"role": TRANSCRIPT_ROLES[turns[at]], "content": turns[at + 1].strip()} for at in range(1, len(turns), 2)]
     good = {"role": "assistant", "content": chosen[answers:].strip()}
     return _record(prompt, [good], [{"role": "assistant", "content": rejected[answers:].strip()}])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -32,6 +33,12 @@ def buffers(texts: pa.Array) -> Buffers:
     offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
     held = texts.buffers()[2]
     return Buffers(np.frombuffer(held, np.uint8) if held else np.empty(0, np.uint8), offsets)
+
+
+def of_series(texts: pl.Series) -> Buffers:
+    """The buffers of strings; null as empty."""
+    found = texts.fill_null("").to_arrow().cast(pa.large_string())
+    return buffers(found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found)
 
 
 def arrow(texts: Buffers) -> pa.Array:

@@ -131,9 +131,14 @@ def _candidates(numbers: Places, fetch: Fetch, bands: int, rows: int) -> Iterato
             yield number, np.unique(_shingles(folded, at_text)), own
 
 
-def shingles_of(folded: Folded) -> list[NDArray[np.uint64]]:
-    """64-bit hashes of the 5-grams of each text, in its order."""
-    return [_shingles(folded, at) for at in range(len(folded.starts))]
+def shingles_of(folded: Folded) -> tuple[NDArray[np.uint64], Places]:
+    """64-bit hashes of the 5-grams of all texts, one text after the other and each in its order, and how many each text has."""
+    if not COMPILED:
+        sets = [_shingles(folded, at) for at in range(len(folded.starts))]
+        return np.concatenate([np.empty(0, np.uint64), *sets]), np.array([len(each) for each in sets], np.int64)
+    lengths = np.empty(len(folded.starts), np.int64)
+    found = np.empty(int((folded.ends - folded.starts).sum()) // 2 + len(lengths), np.uint64)
+    return found[: minhash.all_shingles(folded.data, folded.starts, folded.ends, lengths, found)], lengths
 
 
 def _shingles(folded: Folded, at: int) -> NDArray[np.uint64]:

@@ -91,6 +91,10 @@ class EvaluationIndex:
         counts, example, _ = self._matched(folded, self._long)
         return Overlap(counts, example, self._matched(folded, self._short)[2])
 
+    def runs_in(self, texts: Buffers) -> Places:
+        """`Overlap.runs` alone, at half the price."""
+        return self._matched(fold(texts.data, texts.offsets), self._long)[0]
+
     def check_texts(self, texts: Sequence[str]) -> Overlap:
         """The same for strings."""
         return self.check(buffers(pa.array(texts, pa.large_string())))

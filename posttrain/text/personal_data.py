@@ -15,7 +15,6 @@ A compiled pass over the bytes finds the few places that are worth a look; expre
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from posttrain.text.buffers import Buffers, buffers
-from posttrain.text.kernels.hits import CLASSES, COLONS, MAIL, NUMBER, hits
+from posttrain.text.kernels.hits import CLASSES, COLONS, MAIL, NUMBER, all_hits
 from posttrain.text.personal_numbers import numbers, require
 from posttrain.text.personal_words import colons, mail, word
 
@@ -75,7 +74,7 @@ def redact_all(texts: Buffers, kinds: Collection[str] = KINDS) -> tuple[Buffers,
         The documents, and findings by document and kind, shape (documents, len(KINDS)).
     """
     counts = np.zeros((texts.documents, len(KINDS)), np.int64)
-    found = {at: some for at, some in enumerate(_find_all(texts, kinds)) if some}
+    found = _find_all(texts, kinds)
     if not found:
         return texts, counts
     data, parts, shift = texts.data, [], np.zeros(texts.documents, np.int64)
@@ -93,22 +92,25 @@ def redact_all(texts: Buffers, kinds: Collection[str] = KINDS) -> tuple[Buffers,
 
 
 def _find(data: bytes, kinds: Collection[str]) -> list[Personal]:
-    (found,) = _find_all(buffers(pa.array([data], pa.large_binary())), kinds)
-    return found
+    return _find_all(buffers(pa.array([data], pa.large_binary())), kinds).get(0, [])
 
 
-def _find_all(texts: Buffers, kinds: Collection[str]) -> Iterator[list[Personal]]:
-    """The findings in each document, positions from its start."""
+def _find_all(texts: Buffers, kinds: Collection[str]) -> dict[int, list[Personal]]:
+    """The findings in each document that has any, positions from its start."""
     require("personal data", kinds)
-    longest = int(np.diff(texts.offsets).max(initial=0)) // 2 + 2
-    starts, ends, what = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.uint8)
-    for begin, end in pairwise(texts.offsets.tolist()):
-        count = hits(texts.data, begin, end, CLASSES, starts, ends, what)
-        if not count:
-            yield []
-            continue
-        places = zip(what[:count].tolist(), (starts[:count] - begin).tolist(), (ends[:count] - begin).tolist(), strict=True)
-        yield _looked_at(texts.data[begin:end].tobytes(), places, kinds)
+    # Room for the most there could be; memory is taken where something is written.
+    room = int(texts.offsets[-1] - texts.offsets[0]) // 2 + texts.documents + 1
+    starts, ends, what = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.uint8)
+    until = np.empty(texts.documents, np.int64)
+    all_hits(texts.data, texts.offsets, CLASSES, starts, ends, what, until)
+    found: dict[int, list[Personal]] = {}
+    for at in np.flatnonzero(np.diff(until, prepend=0)).tolist():
+        some = slice(until[at - 1] if at else 0, until[at])
+        begin, end = texts.offsets[at : at + 2].tolist()
+        places = zip(what[some].tolist(), (starts[some] - begin).tolist(), (ends[some] - begin).tolist(), strict=True)
+        if personal := _looked_at(texts.data[begin:end].tobytes(), places, kinds):
+            found[at] = personal
+    return found
 
 
 def _looked_at(text: bytes, places: Iterator[tuple[int, int, int]], kinds: Collection[str]) -> list[Personal]:

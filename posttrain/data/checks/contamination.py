@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from posttrain.data.readers import read_rows
 from posttrain.data.sources import SourceFile
+from posttrain.text.buffers import of_series
 from posttrain.text.overlap import EvaluationIndex
 from schemas.errors import Refusal
 
@@ -36,7 +37,7 @@ def contaminated(texts: Sequence[pl.Series], index: EvaluationIndex) -> NDArray[
     """[rows] whether a part of a row has a run of 13 words of an evaluation text, or a whole one of 8 to 12."""
     found = np.zeros(len(texts[0]) if texts else 0, np.bool_)
     for each in texts:
-        found |= index.check_texts(each.fill_null("").to_list()).runs > 0
+        found |= index.runs_in(of_series(each)) > 0
     return found
 
 

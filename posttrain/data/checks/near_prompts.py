@@ -15,12 +15,11 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from posttrain.data.across import Hits, is_among, leaked
 from posttrain.data.contract import asked
-from posttrain.text.buffers import buffers
+from posttrain.text.buffers import of_series
 from posttrain.text.kernels import minhash
 from posttrain.text.kernels.folding import fold
 from posttrain.text.near import band_hashes, shingles_of
@@ -58,13 +57,12 @@ class NearPrompts:
         """Rows with `prompt`, `key` (a hash of it) and `split`; a system message is no part of what is compared."""
         if wide.is_empty():
             return
-        folded = fold(*buffers(wide.select(asked().fill_null("")).to_series().to_arrow().cast(pa.large_string())))
+        folded = fold(*of_series(wide.select(asked()).to_series()))
         self._banded.write((band_hashes(folded, BANDS, ROWS) >> SHORT).astype(np.uint32).tobytes())
-        sets = shingles_of(folded)
-        lengths = np.array([len(each) for each in sets], np.int64)
+        sets, lengths = shingles_of(folded)
         self._starts += (self._end + np.cumsum(lengths) - lengths).tobytes()
         self._end += int(lengths.sum())
-        self._file.write(np.concatenate(sets).tobytes())
+        self._file.write(sets.tobytes())
         self._keys += wide["key"].to_numpy().tobytes()
         self._held += (wide["split"] == "holdout").to_numpy().tobytes()
 

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from posttrain.text.buffers import arrow, buffers
+from posttrain.text.buffers import arrow, of_series
 from posttrain.text.personal_data import KINDS, redact_all
 
 PARTS: Final = ("prompt", "chosen", "rejected", "completion")
@@ -25,7 +24,7 @@ def personal(texts: Sequence[pl.Series], kinds: Collection[str]) -> NDArray[np.b
     """
     found = np.zeros(len(texts[0]) if texts else 0, np.bool_)
     for each in texts:
-        found |= redact_all(buffers(_large(each)), kinds)[1].any(1)
+        found |= redact_all(of_series(each), kinds)[1].any(1)
     return found
 
 
@@ -43,8 +42,8 @@ def redacted(table: pl.DataFrame, kinds: Collection[str]) -> tuple[pl.DataFrame,
     changed = np.zeros(table.height, np.bool_)
     for column in (name for name in PARTS if name in table.columns):
         messages = table.select(pl.col(column), row=pl.int_range(pl.len())).explode(column).drop_nulls(column)
-        texts = messages[column].struct.field("content").fill_null("")
-        new, found = redact_all(buffers(_large(texts)), kinds)
+        texts = messages[column].struct.field("content")
+        new, found = redact_all(of_series(texts), kinds)
         hit = found.any(1)
         if not hit.any():
             continue
@@ -61,8 +60,3 @@ def _with_contents(table: pl.DataFrame, column: str, messages: pl.DataFrame, con
     rows = table.with_columns(row_number=pl.int_range(pl.len()))
     joined = rows.join(whole, left_on="row_number", right_on="row", how="left", suffix="/new", maintain_order="left")
     return joined.with_columns(pl.coalesce(f"{column}/new", column).alias(column)).select(table.columns)
-
-
-def _large(texts: pl.Series) -> pa.Array:
-    found = texts.fill_null("").to_arrow().cast(pa.large_string())
-    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found

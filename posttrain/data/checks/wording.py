@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from posttrain.text.language import UNKNOWN, identify
+from posttrain.text.language import UNKNOWN, identify_all
 from posttrain.text.scripts import scripts
 
 LOOKED_AT: Final = 2_000  # characters of a text whose script is told
@@ -42,27 +42,31 @@ def languages_wrong(texts: Sequence[pl.Series], allowed: Sequence[str]) -> Hits:
     Raises:
         Refusal: when the extra `text` is not installed.
     """
-    found = [[_language(text) for text in each.to_list()] for each in texts]
-    if not allowed:
-        return _differ(found)
-    known = {*allowed, None}
-    return np.array([any(code not in known for code in row) for row in zip(*found, strict=True)], np.bool_)
+    found = [_languages(each) for each in texts]
+    return _differ(found) if not allowed else _any(found, pl.all().is_not_null() & ~pl.all().is_in(list(allowed)))
 
 
-def _differ(parts: Sequence[Sequence[str | None]]) -> Hits:
-    return np.array([len({each for each in row if each}) > 1 for row in zip(*parts, strict=True)], np.bool_)
+def _differ(parts: Sequence[pl.Series]) -> Hits:
+    """[rows] whether two parts that have a name have different ones."""
+    first = pl.coalesce(pl.all())
+    return _any(parts, pl.all() != first)
 
 
-def _scripts(texts: pl.Series) -> list[str | None]:
+def _any(parts: Sequence[pl.Series], hit: pl.Expr) -> Hits:
+    table = pl.DataFrame([part.alias(str(at)) for at, part in enumerate(parts)])
+    found: Hits = table.select(pl.any_horizontal(hit).fill_null(False)).to_series().to_numpy()
+    return found
+
+
+def _scripts(texts: pl.Series) -> pl.Series:
     """The script of each text: nearly all are told by having no letter but Latin ones, and only the others are counted."""
     heads = texts.fill_null("").str.slice(0, LOOKED_AT)
     others = heads.str.len_bytes() != heads.str.len_chars()
     others = others.scatter(others.arg_true(), heads.filter(others).str.contains(OTHER_LETTER))
     wordy = heads.str.contains(WORDY)
-    found: list[str | None] = ["Latin" if each else None for each in (wordy & ~others).to_list()]
-    for at in others.arg_true().to_list():
-        found[at] = _script(heads[at])
-    return found
+    latin = pl.Series(["Latin"]).new_from_index(0, len(heads)).set(~wordy | others, None)
+    rest = others.arg_true()
+    return latin.scatter(rest, [_script(heads[at]) for at in rest.to_list()]) if len(rest) else latin
 
 
 def _script(text: str) -> str | None:
@@ -72,8 +76,11 @@ def _script(text: str) -> str | None:
     return name if name is not None and wordy and shares[name] >= MOST else None
 
 
-def _language(text: str | None) -> str | None:
-    if text is None or len(text.strip()) < SPOKEN:
-        return None
-    code, score = identify(text)
-    return code if score >= SURE and code != UNKNOWN else None
+def _languages(texts: pl.Series) -> pl.Series:
+    """The language of each text that is long enough for one, where the model is sure of it."""
+    every = texts.fill_null("").to_list()
+    long = [at for at, text in enumerate(every) if len(text.strip()) >= SPOKEN]
+    found: list[str | None] = [None] * len(every)
+    for at, code, score in zip(long, *identify_all(every[at] for at in long), strict=True):
+        found[at] = code if score >= SURE and code != UNKNOWN else None
+    return pl.Series(found, dtype=pl.String)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from posttrain.data import bounds
-from posttrain.data.containers.json_text import BOM, Fault, doubled_keys, excerpt, is_cut, parse
+from posttrain.data.containers.json_text import BOM, Fault, doubled_keys, excerpt, is_cut, least_keys, parse
 from posttrain.data.containers.rows import BrokenStream, Reading, Row, unheard
 
 LONGEST_LINE: Final = bounds.LONGEST_ROW
@@ -18,21 +18,25 @@ NAMED: Final = 5  # doubled keys of a file
 def read_lines(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:
     """Line number and columns of each readable line; blank lines are skipped, and counted."""
     doubled, told = DoubledKeys(reading), reading.note is not unheard
-    for row, line, end in _lines(reading, stream):
-        try:
-            value = parse(line)
-        except Fault as fault:
-            if end and is_cut(line):
-                reading.broken(row, end, "the file ends in the middle of an object")
+    for first, lines, end in _blocks(reading, stream):
+        for row, raw in enumerate(lines, first):
+            line = raw if raw[:1] == b"{" and len(raw) <= LONGEST_LINE else _kept(reading, row, raw)
+            if not line:
+                continue
+            try:
+                value = parse(line)
+            except Fault as fault:
+                if end and is_cut(line):
+                    reading.broken(row, end, "the file ends in the middle of an object")
+                else:
+                    reading.bad(row, str(fault), excerpt(line))
+                continue
+            if type(value) is dict:
+                if told and (line.count(b'":') != least_keys(value) or b'" :' in line):  # else each key was kept
+                    doubled.look(row, line, value)
+                yield row, value
             else:
-                reading.bad(row, str(fault), excerpt(line))
-            continue
-        if isinstance(value, dict):
-            if told and (line.count(b'":') != len(value) or b'" :' in line):  # else each key was kept, and there is nothing in it
-                doubled.look(row, line, value)
-            yield row, value
-        else:
-            reading.bad(row, "not_an_object", excerpt(line))
+                reading.bad(row, "not_an_object", excerpt(line))
     doubled.tell()
 
 
@@ -59,15 +63,17 @@ class DoubledKeys:
             self._reading.note(f"{name}: {self._rows:,} rows have a key twice ({keys}), the first {self._first}; the last counts")
 
 
-def _lines(reading: Reading, stream: io.BufferedReader) -> Iterator[tuple[int, bytes, int]]:
-    """Numbered lines that are not blank and not too long, without a byte order mark; and where the file ends without a newline,
-    at what byte, else 0. What stands of a line before a break is lost."""
-    row, rest = 0, b""
+def _blocks(reading: Reading, stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes], int]]:
+    """Some lines, with the number of the first; and where the file ends without a newline, at what byte, else 0.
+
+    What stands of a line before a break is lost.
+    """
+    row, rest = 1, b""
     while True:
         try:
             block = stream.read1(BLOCK)
         except BrokenStream as error:
-            reading.snapped(row + 1, error)
+            reading.snapped(row, error)
             return
         if not block:
             break
@@ -77,12 +83,10 @@ def _lines(reading: Reading, stream: io.BufferedReader) -> Iterator[tuple[int, b
             *lines, rest = (rest + first, *lines)
         elif len(rest) <= LONGEST_LINE:  # of a longer one nothing more is kept
             rest += first
-        for line in lines:
-            row += 1
-            if kept := _kept(reading, row, line):
-                yield row, kept, 0
-    if rest and (kept := _kept(reading, row + 1, rest)):
-        yield row + 1, kept, reading.meter.count
+        yield row, lines, 0
+        row += len(lines)
+    if rest:
+        yield row, [rest], reading.meter.count
 
 
 def _kept(reading: Reading, row: int, line: bytes) -> bytes:

@@ -79,6 +79,15 @@ def hits(data: Bytes, start: int, end: int, classes: Bytes, starts: Places, ends
 
 
 @kernel
+def all_hits(data: Bytes, offsets: Places, classes: Bytes, starts: Places, ends: Places, kinds: Bytes, until: Places) -> None:
+    """`hits` of each document, one after the other; `until` is filled with the number of those up to each one's end."""
+    used = 0
+    for each in range(len(offsets) - 1):
+        used += hits(data, offsets[each], offsets[each + 1], classes, starts[used:], ends[used:], kinds[used:])
+        until[each] = used
+
+
+@kernel
 def _number(data: Bytes, at: int, end: int, classes: Bytes, word_before: bool) -> tuple[int, int]:
     """NUMBER where a row of digits is long enough, or has three full stops; and where it ends."""
     digits, dots, gap, last, place = 0, 0, 0, at, at

@@ -51,6 +51,18 @@ def shingles(data: Bytes, start: int, end: int) -> Hashes:
 
 
 @kernel
+def all_shingles(data: Bytes, starts: Places, ends: Places, lengths: Places, out: Hashes) -> int:
+    """`shingles` of each text, one after the other in `out`; returns how many. `lengths` is filled with those of each."""
+    used = 0
+    for each in range(len(starts)):
+        found = shingles(data, starts[each], ends[each])
+        lengths[each] = len(found)
+        out[used : used + len(found)] = found
+        used += len(found)
+    return used
+
+
+@kernel
 def bands(data: Bytes, starts: Places, ends: Places, factors: Permutations, offsets: Permutations, out: Hashes) -> None:
     """One hash for each band of rows of the signature of each folded text; an empty text has zeros.
 

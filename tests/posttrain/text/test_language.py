@@ -78,4 +78,4 @@ def test_another_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """All machines must tell alike, and the file is read by compiled code."""
     monkeypatch.setattr(language, "_DIGEST", "0" * 64)
     with pytest.raises(Refusal, match=r"lid\.176\.ftz"):
-        language._model.__wrapped__()
+        language._file()

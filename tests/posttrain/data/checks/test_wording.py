@@ -67,7 +67,7 @@ def test_a_text_of_40_characters_has_a_language():
 )
 def test_a_language_is_one_of_which_the_model_is_sure_and_that_has_a_name(found, wrong, monkeypatch):
     """A score of 0.65 from 40 characters on, of which the blanks at the ends are none."""
-    monkeypatch.setattr(wording, "identify", lambda text: found)
+    monkeypatch.setattr(wording, "identify_all", lambda texts: zip(*[found for _ in texts], strict=True))
     assert languages_wrong([series("x" * 40, "x" * 39, " " + "x" * 39 + "\n")], ["en"]).tolist() == [wrong, False, False]
 
 
