@@ -37,7 +37,9 @@ def keys(prints: list[bytes], numbers: Places, passes: NDArray[np.bool_]) -> Rec
     halves = np.frombuffer(b"".join(prints), ">u8").reshape(-1, 2)
     found = np.empty(len(prints), KEY)
     found["high"], found["low"], found["number"], found["passes"] = halves[:, 0], halves[:, 1], numbers, passes
-    ordered: Records = found[np.lexsort((found["number"], found["low"], found["high"]))]  # to sort records takes ten times as long
+    ordered: Records = found[
+        np.lexsort((found["number"], found["low"], found["high"]))
+    ]  # to sort records takes ten times as long
     return ordered
 
 
