@@ -18,6 +18,7 @@ from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 from schemas.filter_presets import LINE_PRESETS, PRESETS
 from schemas.filtering import Filtering
 
+PAGE = b'{"text": "Instead of a page, which an extractor would have to be started for."}'
 CHAIN = ("c4", "fineweb-code")  # rules added to those of `gopher`
 
 ADDED: dict[str, Any] = {"near": {"dedup": {"near": "14x8"}}, "language": {"language": {}}, "personal": {"personal": {}}}
@@ -46,13 +47,11 @@ def main(folder: Path, row: str, result: Path, workers: int) -> None:
     extractor = row.removeprefix("warc_") if row.startswith("warc") else "trafilatura"
     pattern = "*.warc.gz" if row.startswith("warc") else "part-*.jsonl"
     files = resolve(DataSource(path=str(folder / pattern), extractor=extractor), "bench", folder)  # type: ignore[arg-type]
-    if not row.startswith("warc"):  # compiles, or loads what was compiled, before the clock starts
-        first = folder / "warm-up.jsonl"
-        with open(files[0].url, "rb") as stream:
-            first.write_bytes(b"".join(islice(stream, 50)))
-        warm = folder / f"warm-{row}-{workers}"
-        filter_corpus(resolve(str(first), "bench", folder), asked, 0.1, warm)
-        redecide(warm, asked, folder / "again")
+    first, warm = folder / "warm-up.jsonl", folder / f"warm-{row}-{workers}"
+    with open(files[0].url, "rb") as stream:
+        first.write_bytes(PAGE if row.startswith("warc") else b"".join(islice(stream, 50)))
+    filter_corpus(resolve(str(first), "bench", folder), asked, 0.1, warm)  # compiles, or loads what was compiled
+    redecide(warm, asked, folder / "again")
     shutil.rmtree(out, ignore_errors=True)
     with engines.local(workers, compiled) as engine:
         if workers > 1:

@@ -44,12 +44,15 @@ _SAYS_PHONE: Final = (  # expressions of words, in UTF-8
     "ph",
     "hotline", "whatsapp", "sms", "call(?:ing|s)?", "ring", "appelez", "dial(?:ing)?", "reach[ ](?:me|us|him|her|them)", "thoại",
 )  # fmt: skip
+_ENDING = r"[^\s\d:.,]{0,16}"
 _SAYS_PHONE_TOO: Final = (
-    "☎", "📞", "📱", "电话", "電話", "手机", "携帯", "전화", "โทร", "טלפון", "Τηλ", "τηλ", r"тел(?:ефон\S{0,2})?",
+    "☎", "📞", "📱", "电话", "電話", "手机", "携帯", "전화", "โทร", "טלפון", rf"(?:Τηλ|τηλ|Κινητ|κινητ){_ENDING}",
+    rf"(?:тел|моб|сотов){_ENDING}",
+    rf"(?<![a-z])(?:tel(?:e|é)f(?:o|ó)n|puhelin|matkapuhelin|(?:mobil|handy|ruf|fax)n|mobilsz|kom(?:ó)rk){_ENDING}",
 )  # fmt: skip
-"""Without a border between words, which expressions on bytes do not see here."""
+"""Without a border between words, which expressions on bytes do not see here; some go on, as in `telefonnummer`."""
 _BETWEEN_WORD_AND_NUMBER: Final = (
-    r"[\s:.,()#=*'\"\[-]|\uff1a|번호|号码|番号|\b(?:numbers?|num|no|nr|is|at|on|me|us|him|her|them|the|office|line|direct|toll|free"
+    r"[\s:.,()#=*'\"\[-]|\uff1a|번호|号码|号|番号|是|为|\b(?:numbers?|num|no|nr|is|at|on|me|us|him|her|them|the|office|line|direct|toll|free"
     r"|support|now|today|back|please|our|my|your|or|home|work|and|via|under|desk|extension|by|sales|unter|au|al|le)\b"
 ).replace(r"\uff1a", "\uff1a")
 _CUE = re.compile(

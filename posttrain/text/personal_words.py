@@ -22,7 +22,7 @@ _FILES: Final = frozenset(
 _NOBODY: Final = frozenset((b"git", b"hg", b"svn"))  # users of repositories, as in git@github.com:OWNER/NAME
 _PASSWORD = re.compile(rb"://([^\s/:@]{1,64}:[^\s/@]{1,128})$")
 _USER_OF_ADDRESS = re.compile(rb"://[^\s/:@]{0,64}$")
-_IPV6 = re.compile(rb"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?:%\w{1,15})?(?![\w:])")
+_IPV6 = re.compile(rb"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?:%\w{1,15})?(?!\w|:[\w:])")
 
 # What a shortened address begins with: the space that is given out (RFC 4291, 4193), or an IPv4 address inside (RFC 4291, 6052).
 _UNICAST = re.compile(rb"[23][0-9a-f]{3}:|f[cdef][0-9a-f]{2}:|(?:0{0,4}:)*:ffff:|64:ff9b:", re.I)
@@ -94,14 +94,15 @@ def colons(text: bytes, at: int) -> Iterator[Finding]:
     match = _IPV6.match(text, at)
     if not match:
         return
+    written = match[0] if match[0].endswith(b"::") else match[0].removesuffix(b":")  # which ends a clause
     try:
-        address = ipaddress.IPv6Address(match[0].decode())
+        address = ipaddress.IPv6Address(written.decode())
     except ValueError:
         return
-    if (_UNICAST.match(match[0]) or match[0].count(b"::") == 0) and not (
+    if (_UNICAST.match(written) or written.count(b"::") == 0) and not (
         address.is_loopback or address.is_unspecified or address.is_multicast
     ):
-        yield "ip", match.start(), match.end()
+        yield "ip", at, at + len(written)
 
 
 def word(text: bytes, at: int) -> Iterator[Finding]:

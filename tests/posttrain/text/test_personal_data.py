@@ -66,6 +66,10 @@ def test_recall_and_precision_on_values_by_another_hand(seed: int) -> None:
         ("10.0.0.1 but 127.0.0.1, 0.0.0.0, 255.255.255.0, 256.1.1.1", "[IP] but 127.0.0.1, 0.0.0.0, 255.255.255.0, 256.1.1.1"),
         ("version 10.2.30.4 of the server at 10.2.30.4", "version 10.2.30.4 of the server at [IP]"),
         ("1.2.3.4 and ip 1.2.3.4", "1.2.3.4 and ip [IP]"),
+        ("2a01:4f8::1:2: down, 2a01:4f8:0:1:2:3:4:5: up", "[IP]: down, [IP]: up"),
+        ("telefonnummer: 9368 5784, 手机号 13785544245", "telefonnummer: [PHONE], 手机号 [PHONE]"),
+        ("τηλέφωνο: 2380112295 και κινητό 6932 479 928", "τηλέφωνο: [PHONE] και κινητό [PHONE]"),
+        ("telephoto 9368 5784, telefonischer 12", "telephoto 9368 5784, telefonischer 12"),
         ("std::vector, a::b, 12:30:45, ::1, fe80::1", "std::vector, a::b, 12:30:45, ::1, [IP]"),
         ("x[0::2], x[10::200], y[::3], ::ffff:10.0.0.1, 64:ff9b::a00:1", "x[0::2], x[10::200], y[::3], [IP], [IP]"),
         (
