@@ -84,6 +84,7 @@ class FileRows:
         self.carries = carries
         self.file, self.shapes, self.on_bad, self.reading, self.tally, self.hint = file, shapes, on_bad, reading, tally, hint
         self.columns: dict[str, None] = {}  # of rows without a shape; a set that keeps the order of the file
+        self.inside: dict[str, dict[str, Any]] = {}  # objects in the first of these rows
         self.unread: Counter[str] = Counter()
         self.matched = False
         self.gathered: list[Row] = []
@@ -101,6 +102,8 @@ class FileRows:
         """As `take`, for a row under the names that shapes know."""
         fit = self.fit(named)
         if fit is None:
+            if not self.columns:
+                self.inside = {name: value for name, value in row.items() if isinstance(value, dict)}
             if len(self.columns) < MOST_COLUMNS:
                 self.columns |= dict.fromkeys(row)
             self.on_bad(BadRow(self.file, number, f"missing_columns: found {', '.join(row) or 'none'}", _json(row)))
@@ -193,12 +196,23 @@ class FileRows:
         present = list(self.columns)
         if hint := self.hint(present) or self.hint([plain_name(name) for name in present]):
             remedy = hint
+        elif deeper := self._deeper():
+            remedy = deeper
         elif present == ["data"]:
             remedy = "the columns are inside `data`: name them in columns, such as {prompt: data.prompt, chosen: data.chosen}"
         else:
             remedy = wrong_columns(present, [tuple(names[0] for names in shape.names) for shape in self.shapes])
         allowed = "; or ".join(dict.fromkeys(" + ".join(shape.needs) for shape in self.shapes))
         return Refusal(where=self.file, found=f"columns {', '.join(present)}", allowed=allowed, remedy=remedy)
+
+    def _deeper(self) -> str | None:
+        """Where a column holds an object with the columns of a shape, as pages of the hub's rows do: how to name these."""
+        for name, columns in self.inside.items():
+            for shape in self.shapes:
+                if found := shape.found(columns):
+                    mapping = ", ".join(f"{known}: {name}.{column}" for known, column in found.items())
+                    return f"the columns are inside `{name}`: name them in columns: {{{mapping}}}"
+        return None
 
 
 def unread_columns(row: dict[str, Any], names: Sequence[str]) -> str | None:

@@ -15,6 +15,7 @@ Message = dict[str, str]
 TRANSCRIPT: Final = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
 # The same but for the start of a text. It begins with one character, which `re` finds many times as fast as one of two.
 LATER_TURN: Final = re.compile(r"\n\r?\n(Human|Assistant):")
+TEMPLATE_TOKEN: Final = re.compile(r"<\|\w+\|>|\[INST\]|<start_of_turn>")
 TRANSCRIPT_ROLES: Final = {"Human": "user", "Assistant": "assistant"}
 # openassistant-guanaco writes turns without a line break between them; Alpaca's prompt has Instruction, Input and Response.
 HEADING: Final = re.compile(r"###\s*(System|Human|User|Instruction|Input|Assistant|Response)\s*:\s*")
@@ -249,6 +250,11 @@ def headed(text: str, field: str) -> list[Message]:
         WrongType: when there is no heading.
     """
     lead, *parts = HEADING.split(text)
+    if not parts and (token := TEMPLATE_TOKEN.search(text)):
+        raise WrongType(
+            f"`{field}` was written by a chat template ({token[0]}), and is not taken apart again: "
+            "give the messages, or prompt and completion"
+        )
     if not parts:
         raise WrongType(f"`{field}` has no turn that opens with `### Human:` or `### Assistant:`; documents go to data.corpus")
     found: list[Message] = [{"role": "system", "content": lead.strip()}] if lead.strip() else []

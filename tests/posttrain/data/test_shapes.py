@@ -162,6 +162,11 @@ def test_columns_of_any_name_are_mapped() -> None:
         ("preferences", {"messages": []}, "name the file in data.instructions"),
         ("preferences", {"prompt": "q", "completion": "a", "label": False}, "name the file in data.feedback"),
         ("preferences", {"data": {"prompt": "q"}}, "the columns are inside `data`"),
+        (
+            "preferences",
+            {"row_idx": 0, "row": {"question": "q", "chosen": "a", "rejected": "b"}, "truncated_cells": []},
+            "inside `row`: name them in columns: {question: row.question, chosen: row.chosen, rejected: row.rejected}",
+        ),
         ("instructions", {"foo": 1, "bar": 2}, "name your columns in `columns`"),
     ],
 )
@@ -171,6 +176,29 @@ def test_a_shape_that_is_not_there_has_a_remedy(kind: str, row: Row, remedy: str
         normalised(kind, [row])
     assert remedy in refusal.value.remedy
     assert "response_" not in refusal.value.remedy
+
+
+def test_a_remedy_for_columns_in_an_object_works() -> None:
+    rows = [{"row_idx": 0, "row": {"prompt": "q", "chosen": "a", "rejected": "b"}}]
+    with pytest.raises(Refusal, match=r"\{prompt: row\.prompt, chosen: row\.chosen, rejected: row\.rejected\}"):
+        normalised("preferences", rows)
+    reading = Reading(columns={"prompt": "row.prompt", "chosen": "row.chosen", "rejected": "row.rejected"})
+    found, bad, _ = normalised("preferences", rows, reading)
+    assert (found[0]["prompt"], found[0]["chosen"], found[0]["rejected"], bad) == ([user("q")], [bot("a")], [bot("b")], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>", "written by a chat template (<|im_start|>)"),
+        ("<s>[INST] q [/INST] a</s>", "written by a chat template ([INST])"),
+        ("A tale of 2 | 3 cities.", "documents go to data.corpus"),
+    ],
+)
+def test_a_text_without_turns_is_called_what_it_is(text: str, said: str) -> None:
+    found, bad, _ = normalised("instructions", [{"text": text}])
+    assert not found
+    assert said in bad[0]
 
 
 def test_images_are_refused_by_row_and_dropped_on_purpose() -> None:
