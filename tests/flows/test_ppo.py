@@ -184,6 +184,20 @@ def test_a_reward_that_misbehaves_stops_the_run_which_goes_on_once_it_is_mended(
     assert _calls(ppo.folder) == calls + 2  # the third iteration and the fourth: the first two are in the checkpoint
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_quickstart_learns_and_its_critic_explains_returns(cli, tmp_path):
+    """From raw text: the win rate on the ground truth is clear of one half, and the critic foresaw sampled returns to the end."""
+    recipe = Path(__file__).resolve().parents[2] / "deployments" / "recipes" / "quickstart-ppo.yaml"
+    done = cli("run", recipe, "--store", tmp_path / "store", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = RunReport.model_validate_json(done.stdout)
+    numbers = {stage.name: stage.metrics for stage in report.stages}
+    assert numbers["evaluate"]["win_rate_vs_sft_low"] > 0.5
+    assert numbers["align"]["critic_explains"] > 0.1
+    assert "reward_model against monitor_sentiment" in report.report.read_text("utf-8")
+
+
 def test_a_reward_that_does_not_exist_is_refused_before_anything_trains(refused, recipe):
     words = ["--set", "alignment.reward={source: function, name: 'no_such:thing'}"]
     refused(recipe, words, ("alignment.reward.name", "no_such:thing"))
