@@ -208,7 +208,7 @@ class _Texts:
         """The identifiers of some documents that others repeat, by number; all are looked up at once."""
         numbers = np.unique(np.concatenate([records["of"] for records in repeated[:3]]))
         names = np.array(self._some(numbers, "id") if len(numbers) else [], object)
-        return lambda some: names[np.searchsorted(numbers, some)].tolist()  # type: ignore[no-any-return]
+        return lambda some: names[np.searchsorted(numbers, some)].tolist()
 
     def texts(self, numbers: Places) -> Buffers:
         """The texts of some documents, likewise; a rejected one was kept with the lines that a rule takes out."""
