@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from posttrain.data import split
 from posttrain.filters import metrics, plain
+from posttrain.filters.kernels.bins import count_between
 from posttrain.filters.metrics import METRICS
 from posttrain.text import plain as plain_text
 from posttrain.text.buffers import Buffers, buffers
@@ -84,3 +88,13 @@ def test_a_slice_of_an_array_is_measured_like_a_copy_of_it() -> None:
     some = buffers(pa.array(corpus, pa.large_string())[1:3])
     assert metrics.measured(some).tolist() == metrics.measured(arrow(corpus[1:3])).tolist()
     assert folding.fold(*some).texts() == [b"the cat. the cat.", "é".encode()]
+
+
+@checked
+@given(st.lists(st.floats(-1, 30, width=16), max_size=60))
+def test_numbers_in_bins(values: list[float]) -> None:
+    """An edge belongs to the bin that it begins; what lies outside is in the outermost bins. Counts are added to."""
+    edges, counts = np.array([0.0, 1.0, 2.5, 20.0]), np.full(3, 5)
+    count_between(np.array(values), edges, counts)
+    bins = [min(max(bisect_right([0.0, 1.0, 2.5, 20.0], value) - 1, 0), 2) for value in values]
+    assert counts.tolist() == [5 + bins.count(at) for at in range(3)]
