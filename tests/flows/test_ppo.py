@@ -189,7 +189,7 @@ def test_a_reward_that_misbehaves_stops_the_run_which_goes_on_once_it_is_mended(
 def test_the_quickstart_learns_and_its_critic_explains_returns(cli, tmp_path):
     """From raw text: the win rate on the ground truth is clear of one half, and the critic foresaw sampled returns to the end."""
     recipe = Path(__file__).resolve().parents[2] / "deployments" / "recipes" / "quickstart-ppo.yaml"
-    done = cli("run", recipe, "--store", tmp_path / "store", "--json", cwd=tmp_path)
+    done = cli("run", recipe, "--store", tmp_path / "store", "--json", cwd=tmp_path, seconds=2300)
     assert done.returncode == 0, done.stderr
     report = RunReport.model_validate_json(done.stdout)
     numbers = {stage.name: stage.metrics for stage in report.stages}
