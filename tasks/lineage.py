@@ -47,10 +47,11 @@ def lineage_of(model: str, root: Path, tracking: str | None, verify: bool = Fals
     head: dict[str, Any] = {"model": model, "tags": tags} if model.startswith(REGISTERED) else {"run": model}
     if verify:
         prove([*beside, *walked], tags)
+        head |= {"verified": True, "unsealed": unproven([*beside, *walked])}
         if model.startswith(REGISTERED):
             version = version_behind(model, _uri(root, tracking), root, "MODEL")
-            prove_version(f"{REGISTERED}{version.name}/{version.version}", version.tags)
-        head |= {"verified": True, "unsealed": unproven([*beside, *walked])}
+            left = prove_version(f"{REGISTERED}{version.name}/{version.version}", version.tags)
+            head |= {"not_compared": left} if left else {}
     return {**head, "stages": [_described(*each) for each in walked], "judged_by": [_described(*each) for each in beside]}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from posttrain.models.policy import folder_digest
@@ -19,18 +20,22 @@ if TYPE_CHECKING:
 REST = "rest"
 """Under this name the tags have the digest of all files that are in none of the folders: the model's code, requirements, card."""
 _META = "registered_model_meta"  # MLflow writes it beside a copy
+_COMPILED = "__pycache__"  # Python writes it beside code that somebody loads straight from a folder of artifacts
 
 
 def rest_digest(uri: str, folders: Iterable[str]) -> str:
     """The digest of the files of a logged model that are in none of these folders of its artifacts; they are small."""
-    paths = sorted(_files(uri, None, {f"artifacts/{folder}" for folder in folders}))
+    paths = sorted(path for path in _files(uri, None, {f"artifacts/{folder}" for folder in folders}) if not _is_compiled(path))
     with tempfile.TemporaryDirectory() as scratch:
         content = ",".join(f"{path}:{file_digest(_fetch(uri, path, scratch))}" for path in paths)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def prove_version(uri: str, tags: Mapping[str, str]) -> None:
+def prove_version(uri: str, tags: Mapping[str, str]) -> list[str]:
     """Compare all that MLflow has of a version with the digests in its tags, those of an older version as far as they go.
+
+    Returns:
+        files that were not compared: code that a Python compiled when it loaded the version, which depends on that Python.
 
     Raises:
         Refusal: naming the first folder, or the rest, that is not what was registered.
@@ -47,11 +52,19 @@ def prove_version(uri: str, tags: Mapping[str, str]) -> None:
                 allowed="the bytes that its tags name",
                 remedy="do not load it: register it again, and find out who can write to MLflow's artifacts",
             )
+    return sorted(filter(_is_compiled, _files(uri, None, set())))
 
 
 def _folder_digest(uri: str, path: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
-        return folder_digest(_fetch(uri, path, scratch))
+        copy = _fetch(uri, path, scratch)
+        for compiled in list(copy.rglob(_COMPILED)):
+            shutil.rmtree(compiled)
+        return folder_digest(copy)
+
+
+def _is_compiled(path: str) -> bool:
+    return PurePosixPath(path).parent.name == _COMPILED
 
 
 def _fetch(uri: str, path: str, folder: str) -> Path:

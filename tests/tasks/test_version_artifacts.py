@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -69,6 +70,19 @@ def test_a_served_model_writes_nothing_beside_itself_that_counts(saved, version)
     uri, tags = version
     mlflow.pyfunc.load_model(uri)
     prove_version(uri, tags)
+
+
+def test_what_python_compiles_beside_the_code_is_named_and_not_compared(saved, version):
+    """As it does when a version is loaded straight from MLflow's folder; another Python would write other bytes."""
+    uri, tags = version
+    for folder in (saved, saved / "artifacts" / "checkpoint"):
+        (folder / "__pycache__").mkdir(exist_ok=True)
+        (folder / "__pycache__" / "code.cpython-311.pyc").write_bytes(b"compiled")
+    found = prove_version(uri, tags)
+    assert {"__pycache__/code.cpython-311.pyc", "artifacts/checkpoint/__pycache__/code.cpython-311.pyc"} <= {*found}
+    for folder in (saved, saved / "artifacts" / "checkpoint"):
+        shutil.rmtree(folder / "__pycache__")
+    assert prove_version(uri, tags) == []
 
 
 def test_a_version_of_before_is_compared_as_far_as_its_tags_go(saved, version):

@@ -93,6 +93,7 @@ def test_a_refusal_on_the_other_pool_reaches_the_terminal_with_its_exit_code(fir
     assert ended["message"].startswith("compute.device: found cuda")
 
 
+@pytest.mark.slow  # a minute of processes; test_dispatcher.py has the outcome, and the test above the way to the terminal
 def test_a_gate_that_refuses_on_a_pool_ends_the_run_as_the_gate(first, site, small):
     words = ("--set", "registry.model=other", "--set", "evaluation.gates.win_rate_vs_sft.lower_bound_above=0.99")
     done = site.call("trigger", small.recipe, *words, "--wait", "--json")

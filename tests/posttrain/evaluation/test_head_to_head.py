@@ -158,4 +158,5 @@ def test_a_candidate_is_as_good_as_itself(match):
     assert found.value == 0
     spread = math.sqrt((10 / 4 + 2) / 14 - 1 / 4)  # of ten ties, two wins and two losses; 2.1604 is the t of 13
     assert found.interval == pytest.approx((-2 * 2.1604 * spread / math.sqrt(13), 2 * 2.1604 * spread / math.sqrt(13)), rel=1e-4)
-    assert against_champion(same, "validation_loss") == Estimate(0.0, (0.0, 0.0))
+    found = against_champion(same, "validation_loss")
+    assert (found.value, *found.interval) == pytest.approx((0, 0, 0), abs=1e-12)
