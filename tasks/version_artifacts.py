@@ -58,7 +58,7 @@ def prove_version(uri: str, tags: Mapping[str, str]) -> list[str]:
 def _folder_digest(uri: str, path: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         copy = _fetch(uri, path, scratch)
-        for compiled in list(copy.rglob(_COMPILED)):
+        for compiled in [path for path in copy.rglob(_COMPILED) if path.is_dir() and not path.is_symlink()]:
             shutil.rmtree(compiled)
         return folder_digest(copy)
 
