@@ -82,6 +82,16 @@ def site(finished, small, start_site, tmp_path_factory):
 
 
 @pytest.fixture
+def client(prefect_url):
+    """A client of the session's Prefect server, which is this process's for the time."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
 def api(site):
     """Ask the site's Prefect server: `api(lambda client: ...)`."""
     from prefect.client.orchestration import SyncPrefectClient

@@ -6,11 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.schedules import IntervalSchedule
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Pending, Running
 
 from flows.deployed.overlap import overlapped
@@ -19,12 +17,6 @@ from flows.deployed.overlap import overlapped
 @flow(name="overlapping")
 def something() -> None:
     """A flow to have runs of."""
-
-
-@pytest.fixture
-def client(prefect_url):
-    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
-        yield client
 
 
 @pytest.fixture

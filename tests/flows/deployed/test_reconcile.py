@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Pending, Running
 
 from flows.deployed import watch
@@ -20,12 +18,6 @@ from tasks.exchange import CHAIN, Exchange, chain_note
 @flow(name="reconciled")
 def something(store: str = "") -> None:
     """A flow to have runs of."""
-
-
-@pytest.fixture
-def client(prefect_url):
-    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
-        yield client
 
 
 @pytest.fixture
