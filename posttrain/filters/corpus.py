@@ -19,6 +19,7 @@ from posttrain.filters.repeated_lines import LINES, find_lines
 from posttrain.filters.shard import annotate_file
 from posttrain.filters.steps import find_repeated
 from posttrain.filters.summary import Summary
+from posttrain.runtime.arrow_memory import of_system
 from posttrain.runtime.trees import remove
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
@@ -89,6 +90,7 @@ def _remove_results(out: Path) -> None:
             remove(path)
 
 
+@of_system()
 def _run(plan: Plan, engine: Engine, out: Path, on_progress: Progress) -> dict[str, float]:
     make_ready(plan.filtering, plan.work)
     find_lines(plan, engine)

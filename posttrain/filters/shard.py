@@ -28,6 +28,7 @@ from posttrain.filters.runs import Runs
 from posttrain.filters.scores import COLUMNS, Texts, scored
 from posttrain.filters.urls import url_keys
 from posttrain.filters.variants import changed, described
+from posttrain.runtime.arrow_memory import of_system
 from posttrain.runtime.writing import replacing, write_atomically
 from posttrain.text.buffers import Buffers, arrow, buffers
 from posttrain.text.copies import KEY, Records, fingerprints, keys
@@ -69,6 +70,7 @@ class Annotated(NamedTuple):
     """Lines that were taken out, by LINE_RULES."""
 
 
+@of_system()
 def annotate_file(plan: Plan, number: int, on_batch: Progress = lambda documents: None) -> dict[str, Any]:
     """Write the pieces of a file; returns its counts: documents, quarantined, dropped (lines by rule).
 

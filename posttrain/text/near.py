@@ -128,7 +128,15 @@ def _candidates(numbers: Places, fetch: Fetch, bands: int, rows: int) -> Iterato
         folded = fold(texts.data, texts.offsets)
         hashes = band_hashes(folded, bands, rows).tolist()
         for at_text, (number, own) in enumerate(zip(some.tolist(), hashes, strict=True)):
-            yield number, np.unique(_shingles(folded, at_text)), own
+            yield number, _set(_shingles(folded, at_text)), own
+
+
+def _set(found: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sorted, each once; `np.unique` asks a hash table first, which takes three times as long for so few."""
+    ordered = np.sort(found)
+    new = np.ones(len(ordered), bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    return ordered[new]
 
 
 def shingles_of(folded: Folded) -> tuple[NDArray[np.uint64], Places]:
