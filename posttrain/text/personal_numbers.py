@@ -34,14 +34,19 @@ _NORTH_AMERICA = re.compile(
     _OPEN + rb"(?:1" + _BETWEEN + rb")?(?:\(\d{3}\)" + _BETWEEN + rb"?|\d{3}" + _BETWEEN + rb")\d{3}" + _BETWEEN + rb"\d{4}"
     rb"(?!(?!x\d)\w|[.\-/]\d)"
 )  # fmt: skip
+# In Russia and Kazakhstan.
+_BEHIND_EIGHT = re.compile(_OPEN + rb"8[ -]?(?:\(\d{3,5}\)|\d{3})[ -]?\d{1,3}(?:[ -]?\d){4,6}" + _CLOSED)
+_IN_BRACKETS = re.compile(rb"\(\d{1,4}\)[ ]?/?[ ]?\d(?:[ \-./]?\d){5,10}" + _CLOSED)
 _EXTENSION = re.compile(rb"[ ]?(?:x|ext\.?|extension)[ ]?\d{1,6}(?!\w)", re.I)
 _TRUNK = re.compile(_OPEN + rb"\(?0\d{1,5}\)?(?:" + _BETWEEN + rb"|[ ]?/[ ]?){0,2}\d(?:" + _BETWEEN + rb"?\d){5,9}" + _CLOSED)
 _ANY = re.compile(rb"(?<![\w.])[(]?\d(?:" + _GAP + rb"\d){5,14}(?!\d)")
 _SAYS_PHONE: Final = (  # expressions of words, in UTF-8
     "tele?(?:phone|fon|f)?", "tel(?:e|é)f(?:on[aeou]?|oon)", "telefonszám", "tél(?:éphone)?", "telem(?:óvel)?", "tlf",
     "puh(?:elin)?",
-    "cep", "gsm", "phones?", "mobil[ae]?", "mob", "móvil", "cell(?:phone)?", "celular", "portable", "handy", "rufnummer", "fax",
-    "ph",
+    "cep", "gsm", "phones?", "mobil[ae]?", "mob(?:itel)?", "móvil", "cell(?:phone)?", "celular", "portable", "handy", "rufnummer",
+    "fax", "ph",
+    "(?:my|your|his|her|our|their|contact)[ ](?:new[ ]|private[ ]|own[ ])?numbers?",
+    "(?:meine[ ]nummer|mon[ ]num(?:é)ro|(?:mi|il[ ]mio|meu)[ ]n(?:ú)mero)",
     "hotline", "whatsapp", "sms", "call(?:ing|s)?", "ring", "appelez", "dial(?:ing)?", "reach[ ](?:me|us|him|her|them)", "thoại",
 )  # fmt: skip
 _ENDING = r"[^\s\d:.,]{0,16}"
@@ -181,7 +186,7 @@ def _phones(text: bytes, start: int, end: int) -> Iterator[Finding]:
     cued = bool(_CUE.search(_before(text, start)[-_ROOM:]))
     if not cued and b"+" not in text[start : start + 2] and _NO_CUE.search(_before(text, start)):
         return
-    for pattern, wanted in ((_ABROAD, _abroad), (_NORTH_AMERICA, _north_american), (_TRUNK, _at_home), (_ANY, _cued)):
+    for pattern, wanted in _FORMS:
         if pattern is _ANY and not cued:
             return
         found = False
@@ -210,7 +215,8 @@ def _abroad(written: str, cued: bool) -> bool:
         return False
     written = written.replace("(0)", "").removeprefix("(")  # as in +49 (0)30: dialled at home only
     signed, digits = written.startswith("+"), sum(map(str.isdigit, written))
-    grouped = signed and digits >= 9 and len(re.findall(r"\d+", written)) >= 4
+    parts = len(re.findall(r"\d+", written))
+    grouped = signed and ((digits >= 9 and parts >= 4) or (digits >= 10 and re.search(r"\d\(\d", written) is not None))
     return grouped or _checks(written if signed else "+" + written[2:], None, possible=(signed and digits >= 10) or cued)
 
 
@@ -227,7 +233,8 @@ def _north_american(written: str, cued: bool) -> bool:
 def _at_home(written: str, cued: bool) -> bool:
     grouped = any(not character.isdigit() for character in written)
     digits = sum(map(str.isdigit, written))
-    if not 9 <= digits <= 12 or not (grouped or cued) or re.fullmatch(r"\d{5}-\d{4}", written):  # the last is a ZIP code
+    postal = re.fullmatch(r"\d{5}-\d{4}", written)
+    if not 9 <= digits <= 12 + written.startswith("(0") or not (grouped or cued) or postal:
         return False
     surely = grouped and written.startswith(("0800", "(0"))
     return cued or surely or any(_checks(written, region, False) for region in REGIONS)
@@ -236,6 +243,28 @@ def _at_home(written: str, cued: bool) -> bool:
 def _cued(written: str, cued: bool) -> bool:
     digits = "".join(filter(str.isdigit, written))
     return cued and 7 <= len(digits) <= 15 and not digits.endswith("0000")  # calls, and not how many
+
+
+def _behind_eight(written: str, cued: bool) -> bool:
+    """A number of Russia or Kazakhstan behind the digit that is dialled at home."""
+    return sum(map(str.isdigit, written)) == 11 and (cued or "(" in written or _checks(written, "RU", False))
+
+
+def _in_brackets(written: str, cued: bool) -> bool:
+    """A code of an area or a country in brackets: behind a 0, before a stroke, or one that makes a number with its country."""
+    stroke = ")/" in written and sum(map(str.isdigit, written)) >= 9
+    return cued or written.startswith("(0") or stroke or _checks("+" + written, None, False)
+
+
+_FORMS: Final = (
+    (_ABROAD, _abroad),
+    (_BEHIND_EIGHT, _behind_eight),
+    (_NORTH_AMERICA, _north_american),
+    (_TRUNK, _at_home),
+    (_IN_BRACKETS, _in_brackets),
+    (_ANY, _cued),
+)
+"""What numbers look like, and who decides whether one is; the last is asked only where a word says so."""
 
 
 @lru_cache(maxsize=4096)
