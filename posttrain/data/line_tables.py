@@ -105,7 +105,9 @@ def _is_talk(value: Any) -> bool:
 def _read(raw: Sequence[bytes], layout: _Layout) -> dict[str, pa.Array] | None:
     """The columns of some lines, each of which is one object; None where a line is odd."""
     text = b"\n".join(raw)
-    between = text.count(b"}\n{") + text.count(b"}\r\n{")
+    between = text.count(b"}\n{")
+    if between < len(raw) - 1:
+        between += text.count(b"}\r\n{")
     if between < len(raw) - 1 or text[:1] != b"{" or text[-2:].rstrip(b"\r")[-1:] != b"}" or max(map(len, raw)) > LONGEST_LINE:
         return None
     schema = pa.schema(list(layout.kinds.items()))

@@ -52,7 +52,7 @@ class NearPrompts:
         """Rows with `prompt`, `key` (a hash of it) and `split`; a system message is no part of what is compared."""
         if wide.is_empty():
             return
-        sets, lengths = shingles_of(fold(*of_series(wide.select(asked()).to_series())))
+        sets, lengths = shingles_of(fold(*of_series(asked(wide["prompt"]))))
         sets = sets[: joins.distinct(sets, lengths, SHINGLES)]
         held = (wide["split"] == "holdout").to_numpy()
         known = np.repeat(held, lengths)
