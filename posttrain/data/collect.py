@@ -13,8 +13,9 @@ import pyarrow as pa
 from posttrain.data.columns import prepared
 from posttrain.data.file_rows import FileRows
 from posttrain.data.kinds import Kind
+from posttrain.data.line_tables import by_lines
 from posttrain.data.plain_rows import by_columns, of_messages
-from posttrain.data.readers import BadRow, Meter, OnNote, Row, limited, read_rows
+from posttrain.data.readers import BadRow, Lines, Meter, OnNote, Row, limited, read_rows
 from posttrain.data.shapes import Record, Tally
 from posttrain.data.sources import SourceFile
 from schemas.messages import MESSAGES
@@ -87,11 +88,11 @@ class Collector:
         read, taken, batches = 0, self.tally.taken, self._batches(file)
         while True:
             with uncollected():
-                rows = next(batches, None)
-                table = None if rows is None else self._table(rows, reader)
-            if rows is None or table is None:
-                break
-            read += len(rows)
+                some = next(batches, None)
+                if some is None:
+                    break
+                table, count = self._of_lines(some, reader) if isinstance(some, Lines) else (self._table(some, reader), len(some))
+            read += count
             yield table
         yield self._from_records(list(reader.close()))
         # Every row that was read is in a record, or was refused.
@@ -99,13 +100,17 @@ class Collector:
         assert read == made + refused, f"{read} rows of {file.name} read: {made} in records and {refused} refused"
         self.tally.read += read
 
-    def _batches(self, file: SourceFile) -> Iterator[list[Row]]:
-        """Rows of the file, under the names that shapes know."""
+    def _batches(self, file: SourceFile) -> Iterator[list[Row] | Lines]:
+        """Rows of the file, or JSON lines that are not parsed yet."""
         meter, held, start = Meter(), list[Row](), 0
         known = self._kind.known(file.reading)
         for row in read_rows(
-            file, self._unreadable, known=known, keep_incomplete=self._keep, note=self._note, meter=meter
+            file, self._unreadable, known=known, keep_incomplete=self._keep, note=self._note, meter=meter,
+            whole=True,
         ):  # fmt: skip
+            if isinstance(row, Lines):
+                yield row
+                continue
             held.append(row)
             if len(held) == CHUNK or meter.count - start > BYTES:
                 yield held
@@ -117,6 +122,14 @@ class Collector:
         self.tally.read += 1
         self._on_bad(row)
 
+    def _of_lines(self, lines: Lines, reader: FileRows) -> tuple[pl.DataFrame, int]:
+        """The table of some lines, and how many rows these are."""
+        tables, rest = by_lines(lines, reader, self._kind.columns)
+        count, rows = sum(table.height for table in tables), list(lines.rows(rest.tolist()))
+        if rows or not tables:
+            tables.append(self._table(rows, reader))
+        return in_order(tables), count + len(rows)
+
     def _table(self, rows: list[Row], reader: FileRows) -> pl.DataFrame:
         named = [(number, prepared(row, reader.reading)) for number, row in rows] if reader.renames else rows
         tables, others = by_columns(named, reader, self._kind.columns)
@@ -125,7 +138,7 @@ class Collector:
             made += reader.take_prepared(*named[at], rows[at][1])
         if made or not tables:
             tables.append(self._from_records(made))
-        return pl.concat(tables).sort("row", maintain_order=True) if len(tables) > 1 else tables[0]
+        return in_order(tables)
 
     def _from_records(self, records: list[Record]) -> pl.DataFrame:
         columns = self._kind.columns
@@ -136,6 +149,11 @@ class Collector:
             for name in columns
         ]
         return pl.DataFrame(pa.table(arrays, self._schema.names))
+
+
+def in_order(tables: list[pl.DataFrame]) -> pl.DataFrame:
+    """Rows of one file in one table."""
+    return pl.concat(tables).sort("row", maintain_order=True) if len(tables) > 1 else tables[0]
 
 
 def collect(

@@ -24,6 +24,7 @@ TEMPLATE_TOKEN: Final = r"<\|\w+\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>
 # A turn of the assistant may call tools, whose answers come before it goes on; a greeting by the assistant may come first.
 _TURN: Final = "user (?:assistant (?:tool )+)*assistant"
 ALTERNATING: Final = f"^(?:system )?(?:assistant )?(?:{_TURN} )*{_TURN}$"
+CALLS: Final = '"tool_calls"'  # in what a message has beside its content
 QUOTABLE: Final = 30  # characters from which a prompt inside its answer is no coincidence
 
 
@@ -67,13 +68,10 @@ def features(table: pl.DataFrame, holdout: float) -> pl.DataFrame:
     """
     sides = [side for side in SIDES if side in table.columns]
     columns = ["prompt", *sides]
-    contents = [_contents(c).list.join("\n\n").alias(f"{c}_text") for c in columns]
-    roles = [pl.col(c).list.eval(pl.element().struct.field("role")).list.join(" ").alias(f"{c}_roles") for c in columns]
-    extras = [_extras(c).alias(f"{c}_extra") for c in columns]
-    blank = [_blank(c).alias(f"{c}_blank") for c in columns]
+    read = [each for column in columns for each in _read(table[column])]
     question = _contents("prompt").list.last().alias("question")
-    keys = folded(table.select(asked()).to_series())
-    wide = table.rename({"split": "declared"}).with_columns(*contents, *extras, *roles, *blank, question, key=keys.hash())
+    keys = folded(asked(table["prompt"]))
+    wide = table.rename({"split": "declared"}).with_columns(*read, question, key=keys.hash())
     same = _sides_equal(wide, sides)
     wide = wide.with_columns(assign(wide["declared"], keys, holdout), same)
     hashes = wide.select("prompt_roles", *(pl.struct(f"{c}_text", f"{c}_extra").hash().alias(f"{c}_text") for c in columns))
@@ -83,6 +81,30 @@ def features(table: pl.DataFrame, holdout: float) -> pl.DataFrame:
                                      pl.struct("completion_text", labels[1]).hash().alias("other_text"))  # fmt: skip
         return wide.with_columns(_identity(hashes, ["one"], "pair"), _identity(hashes, ["other"], "reversed"))
     return wide.with_columns(_identity(hashes, sides, "pair"), _identity(hashes, sides[::-1], "reversed"))
+
+
+def _read(messages: pl.Series) -> list[pl.Series | pl.Expr]:
+    """`_text`, `_roles`, `_extra` and `_blank` of a column of messages."""
+    column = messages.name
+    if (alone := _alone(messages)) is not None:
+        extra = alone["extra"].fill_null("")
+        blank = ~alone["content"].str.contains(SAID) & ~extra.str.contains(CALLS, literal=True)
+        found = {"text": alone["content"], "roles": alone["role"], "extra": extra, "blank": blank}
+        return [series.alias(f"{column}_{name}") for name, series in found.items()]
+    return [
+        _contents(column).list.join("\n\n").alias(f"{column}_text"),
+        pl.col(column).list.eval(pl.element().struct.field("role")).list.join(" ").alias(f"{column}_roles"),
+        _extras(column).alias(f"{column}_extra"),
+        _blank(column).alias(f"{column}_blank"),
+    ]
+
+
+def _alone(messages: pl.Series) -> pl.DataFrame | None:
+    """The messages of a column in which each row has one, as answers and most prompts do: there is nothing to be joined."""
+    if messages.has_nulls() or not (messages.list.len() == 1).all():
+        return None
+    alone = messages.explode().struct.unnest()
+    return None if alone["content"].has_nulls() or alone["role"].has_nulls() else alone
 
 
 def _contents(column: str) -> pl.Expr:
@@ -98,14 +120,18 @@ def _extras(column: str) -> pl.Expr:
 def _blank(column: str) -> pl.Expr:
     """No messages, or one that says nothing and calls no tool."""
     silent = ~pl.element().struct.field("content").str.contains(SAID)
-    calls = pl.element().struct.field("extra").str.contains('"tool_calls"', literal=True).fill_null(False)
+    calls = pl.element().struct.field("extra").str.contains(CALLS, literal=True).fill_null(False)
     return (pl.col(column).list.len() == 0) | pl.col(column).list.eval(silent & ~calls).list.any()
 
 
-def asked() -> pl.Expr:
-    """The prompt's text without a leading system message: the same question stays on its side whatever the system message."""
+def asked(prompts: pl.Series) -> pl.Series:
+    """The prompts' texts without a leading system message: the same question stays on its side whatever the system message."""
+    if (alone := _alone(prompts)) is not None:
+        return alone["content"].zip_with(alone["role"] != "system", pl.Series([""]))
+    table = prompts.alias("prompt").to_frame()
     system = pl.col("prompt").list.first().struct.field("role") == "system"
-    return _contents("prompt").list.slice(system.fill_null(False).cast(pl.Int64)).list.join(" ")
+    texts = _contents("prompt").list.slice(system.fill_null(False).cast(pl.Int64)).list.join(" ")
+    return table.select(texts).to_series()
 
 
 def _identity(hashes: pl.DataFrame, sides: Sequence[str], name: str) -> pl.Series:

@@ -12,6 +12,7 @@ from posttrain.data.messages import Message, WrongType, as_prompt, extra_of, hea
 from posttrain.data.pairs import PAIRS, answer, instructed
 from posttrain.data.shapes import Build, Record, Shape
 from posttrain.data.usual import usual_answer, usual_conversation
+from posttrain.data.usual_columns import conversation
 from schemas.messages import MESSAGES
 from schemas.reading import Reading
 
@@ -71,9 +72,9 @@ def _shape(name: str, prompt: str, completion: str, *also: str) -> Shape:
 _ALL: Final = "all turns but the last answer; the last answer"
 SHAPES: tuple[Shape, ...] = (
     Shape("messages", ("messages",), _whole("messages"), (), f"{_ALL}; messages, or their JSON as text",
-          usual=usual_conversation("messages")),
+          usual=usual_conversation("messages"), columnar=conversation("messages")),
     Shape("ShareGPT", ("conversations|conversation",), _whole("conversations"), (), f"{_ALL}; of `from` and `value` too",
-          usual=usual_conversation("conversations")),
+          usual=usual_conversation("conversations"), columnar=conversation("conversations")),
     _shape("prompt, completion", "prompt", "completion|response|answer|output"),
     _shape("Alpaca", "instruction", "output|response|completion|answer", "input", "context"),
     _shape("Orca; question, answer", "question", "response|answer|output"),

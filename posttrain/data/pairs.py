@@ -10,6 +10,7 @@ from posttrain.data.context import with_tools
 from posttrain.data.messages import Message, WrongType, as_prompt, is_transcript, kind, messages, text, turns_of, written
 from posttrain.data.shapes import Build, Record, Shape
 from posttrain.data.usual import usual_pair, usual_share_gpt
+from posttrain.data.usual_columns import pair as pair_columns
 from schemas.reading import Reading
 
 SCORES: Final = {
@@ -206,17 +207,17 @@ PAIRS: Final = (
     Shape("OpenAI preference", ("input", "preferred_output", "non_preferred_output"), _openai, (),
           "input.messages with input.tools; the two outputs"),
     Shape("TRL, explicit prompt", ("prompt", *_SIDES), _paired("prompt"), _MARKS, f"prompt; chosen; rejected ({_TEXTS})",
-          plain=_plain("prompt"), usual=usual_pair("prompt")),
+          plain=_plain("prompt"), usual=usual_pair("prompt"), columnar=pair_columns("prompt")),
     Shape("Orca", ("question", *_SIDES), _paired("question"), _MARKS, "question; chosen; rejected", plain=_plain("question"),
-          usual=usual_pair("question")),
+          usual=usual_pair("question"), columnar=pair_columns("question")),
     Shape("Alpaca DPO", ("instruction", *_SIDES), _paired("instruction"), ("input", *_MARKS),
           "instruction and input; chosen; rejected", plain=_plain("instruction")),
     Shape("ShareGPT DPO", ("conversations|messages", *_SIDES), _paired("conversations"), _MARKS,
           "the conversation; the two sides, of one message each", usual=usual_share_gpt),
     Shape("prompt by another name", (_PROMPT, *_SIDES), _paired("prompt"), _MARKS, "that column; chosen; rejected",
-          plain=_plain("prompt"), usual=usual_pair("prompt")),
+          plain=_plain("prompt"), usual=usual_pair("prompt"), columnar=pair_columns("prompt")),
     Shape("TRL, implicit prompt; HH", _SIDES, _paired(""), _MARKS, "the turns that both sides share; the rest of each",
-          usual=usual_pair("")),
+          usual=usual_pair(""), columnar=pair_columns("")),
     Shape("Argilla, instruction", ("instruction", "chosen|chosen_response", "rejected|rejected_response"), _paired("instruction"),
           ("input", *_MARKS), "instruction and input; the two responses"),
     Shape("Argilla", (f"{_PROMPT}|question", "chosen|chosen_response", "rejected|rejected_response"), _paired("prompt"), _MARKS,

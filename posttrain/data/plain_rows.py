@@ -22,17 +22,17 @@ from posttrain.data.pairs import QUOTED, SCORES
 from posttrain.data.readers import Row
 from posttrain.data.shapes import Record
 from posttrain.data.usual import MAY_BE_MORE
-from schemas.messages import MESSAGE, MESSAGES
+from posttrain.data.usual_columns import TEXT, message_lists, of_one
+from schemas.messages import MESSAGES
 
 FEW: Final = 16  # rows for which columns are not worth it
-TEXT: Final = pa.large_string()
 _MARKS: Final = {name: side for side, names in SCORES.items() for name in names}
 Columns = dict[str, Any]
 """Names and types in polars."""
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Rows with the same columns, and the shape that they make."""
 
     fit: Fit
@@ -51,7 +51,7 @@ def by_columns(rows: Sequence[Row], reader: FileRows, columns: Columns) -> tuple
         reader: of their file, which is told of the rows in the tables.
         columns: those of the normal form.
     """
-    block = _block(rows, reader) if len(rows) >= FEW else None
+    block = block_of([row for _, row in rows[:FEW]], reader) if len(rows) >= FEW else None
     if block is None:
         return [], range(len(rows))
     tables: list[pl.DataFrame] = []
@@ -65,9 +65,9 @@ def by_columns(rows: Sequence[Row], reader: FileRows, columns: Columns) -> tuple
     return tables, [at for at, same in enumerate(alike) if not same or at in waiting]
 
 
-def _block(rows: Sequence[Row], reader: FileRows) -> _Block | None:
-    """What the first row that is complete has, if columns can be made of it."""
-    first = next((row for _, row in rows[:FEW] if None not in row.values()), None)
+def block_of(rows: Sequence[dict[str, Any]], reader: FileRows) -> Block | None:
+    """What the first of these rows that is complete has, if columns can be made of it."""
+    first = next((row for row in rows if None not in row.values()), None)
     fit = reader.fit(first) if first is not None else None
     if first is None or fit is None or fit.context or reader.gathered or not (fit.shape.plain or fit.shape.usual):
         return None
@@ -76,14 +76,14 @@ def _block(rows: Sequence[Row], reader: FileRows) -> _Block | None:
     sides = [_MARKS.get(name) for name in also]
     if None in sides or len(set(sides)) < len(sides):
         return None
-    return _Block(fit, tuple(first), texts, {f"score_{_MARKS[name]}": name for name in also})
+    return Block(fit, tuple(first), texts, {f"score_{_MARKS[name]}": name for name in also})
 
 
 Taken = tuple[pl.DataFrame | None, NDArray[np.bool_]]
 """A table, and which of the rows are in it."""
 
 
-def _of_texts(rows: Sequence[Row], reader: FileRows, block: _Block, columns: Columns) -> Taken:
+def _of_texts(rows: Sequence[Row], reader: FileRows, block: Block, columns: Columns) -> Taken:
     """Of the rows that have one text for each column."""
     taken = _splits_named(rows, block)
     for _, name in block.texts.values():
@@ -92,14 +92,14 @@ def _of_texts(rows: Sequence[Row], reader: FileRows, block: _Block, columns: Col
         return None, np.zeros(len(rows), np.bool_)
     some = [row for row, good in zip(rows, taken, strict=True) if good]
     texts = {column: pa.array([row[name] for _, row in some], TEXT) for column, (_, name) in block.texts.items()}
-    single = _single({column: pl.Series(array) for column, array in texts.items()})
-    made = {column: _one_message(block.texts[column][0], texts[column]) for column in texts}
+    single = single_messages(texts)
+    made = {column: of_one(block.texts[column][0], texts[column]) for column in texts}
     table = _table(some, made, reader, block, columns, single)
     taken[taken] = False if table is None else single
     return table, taken
 
 
-def _of_messages(rows: Sequence[Row], reader: FileRows, block: _Block, columns: Columns) -> Taken:
+def _of_messages(rows: Sequence[Row], reader: FileRows, block: Block, columns: Columns) -> Taken:
     """Of the rows that the shape's `usual` knows."""
     usual, renamed, taken = block.fit.shape.usual, block.fit.renamed, _splits_named(rows, block)
     if usual is None or not taken.any():
@@ -119,16 +119,16 @@ def _normal(records: Sequence[Record], columns: Columns) -> dict[str, pa.Array]:
     return {name: of_messages(each, plain=True) if columns[name] == MESSAGES else pa.array(each) for name, each in found.items()}
 
 
-def _splits_named(rows: Sequence[Row], block: _Block) -> NDArray[np.bool_]:
+def _splits_named(rows: Sequence[Row], block: Block) -> NDArray[np.bool_]:
     """Which rows have a split that is text or null."""
     if "split" not in block.names:
         return np.ones(len(rows), np.bool_)
     return np.array([type(row["split"]) in (str, type(None)) for _, row in rows], np.bool_)
 
 
-def _single(texts: dict[str, pl.Series]) -> NDArray[np.bool_]:
+def single_messages(texts: dict[str, pa.Array]) -> NDArray[np.bool_]:
     """Which rows are one message in each column, and do not repeat the prompt at the start of every answer."""
-    table = pl.DataFrame(texts)
+    table = pl.DataFrame({column: pl.Series(array) for column, array in texts.items()})
     prompt, *answers = (pl.col(name) for name in table.columns)
     more = pl.any_horizontal(pl.all().str.contains(MAY_BE_MORE))
     repeats = pl.all_horizontal(each.str.starts_with(prompt) for each in answers) & (prompt.str.len_chars() >= QUOTED)
@@ -136,7 +136,7 @@ def _single(texts: dict[str, pl.Series]) -> NDArray[np.bool_]:
     return found
 
 
-def _scores(rows: Sequence[Row], block: _Block) -> dict[str, pa.Array] | None:
+def _scores(rows: Sequence[Row], block: Block) -> dict[str, pa.Array] | None:
     """Columns of scores; None where one of them is no number that floats have."""
     found = {}
     for column, name in block.scores.items():
@@ -162,12 +162,6 @@ def _extra(rows: Sequence[Row], fit: Fit) -> pa.Array | None:
         return None
 
 
-def _one_message(role: str, texts: pa.Array) -> pa.Array:
-    """A list of one message for each text."""
-    ends = np.arange(len(texts) + 1, dtype=np.int64)
-    return _lists(ends, role=pa.repeat(pa.scalar(role, TEXT), len(texts)), content=texts, extra=pa.nulls(len(texts), TEXT))
-
-
 def of_messages(lists: Sequence[list[Message]], plain: bool = False) -> pa.Array:
     """Lists of messages as Arrow has them, by fields: several times as fast as from nested objects.
 
@@ -177,21 +171,16 @@ def of_messages(lists: Sequence[list[Message]], plain: bool = False) -> pa.Array
     every = [message for messages in lists for message in messages]
     roles = [message["role"] for message in every]
     alone = roles[0] if len(set(roles)) == 1 else None  # of answers, and of most prompts
-    return _lists(
+    return message_lists(
         ends,
-        role=pa.array(roles, TEXT) if alone is None else pa.repeat(pa.scalar(alone, TEXT), len(roles)),
-        content=pa.array([message["content"] for message in every], TEXT),
-        extra=pa.nulls(len(every), TEXT) if plain else pa.array([message.get("extra") for message in every], TEXT),
+        pa.array(roles, TEXT) if alone is None else pa.repeat(pa.scalar(alone, TEXT), len(roles)),
+        pa.array([message["content"] for message in every], TEXT),
+        None if plain else pa.array([message.get("extra") for message in every], TEXT),
     )
 
 
-def _lists(ends: NDArray[np.int64], **fields: pa.Array) -> pa.Array:
-    order = [field.name for field in MESSAGE.fields]
-    return pa.LargeListArray.from_arrays(ends, pa.StructArray.from_arrays([fields[name] for name in order], order))
-
-
 def _table(
-    rows: Sequence[Row], made: dict[str, pa.Array], reader: FileRows, block: _Block, columns: Columns,
+    rows: Sequence[Row], made: dict[str, pa.Array], reader: FileRows, block: Block, columns: Columns,
     kept: NDArray[np.bool_] | None = None,
 ) -> pl.DataFrame | None:  # fmt: skip
     """Rows (those that are kept) in normal form, of which the reader is told; None where scores or columns are odd."""
@@ -200,15 +189,20 @@ def _table(
         return None
     numbers = pa.array([number for number, _ in rows], pa.int64())
     splits = pa.array([row.get("split") for _, row in rows], TEXT)
-    source = pa.repeat(pa.scalar(reader.file, TEXT), len(rows))
-    filled = {"row": numbers, "split": splits, "source": source} | made | marks | {"extra": extra}
-    nothing = pa.nulls(len(rows), pa.float64())
-    table = pl.DataFrame(pa.table({name: filled.get(name, nothing) for name in columns}))
+    table = table_of({"row": numbers, "split": splits, "extra": extra} | made | marks, reader, columns)
     if kept is not None and not kept.all():
         table = table.filter(pl.Series(kept))
     counted = [name for name in block.fit.unread if reader.counts(name)]
     reader.counted(block.fit, table.height, _holding(rows, kept, counted))
     return table
+
+
+def table_of(filled: dict[str, pa.Array], reader: FileRows, columns: Columns) -> pl.DataFrame:
+    """Columns of rows in normal form; those that are not given are null."""
+    count = len(filled["row"])
+    filled = filled | {"source": pa.repeat(pa.scalar(reader.file, TEXT), count)}
+    nothing = pa.nulls(count, pa.float64())
+    return pl.DataFrame(pa.table({name: filled.get(name, nothing) for name in columns}))
 
 
 def _holding(rows: Sequence[Row], kept: NDArray[np.bool_] | None, names: Sequence[str]) -> dict[str, int]:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal, overload
 
 import fsspec
 
 from posttrain.data.containers import sniff
 from posttrain.data.containers.cells import read_cells
 from posttrain.data.containers.columns import UNREAD, read_arrow, read_parquet
-from posttrain.data.containers.lines import read_lines
-from posttrain.data.containers.rows import LONGEST_VALUE, BadRow, BrokenStream, Meter, OnBad, OnNote, Reading, Row, unheard
+from posttrain.data.containers.lines import read_lines, read_whole_lines
+from posttrain.data.containers.rows import (
+    LONGEST_VALUE,
+    BadRow,
+    BrokenStream,
+    Lines,
+    Meter,
+    OnBad,
+    OnNote,
+    Reading,
+    Row,
+    unheard,
+)
 from posttrain.data.containers.streams import again, as_utf8, decompressed, seekable
 from posttrain.data.containers.values import read_values
 from posttrain.data.containers.warc import MAGIC as WARC
@@ -21,7 +33,7 @@ from posttrain.data.sources import SourceFile, kind_of
 from posttrain.data.split import DeclaredSplits
 from schemas.errors import Refusal
 
-__all__ = ["LONGEST_VALUE", "UNREAD", "BadRow", "Meter", "OnBad", "OnNote", "Row", "limited", "read_rows"]
+__all__ = ["LONGEST_VALUE", "UNREAD", "BadRow", "Lines", "Meter", "OnBad", "OnNote", "Row", "limited", "read_rows"]
 
 MOST_BAD: Final = 100_000  # rows of a file
 READERS: Final[dict[sniff.Form, Callable[[Reading, Any], Iterator[Row]]]] = {
@@ -36,6 +48,20 @@ READERS: Final[dict[sniff.Form, Callable[[Reading, Any], Iterator[Row]]]] = {
 """By what a file holds (`containers/sniff.py` tells)."""
 
 
+@overload
+def read_rows(
+    file: SourceFile, on_bad: OnBad, *, columns: frozenset[str] | None = None, known: frozenset[str] = frozenset(),
+    keep_incomplete: bool = False, note: OnNote = unheard, meter: Meter | None = None, whole: Literal[False] = False,
+) -> Iterator[Row]: ...  # fmt: skip
+
+
+@overload
+def read_rows(
+    file: SourceFile, on_bad: OnBad, *, columns: frozenset[str] | None = None, known: frozenset[str] = frozenset(),
+    keep_incomplete: bool = False, note: OnNote = unheard, meter: Meter | None = None, whole: bool,
+) -> Iterator[Row | Lines]: ...  # fmt: skip
+
+
 def read_rows(
     file: SourceFile,
     on_bad: OnBad,
@@ -45,7 +71,8 @@ def read_rows(
     keep_incomplete: bool = False,
     note: OnNote = unheard,
     meter: Meter | None = None,
-) -> Iterator[Row]:
+    whole: bool = False,
+) -> Iterator[Row | Lines]:
     """Row number (1-based) and columns of each readable row, streamed in bounded memory.
 
     Rows that are too long, not UTF-8, not JSON or not an object go to `on_bad`. Blank lines are skipped, and counted in the row
@@ -54,7 +81,7 @@ def read_rows(
     Args:
         file: what to read.
         on_bad: is given each row that cannot be read, for at most `MOST_BAD` rows.
-        columns, known, keep_incomplete, note, meter: as in `containers.rows.Reading`.
+        columns, known, keep_incomplete, note, meter, whole: as in `containers.rows.Reading`.
 
     Raises:
         Refusal: when the file is of no kind that is read, is damaged or breaks off, is in another encoding than UTF-8 or UTF-16,
@@ -66,18 +93,29 @@ def read_rows(
     with fsspec.open(file.url, "rb") as stream:
         reading = Reading(
             file.name, limited(file, on_bad), note, columns, known, keep_incomplete, said.extractor, said.page_seconds,
-            getattr(stream, "size", None), meter or Meter(),
+            whole, getattr(stream, "size", None), meter or Meter(),
         )  # fmt: skip
         try:
-            for number, row in _rows(reading, stream, kind_of(file.url)):
-                yield (number, row) if silent and "split" not in row else (number, splits.apply(row))
+            for each in _rows(reading, stream, kind_of(file.url)):
+                if isinstance(each, Lines):
+                    yield replace(each, rows=partial(_with_splits, splits, each.rows), side=file.split)
+                    continue
+                number, row = each
+                yield each if silent and "split" not in row else (number, splits.apply(row))
         except BrokenStream as error:  # before the first row
             reading.snapped(1, error)
     if declared := splits.note(file.name):
         note(declared)
 
 
-def _rows(reading: Reading, stored: IO[bytes], kind: tuple[str, str]) -> Iterator[Row]:
+def _with_splits(
+    splits: DeclaredSplits, rows: Callable[[Iterable[int]], Iterator[Row]], places: Iterable[int]
+) -> Iterator[Row]:  # fmt: skip
+    """The rows at some places, with the splits that they declare."""
+    return ((number, splits.apply(row)) for number, row in rows(places))
+
+
+def _rows(reading: Reading, stored: IO[bytes], kind: tuple[str, str]) -> Iterator[Row | Lines]:
     """By its first bytes the codec, the encoding and the form of a file, and then its rows."""
     suffix, compressed = kind
     stream, codec = decompressed(reading.name, stored)
@@ -101,7 +139,8 @@ def _rows(reading: Reading, stored: IO[bytes], kind: tuple[str, str]) -> Iterato
     if sniff.is_binary(head) or (misnamed and not sniff.looks_like_json(head)):
         raise reading.unreadable(suffix + compressed, f"it begins with {head[:8]!r}")
     sniff.refuse_encoding(reading.name, head)
-    yield from READERS[sniff.text_form(reading.name, head, whole, suffix)](reading, text)
+    form = sniff.text_form(reading.name, head, whole, suffix)
+    yield from read_whole_lines(reading, text) if reading.whole and form == "lines" else READERS[form](reading, text)
 
 
 def _rewound(stream: IO[bytes]) -> bool:

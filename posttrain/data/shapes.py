@@ -9,12 +9,21 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from posttrain.data.columns import CONTEXT
 from schemas.reading import Reading
 
 Record = dict[str, Any]
 Build = Callable[[dict[str, Any], Reading], Record | list[Record]]
 Usual = Callable[[dict[str, Any]], Record | None]
+Taken = NDArray[np.bool_]
+Made = tuple[Taken, dict[str, pa.Array]]
+"""Which rows are usual, and columns of the normal form of these."""
+Columnar = Callable[[Mapping[str, pa.Array]], Made | None]
+"""From the columns of rows, none of them null; None where they are of other types than it takes."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Shape:
         gathers: column whose neighbours with an equal value are built as one: the row of `build` then has them in `rows`.
         plain: column of the normal form → role and needed column, where a text in each is one message each (`plain_rows.py`).
         usual: what `build` makes of a row, without its scores, or None for one that is not plainly usual (`usual.py`).
+        columnar: the same of whole columns (`usual_columns.py`).
     """
 
     name: str
@@ -40,6 +50,7 @@ class Shape:
     gathers: str | None = None
     plain: Mapping[str, tuple[str, str]] | None = None
     usual: Usual | None = None
+    columnar: Columnar | None = None
 
     @functools.cached_property
     def names(self) -> tuple[tuple[str, ...], ...]:

@@ -75,7 +75,7 @@ def validate(
 ) -> dict[str, float]:  # fmt: skip
     """Check the data sets that are given and write `NAME.parquet` for each, `quarantine.parquet` and `summary.json` into `out`.
 
-    Rows stream through: what is held of each is 34 bytes (`across.Repeats`, `NearPrompts`), and what waits for the others lies on
+    Rows stream through: what is held of each is 30 bytes (`across.Repeats`, `NearPrompts`), and what waits for the others lies on
     disk.
 
     Args:

@@ -1,4 +1,4 @@
-"""What can be refused before anything runs: the user's own data, the judge, the model.
+"""What can be refused before anything runs: the data, the judge, the model.
 
 Writes nothing but quarantine, and into the cache of the store what was fetched or generated.
 """
@@ -44,17 +44,17 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
     """
     recipe = chain.recipe
     _check_names(recipe)
-    own = {name: files for name, files in _own_sources(chain).items() if files}
+    given = {name: files for name, files in _sources(chain).items() if files}
     with tempfile.TemporaryDirectory() as scratch:
         if not _is_made(recipe.model):
             _check_models(chain)
-        if "corpus" in own:
+        if "corpus" in given:
             from posttrain.filters.documents import check_text
             from posttrain.filters.given import check as check_given
 
-            check_text(own["corpus"])
+            check_text(given["corpus"])
             check_given(chain.recipe.filtering)
-        counts = _contract(chain, own, Path(scratch))
+        counts = _contract(chain, given, Path(scratch))
         if _is_made(recipe.model):
             _check_models(chain)
         check_chat_template(chain, Path(scratch), note)
@@ -125,20 +125,20 @@ def _forecast_rows(chain: Chain, contract: Path, note: Callable[[str], None]) ->
     return forecast_left_out(chain, {name: table.collect() for name, table in kept.items()}, note)
 
 
-def _own_sources(chain: Chain) -> dict[str, list[SourceFile]]:
-    """Sources that are the user's: the project's samples are known to be good, and are made only when a run starts."""
+def _sources(chain: Chain) -> dict[str, list[SourceFile]]:
+    """What is read before a run. Of the project's samples the corpus is known to be good; whether the others' rows fit is not."""
     data = chain.recipe.data
-    known = {f"{SAMPLE_SCHEME}{name}" for name in SAMPLES}
-    given = {name: getattr(data, name) for name in CONTRACTS}
-    given |= {"corpus": data.corpus} if "filter" in chain.recipe.stages else {}
-    return {name: chain.files(name) for name, sources in given.items() if not known.issuperset(addresses(sources))}
+    samples = {f"{SAMPLE_SCHEME}{name}" for name in SAMPLES}
+    given = {name: chain.files(name) for name in CONTRACTS if getattr(data, name) is not None}
+    own = "filter" in chain.recipe.stages and not samples.issuperset(addresses(data.corpus))
+    return given | ({"corpus": chain.files("corpus")} if own else {})
 
 
-def _contract(chain: Chain, own: dict[str, list[SourceFile]], out: Path) -> dict[str, float]:
-    """Counts of the data contract: those that this store holds, or of a run of it on the user's rows into the folder `out`."""
+def _contract(chain: Chain, sources: dict[str, list[SourceFile]], out: Path) -> dict[str, float]:
+    """Counts of the data contract: those that this store holds, or of a run of it on the recipe's rows into the folder `out`."""
     if _validated(chain):
         return chain.stored("validate").result.metrics
-    given = {name: own[name] for name in CONTRACTS if name in own}
+    given = {name: sources[name] for name in CONTRACTS if name in sources}
     if not given:
         return {}
     from posttrain.data.validate import validate

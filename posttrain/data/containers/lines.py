@@ -3,41 +3,81 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from posttrain.data import bounds
 from posttrain.data.containers.json_text import BOM, Fault, doubled_keys, excerpt, is_cut, least_keys, parse
-from posttrain.data.containers.rows import BrokenStream, Reading, Row, unheard
+from posttrain.data.containers.rows import BrokenStream, Lines, Reading, Row, unheard
 
 LONGEST_LINE: Final = bounds.LONGEST_ROW
 BLOCK: Final = 1 << 18  # bytes that are read at a time
+AT_ONCE: Final = 20_000  # lines of `Lines`
+AT_ONCE_BYTES: Final = 32 << 20  # that these have
 NAMED: Final = 5  # doubled keys of a file
+
+Block = tuple[int, list[bytes], int]
+"""Number of the first line, the lines, and where the file ends behind them without a line break, else 0."""
 
 
 def read_lines(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:
     """Line number and columns of each readable line; blank lines are skipped, and counted."""
-    doubled, told = DoubledKeys(reading), reading.note is not unheard
+    doubled = DoubledKeys(reading)
     for first, lines, end in _blocks(reading, stream):
-        for row, raw in enumerate(lines, first):
-            line = raw if raw[:1] == b"{" and len(raw) <= LONGEST_LINE else _kept(reading, row, raw)
-            if not line:
-                continue
-            try:
-                value = parse(line)
-            except Fault as fault:
-                if end and is_cut(line):
-                    reading.broken(row, end, "the file ends in the middle of an object")
-                else:
-                    reading.bad(row, str(fault), excerpt(line))
-                continue
-            if type(value) is dict:
-                if told and (line.count(b'":') != least_keys(value) or b'" :' in line):  # else each key was kept
-                    doubled.look(row, line, value)
-                yield row, value
-            else:
-                reading.bad(row, "not_an_object", excerpt(line))
+        yield from _parsed(reading, doubled, enumerate(lines, first), end)
     doubled.tell()
+
+
+def read_whole_lines(reading: Reading, stream: io.BufferedReader) -> Iterator[Lines]:
+    """The same lines, many at a time, for who can do without an object for each; what `rows` gives of them is the same."""
+    doubled = DoubledKeys(reading)
+    for first, lines, end in _gathered(_blocks(reading, stream)):
+
+        def rows(places: Iterable[int], first: int = first, lines: list[bytes] = lines, end: int = end) -> Iterator[Row]:
+            return _parsed(reading, doubled, ((first + at, lines[at]) for at in places), end)
+
+        yield Lines(first, lines, rows)
+    doubled.tell()
+
+
+def _parsed(reading: Reading, doubled: DoubledKeys, lines: Iterable[tuple[int, bytes]], end: int) -> Iterator[Row]:
+    """The rows of some lines; `end` is where the file ends behind the last of them, without a line break, else 0."""
+    told = reading.note is not unheard
+    for row, raw in lines:
+        line = raw if raw[:1] == b"{" and len(raw) <= LONGEST_LINE else _kept(reading, row, raw)
+        if not line:
+            continue
+        try:
+            value = parse(line)
+        except Fault as fault:
+            if end and is_cut(line):
+                reading.broken(row, end, "the file ends in the middle of an object")
+            else:
+                reading.bad(row, str(fault), excerpt(line))
+            continue
+        if type(value) is dict:
+            if told and (line.count(b'":') != least_keys(value) or b'" :' in line):  # else each key was kept
+                doubled.look(row, line, value)
+            yield row, value
+        else:
+            reading.bad(row, "not_an_object", excerpt(line))
+
+
+def _gathered(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The same lines in fewer blocks; the last line of a file that has no line break stays alone."""
+    held, size, start = list[bytes](), 0, 1
+    for first, lines, end in blocks:
+        if held and (end or len(held) + len(lines) > AT_ONCE or size > AT_ONCE_BYTES):
+            yield start, held, 0
+            held, size = [], 0
+        start = start if held else first
+        held += lines
+        size += sum(map(len, lines))
+        if end:
+            yield start, held, end
+            return
+    if held:
+        yield start, held, 0
 
 
 class DoubledKeys:
@@ -63,7 +103,7 @@ class DoubledKeys:
             self._reading.note(f"{name}: {self._rows:,} rows have a key twice ({keys}), the first {self._first}; the last counts")
 
 
-def _blocks(reading: Reading, stream: io.BufferedReader) -> Iterator[tuple[int, list[bytes], int]]:
+def _blocks(reading: Reading, stream: io.BufferedReader) -> Iterator[Block]:
     """Some lines, with the number of the first; and where the file ends without a newline, at what byte, else 0.
 
     What stands of a line before a break is lost.

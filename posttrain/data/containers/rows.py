@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,6 +13,20 @@ KEEP: Final = "data.checks.incomplete: keep"
 
 Row = tuple[int, dict[str, Any]]
 """Number of the row in its file, from 1 (of the line, in JSON lines), and its columns."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """JSON lines that follow each other in a file, which nobody has parsed yet."""
+
+    first: int
+    """Number of the first one."""
+    raw: list[bytes]
+    """Without the line break."""
+    rows: Callable[[Iterable[int]], Iterator[Row]]
+    """Reads those at some positions in `raw`."""
+    side: str | None = None
+    """The split that the file's name or the recipe declares for all."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,8 @@ class Reading:
     """What takes the text out of web pages."""
     page_seconds: float = 10.0
     """That a web page may take."""
+    whole: bool = False
+    """Whether JSON lines are given many at a time, as `Lines`."""
     size: int | None = None
     """Bytes of the file as it is stored, where that is known."""
     meter: Meter = field(default_factory=Meter)

@@ -150,3 +150,22 @@ def test_a_run_is_refused_before_its_first_stage(checkpoint, store, tmp_path):
     }  # fmt: skip
     with pytest.raises(Refusal, match=r"training rows \(100%\) that alignment cannot encode"):
         preflight(Chain(validate_recipe(document, "test"), store))
+
+
+@pytest.mark.parametrize(("limit", "found"), [(64, "left out"), (52, "refused")])
+def test_rows_of_the_samples_are_told_of_too(limit: int, found: str, store) -> None:
+    """Their model is new, so that its tokenizer is trained on the first rows. What is left out is what does not fit."""
+    document = {
+        "name": "tiny", "model": {"source": "scratch", "hidden_size": 64, "layers": 2, "heads": 4, "vocab_size": 2048},
+        "data": {"corpus": "sample://corpus", "preferences": "sample://preferences"},
+        "pretrain": {"tokens": 4096, "context": 256}, "alignment": {"algorithm": "dpo", "max_length": limit}, "evaluation": {},
+    }  # fmt: skip
+    chain = Chain(validate_recipe(document, "tiny.yaml"), store)
+    told: list[str] = []
+    if found == "refused":
+        with pytest.raises(Refusal, match=rf"that alignment cannot encode, by a sample .*does not fit max_length {limit}"):
+            preflight(chain, told.append)
+        return
+    counts = preflight(chain, told.append)
+    assert 0 < counts["align_left_out"] < 0.2 * counts["preferences_train"]
+    assert any("training rows will be left out by alignment" in sentence for sentence in told)

@@ -8,6 +8,7 @@ import pytest
 
 from posttrain.data.checks import near_prompts
 from posttrain.data.checks.near_prompts import NearPrompts
+from posttrain.text.kernels import joins
 from schemas.messages import MESSAGES
 
 WORDS = [f"word{n}" for n in range(400)]
@@ -91,23 +92,56 @@ def test_short_prompts_with_another_word_are_other_questions():
     assert hits(rows()) == []
 
 
-def test_a_template_with_thousands_of_rows_takes_few_comparisons(monkeypatch):
-    """All 300 held-out and 300 training prompts share their bands; each row is compared with 64 of them."""
+def index_of(one: str, other: str) -> float:
+    sets = [set(zip(*(words[at:] for at in range(5)), strict=False)) for words in (one.split(), other.split())]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+@pytest.mark.parametrize("least", [0.5, 0.6, 0.8, 0.9, 1.0])
+def test_exactly_the_pairs_of_that_index_are_found_within_large_families(least: float) -> None:
+    """Three templates of 300 prompts each, with parts of their own at the end, at the start and in the middle."""
+    random = np.random.default_rng(2)
+    given = []
+    for family in range(3):
+        frame = sentence(family, 24)
+        for _ in range(300):
+            own = list(random.choice(WORDS[:6], random.integers(1, 5)))
+            cut = (0, 12, 24)[family]
+            given.append((" ".join([*frame[:cut], *own, *frame[cut:]]), "holdout" if random.random() < 0.3 else "train"))
+    held = {text for text, split in given if split == "holdout"}
+    expected = [
+        split == "train" and text not in held and any(index_of(text, other) >= least for other in held) for text, split in given
+    ]
+    assert hits(rows(*given), least=least) == expected
+    assert any(expected) == (least < 1)
+
+
+def test_a_template_with_thousands_of_rows_takes_few_comparisons() -> None:
+    """Of 300 training prompts each is like all of 300 held-out ones: the first that is compared decides."""
     compared = []
-    real = near_prompts.minhash.jaccard
-    monkeypatch.setattr(near_prompts.minhash, "jaccard", lambda one, other: compared.append(1) or real(one, other))
+    real = joins.join
     start = " ".join(sentence(0, 200))
     held, train = ([(f"{start} {split}{n}", split) for n in range(300)] for split in ("holdout", "train"))
-    assert sum(hits(rows(*held, *train), least=1.0)) == 0
-    assert len(compared) == 300 * 64
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joins, "join", lambda *given: compared.append(real(*given)))
+        assert sum(hits(rows(*held, *train), least=0.8)) == 300
+        assert sum(hits(rows(*held, *train), least=1.0)) == 0
+    assert compared == [300, 0]
 
 
-def test_a_rival_counts_once_however_many_bands_it_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten share the first two bands with row 11, and row 10 only the last: it is a candidate too while 12 are wanted."""
-    monkeypatch.setattr(near_prompts, "RIVALS", 12)
-    bands = np.arange(12 * near_prompts.BANDS, dtype=np.uint32).reshape(12, -1)
-    bands[:10, :2], bands[10, -1] = bands[11, :2], bands[11, -1]
-    check = NearPrompts(0.8)
-    check._banded.write(bands.tobytes())
-    held = np.arange(12) < 11
-    assert list(check._candidates(held, ~held)) == [(11, list(range(11)))]
+def test_a_set_is_compared_once_however_many_members_propose_it() -> None:
+    """Eight words of 20 are others at the end: four known members of ten propose the same set, which is not like it."""
+    compared = []
+    real = joins.join
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joins, "join", lambda *given: compared.append(real(*given)))
+        one = sentence(0, 20)
+        assert hits(rows((" ".join(one), "holdout"), (changed(one, *range(12, 20)), "train")), least=0.4) == [False, False]
+    assert compared == [1]
+
+
+def test_members_that_share_all_counted_bits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by two bits alone, everything is frequent."""
+    monkeypatch.setattr(near_prompts, "FEWEST_BITS", 2)
+    monkeypatch.setattr(near_prompts, "MOST_BITS", 2)
+    test_exactly_the_pairs_of_that_index_are_found_within_large_families(0.6)
