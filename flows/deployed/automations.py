@@ -17,11 +17,12 @@ from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotifica
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-from flows.deployed.names import TAG
+from flows.deployed.names import GATE, REFUSED, SKIPPED, TAG
 from schemas.errors import Refusal
 
 BEAT = "prefect.flow-run.heartbeat"
-ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+# An event has the name of its state, which is not the type where a run gives its ending a name of its own.
+ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed", REFUSED, GATE, SKIPPED)}
 SILENT = timedelta(seconds=600)
 """Without a heartbeat, after which a run counts as dead: more than three of Prefect's beats, which an outage may hold up."""
 OURS: Any = [{"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}]
@@ -43,11 +44,11 @@ def wanted(notify: UUID | None) -> list[AutomationCore]:
     if notify is None:
         return [silent]
     tell = SendNotification(block_document_id=notify, subject="posttrain", body=SAID)
-    failed, late = ({"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, {"prefect.flow-run.Late"})
+    failed = _reactive({"prefect.flow-run.*"}, {"prefect.state-type": ["FAILED", "CRASHED"]})
     return [
         silent,
-        _automation("a run failed", "Tell of runs that failed or crashed.", _reactive(failed), tell),
-        _automation("a run is late", "Tell of runs that no worker takes.", _reactive(late), tell),
+        _automation("a run failed", "Tell of runs that failed, crashed or were refused.", failed, tell),
+        _automation("a run is late", "Tell of runs that no worker takes.", _reactive({"prefect.flow-run.Late"}, {}), tell),
     ]
 
 
@@ -91,10 +92,11 @@ def _block(client: SyncPrefectClient, notify: str | None) -> UUID | None:
         ) from None  # fmt: skip
 
 
-def _reactive(events: set[str]) -> EventTrigger:
+def _reactive(events: set[str], labels: dict[str, Any]) -> EventTrigger:
+    """At each of `events` of our runs whose `labels` are these."""
     return EventTrigger(
-        match={"prefect.resource.id": "prefect.flow-run.*"}, match_related=OURS, expect=events, posture=Posture.Reactive,
-        for_each={"prefect.resource.id"}, threshold=1, within=timedelta(0),
+        match={"prefect.resource.id": "prefect.flow-run.*", **labels}, match_related=OURS, expect=events,
+        posture=Posture.Reactive, for_each={"prefect.resource.id"}, threshold=1, within=timedelta(0),
     )  # fmt: skip
 
 
