@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.states import Cancelled, Completed, Crashed, Failed, Running
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
 
 from flows.deployed import automations
 from flows.deployed.names import GATE, REFUSED, SKIPPED, TAG
@@ -91,6 +94,29 @@ def test_people_are_told_once_of_every_run_of_ours_that_failed_in_whatever_way_a
 @pytest.mark.parametrize("ending", [*TOLD.values(), *NOT_TOLD.values()], ids=[*TOLD, *NOT_TOLD])
 def test_a_run_that_has_ended_is_not_waited_for(ending):
     """After the last heartbeat the server waits for another one, or for any ending."""
-    silent = automations.wanted(None)[0].trigger
-    ended = ending.is_final()
-    assert (f"prefect.flow-run.{ending.name}" in silent.expect) == ended
+    silent, unbegun = (each.trigger for each in automations.wanted(None))
+    name = f"prefect.flow-run.{ending.name}"
+    assert (name in silent.expect) == ending.is_final()
+    assert name in unbegun.expect
+
+
+def test_a_run_that_a_worker_has_taken_and_no_process_begins_is_marked_as_crashed(client, monkeypatch):
+    """A process that finds the server away before it has begun ends without a word; a container may wait for its image."""
+    monkeypatch.setattr(automations, "UNBEGUN", timedelta(seconds=30))
+    automations.ensure(client, None)
+    time.sleep(1)
+    for kind in ("process", "kubernetes"):
+        client.create_work_pool(WorkPoolCreate(name=f"unbegun-{kind}", type=kind), overwrite=True)
+
+    def taken(kind: str, *then) -> UUID:
+        run = client.create_flow_run(something, tags=[TAG], work_pool_name=f"unbegun-{kind}")
+        for state in (Pending(), Pending(name="Submitting"), *then):
+            client.set_flow_run_state(run.id, state, force=True)
+        return run.id
+
+    begun, container, unbegun = taken("process", Running()), taken("kubernetes"), taken("process")
+    wait_for(lambda: client.read_flow_run(unbegun).state.is_crashed(), 120)
+    assert "not begun" in client.read_flow_run(unbegun).state.message
+    assert client.read_flow_run(begun).state.is_running()
+    assert client.read_flow_run(container).state.is_pending()
+    automations.remove_all(client)
