@@ -4,32 +4,34 @@
 
 Prefect and MLflow on PostgreSQL where it is installed, a worker for each pool, a tiny recipe of which `sft`, `align` and
 `register` are built anew in every run. A seeded dice says what is killed and when; what is a service is away for some seconds and
-is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/runs.jsonl` has a line for
-each run.
+is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/hits.jsonl` has a line for each
+hit at once, `FOLDER/runs.jsonl` one for each run. What `FOLDER/store` has finished before is not built again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import signal
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bench.chaos_checks import Checks
-from bench.chaos_site import ChaosSite, chaos_site
+from bench.chaos_site import REBUILT, ChaosSite, chaos_site
 
 TARGETS = {"chain": 2, "stage": 3, "cpu worker": 1, "gpu worker": 2, "Prefect": 2, "MLflow": 2, "PostgreSQL": 2}
 """What is hit, and how often as a weight."""
 SIGNALS = {"chain": 2, "stage": 2, "cpu worker": 2, "gpu worker": 2, "Prefect": 2, "MLflow": 2, "PostgreSQL": 1}
 """For how many kinds of death the dice decides: kill -9 and SIGTERM, or kill -9 alone."""
-AWAY_SECONDS, GAP_SECONDS = (5.0, 40.0), (4.0, 16.0)
+AWAY_SECONDS, GAP_SECONDS = (5.0, 120.0), (4.0, 16.0)
+"""How long a service is away, of which half are shorter than 25 s, and until the next hit."""
 RUN_SECONDS, REPETITIONS = 1500.0, 4
-REBUILT = ("sft", "align", "register")
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Hit:
     """Seconds until it was started again; 0 where nobody starts it again."""
     during: str
     """What ran then."""
+    at: float = 0.0
+    """Seconds after the start of the run."""
 
 
 @dataclass
@@ -54,6 +58,8 @@ class Told:
     states: list[str] = field(default_factory=list)
     """How the run and its repetitions ended."""
     seconds: float = 0.0
+    ended: list[str] = field(default_factory=list)
+    """Services that ended without being hit, and were started again."""
     wrong: list[str] = field(default_factory=list)
     """What a check has found; nothing where all is as it should be."""
 
@@ -62,11 +68,12 @@ def main(words: list[str]) -> None:
     """Disturb runs until enough was hit, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench chaos", description=__doc__)
     parser.add_argument("--events", type=int, default=40)
+    parser.add_argument("--of-a-run", type=int, nargs=2, default=(2, 5), metavar=("LEAST", "MOST"), help="hits")
     parser.add_argument("--seconds", type=float, default=3600, help="start no further run after these")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(words)
-    given.out.mkdir(parents=True)
+    given.out.mkdir(parents=True, exist_ok=True)
     dice, began = random.Random(given.seed), time.monotonic()
     told: list[Told] = []
     with ExitStack() as stack:
@@ -76,7 +83,7 @@ def main(words: list[str]) -> None:
         _write(given.out, _checked(checks, undisturbed))
         while (done := sum(len(each.hits) for each in told)) < given.events and time.monotonic() - began < given.seconds:
             number = len(told) + 1
-            told.append(_run(site, Told(number), dice, min(dice.randint(2, 5), given.events - done)))
+            told.append(_run(site, Told(number), dice, min(dice.randint(*given.of_a_run), given.events - done)))
             _write(given.out, _checked(checks, told[-1]))
     print(table(told))
 
@@ -90,11 +97,14 @@ def _run(site: ChaosSite, told: Told, dice: random.Random | None, hits: int) -> 
         run = site.start(f"chaos-{told.number}")
         due = time.monotonic() + (dice.uniform(*GAP_SECONDS) if dice else 0)
         while (state := site.state_of(run)) is None and time.monotonic() - began < RUN_SECONDS:
-            if dice and left and time.monotonic() > due and (hit := _hit(site, dice)):
-                told.hits.append(hit)
+            hit_at = time.monotonic()
+            if dice and left and hit_at > due and (hit := _hit(site, dice)):
+                told.hits.append(replace(hit, at=round(hit_at - began, 1)))
+                _append(site.root / "hits.jsonl", {"run": told.number, **asdict(told.hits[-1])})
                 left -= 1
                 due = time.monotonic() + dice.uniform(*GAP_SECONDS)
-            time.sleep(0.5)
+            told.ended += site.keep_up()
+            time.sleep(1)
         told.states.append(state or "still going on")
         if state is None:
             break
@@ -106,7 +116,7 @@ def _hit(site: ChaosSite, dice: random.Random) -> Hit | None:
     """Kill something that is there; None where the dice chose what is not, a stage between two stages say."""
     target = dice.choices(list(TARGETS), list(TARGETS.values()))[0]
     how = dice.choice((signal.SIGKILL, signal.SIGTERM)[: SIGNALS[target]])
-    away, during = dice.uniform(*AWAY_SECONDS), site.at_work()
+    away, during = math.exp(dice.uniform(*map(math.log, AWAY_SECONDS))), site.at_work()
     if target in ("chain", "stage"):
         return Hit(target, how.name[3:], 0.0, during) if site.kill_process(target, how) else None
     if target not in site.services:
@@ -123,10 +133,14 @@ def _checked(checks: Checks, told: Told) -> Told:
 
 
 def _write(out: Path, told: Told) -> None:
-    with (out / "runs.jsonl").open("a") as stream:
-        stream.write(json.dumps(asdict(told)) + "\n")
+    _append(out / "runs.jsonl", asdict(told))
     with suppress(BrokenPipeError):
         print(_row(told), flush=True)
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
 
 
 def table(told: list[Told]) -> str:
@@ -137,7 +151,8 @@ def table(told: list[Told]) -> str:
 
 def _row(told: Told) -> str:
     hits = "; ".join(
-        f"{each.how} {each.target} in {each.during}" + (f", away {each.away:.0f} s" if each.away else "") for each in told.hits
+        f"{each.at:.0f} s: {each.how} {each.target} in {each.during}" + (f", away {each.away:.0f} s" if each.away else "")
+        for each in told.hits
     )
-    wrong = "; ".join(told.wrong) or "nothing"
+    wrong = "; ".join([*told.wrong, *(f"{name} ended by itself" for name in told.ended)]) or "nothing"
     return f"| {told.number} | {hits or '-'} | {', '.join(told.states)} | {told.seconds:.0f} | {wrong} |"

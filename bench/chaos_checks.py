@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.chaos_site import ChaosSite
+from bench.chaos_site import REBUILT, ChaosSite
 from flows.deployed.api import insist
 from flows.deployed.reconcile import reconcile
 from posttrain.runtime.progress import current
@@ -26,7 +27,7 @@ class Checks:
     def wrong(self, name: str) -> list[str]:
         """What is wrong after the run of that name and its repetitions."""
         reconcile(self.site.store, current().note)
-        return [*self._weights(), *self._left_over(), *self._points(name), *self._versions(name)]
+        return [*self._weights(), *self._left_over(), *self._in_mlflow(name), *self._versions(name)]
 
     def _weights(self) -> list[str]:
         now = self.site.weights()
@@ -35,28 +36,35 @@ class Checks:
     def _left_over(self) -> list[str]:
         """Processes of runs, and runs that Prefect takes for unfinished."""
         end = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < end and _engines(self.site.store):
+        while time.monotonic() < end and self._orphans():
             time.sleep(1)
-        orphans = _engines(self.site.store)
+        orphans = self._orphans()
         zombies = insist(lambda client: _unfinished(client), "unfinished runs")
         return [f"processes left: {orphans}"] * bool(orphans) + [f"unfinished runs: {zombies}"] * bool(zombies)
 
-    def _points(self, name: str) -> list[str]:
-        """Every point of a curve is in MLflow once, in each finished nested run of a stage."""
+    def _orphans(self) -> list[str]:
+        """Processes of runs, and what these have started; servers and workers are none."""
+        services = {each.process.pid for each in self.site.services.values() if each.process}
+        return _started_for(self.site.store, services)
+
+    def _in_mlflow(self, name: str) -> list[str]:
+        """Over the run and its repetitions each stage that was built is finished there once, with every point of its curve."""
         from mlflow import MlflowClient
 
-        client, found = MlflowClient(self.site.mlflow), []
-        experiment = client.get_experiment_by_name("chaos")
-        parents = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
-        for parent in parents:
-            for run in client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"):
-                found += self._of_stage(client, run)
-        return found
+        client = MlflowClient(self.site.mlflow)
+        experiments = [client.get_experiment_by_name("chaos").experiment_id]
+        parents = client.search_runs(experiments, f"attributes.run_name = '{name}'")
+        of_parent = "tags.`mlflow.parentRunId` = '{}'"
+        nested = [run for each in parents for run in client.search_runs(experiments, of_parent.format(each.info.run_id))]
+        finished = [run for run in nested if run.info.status == "FINISHED"]
+        stages = Counter(run.data.tags["stage"] for run in finished)
+        counted = [f"{stage}: finished {stages[stage]} times in MLflow" for stage in REBUILT if stages[stage] != 1]
+        return [*counted, *(said for run in finished for said in self._of_stage(client, run))]
 
     def _of_stage(self, client: Any, run: Any) -> list[str]:
         stage, key = run.data.tags["stage"], run.data.tags["key"]
         curve = self.site.store / stage / key / "curve.jsonl"
-        if run.info.status != "FINISHED" or not curve.exists():
+        if not curve.exists():
             return []
         points = [each for each in map(json.loads, curve.read_text().splitlines()) if "loss" in each and each["step"]]
         logged = [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, "curve/loss")]
@@ -70,8 +78,8 @@ class Checks:
         return [] if count == 1 else [f"{count} versions of {name}"]
 
 
-def _engines(store: Path) -> list[int]:
-    """Processes of flow runs whose parameters or surroundings are of this store."""
+def _started_for(store: Path, known: set[int]) -> list[str]:
+    """Processes in whose environment a store is that of Prefect, but those that are known."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -79,8 +87,8 @@ def _engines(store: Path) -> list[int]:
             variables = (folder / "environ").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if "prefect.engine" in command and f"PREFECT_HOME={store}" in variables and int(folder.name) != os.getpid():
-            found.append(int(folder.name))
+        if f"PREFECT_HOME={store}" in variables and int(folder.name) not in {os.getpid(), *known}:
+            found.append(f"{folder.name} {command[:80]}")
     return found
 
 

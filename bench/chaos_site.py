@@ -38,6 +38,8 @@ TINY = {
     "compute": {"checkpoint_seconds": 1.0, "log_every": 5},
     "tracking": {"experiment": "chaos"},
 }  # fmt: skip
+REBUILT = ("sft", "align", "register")
+"""Stages that every run builds anew."""
 GRACE_SECONDS = 60.0
 
 
@@ -119,6 +121,13 @@ class ChaosSite:
             return
         self.services[name].start()
         self.services[name].wait_until_ready()
+
+    def keep_up(self) -> list[str]:
+        """Start again what has ended by itself, as a supervisor does; the names."""
+        ended = [name for name, each in self.services.items() if not each.is_alive()]
+        for name in ended:
+            self.start_service(name)
+        return ended
 
     def weights(self) -> dict[str, str]:
         """Digests of the weights that the training stages have made."""

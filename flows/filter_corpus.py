@@ -11,8 +11,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner
 
+from flows.deployed.names import REFUSED
 from flows.deployed.paths import require_absolute
-from flows.deployed.remote_run import REFUSED
 from flows.deployed.workplace import at_work
 from posttrain.filters.engines import cores
 from posttrain.runtime import redaction

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.models.policy import folder_digest
 from posttrain.pipeline.chain import Chain
-from posttrain.report.model_card import CARD
+from posttrain.report.model_card import CARD, description
 from posttrain.runtime.cached_folder import cached_folder
 from posttrain.runtime.provenance import environment
 from schemas.errors import Refusal
@@ -166,7 +166,7 @@ def log_version(
     tags |= {f"{ARTIFACT}{part}": folder_digest(folder / path) for part, path in folders.items()}
     tags |= {f"{ARTIFACT}{REST}": rest_digest(logged.model_uri, folders)}
     client.update_run(parent, status="RUNNING")  # leaving `start_run` closed the parent in the middle of its run
-    described = card.read_text(encoding="utf-8")[:DESCRIBED] if card.exists() else None
+    described = description(card.read_text(encoding="utf-8"))[:DESCRIBED] if card.exists() else None
     return client.create_model_version(name, logged.model_uri, parent, tags=tags, model_id=logged.model_id, description=described)
 
 

@@ -12,10 +12,10 @@ from pydantic import BeforeValidator
 
 from flows.deployed.artifacts import show_run
 from flows.deployed.form import recipe_of_form
+from flows.deployed.names import GATE, REFUSED, SKIPPED
 from flows.deployed.overlap import overlapped
 from flows.deployed.paths import require_absolute
 from flows.deployed.reconcile import reconcile
-from flows.deployed.remote_run import GATE, REFUSED
 from flows.deployed.workplace import at_work
 from flows.post_training import PromotionRefused, RunFailed, run_recipe
 from posttrain.runtime import redaction
@@ -26,9 +26,6 @@ from schemas.load import apply_overrides, read_yaml, validate_recipe
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from tasks.exchange import CHAIN, chain_note
-
-SKIPPED = "Skipped"
-"""State of a scheduled run that found an earlier one of its deployment still going."""
 
 
 def _name() -> str:

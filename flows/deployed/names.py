@@ -10,6 +10,8 @@ DEPLOYMENT = "posttrain"
 TAG = "posttrain"
 POOLS = {"cpu": "cpu", "gpu": "gpu"}
 """Names of the work pools by kind of machine, where the user gives none."""
+REFUSED, GATE, SKIPPED = "Refused", "GateRefused", "Skipped"
+"""States in which a run ends by itself: two kinds of failure, and a scheduled run that found an earlier one still going."""
 
 
 def deployment_of(flow: str, name: str = DEPLOYMENT) -> str:

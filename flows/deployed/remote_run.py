@@ -17,15 +17,13 @@ from rich.console import Console
 from flows.deployed.api import insist
 from flows.deployed.artifacts import RUN
 from flows.deployed.form import form_values
-from flows.deployed.names import deployment_of, tags_of
+from flows.deployed.names import GATE, REFUSED, deployment_of, tags_of
 from posttrain.runtime.redaction import clean
 from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from tasks.exchange import CHAIN
 
 POLL_SECONDS = 2.0
-REFUSED, GATE = "Refused", "GateRefused"
-"""Names of the states of runs that ended so."""
 EXIT_CODES = {REFUSED: 2, GATE: 3}
 
 

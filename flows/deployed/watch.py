@@ -16,8 +16,8 @@ from posttrain.runtime.liveness import is_dead, read_note
 from posttrain.runtime.progress import current
 
 UNTAKEN_SECONDS = 120.0  # after which a run that no worker takes is told of
-PENDING_SECONDS = 1800.0  # that a worker may prepare a run: an image of many gigabytes, say
-UNNOTED_SECONDS = 300.0  # that a running process may be without a note: it writes one first of all
+PENDING_SECONDS = 1800.0  # that a worker may prepare a container: an image of many gigabytes, say
+UNNOTED_SECONDS = 300.0  # that a process may be without a note, from its start: it writes one first of all
 
 
 class Watch:
@@ -79,11 +79,21 @@ def why_lost(run: FlowRun, note_path: Path) -> str | None:
     note = read_note(note_path)
     if note and note.flow_run == str(run.id):
         return f"process {note.pid} on {note.host} is dead" if is_dead(note_path, note) else None
-    if run.state.is_pending() and since > PENDING_SECONDS:
+    if run.state.is_pending() and since > UNNOTED_SECONDS and since > _preparation(run):
         return f"pending for {since / 60:.0f} minutes, and no process has begun"
     if run.state.is_running() and since > UNNOTED_SECONDS:
         return f"running for {since / 60:.0f} minutes, and no process says so in the store"
     return None
+
+
+def _preparation(run: FlowRun) -> float:
+    """Seconds that the worker of a run may take to begin it: what starts a process has no image to fetch."""
+    name = run.work_pool_name
+    try:
+        pool = insist(lambda client: client.read_work_pool(name), f"what pool {name} is") if name else None
+    except ObjectNotFound:
+        pool = None
+    return UNNOTED_SECONDS if pool and pool.type == "process" else PENDING_SECONDS
 
 
 def declare_crashed(flow_run: UUID, why: str) -> State:

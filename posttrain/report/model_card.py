@@ -64,6 +64,14 @@ def model_card(recipe: Recipe, facts: Facts) -> str:
     return f"---\n{_front(recipe, facts)}---\n\n" + "\n\n".join(parts) + "\n"
 
 
+def description(card: str) -> str:
+    """A card without its front matter and title: what stands below a model's name where no hub reads it, in MLflow for one.
+
+    Lists there show the first line alone.
+    """
+    return card.partition("\n---\n")[2].lstrip().partition("\n")[2].lstrip()
+
+
 def _front(recipe: Recipe, facts: Facts) -> str:
     tags = ["posttrain", recipe.alignment.algorithm, *filter(None, [_method(recipe)])]
     front = {

@@ -55,6 +55,7 @@ def test_a_regression_on_a_benchmark_refuses_promotion_and_a_wider_gate_reuses_w
     written = json.loads((copy / "benchmark" / passed.report.stages[-2].key / "benchmarks.json").read_text())
     assert [each["policy"] for each in written["benchmarks"][0]["policies"]] == ["base", "sft", "aligned"]
     version = client_of(copy).get_model_version("gated", "1")
+    assert version.description.startswith("A new llama of ")
     assert "benchmark_reviews_vs_sft" in version.description
 
 

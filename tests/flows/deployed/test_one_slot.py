@@ -10,6 +10,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_stages_of_two_recipes_take_turns(site, small, helpers, stages_of):
     """Each has one stage to build on the gpu pool, of another length of answers."""
     words = [("--set", f"evaluation.max_new_tokens={count}", "--set", "registry=null") for count in (11, 12)]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import yaml
 from prefect import flow
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.states import Completed, Pending, Running
 
+from flows.deployed.names import SKIPPED
 from flows.deployed.overlap import overlapped
 
 
@@ -75,3 +78,45 @@ def test_runs_of_other_deployments_and_of_none_are_not_looked_at(client, schedul
     assert overlapped(str(scheduled[0])) is None
     assert overlapped(str(other.id)) is None
     assert overlapped(None) is None
+
+
+@pytest.fixture
+def often(site, small, api, tmp_path):
+    """The small recipe with a stage to build on the gpu pool, deployed for every minute: its deployment."""
+    document = yaml.safe_load(small.recipe.read_text()) | {"name": "often", "registry": None}
+    document["evaluation"] = document["evaluation"] | {"max_new_tokens": 9}
+    recipe = tmp_path / "often.yaml"
+    recipe.write_text(yaml.safe_dump(document, sort_keys=False))
+    done = site.call("deploy", "--store", site.store, "--recipes", tmp_path, recipe, "--schedule", "* * * * *")
+    assert done.returncode == 0, done.stderr
+    deployment = api(lambda client: client.read_deployment_by_name("post-training/often"))
+    yield deployment
+    api(lambda client: client.delete_deployment(deployment.id))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_deployed_schedule_skips_a_run_while_the_one_before_waits_for_its_pool(site, often, api, ended):
+    """Nobody may take the stage of the first run until the second was due."""
+
+    def runs(name: str) -> list:
+        wanted = FlowRunFilter.model_validate({"deployment_id": {"any_": [often.id]}, "state": {"name": {"any_": [name]}}})
+        return api(lambda client: client.read_flow_runs(flow_run_filter=wanted))
+
+    def pause(paused: bool) -> None:
+        api(lambda client: client.update_work_pool("gpu", WorkPoolUpdate(is_paused=paused)))
+
+    pause(True)
+    try:
+        end = time.monotonic() + 280
+        while not (skipped := runs(SKIPPED)):
+            assert time.monotonic() < end, "no run was skipped"
+            time.sleep(1)
+        (first,) = runs("Running")
+        for schedule in often.schedules:
+            api(lambda client, found=schedule: client.delete_deployment_schedule(often.id, found.id))
+    finally:
+        pause(False)
+    assert all(run.auto_scheduled for run in (first, *skipped))
+    assert str(first.id) in skipped[0].state.message
+    assert "evaluate" in ended(first.id).state.message.partition("built: ")[2]

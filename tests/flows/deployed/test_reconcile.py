@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from prefect import flow
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.states import Completed, Pending, Running
 
 from flows.deployed import watch
@@ -63,6 +64,20 @@ def test_runs_that_never_got_a_process_are_freed_after_a_while(client, a_run, tm
     monkeypatch.setattr(watch, "UNNOTED_SECONDS", 0)
     assert reconcile(tmp_path, lambda text: None) == 2
     assert all(client.read_flow_run(each.id).state.is_crashed() for each in (pending, running))
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("process", True), ("kubernetes", False)])
+def test_a_worker_that_starts_processes_has_no_half_hour_to_begin(client, tmp_path, monkeypatch, kind, lost):
+    """It was killed after it had taken the run, and what it started died with it."""
+    client.create_work_pool(WorkPoolCreate(name=f"reconciled-{kind}", type=kind), overwrite=True)
+    parameters = {"store": str(tmp_path)}
+    pending = client.create_flow_run(
+        something, parameters=parameters, state=Pending(), tags=[TAG], work_pool_name=f"reconciled-{kind}"
+    )
+    assert reconcile(tmp_path, lambda text: None) == 0
+    monkeypatch.setattr(watch, "UNNOTED_SECONDS", 0)
+    assert reconcile(tmp_path, lambda text: None) == lost
+    assert client.read_flow_run(pending.id).state.is_crashed() == lost
 
 
 def test_runs_of_another_store_and_finished_ones_are_left(client, a_run, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import Posture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.deployed import api
+from flows.deployed import api, automations
 from flows.deployed.registration import SLUG, Site, plan, register
 from flows.deployed.removal import remove
 from posttrain.pipeline.stages import WORK
@@ -107,7 +107,7 @@ def test_a_run_without_heartbeats_is_crashed_and_people_are_told_where_a_block_c
     """Ten minutes: an automation of 90 s was seen to end runs that lived."""
     planned = plan(site, {}, {})[:1]
     register(site, planned)
-    assert list(automations_of(client)) == ["no heartbeat"]
+    assert set(automations_of(client)) == {"no heartbeat", "never began"}
     with pytest.raises(Refusal, match="--notify"):
         register(site, planned, "slack-webhook/nobody")
     with temporary_settings({PREFECT_API_URL: str(client.api_url)}):
@@ -115,13 +115,13 @@ def test_a_run_without_heartbeats_is_crashed_and_people_are_told_where_a_block_c
     register(site, planned, "custom-webhook/us")
     register(site, planned, "custom-webhook/us")
     found = automations_of(client)
-    assert set(found) == {"no heartbeat", "a run failed", "a run is late"}
+    assert set(found) == {"no heartbeat", "never began", "a run failed", "a run is late"}
     silent = found["no heartbeat"]
     assert silent.trigger.posture == Posture.Proactive
     assert silent.trigger.within >= timedelta(seconds=540)
     assert "prefect.flow-run.heartbeat" in silent.trigger.expect
     assert silent.actions[0].state == StateType.CRASHED
-    assert found["a run failed"].trigger.expect == {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
+    assert found["a run failed"].actions[0].block_document_id == found["a run is late"].actions[0].block_document_id
     remove(site.store, pools=True)
     assert automations_of(client) == {}
 
@@ -166,6 +166,6 @@ def test_a_server_that_is_busy_for_a_moment_ends_no_removal(client, busy, site, 
     address, seen = busy
     with temporary_settings({PREFECT_API_URL: address}):
         done = remove(site.store, pools=True)
-    assert len(done) == len(planned) + len({each.pool for each in planned}) + 1  # the automation
+    assert len(done) == len(planned) + len({each.pool for each in planned}) + len(automations.wanted(None))
     assert sum(request.startswith("DELETE") for request in seen) == 2 * len(done)
     assert not {each.work_pool_name for each in client.read_deployments()} & {each.pool for each in planned}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from posttrain.report.model_card import Facts, model_card
+from posttrain.report.model_card import Facts, description, model_card
 from schemas.estimates import Estimate
 from schemas.load import validate_recipe
 from schemas.results import GateReport, Origin, TemplateReport
@@ -70,3 +70,11 @@ def test_texts_of_others_do_not_become_markup(card):
     assert "\\# \\[x\\](http://evil) \\<script\\>" in text
     assert "\n# [x]" not in text
     assert "\u202e" not in text
+
+
+def test_what_stands_below_a_name_begins_with_what_the_model_is(card):
+    """MLflow lists show the first line, which was the `---` of the front matter."""
+    front, text = card()
+    said = description(f"---\n{yaml.safe_dump(front)}---\n{text}")
+    assert said.startswith("The model someone/model, trained by the recipe `card`")
+    assert said == text[text.index("The model someone/model, trained") :]
