@@ -4,8 +4,8 @@
 
 Prefect and MLflow on PostgreSQL where it is installed, a worker for each pool, a tiny recipe of which `sft`, `align` and
 `register` are built anew in every run. A seeded dice says what is killed and when; what is a service is away for some seconds and
-is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/hits.jsonl` has a line for each
-hit at once, `FOLDER/runs.jsonl` one for each run. What `FOLDER/store` has finished before is not built again.
+is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/hits.jsonl` has a line for
+each hit at once, `FOLDER/runs.jsonl` one for each run. What `FOLDER/store` has finished before is not built again.
 """
 
 from __future__ import annotations
