@@ -186,9 +186,11 @@ def _phones(text: bytes, start: int, end: int) -> Iterator[Finding]:
     cued = bool(_CUE.search(_before(text, start)[-_ROOM:]))
     if not cued and b"+" not in text[start : start + 2] and _NO_CUE.search(_before(text, start)):
         return
-    for pattern, wanted in _FORMS:
+    for pattern, wanted, needed in _FORMS:
         if pattern is _ANY and not cued:
             return
+        if needed not in text[start:end]:
+            continue
         found = False
         for match in pattern.finditer(text, start, min(len(text), end + 3)):
             stop = min(match.end(), end)
@@ -257,14 +259,14 @@ def _in_brackets(written: str, cued: bool) -> bool:
 
 
 _FORMS: Final = (
-    (_ABROAD, _abroad),
-    (_BEHIND_EIGHT, _behind_eight),
-    (_NORTH_AMERICA, _north_american),
-    (_TRUNK, _at_home),
-    (_IN_BRACKETS, _in_brackets),
-    (_ANY, _cued),
+    (_ABROAD, _abroad, b""),
+    (_BEHIND_EIGHT, _behind_eight, b"8"),
+    (_NORTH_AMERICA, _north_american, b""),
+    (_TRUNK, _at_home, b"0"),
+    (_IN_BRACKETS, _in_brackets, b"("),
+    (_ANY, _cued, b""),
 )
-"""What numbers look like, and who decides whether one is; the last is asked only where a word says so."""
+"""What numbers look like, who decides whether one is, and what each has: the last is asked only where a word says so."""
 
 
 @lru_cache(maxsize=4096)
