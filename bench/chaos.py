@@ -4,8 +4,8 @@
 
 Prefect and MLflow on PostgreSQL where it is installed, a worker for each pool, a tiny recipe of which `sft`, `align` and
 `register` are built anew in every run. A seeded dice says what is killed and when; what is a service is away for some seconds and
-is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/hits.jsonl` has a line for
-each hit at once, `FOLDER/runs.jsonl` one for each run. What `FOLDER/store` has finished before is not built again.
+is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/hits.jsonl` has a line
+for each hit at once, `FOLDER/runs.jsonl` one for each run. What `FOLDER/store` has finished before is not built again.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench chaos", description=__doc__)
     parser.add_argument("--events", type=int, default=40)
     parser.add_argument("--of-a-run", type=int, nargs=2, default=(2, 5), metavar=("LEAST", "MOST"), help="hits")
+    parser.add_argument("--gap", type=float, nargs=2, default=GAP_SECONDS, metavar=("LEAST", "MOST"), help="seconds between hits")
     parser.add_argument("--seconds", type=float, default=3600, help="start no further run after these")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
@@ -78,31 +79,41 @@ def main(words: list[str]) -> None:
     told: list[Told] = []
     with ExitStack() as stack:
         site = stack.enter_context(chaos_site(given.out))
-        undisturbed = _run(site, Told(0), None, 0)
-        checks = Checks(site, site.weights())
-        _write(given.out, _checked(checks, undisturbed))
+        checks = Checks(site, _undisturbed(site))
         while (done := sum(len(each.hits) for each in told)) < given.events and time.monotonic() - began < given.seconds:
             number = len(told) + 1
-            told.append(_run(site, Told(number), dice, min(dice.randint(*given.of_a_run), given.events - done)))
+            hits = min(dice.randint(*given.of_a_run), given.events - done)
+            told.append(_run(site, Told(number), dice, hits, tuple(given.gap)))
             _write(given.out, _checked(checks, told[-1]))
     print(table(told))
 
 
-def _run(site: ChaosSite, told: Told, dice: random.Random | None, hits: int) -> Told:
+def _undisturbed(site: ChaosSite) -> dict[str, str]:
+    """Weights of a run that nothing disturbed; an earlier call has left them in the folder."""
+    path = site.root / "weights.json"
+    if not path.exists():
+        told = _run(site, Told(0), None, 0)
+        _write(site.root, _checked(Checks(site, site.weights()), told))
+        path.write_text(json.dumps(site.weights()))
+    found: dict[str, str] = json.loads(path.read_text())
+    return found
+
+
+def _run(site: ChaosSite, told: Told, dice: random.Random | None, hits: int, gap: tuple[float, float] = GAP_SECONDS) -> Told:
     """One run with its hits, repeated until it completes."""
     for stage in REBUILT:
         shutil.rmtree(site.store / stage, ignore_errors=True)
     began, left = time.monotonic(), hits
     while len(told.states) <= REPETITIONS and "Completed" not in told.states:
         run = site.start(f"chaos-{told.number}")
-        due = time.monotonic() + (dice.uniform(*GAP_SECONDS) if dice else 0)
+        due = time.monotonic() + (dice.uniform(*gap) if dice else 0)
         while (state := site.state_of(run)) is None and time.monotonic() - began < RUN_SECONDS:
             hit_at = time.monotonic()
             if dice and left and hit_at > due and (hit := _hit(site, dice)):
                 told.hits.append(replace(hit, at=round(hit_at - began, 1)))
                 _append(site.root / "hits.jsonl", {"run": told.number, **asdict(told.hits[-1])})
                 left -= 1
-                due = time.monotonic() + dice.uniform(*GAP_SECONDS)
+                due = time.monotonic() + dice.uniform(*gap)
             told.ended += site.keep_up()
             time.sleep(1)
         told.states.append(state or "still going on")
