@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
 from flows.deployed.names import GATE, REFUSED, SKIPPED, TAG
@@ -74,14 +74,11 @@ def ensure(client: SyncPrefectClient, notify: str | None) -> list[str]:
     return done
 
 
-def remove_all(client: SyncPrefectClient) -> list[str]:
-    """Delete them, unless deployments are left that need them; what was done, a sentence each."""
+def removable(client: SyncPrefectClient) -> list[Automation]:
+    """Those that are there, unless deployments are left that need them."""
     if client.read_deployments(deployment_filter=DeploymentFilter.model_validate({"tags": {"all_": [TAG]}}), limit=1):
         return []
-    ours = [each for each in client.read_automations() if TAG in each.tags]
-    for each in ours:
-        client.delete_automation(each.id)
-    return [f"automation {each.name} is deleted" for each in ours]
+    return [each for each in client.read_automations() if TAG in each.tags]
 
 
 def _block(client: SyncPrefectClient, notify: str | None) -> UUID | None:

@@ -37,12 +37,20 @@ def remove(root: Path, pools: bool) -> list[str]:
     for name in sorted(names) if pools else ():
         if insist(partial(_delete_pool, name), "to delete work pools"):
             done.append(f"work pool {name} is deleted")
-    return done + insist(automations.remove_all, "to delete automations")
+    for automation in insist(automations.removable, "which automations there are"):
+        insist(partial(_delete_automation, automation.id), "to delete automations")
+        done.append(f"automation {automation.name} is deleted")
+    return done
 
 
 def _delete_deployment(deployment: UUID, client: SyncPrefectClient) -> None:
     with suppress(ObjectNotFound):  # deleted by a call whose answer was lost
         client.delete_deployment(deployment)
+
+
+def _delete_automation(automation: UUID, client: SyncPrefectClient) -> None:
+    with suppress(ObjectNotFound):
+        client.delete_automation(automation)
 
 
 def _delete_pool(name: str, client: SyncPrefectClient) -> bool:
