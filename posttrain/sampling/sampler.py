@@ -119,14 +119,18 @@ def _decoded(model: nn.Module, rows: Sequence[Tokens], plan: Sampling, on_rows: 
         batch = by_length[start : start + BATCH]
         uniforms = torch.rand(len(batch), plan.max_new_tokens, 2, generator=numbers, dtype=torch.float64)
         mine = slice(len(batch) * rank() // size(), len(batch) * (rank() + 1) // size())
+        others = len(batch) - len(batch[mine])  # they sample at the same time, and end about when this process does
         batch, uniforms = batch[mine], uniforms[mine]
         if not batch:
+            on_rows(others)
             continue
         prompt = [row // plan.samples for row in batch]
         number = {each: i for i, each in enumerate(dict.fromkeys(prompt))}
         distinct = [rows[each * plan.samples] for each in number]
         out = decode(model, distinct, [number[each] for each in prompt], uniforms, plan.temperature, plan.ends, on_rows)
         responses |= {row: _until_end(tokens, plan.ends) for row, tokens in zip(batch, out.cpu().numpy(), strict=True)}
+        if others:
+            on_rows(others)
     everything = {row: tokens for share in gathered(responses) for row, tokens in share.items()}
     return [everything[row] for row in range(len(rows))]
 

@@ -16,6 +16,7 @@ import pytest
 
 from posttrain.models.policy import Policy
 from posttrain.runtime.partial import CHECKPOINT
+from posttrain.runtime.progress import Quiet, reporting
 from posttrain.training.launch.launcher import launch
 from posttrain.training.request import StageRequest, carry_out
 from schemas.load import validate_recipe
@@ -70,11 +71,28 @@ def weights(out: Path) -> str:
     return hashlib.sha256((out / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
+class Open(Quiet):
+    """What has started and not ended, the outermost first."""
+
+    def __init__(self) -> None:
+        self.work: list[str] = []
+
+    def start(self, what: str, total: int) -> None:
+        self.work.append(what)
+
+    def end(self, what: str) -> None:
+        assert what in self.work
+        del self.work[self.work.index(what) :]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_have_the_numbers_of_one_in_every_iteration(request_of, points, tmp_path, way):
     """Samples are the same; losses, rewards, divergence and the critic's share agree to 1e-5."""
     expected = carry_out(request_of(tmp_path / "alone", way))
-    built = launch(request_of(tmp_path / "together", way, num_processes=2))
+    shown = Open()
+    with reporting(shown):
+        built = launch(request_of(tmp_path / "together", way, num_processes=2))
+    assert not shown.work  # what the processes share is counted to its end
     ours, theirs = points(tmp_path / "together"), points(tmp_path / "alone")
     assert len(ours) == len(theirs) >= SECTION["iterations"]
     for one, other in zip(ours, theirs, strict=True):
