@@ -16,9 +16,9 @@ class Critic(Frozen):
     """How the value model learns; `gae` only."""
 
     init: Literal["reward_model", "zero"] | None = None
-    """Where its weights start: the LoRA and the score head of this run's reward model (arXiv 1909.08593, section 2.1), or a head
-    that says 0 everywhere; null = the reward model where `value_model` is adapter and the reward model is a LoRA on the policy's
-    weights, else zero."""
+    """Where its weights start: as this run's reward model (arXiv 1909.08593, section 2.1), or with a head that says 0
+    everywhere; null = the reward model where `value_model` is adapter and that began as the policy and trained a LoRA, which the
+    critic goes on training, or every weight, which then stand below a new LoRA; else zero."""
     learning_rate: Rate | None = None
     """Peak learning rate, of the same shape as the policy's; null = the one that a reward model of this size trains with."""
     max_grad_norm: AboveZero = 1.0

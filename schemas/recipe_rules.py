@@ -129,20 +129,21 @@ def _cannot_reward(recipe: Recipe) -> Problems:
 
 
 def _cannot_start_the_critic(recipe: Recipe) -> Problems:
-    """A critic starts as a reward model that is a LoRA on the policy's own weights."""
+    """A critic starts as a reward model that began as the policy, with a LoRA on its weights or all of them trained."""
     spec, trained = recipe.alignment, recipe.reward
     if not isinstance(spec, PPO) or spec.critic.init != "reward_model":
         return
+    method = trained.peft.method if trained else None
     lacks = {
         "no reward source model": not any(isinstance(source, StageReward) for source in spec.reward),
         "a reward.model of its own": trained is not None and trained.model is not None,
-        f"reward.peft.method {trained.peft.method if trained else None}": trained is not None and trained.peft.method != "lora",
+        f"reward.peft.method {method}": method not in (None, "lora", "full"),
     }
     for found in (found for found, holds in lacks.items() if holds):
         yield refused(
             where="alignment.critic.init",
             found=f"reward_model, and {found}",
-            allowed="a section reward with peft.method lora and model null, whose rewards are maximised",
+            allowed="a section reward with peft.method lora or full and model null, whose rewards are maximised",
             remedy="set critic.init=zero",
         )
 

@@ -12,11 +12,12 @@ from transformers import PreTrainedConfig
 from posttrain.data.packing import Example
 from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks, wrapped
 from posttrain.forecast.phases import Arithmetic, Peak
-from posttrain.models.parameters import trainable_count
+from posttrain.models.parameters import parameter_count, trainable_count
 from posttrain.peft.methods import METHODS
 from posttrain.sampling.sampler import BATCH
 from posttrain.training.batches import by_rows
 from posttrain.training.objectives import LanguageModelling
+from schemas.peft import Full
 from schemas.ppo import PPO, StageReward
 
 FP32 = 4
@@ -30,8 +31,11 @@ def ppo_peaks(
     on: Arithmetic,
     model: nn.Module | None = None,
     new_tokens: tuple[int, ...] = (),
+    whole_reward: bool = False,
 ) -> list[Peak]:
     """The phases of PPO on prompts like these, each answered at full length; `model` is the policy, where the caller has it.
+
+    With `whole_reward` every weight of the run's reward model was trained.
 
     Scores of tokens are what a step holds; values, ratios and advantages are numbers per token beside them.
     """
@@ -43,7 +47,7 @@ def ppo_peaks(
     steps = training_peaks(stage, on, model)
     lengths = [len(answer.prompt) for answer in answers for _ in answer.branches][:BATCH]
     sampling = evaluation_peaks(config, lengths, spec.max_new_tokens, answers, on)
-    beside, critic = copies(config, spec), 2 if _own_critic(spec) else 1
+    beside, critic = copies(config, spec, whole_reward), 2 if _own_critic(spec) else 1
     return [replace(peak, weights=peak.weights + beside, activations=critic * peak.activations) for peak in (*steps, *sampling)]
 
 
@@ -54,12 +58,15 @@ def _spread(prompts: Sequence[Example], count: int) -> list[Example]:
     return [by_length[i * len(by_length) // few] for i in range(few)]
 
 
-def copies(config: PreTrainedConfig, spec: PPO) -> int:
-    """Bytes of base weights that the reward model and a critic of its own cannot share, since the policy trains them."""
+def copies(config: PreTrainedConfig, spec: PPO, whole_reward: bool) -> int:
+    """Bytes of base weights that the reward model and a critic of its own cannot share, since the policy or they train them."""
+    own_reward = any(isinstance(source, StageReward) for source in spec.sources)
+    if own_reward and whole_reward:
+        own = parameter_count(wrapped(config, Full(method="full")))
+        return FP32 * own * (1 + (_own_critic(spec) and spec.critic.init != "zero"))
     if METHODS[spec.peft.method].of_base == "none":
         return 0
     trained = trainable_count(wrapped(config, spec.peft))
-    own_reward = any(isinstance(source, StageReward) for source in spec.sources)
     return FP32 * trained * (own_reward + _own_critic(spec))
 
 

@@ -188,7 +188,7 @@ WORK: dict[str, StageWork] = {
         train=lambda recipe: f"{_TRAINERS}.reward:reward", tokens=f"{_TOKENS}:reward",
     ),
     "align": StageWork(
-        version=8, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
+        version=9, fields=_training, inputs=_start_rows_and_rewards, task="tasks.training:align", pool="gpu",
         writes=(*_TRAINED, "reference.safetensors", "on_policy.json"),
         train=lambda recipe: _ALGORITHMS["kto" if recipe.unpaired else recipe.alignment.algorithm], tokens=f"{_TOKENS}:align",
     ),

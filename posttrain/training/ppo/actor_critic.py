@@ -78,10 +78,11 @@ def _entropy(hidden: Tensor, head: Head) -> Tensor:
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
-def add_value_head(model: nn.Module) -> None:
-    """Put a head on a model that says 0 everywhere, and trains."""
+def add_value_head(model: nn.Module, width: int | None = None) -> None:
+    """Put a head on a model that says 0 everywhere, and trains; `width` of the hidden states where no output head tells it."""
     inner = inner_model(model)
-    head = nn.Linear(inner.get_output_embeddings().weight.shape[1], 1, device=next(inner.parameters()).device)
+    width = width or inner.get_output_embeddings().weight.shape[1]
+    head = nn.Linear(width, 1, device=next(inner.parameters()).device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     inner.add_module(VALUE_HEAD, head)

@@ -22,7 +22,8 @@ from schemas.peft import LoRA
 from schemas.ppo import PPO, StageReward
 from schemas.recipe import Recipe
 
-NEW = LoRA(method="lora")  # what a critic trains that starts from nothing
+NEW = LoRA(method="lora")  # what a critic trains that starts from nothing, or from a model of which every weight was trained
+STARTS = ("lora", "full")  # methods of a reward model that a critic can go on from
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def reward_start(recipe: Recipe, spec: PPO, folder: Path | None) -> RewardStart 
     """The reward model that the recipe has the critic start from; None: a head that says 0. `folder` is this run's."""
     weight = next((source.weight for source in spec.reward if isinstance(source, StageReward)), None)
     trained = recipe.reward
-    fits = trained is not None and trained.model is None and trained.peft.method == "lora" and spec.value_model == "adapter"
+    fits = trained is not None and trained.model is None and trained.peft.method in STARTS and spec.value_model == "adapter"
     wanted = fits if spec.critic.init is None else spec.critic.init == "reward_model"
     return RewardStart(folder, weight) if wanted and folder is not None and weight is not None else None
 
@@ -59,23 +60,38 @@ def new_critic(base: nn.Module, spec: PPO, seed: int, start: RewardStart | None 
         critic = wrap(shared_copy(base), NEW, seed, "alignment.value_model")
         add_value_head(critic)
     else:
-        critic = _from_reward(base, start)
+        critic = _from_reward(base, start, seed)
     without_dropout(critic)
     return critic
 
 
 @torch.no_grad()
-def _from_reward(base: nn.Module, start: RewardStart) -> nn.Module:
-    """The reward model as a value model: what it says of a response so far is the value of going on from there."""
-    critic = load_reward(start.folder, base)
-    of_base = {parameter.data_ptr() for parameter in base.parameters()}
+def _from_reward(base: nn.Module, start: RewardStart, seed: int) -> nn.Module:
+    """The reward model as a value model: what it says of a response so far is the value of going on from there.
+
+    One that is a LoRA on the base's weights trains that on; one whose every weight was trained stands frozen below a new LoRA.
+    """
+    record, critic = read_record(start.folder), load_reward(start.folder, base)
     (score,) = (head.get_parameter("weight") for head in take_off(inner_model(critic), [SCORE]).values())
-    for parameter in critic.parameters():
-        parameter.requires_grad_(parameter.data_ptr() not in of_base)
-    add_value_head(critic)
+    if record.shares:
+        of_base = {parameter.data_ptr() for parameter in base.parameters()}
+        for parameter in critic.parameters():
+            parameter.requires_grad_(parameter.data_ptr() not in of_base)
+    else:
+        critic = wrap(_with_body_of(critic, base), NEW, seed, "alignment.value_model")
+    add_value_head(critic, score.shape[1])
     head = inner_model(critic).value_head
     head.weight.copy_(start.weight * score)
-    head.bias.fill_(-start.weight * read_record(start.folder).mean)
+    head.bias.fill_(-start.weight * record.mean)
+    return critic
+
+
+def _with_body_of(trained: nn.Module, base: nn.Module) -> nn.Module:
+    """A model of the base's class, which methods know, around the body of a classifier."""
+    critic = shared_copy(base)
+    inner = inner_model(critic)
+    body = inner_model(trained).base_model.to(next(base.parameters()).device)
+    setattr(inner, inner.base_model_prefix, body)
     return critic
 
 

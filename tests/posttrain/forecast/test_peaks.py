@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from transformers import BertConfig, LlamaConfig, T5Config
 
 from posttrain.data.packing import Example
-from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks
+from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks, wrapped
 from posttrain.forecast.phases import Arithmetic
 from posttrain.forecast.ppo import ppo_peaks
 from posttrain.models.architectures import auto_class
@@ -224,6 +224,15 @@ def test_ppo_is_forecast_to_sample_one_batch_at_a_time(ppo_section):
     all_peaks = (ppo_peaks(config(), ppo_section(rollouts=rollouts), prompts, 0, CPU) for rollouts in (128, 512))
     one, four = ({peak.phase: peak for peak in peaks}["sampling"] for peaks in all_peaks)
     assert one.activations == four.activations
+
+
+def test_a_reward_model_of_its_own_weights_stands_beside_the_policy_and_again_below_the_critic(ppo_section):
+    """One that is a LoRA on the policy's weights shares them with it, and so does its critic."""
+    size = 4 * sum(parameter.numel() for parameter in wrapped(config(), adapted("full")).parameters())
+    for init, copies in (("zero", 1), (None, 2)):
+        spec = ppo_section(reward={"source": "model"}, value_model="adapter", critic={"init": init}, peft={"method": "lora"})
+        shared, own = (ppo_peaks(config(), spec, examples(1), 0, CPU, whole_reward=whole) for whole in (False, True))
+        assert [b.weights - a.weights for a, b in zip(shared, own, strict=True)] == [copies * size] * len(own)
 
 
 SHAPE = {"source": "scratch", "hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 4, "intermediate_size": 1376,

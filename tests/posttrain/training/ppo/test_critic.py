@@ -21,11 +21,12 @@ CPU = torch.device("cpu")
 SIZES = [(5, 4, 7), (9, 3, 2)]
 
 
+@pytest.mark.parametrize("method", [{"method": "lora", "r": 4}, {"method": "full"}], ids=lambda each: each["method"])
 def test_a_critic_from_the_reward_model_values_a_response_so_far_as_that_rewards_it(
-    checkpoint, trained_reward, random_examples, ppo_section, lora
+    checkpoint, trained_reward, random_examples, ppo_section, lora, method
 ):
     """At each token the value is weight · reward of what stands before it: the reward model itself scores those pieces."""
-    folder, weight = trained_reward("lora", {"method": "lora", "r": 4}), 0.5
+    folder, weight = trained_reward(method["method"], method), 0.5
     base = load_model(Policy(str(checkpoint)), CPU)
     before = [parameter.clone() for parameter in base.parameters()]
     rewards = open_reward_model(folder, CPU, base=base)
@@ -47,7 +48,8 @@ def test_a_critic_from_the_reward_model_values_a_response_so_far_as_that_rewards
     assert all(
         torch.equal(now, then) for now, then in zip(load_model(Policy(str(checkpoint)), CPU).parameters(), before, strict=True)
     )
-    assert torch.equal(rewards([pieces[0][0]], [pieces[0][1]]) * weight, expected[:1])  # the reward model is another model
+    again = weight * rewards([pieces[0][0]], [pieces[0][1]])
+    torch.testing.assert_close(again, expected[:1], atol=1e-6, rtol=1e-5)  # the reward model is another model
 
 
 RECIPE = {
@@ -66,13 +68,15 @@ RECIPE = {
         ({"reward": {"source": "function", "name": "m:f"}}, False),
     ],
 )
-def test_a_critic_starts_from_the_reward_model_where_that_is_a_lora_on_the_same_weights(tmp_path, changes, starts):
-    recipe = validate_recipe(RECIPE | {"alignment": RECIPE["alignment"] | changes}, "r")
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_critic_starts_from_the_reward_model_where_that_began_as_the_policy(tmp_path, changes, starts, method):
+    changed = {"alignment": RECIPE["alignment"] | changes, "reward": {"peft": {"method": method}}}
+    recipe = validate_recipe(RECIPE | changed, "r")
     found = reward_start(recipe, recipe.alignment, tmp_path)
     assert found == (RewardStart(tmp_path, 2.0) if starts else None)
 
 
-@pytest.mark.parametrize("reward", [{"peft": {"method": "full"}}, {"model": {"source": "local", "path": "other"}}])
+@pytest.mark.parametrize("reward", [{"peft": {"method": "bitfit"}}, {"model": {"source": "local", "path": "other"}}])
 def test_another_reward_model_is_no_start(tmp_path, reward):
     recipe = validate_recipe(RECIPE | {"reward": reward}, "r")
     assert reward_start(recipe, recipe.alignment, tmp_path) is None
