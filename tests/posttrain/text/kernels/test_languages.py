@@ -82,6 +82,13 @@ def test_words_of_all_kinds_of_letters() -> None:
     assert by_kernel(some) == [by_library(text) for text in some]
 
 
+def test_words_that_come_again_have_the_same_vectors() -> None:
+    """Of long words many: what was looked up for them is taken from where it is kept."""
+    long_ones = ["internationalization", "Wissenschaftlerinnen", "непосредственно", "anticonstitutionnellement", "a" * 200]
+    some = [" ".join([*long_ones[: count + 1], *long_ones[: count + 1]]) for count in range(len(long_ones))] * 2
+    assert by_kernel(some) == [by_library(text) for text in some]
+
+
 def plainly(text: str) -> Language:
     """`identify` in the words of its description, with the library."""
     begin = language._LETTER.search(text)
