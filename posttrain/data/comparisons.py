@@ -10,7 +10,10 @@ from posttrain.data.pairs import instructed, pair, score
 from posttrain.data.shapes import Build, Record, Shape
 from schemas.reading import Reading
 
-ARENA: Final = {"model_a": 1.0, "model_b": -1.0, "tie": 0.0, "tie (bothbad)": 0.0, "both_bad": 0.0, "a": 1.0, "b": -1.0}
+ARENA: Final = {
+    "model_a": 1.0, "model_b": -1.0, "tie": 0.0, "tie (bothbad)": 0.0, "both_bad": 0.0, "a": 1.0, "b": -1.0, "response_a": 1.0,
+    "response_b": -1.0,
+}  # fmt: skip
 
 
 def compared(prompt: object, first: object, second: object, lead: float, marks: tuple[float, float] | None = None) -> Record:

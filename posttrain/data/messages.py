@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import orjson
 
+from posttrain.data.dialects import listed, mark
+
 Message = dict[str, str]
 """`role` and `content`, and `extra` where there is more that a chat template may read: a JSON object as text."""
 
@@ -47,6 +49,7 @@ TRAINED: Final = ("weight", "loss", "train")  # fields that say whether a turn i
 TEXT_PARTS: Final = ("text", "input_text", "output_text")
 OPENERS: Final = frozenset("[{ \t\r\n")  # with which text may start that is a list of messages
 WRITTEN_LIST: Final = re.compile(r"""\s*(?:\[\s*)?\{\s*["'](?:role|from|content|value)["']""")
+CUT_LIST: Final = re.compile(rf"""\s*\[\s*\{{\s*["'](?:role|from)["']\s*:\s*["'](?:{"|".join(ROLES)})["']""", re.I)
 
 
 class WrongType(ValueError):
@@ -79,7 +82,7 @@ def messages(value: object, role: str, field: str, turns: bool = True) -> list[M
     if isinstance(value, str):
         return turns_of(value) if turns and is_transcript(value) else [{"role": role, "content": value}]
     if isinstance(value, Mapping) and _first(value, SPEAKER) is not None:
-        return [_message(value, field)]
+        value = listed(value) if isinstance(_first(value, SPEAKER), list) else [value]
     if not isinstance(value, list):
         raise WrongType(f"`{field}` is {kind(value)}, not text or a list of messages")
     found = [_message(item, f"{field}[{at}]") for at, item in enumerate(value)]
@@ -105,15 +108,17 @@ def written(value: object, field: str) -> object:
         try:
             read = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
+            if CUT_LIST.match(value) and not value.rstrip().endswith("]"):
+                raise WrongType(f"`{field}` is a list of messages as text that breaks off", "cut_messages") from None
             return value
-    listed = read if isinstance(read, list) else [read]
-    return read if all(isinstance(item, dict) and _speaks(item) for item in listed) else value
+    items = read if isinstance(read, list) else [read]
+    return read if all(isinstance(item, dict) and _speaks(item) for item in items) else value
 
 
 def _speaks(item: Mapping[str, Any]) -> bool:
     """Whether an object is a message: who speaks is one of the known roles, and there is nothing that no message has."""
     role = _first(item, SPEAKER)
-    return isinstance(role, str) and role.lower() in ROLES
+    return isinstance(role, str) and role.strip().lower() in ROLES
 
 
 def _first(value: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -132,9 +137,10 @@ def _message(value: Any, field: str) -> Message:
     if not isinstance(role, str):
         raise WrongType(f"`{field}.role` is {kind(role)}, not text")
     extra = {} if value.keys() <= PLAIN else _extra(value, field)
-    if role.lower() in CALLING:
-        extra["tool_calls"], content = _calls(written_json(content), field), ""
-    message = {"role": ROLES.get(role.lower(), role), "content": content if isinstance(content, str) else joined(content, field)}
+    known = role.strip().lower()
+    if known in CALLING:
+        extra["tool_calls"], content = _calls(content, field), ""
+    message = {"role": ROLES.get(known, role), "content": content if isinstance(content, str) else joined(content, field)}
     return with_extra(message, extra)
 
 
@@ -173,20 +179,19 @@ def _extra(value: Mapping[str, Any], field: str) -> dict[str, Any]:
     if (call := value.get("function_call")) and "tool_calls" not in extra:  # OpenAI's older name for one call
         extra["tool_calls"] = _calls(call, field)
     for name in TRAINED:
-        mark = value.get(name)
-        if mark is None:
-            continue
-        if mark not in (0, 1):  # False and True are these two
-            raise WrongType(f"`{field}.{name}` is {mark!r}, not 0 or 1")
-        if not mark:
+        said = mark(value.get(name))
+        if said not in (None, 0, 1):  # False and True are these two
+            raise WrongType(f"`{field}.{name}` is {said!r}, not 0 or 1")
+        if said == 0:
             extra["weight"] = 0
     return extra
 
 
 def _calls(value: object, field: str) -> list[dict[str, Any]]:
     """Calls of tools as chat templates expect them: arguments as an object rather than as its text."""
-    listed = value if isinstance(value, list) else [value]
-    return [_call(written_json(call), f"{field}.tool_calls[{at}]") for at, call in enumerate(listed)]
+    value = written_json(value)
+    calls = value if isinstance(value, list) else [value]
+    return [_call(written_json(call), f"{field}.tool_calls[{at}]") for at, call in enumerate(calls)]
 
 
 def _call(value: object, field: str) -> dict[str, Any]:

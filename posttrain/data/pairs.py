@@ -24,7 +24,8 @@ SCORES: Final = {
 _NAMES: Final = frozenset(name for names in SCORES.values() for name in names)
 _NO_SCORES: Final = dict.fromkeys(("score_chosen", "score_rejected"))
 # Alpaca's words for an instruction without input, and what tables of text have in the place of an empty list.
-NO_INPUT: Final = frozenset({"", "noinput", "<noinput>", "n/a", "none", "nan", "[]"})
+NO_INPUT: Final = frozenset({"", "noinput", "<noinput>", "no input", "<no input>", "n/a", "none", "nan", "[]"})
+NO_SCORE: Final = frozenset({"", "n/a", "na", "none", "null", "-"})  # text in the place of a score that nobody gave
 LARGEST: Final = sys.float_info.max  # of a score; a whole number may be larger
 QUOTED: Final = 20  # characters from which a prompt at the start of both answers is no coincidence
 STRIPPED: Final = "the prompt was cut off the start of both answers of {count} pairs, which repeat it"
@@ -104,7 +105,7 @@ def score(row: dict[str, Any], *names: str) -> float | None:
 
 
 def _number(value: str, name: str) -> float | None:
-    if not value.strip():
+    if value.strip().lower() in NO_SCORE:
         return None
     try:
         return float(value)
@@ -142,9 +143,9 @@ def several(prompt: object, chosen: object, rejected: object) -> list[Record]:
 
 
 def _answers(side: object) -> list[Any]:
-    """The answers of a side: a list of texts, or of lists of messages, is several."""
-    if isinstance(side, list) and all(type(each) is str or type(each) is list for each in side):
-        return side
+    """The answers of a side: a list of texts, or of lists of messages, is several; null is none of them."""
+    if isinstance(side, list) and all(type(each) is str or type(each) is list or each is None for each in side):
+        return [each for each in side if each is not None]
     return [side]
 
 

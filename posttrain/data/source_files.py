@@ -19,6 +19,7 @@ PASSING: Final = re.compile(
     r"^(cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow|tmp\w{8}|.*\.(lock|incomplete|part|partial|tmp|crdownload)|.*~)$"
 )
 SHARD: Final = re.compile(r"^(?P<label>\w[\w.-]*?)[-_.]\d{4,6}([-_.]of[-_.]\d{4,6})?$")
+NUMBERED: Final = re.compile(r"(.*[-_.])(\d{4,6})[-_.]of[-_.](\d{4,6})(.*)")  # a part of a table, and how many it has
 WORD: Final = re.compile(r"[^A-Za-z]+")
 NAMED: Final = 5  # files that a message names
 
@@ -57,6 +58,17 @@ def skipped_note(place: str, skipped: dict[str, str]) -> str | None:
         return None
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return f"{place}: not read: {', '.join(named[:NAMED])}{more}"
+
+
+def missing_note(place: str, names: Iterable[str]) -> str | None:
+    """A sentence about numbered files, such as `train-00000-of-00002.parquet`, of which some are not there."""
+    there: dict[tuple[str, int], set[int]] = {}
+    for name in names:
+        if numbered := NUMBERED.fullmatch(name):
+            start, at, count, end = numbered.groups()
+            there.setdefault((f"{start}*{end}", int(count)), set()).add(int(at))
+    gaps = [f"{name} (here {len(found)} of {count})" for (name, count), found in sorted(there.items()) if len(found) < count]
+    return f"{place}: numbered files are missing: {', '.join(gaps[:NAMED])}" if gaps else None
 
 
 def label_of(inner: str) -> str | None:

@@ -19,6 +19,7 @@ from posttrain.data.source_files import (
     NAMED,
     kind_of,
     label_of,
+    missing_note,
     path_of,
     shown,
     side_of,
@@ -139,13 +140,19 @@ def _files_of(source: DataSource, where: str, cache: Path) -> list[SourceFile]:
         ) from error
     note = skipped_note(source.address, skipped)
     if not found:
-        raise Refusal(where=where, found=f"nothing at {address!r}{_unread(note)}", allowed=PLACES, remedy=_nearest(address))
+        raise Refusal(where=where, found=f"{_nothing(address)}{_unread(note)}", allowed=PLACES, remedy=_nearest(address))
     for name, entry in found.items():
         _acceptable(name, entry, where)
     names = sorted(found)
     files = [SourceFile(shown(name, names), _address(filesystem, name)) for name in names]
-    notes = (note,) if note else ()
+    notes = tuple(each for each in (note, missing_note(source.address, names if names != [path] else ())) if each)
     return [replace(each, notes=notes if at == 0 else ()) for at, each in enumerate(_of_splits(files, source, where))]
+
+
+def _nothing(address: str) -> str:
+    return (
+        f"no file of rows in the folder {address!r}" if os.path.isdir(os.path.expanduser(address)) else f"nothing at {address!r}"
+    )
 
 
 def _unread(note: str | None) -> str:
@@ -262,6 +269,8 @@ def _nearest(source: str) -> str:
     relative = f"correct the address; relative paths start at {os.getcwd()}"
     folder, name = os.path.split(os.path.expanduser(source))
     neighbours = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    if name in neighbours:
+        return "put files of these kinds there, or name another folder"
     near = closest(name, neighbours)
     return f"did you mean {os.path.join(folder, near)}?" if near else relative
 

@@ -107,7 +107,7 @@ class DeclaredSplits:
 
 def held_out(keys: pl.Series, share: float) -> pl.Series:
     """`holdout_mask` of texts that are folded already, as strings or as their UTF-8."""
-    return pl.Series("holdout", held_out_bytes(keys.cast(pl.Binary), share), dtype=pl.Boolean)
+    return pl.Series("holdout", held_out_bytes(keys.cast(pl.Binary).to_list(), share), dtype=pl.Boolean)
 
 
 def held_out_bytes(keys: Iterable[bytes], share: float) -> list[bool]:

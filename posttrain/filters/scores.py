@@ -18,7 +18,7 @@ from posttrain.filters.words import share_of_words
 from posttrain.text import tokens
 from posttrain.text.buffers import Buffers
 from posttrain.text.kernels.folding import Folded
-from posttrain.text.language import identify_all
+from posttrain.text.language import identify_texts
 from posttrain.text.overlap import EvaluationIndex
 from schemas.filtering import Filtering
 
@@ -71,8 +71,8 @@ def _column(values: Any, kind: pa.DataType) -> pa.Array:
 
 
 def _language(texts: Texts, asked: Any, work: Path) -> Columns:
-    codes, scores = identify_all(texts.strings())
-    return {"language": codes, "language_score": scores}
+    told = identify_texts(texts.texts)
+    return {"language": told.codes(), "language_score": told.scores}
 
 
 def _quality(texts: Texts, asked: Any, work: Path) -> Columns:

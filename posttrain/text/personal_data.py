@@ -26,7 +26,7 @@ from posttrain.text.kernels.hits import CLASSES, COLONS, MAIL, NUMBER, all_hits
 from posttrain.text.personal_numbers import numbers, require
 from posttrain.text.personal_words import colons, mail, word
 
-__all__ = ["KINDS", "Personal", "find", "placeholder", "redact", "redact_all", "require"]
+__all__ = ["KINDS", "Personal", "counted", "find", "placeholder", "redact", "redact_all", "require"]
 
 KINDS: Final = ("email", "ip", "phone", "card", "iban", "secret")
 
@@ -89,6 +89,15 @@ def redact_all(texts: Buffers, kinds: Collection[str] = KINDS) -> tuple[Buffers,
     parts.append(data[behind : int(texts.offsets[-1])].tobytes())
     offsets = texts.offsets - texts.offsets[0] + np.concatenate([[0], np.cumsum(shift)])
     return Buffers(np.frombuffer(b"".join(parts), np.uint8), offsets), counts
+
+
+def counted(texts: Buffers, kinds: Collection[str] = KINDS) -> NDArray[np.int64]:
+    """Findings by document and kind, shape (documents, len(KINDS)), without the placeholders."""
+    counts = np.zeros((texts.documents, len(KINDS)), np.int64)
+    for at, some in _find_all(texts, kinds).items():
+        for each in some:
+            counts[at, KINDS.index(each.kind)] += 1
+    return counts
 
 
 def _find(data: bytes, kinds: Collection[str]) -> list[Personal]:

@@ -114,7 +114,8 @@ def test_a_refusal_for_bad_rows_names_a_quarantine_file_that_holds_them(refused,
 def test_a_folder_without_data_is_refused(refused, tiny, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "notes.txt").write_text("none")
-    refused(recipe_with(tiny, tmp_path, "corpus", str(tmp_path / "data")), [], ("data.corpus: found nothing at",))
+    recipe = recipe_with(tiny, tmp_path, "corpus", str(tmp_path / "data"))
+    refused(recipe, [], ("data.corpus: found no file of rows in the folder",))
 
 
 def test_a_misspelt_file_is_refused_with_its_neighbour(refused, tiny, tmp_path):

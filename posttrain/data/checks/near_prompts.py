@@ -94,11 +94,12 @@ def _joined(
     counts = np.zeros(1 << (64 - shift), np.uint32)
     joins.count(known, shift, counts)
     room = len(known) + len(ends)
-    keys, sets = np.empty(room, np.uint64), np.empty(room, np.int64)
-    used = joins.index(known, ends, counts, shift, least, keys, sets)
+    keys, sets, bits = np.empty(room, np.uint64), np.empty(room, np.int64), np.empty(len(ends), np.uint64)
+    used = joins.index(known, ends, counts, shift, least, keys, sets, bits)
     order = np.argsort(keys[:used], kind="stable")
     keys, sets = keys[order], sets[order]
+    bits = bits[sets]
     for asked_for, lengths in pieces:
         found, seen = np.zeros(len(lengths), np.bool_), np.full(len(ends), -1, np.int64)
-        joins.join(asked_for, lengths, known, ends, counts, shift, least, keys, sets, seen, found)
+        joins.join(asked_for, lengths, known, ends, counts, shift, least, keys, sets, bits, seen, found)
         yield found

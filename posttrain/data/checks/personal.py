@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from posttrain.text.buffers import arrow, of_series
-from posttrain.text.personal_data import KINDS, redact_all
+from posttrain.text.personal_data import KINDS, counted, redact_all
 
 PARTS: Final = ("prompt", "chosen", "rejected", "completion")
 
@@ -24,7 +24,7 @@ def personal(texts: Sequence[pl.Series], kinds: Collection[str]) -> NDArray[np.b
     """
     found = np.zeros(len(texts[0]) if texts else 0, np.bool_)
     for each in texts:
-        found |= redact_all(of_series(each), kinds)[1].any(1)
+        found |= counted(of_series(each), kinds).any(1)
     return found
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from posttrain.text.language import UNKNOWN, identify_all
+from posttrain.text.buffers import of_series
+from posttrain.text.kernels.heads import NONE
+from posttrain.text.language import identify_texts, names
 from posttrain.text.scripts import scripts
 
 LOOKED_AT: Final = 2_000  # characters of a text whose script is told
@@ -78,9 +80,8 @@ def _script(text: str) -> str | None:
 
 def _languages(texts: pl.Series) -> pl.Series:
     """The language of each text that is long enough for one, where the model is sure of it."""
-    every = texts.fill_null("").to_list()
-    long = [at for at, text in enumerate(every) if len(text.strip()) >= SPOKEN]
-    found: list[str | None] = [None] * len(every)
-    for at, code, score in zip(long, *identify_all(every[at] for at in long), strict=True):
-        found[at] = code if score >= SURE and code != UNKNOWN else None
-    return pl.Series(found, dtype=pl.String)
+    long = (texts.str.strip_chars().str.len_chars() >= SPOKEN).fill_null(False)
+    told = identify_texts(of_series(texts.filter(long)))
+    sure = (told.scores >= SURE) & (told.labels != NONE)
+    found = pl.Series([None], dtype=pl.String).new_from_index(0, len(texts))
+    return found.scatter(long.arg_true().filter(sure), pl.Series(names()).gather(told.labels[sure]))

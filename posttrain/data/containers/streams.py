@@ -67,6 +67,8 @@ MAGIC: Final[dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]]] = {
     b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
     b"BZh": ("bzip2", bz2.BZ2File),
     b"\xfd7zXZ\0": ("xz", _Xz),
+    # Frames of zstd that hold no data, with which those of `pzstd` begin.
+    **{bytes([first]) + b"\x2a\x4d\x18": ("zstd", _zstd) for first in range(0x50, 0x60)},
 }
 """What a compressed file begins with: the codec's name, and its decoder."""
 BROKEN: Final = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError, UnicodeError)

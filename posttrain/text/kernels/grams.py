@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from posttrain.text.kernels.characters import WORD
 from posttrain.text.kernels.compiling import kernel
-from posttrain.text.kernels.text import BASE, MIXER, Bytes, Hashes, Places, code_at, hashed, longest
+from posttrain.text.kernels.text import ASCII, BASE, MIXER, Bytes, Hashes, Places, code_at, hashed, longest
 
 _FNV_BASIS, _FNV_PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)
 
@@ -25,19 +25,28 @@ def words(data: Bytes, start: int, end: int, flags: Bytes, out: Hashes) -> int:
     """
     count, value, at, inside = 0, _FNV_BASIS, start, False
     while at < end:
-        code, behind = code_at(data, at)
-        alone = _alone(code)
-        if inside and (alone or not flags[code] & WORD):
-            out[count] = value
-            count, value, inside = count + 1, _FNV_BASIS, False
-        if flags[code] & WORD:
-            for place in range(at, behind):
-                value = (value ^ np.uint64(data[place])) * _FNV_PRIME
-            inside = True
-            if alone:
+        if data[at] < ASCII:  # one byte, of which no other has to be known
+            if flags[data[at]] & WORD:
+                value = (value ^ np.uint64(data[at])) * _FNV_PRIME
+                inside = True
+            elif inside:
                 out[count] = value
                 count, value, inside = count + 1, _FNV_BASIS, False
-        at = behind
+            at += 1
+        else:
+            code, behind = code_at(data, at)
+            alone = _alone(code)
+            if inside and (alone or not flags[code] & WORD):
+                out[count] = value
+                count, value, inside = count + 1, _FNV_BASIS, False
+            if flags[code] & WORD:
+                for place in range(at, behind):
+                    value = (value ^ np.uint64(data[place])) * _FNV_PRIME
+                inside = True
+                if alone:
+                    out[count] = value
+                    count, value, inside = count + 1, _FNV_BASIS, False
+            at = behind
     if inside:
         out[count] = value
         count += 1
@@ -69,15 +78,22 @@ def runs(prefix: Hashes, powers: Hashes, count: int, length: int, out: Hashes) -
 
 
 @kernel
-def place_of(known: Hashes, buckets: Places, value: int) -> int:
+def _bits(buckets: Places) -> int:
+    """How many high bits of a hash name its bucket."""
+    bits = 0
+    while (len(buckets) - 1) >> bits > 1:
+        bits += 1
+    return bits
+
+
+@kernel
+def _place_of(known: Hashes, buckets: Places, bits: int, value: int) -> int:
     """Where a hash stands among sorted ones, or -1.
 
     Args:
         buckets: by the high bits of hashes, where those with these bits start in `known`, and where the last ones end.
+        bits: how many these are.
     """
-    bits = 0
-    while (len(buckets) - 1) >> bits > 1:
-        bits += 1
     bucket = np.int64(np.uint64(value) >> np.uint64(64 - bits)) if bits else 0
     for at in range(buckets[bucket], buckets[bucket + 1]):
         if known[at] == value:
@@ -93,22 +109,22 @@ def matches(
     """Of each folded text the runs of words that are known: how many, the first one, and the share of words in any.
 
     Args:
-        known, buckets: as in `place_of`.
+        known, buckets: as in `_place_of`.
         lengths: of runs, in words.
         counts, first, covered: shape (documents,), filled; `first` is a place in `known` or -1.
     """
-    size = longest(starts, ends)
-    found, prefix = np.empty(size + 1, np.uint64), np.empty(size + 2, np.uint64)
+    size, bits = longest(starts, ends), _bits(buckets)
+    found, prefix, inside = np.empty(size + 1, np.uint64), np.empty(size + 2, np.uint64), np.empty(size + 1, np.uint8)
     for each in range(len(starts)):
         count = words(data, starts[each], ends[each], flags, found)
         beginnings(found, count, prefix)
-        inside = np.zeros(count, np.uint8)
+        inside[:count] = 0
         counts[each], first[each] = 0, -1
         for length in lengths:
             for at in range(count - length + 1):
-                place = place_of(known, buckets, hashed(prefix, powers, at, at + length))
+                place = _place_of(known, buckets, bits, hashed(prefix, powers, at, at + length))
                 if place >= 0:
                     counts[each] += 1
                     inside[at : at + length] = 1
                     first[each] = place if first[each] < 0 else first[each]
-        covered[each] = inside.sum() / max(count, 1)
+        covered[each] = inside[:count].sum() / max(count, 1) if counts[each] else 0.0

@@ -4,6 +4,9 @@ Two sets of which one has n members, and whose index is j or more, share at leas
 members that both keep, one of the first n - a + 1 of the one is among the first of the other (Chaudhuri et al. 2006, a primitive
 operator for similarity joins). Here rare members come first: what thousands of prompts of a template have in common comes last,
 and proposes nothing. How rare a member is, is counted by some bits of its hash, in a table of fixed size.
+
+Where no member is rare, as in sentences out of three words, many sets are proposed. 64 bits of each tell that most of these are
+unlike (Sandes et al. 2020, bitmap filter for speeding up exact set similarity joins), in a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -67,15 +70,37 @@ def _first(own: Hashes, counts: Counts, shift: int, least: float) -> Hashes:
 
 
 @kernel
-def index(known: Hashes, ends: Places, counts: Counts, shift: int, least: float, keys: Hashes, sets: Places) -> int:
+def parity(own: Hashes) -> int:
+    """64 bits, of which each member turns one: those of two sets differ in no more bits than the sets have members apart."""
+    bits = np.uint64(0)
+    for member in own:
+        bits ^= np.uint64(1) << (member & np.uint64(63))
+    return bits
+
+
+@kernel
+def ones(bits: int) -> int:
+    """How many bits are set."""
+    bits -= (bits >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)
+
+
+@kernel
+def index(
+    known: Hashes, ends: Places, counts: Counts, shift: int, least: float, keys: Hashes, sets: Places, bits: Hashes
+) -> int:  # fmt: skip
     """The keys by which known sets are found; returns how many.
 
     Args:
         known, ends: the sets, and where each ends behind the one before.
         keys, sets: a key and the number of its set, filled; room for as many as `known` has members, and one for each set.
+        bits: `parity` of each set, shape (known sets,), filled.
     """
     used, start = 0, 0
     for each in range(len(ends)):
+        bits[each] = parity(known[start : ends[each]])
         if ends[each] > start:
             found = _first(known[start : ends[each]], counts, shift, least)
             keys[used : used + len(found)], sets[used : used + len(found)] = found, each
@@ -87,7 +112,7 @@ def index(known: Hashes, ends: Places, counts: Counts, shift: int, least: float,
 @kernel
 def join(
     asked: Hashes, lengths: Places, known: Hashes, ends: Places, counts: Counts, shift: int, least: float, keys: Hashes,
-    sets: Places, seen: Places, found: NDArray[np.bool_],
+    sets: Places, bits: Hashes, seen: Places, found: NDArray[np.bool_],
 ) -> int:  # fmt: skip
     """Which of the sets that are asked for have an index of `least` or more with a known one; returns the comparisons.
 
@@ -95,6 +120,7 @@ def join(
         asked, lengths: sorted sets, one behind the other.
         known, ends, counts, shift, least: as in `index`, of all known sets.
         keys, sets: what that gave, by key.
+        bits: `parity` of the set of each key.
         seen: shape (known sets,), -1 everywhere; by which set each was compared last.
         found: shape (sets,), filled.
     """
@@ -105,6 +131,8 @@ def join(
         found[each] = False
         if len(own) == 0:
             continue
+        mark = parity(own)
+        most = np.int64(len(own) * (1 - least) / max(least, SLACK) + SLACK)  # members that two such sets do not share
         for key in _first(own, counts, shift, least):
             if key >> _COUNT == np.uint64(0):  # no known set has it
                 continue
@@ -112,6 +140,8 @@ def join(
             while at < len(keys) and keys[at] == key and not found[each]:
                 rival = sets[at]
                 at += 1
+                if np.int64(ones(mark ^ bits[at - 1])) > most:
+                    continue
                 begin = ends[rival - 1] if rival else 0
                 size = ends[rival] - begin
                 if seen[rival] == each or min(size, len(own)) < least * max(size, len(own)) - SLACK:

@@ -1,7 +1,7 @@
 """What fastText's classifier computes (Joulin et al. 2016, arXiv 1607.01759): the mean of the vectors of words and of pieces of
 words, and the most probable leaf of a Huffman tree. In the order of its own additions, so that scores are equal bit by bit.
 
-Its dictionary is pruned (arXiv 1612.03651): a piece whose hash was not kept has no vector.
+What is looked up for a word is kept, since most words come again.
 """
 
 from __future__ import annotations
@@ -13,213 +13,168 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posttrain.text.kernels.compiling import kernel
-from posttrain.text.kernels.folding import is_ascii
-from posttrain.text.kernels.text import Bytes, Places
+from posttrain.text.kernels.pieces import DIMENSION, ENDING, Model, bracketed, vectors_of
+from posttrain.text.kernels.text import MIXER, Bytes, Hashes, Places
 
-_BASIS, _PRIME = np.uint32(2166136261), np.uint32(16777619)
-_BEGIN, _END = np.uint8(60), np.uint8(62)  # < and > around a word
-ENDING = 0  # the row of the word that ends every text
-NO_PIECE = np.uint16(0xFFFF)
-PIECES = 2_000_000  # hashes of pieces, and
-DIMENSION = 16  # of vectors: known when this is compiled, which makes it twice as fast
-_SMALL = 1e-5  # that is added before a logarithm is taken
+SIZE_BITS = 6
+MOST = 1 << SIZE_BITS  # vectors from which those of a word are not kept
+FEWEST_SLOTS, MOST_SLOTS = 1 << 6, 1 << 15  # for words that are kept, of which at most half are taken
+BYTES_OF_SLOT, VECTORS_OF_SLOT = 16, 4  # bytes of text for which there is one; vectors of a word on average, and twice as many
+_FNV_BASIS, _FNV_PRIME = np.uint64(14695981039346656037), np.uint64(1099511628211)
+_SMALL = 1e-5  # that is added before a logarithm is taken, so that a leaf may have a little more than its parent:
+_ROUNDING = 1e-3  # more than that comes to on the way down
 
 
-class Model(NamedTuple):
-    """A classifier as `languages` takes it."""
+class Room(NamedTuple):
+    """Memory that the texts of a batch take one after the other, and what is kept of their words: most come again."""
 
-    rows: NDArray[np.float32]
-    """Vectors of words, then of pieces, shape (words + pieces, DIMENSION)."""
-    text: Bytes
-    """The words, one after the other."""
-    ends: Places
-    """Where each begins in `text`, and where the last one ends, shape (words + 1,)."""
-    slots: NDArray[np.int32]
-    """A word's number by its hash, or the next free slot; -1 where there is none. The size is a power of two."""
-    pieces: NDArray[np.uint16]
-    """By the hash of a piece its row among those of pieces, or NO_PIECE, shape (PIECES,)."""
-    kept: Bytes
-    """A bit for each hash of a piece that has a row: small enough to stay near the processor."""
-    leaves: NDArray[np.float32]
-    """Of each inner node of the tree, shape (labels - 1, DIMENSION)."""
-    left: NDArray[np.int32]
-    """The child of each inner node: a label, or, from their number on, an inner node."""
-    right: NDArray[np.int32]
-    mark: Bytes
-    """What a label begins with in training data: a word that does so counts for nothing."""
-    shortest: int
-    """Characters of a piece, with the signs around a word."""
-    longest: int
+    word: Bytes
+    places: NDArray[np.int32]
+    total: NDArray[np.float32]
+    part: NDArray[np.float32]
+    nodes: NDArray[np.int32]
+    marks: NDArray[np.float32]
+    keys: Hashes
+    """The hash of the word that is kept in each slot, or 0."""
+    spans: NDArray[np.uint32]
+    """Where the vectors of this begin in `vectors`, and in the last `SIZE_BITS` bits how many there are."""
+    vectors: NDArray[np.int32]
+    """Which vectors words have, one word after the other."""
+    kept: Places
+    """How many words are kept, and how many vectors they have."""
 
 
 @kernel
-def hashed(data: Bytes, start: int, end: int) -> np.uint32:
-    """FNV-1a in 32 bits, with bytes that have a sign, as fastText takes them."""
-    value = _BASIS
-    for at in range(start, end):
-        value = _mixed(value, data[at])
-    return value
+def room(model: Model, size: int, bytes_in_all: int) -> Room:
+    """Enough for texts of so many bytes each."""
+    labels, slots = len(model.left) + 1, FEWEST_SLOTS
+    while slots < MOST_SLOTS and slots * BYTES_OF_SLOT < bytes_in_all:
+        slots *= 2
+    return Room(
+        np.empty(size + 2, np.uint8),
+        np.empty((size + 2) * (model.longest - model.shortest + 1) + 1, np.int32),
+        np.empty(DIMENSION, np.float32),
+        np.empty(DIMENSION, np.float32),
+        np.empty(labels, np.int32),
+        np.empty(labels, np.float32),
+        np.zeros(slots, np.uint64),
+        np.empty(slots, np.uint32),
+        np.empty(slots * VECTORS_OF_SLOT, np.int32),
+        np.zeros(2, np.int64),
+    )
 
 
 @kernel
-def _mixed(value: np.uint32, byte: int) -> np.uint32:
-    """Numba computes with 64 bits unless it is told otherwise."""
-    return np.uint32(np.uint32(value ^ np.uint32(np.int32(np.int8(byte)))) * _PRIME)
-
-
-@kernel
-def languages(
-    data: Bytes, offsets: Places, cuts: Places, sure: float, model: Model, labels: NDArray[np.int32], scores: NDArray[np.float32]
-) -> None:  # fmt: skip
-    """The most probable label of each text, and its probability: of its first part where that is sure, else of the whole.
+def told(model: Model, data: Bytes, start: int, cut: int, end: int, sure: float, room: Room) -> tuple[int, np.float32]:
+    """The most probable label of `data[start:end]`, and its probability: of its part up to `cut` where that is sure.
 
     Args:
-        data, offsets: UTF-8 of the texts (`Buffers`); all ASCII white space separates words.
-        cuts: bytes of each first part, shape (texts,).
+        data: UTF-8; all ASCII white space separates words.
         sure: probability from which no more than the first part is looked at.
-        labels, scores: shape (texts,), filled.
     """
-    total, part = np.empty(DIMENSION, np.float32), np.empty(DIMENSION, np.float32)
-    word = np.empty(np.diff(offsets).max() + 2, np.uint8)
-    for each in range(len(offsets) - 1):
-        cut, end = offsets[each] + cuts[each], offsets[each + 1]
-        total[:] = np.float32(0)
-        count, at = _add_words(model, data, offsets[each], cut, end, total, word)
-        part[:] = total
-        more = _add_word(model, _bracketed(data[at:cut], word), part) if at < cut else 0  # the word that is cut
-        labels[each], scores[each] = _most_probable(model, part, count + max(more, 0))
-        if scores[each] < sure and cut < end and at < end:
-            more, at = _add_words(model, data, at, end, end, total, word)
-            labels[each], scores[each] = _most_probable(model, total, count + more)
+    total, part = room.total, room.part
+    total[:] = np.float32(0)
+    count, at = _add_words(model, data, start, cut, end, total, room)
+    part[:] = total
+    more, _ = _add_words(model, data, at, cut, cut, part, room) if at < cut else (0, 0)  # the word that is cut
+    label, score = _most_probable(model, part, count + more, room)
+    if score < sure and cut < end and at < end:
+        more, at = _add_words(model, data, at, end, end, total, room)
+        label, score = _most_probable(model, total, count + more, room)
+    return label, score
+
+
+@kernel
+def languages(data: Bytes, offsets: Places, model: Model, labels: NDArray[np.int32], scores: NDArray[np.float32]) -> None:
+    """`told` of each whole text; `labels` and `scores`, of shape (texts,), are filled."""
+    held = room(model, np.diff(offsets).max() if len(labels) else 0, offsets[-1] - offsets[0] if len(labels) else 0)
+    for each in range(len(labels)):
+        start, end = offsets[each], offsets[each + 1]
+        labels[each], scores[each] = told(model, data, start, end, end, 0.0, held)
 
 
 @kernel
 def _add_words(
-    model: Model, data: Bytes, at: int, cut: int, end: int, total: NDArray[np.float32], word: Bytes
+    model: Model, data: Bytes, at: int, cut: int, end: int, total: NDArray[np.float32], room: Room
 ) -> tuple[int, int]:  # fmt: skip
     """Add the words of a text from a place on that are over by `cut`; returns how many vectors these have, and where the next
     one starts, which is the end where no more words count."""
-    count = 0
+    # Out of the records, which would be copied in the loop.
+    rows, keys, spans, vectors, places, count = model.rows, room.keys, room.spans, room.vectors, room.places, 0
     while True:
         while at < end and _is_blank(data[at]):
             at += 1
-        stop = at
+        stop, key = at, _FNV_BASIS
         while stop < end and not _is_blank(data[stop]):
+            key = (key ^ np.uint64(data[stop])) * _FNV_PRIME
             stop += 1
         if stop > cut or stop == at:
             return count, at
-        found = _add_word(model, _bracketed(data[at:stop], word), total)
-        if found < 0:
-            return count, end
-        count, at = count + found, stop
+        key |= np.uint64(1)
+        slot = _slot_of(keys, key)
+        if keys[slot] == key:
+            first, found = spans[slot] >> SIZE_BITS, spans[slot] & (MOST - 1)
+            for each in range(first, first + found):
+                _add(total, rows, vectors[each])
+        else:
+            found = vectors_of(model, bracketed(data, at, stop, room.word), places)
+            if found < 0:
+                return count, end
+            for each in range(found):
+                _add(total, rows, places[each])
+            _keep(room, key, slot, places[:found])
+        count, at = count + np.int64(found), stop
+
+
+@kernel
+def _slot_of(keys: Hashes, key: int) -> int:
+    """The slot of a word, or the free one where it may be kept."""
+    slot = np.int64((key * MIXER) >> np.uint64(40)) & (len(keys) - 1)
+    while keys[slot] != key and keys[slot] != np.uint64(0):
+        slot = (slot + 1) & (len(keys) - 1)
+    return slot
+
+
+@kernel
+def _keep(room: Room, key: int, slot: int, found: NDArray[np.int32]) -> None:
+    """Keep the vectors of a word; where there is no room any more, it is the first of a new start."""
+    if len(found) >= MOST:
+        return
+    words, used = room.kept
+    if 2 * (words + 1) > len(room.keys) or used + len(found) > len(room.vectors):
+        room.keys[:] = np.uint64(0)
+        words, used, slot = 0, 0, _slot_of(room.keys, key)
+    room.keys[slot], room.spans[slot] = key, used << SIZE_BITS | len(found)
+    room.vectors[used : used + len(found)] = found
+    room.kept[0], room.kept[1] = words + 1, used + len(found)
 
 
 @kernel
 def _is_blank(byte: int) -> bool:
-    return byte == 32 or 9 <= byte <= 13 or 28 <= byte <= 31 or byte == 0
+    return byte <= 32 and (byte >= 28 or 9 <= byte <= 13 or byte == 0)
 
 
 @kernel
-def _bracketed(word: Bytes, out: Bytes) -> Bytes:
-    """The word between < and >, in `out`."""
-    size = len(word) + 2
-    out[0], out[1 : size - 1], out[size - 1] = _BEGIN, word, _END
-    return out[:size]
-
-
-@kernel
-def _add_word(model: Model, word: Bytes, total: NDArray[np.float32]) -> int:
-    """Add the vectors of a bracketed word and of its pieces; returns how many there were, or -1 for the word that ends a text."""
-    number = _number_of(model, word[1:-1])
-    if number == ENDING:
-        return -1
-    if number >= 0:
-        _add(total, model.rows[number])
-    elif _is_label(model.mark, word[1:-1]):
-        return 0
-    pieces = _add_pieces_of_ascii(model, word, total) if is_ascii(word) else _add_pieces(model, word, total)
-    return pieces + (number >= 0)
-
-
-@kernel
-def _add_pieces_of_ascii(model: Model, word: Bytes, total: NDArray[np.float32]) -> int:
-    """What `_add_pieces` does where characters are bytes."""
-    # Out of the record, which would be copied in the inner loop.
-    kept, pieces, rows, words = model.kept, model.pieces, model.rows, len(model.ends) - 1
-    shortest, longest, count = model.shortest, model.longest, 0
-    for first in range(len(word)):
-        value = _mixed(_BASIS, word[first])
-        for at in range(first + 1, min(first + longest, len(word))):
-            value = _mixed(value, word[at])
-            if at - first + 1 >= shortest:
-                place = np.uint32(value) % np.uint32(PIECES)
-                if kept[place >> 3] >> (place & 7) & 1:
-                    _add(total, rows[words + pieces[place]])
-                    count += 1
-    return count
-
-
-@kernel
-def _add_pieces(model: Model, word: Bytes, total: NDArray[np.float32]) -> int:
-    """Add the vectors of all pieces of a bracketed word; returns how many there were."""
-    kept, pieces, rows, words = model.kept, model.pieces, model.rows, len(model.ends) - 1
-    shortest, longest, count = model.shortest, model.longest, 0
-    for first in range(len(word)):
-        if word[first] & 0xC0 == 0x80:  # not the first byte of a character
-            continue
-        at, size, value = first, 1, _BASIS
-        while at < len(word) and size <= longest:
-            value = _mixed(value, word[at])
-            at += 1
-            while at < len(word) and word[at] & 0xC0 == 0x80:
-                value = _mixed(value, word[at])
-                at += 1
-            if size >= shortest:
-                place = np.uint32(value) % np.uint32(PIECES)
-                if kept[place >> 3] >> (place & 7) & 1:
-                    _add(total, rows[words + pieces[place]])
-                    count += 1
-            size += 1
-    return count
-
-
-@kernel
-def _number_of(model: Model, word: Bytes) -> int:
-    """The number of a word that the model knows, or -1."""
-    at = np.int64(hashed(word, 0, len(word))) & (len(model.slots) - 1)
-    while model.slots[at] >= 0:
-        number = model.slots[at]
-        known = model.text[model.ends[number] : model.ends[number + 1]]
-        if len(known) == len(word) and np.all(known == word):
-            return number
-        at = (at + 1) & (len(model.slots) - 1)
-    return -1
-
-
-@kernel
-def _is_label(mark: Bytes, word: Bytes) -> bool:
-    return len(word) >= len(mark) and np.all(word[: len(mark)] == mark)
-
-
-@kernel
-def _add(total: NDArray[np.float32], row: NDArray[np.float32]) -> None:
+def _add(total: NDArray[np.float32], rows: NDArray[np.float32], row: int) -> None:
+    """Of an array and a place: a row as an array of its own would be counted by who holds it, which takes as long again. Places
+    without a sign need not be looked at for being counted from the end."""
     for at in range(DIMENSION):
-        total[at] += row[at]
+        total[np.uint64(at)] += rows[np.uint64(row), np.uint64(at)]
 
 
 @kernel
-def _most_probable(model: Model, total: NDArray[np.float32], count: int) -> tuple[int, float]:
+def _most_probable(model: Model, total: NDArray[np.float32], count: int, room: Room) -> tuple[int, np.float32]:
     """The leaf with the greatest product of the probabilities of its branches, and that product.
 
     Args:
         total: sum of so many vectors, without that of the word that ends a text; changed.
     """
-    _add(total, model.rows[ENDING])
+    _add(total, model.rows, ENDING)
     total *= np.float32(1.0 / (count + 1))
-    labels = len(model.left) + 1
-    nodes, marks = np.empty(labels, np.int32), np.empty(labels, np.float32)
+    labels, nodes, marks = len(model.left) + 1, room.nodes, room.marks
     nodes[0], marks[0], waiting = 2 * labels - 2, np.float32(0), 1
-    best, found, least = np.float32(-np.inf), -1, np.float32(math.log(_SMALL))
+    best, found = np.float32(-np.inf), -1
+    least = max(np.float32(math.log(_SMALL)), np.float32(_of_nearest(model, total) - _ROUNDING))
     while waiting:
         waiting -= 1
         node, score = nodes[waiting], marks[waiting]
@@ -228,19 +183,34 @@ def _most_probable(model: Model, total: NDArray[np.float32], count: int) -> tupl
         if node < labels:
             best, found = score, node
             continue
-        sum_ = np.float32(0)
-        for at in range(DIMENSION):
-            sum_ += model.leaves[node - labels, at] * total[at]
-        right = np.float32(np.float64(1.0) / np.float64(np.float32(1) + np.float32(math.exp(-sum_))))
-        left = np.float32(1.0 - np.float64(right))
+        left, right = _branches(model.leaves, node - labels, total)
         # The right one waits below: the left one comes first.
-        nodes[waiting], marks[waiting] = model.right[node - labels], score + np.float32(math.log(np.float64(right) + _SMALL))
-        nodes[waiting + 1], marks[waiting + 1] = (
-            model.left[node - labels],
-            score + np.float32(math.log(np.float64(left) + _SMALL)),
-        )
+        nodes[waiting], marks[waiting] = model.right[node - labels], score + right
+        nodes[waiting + 1], marks[waiting + 1] = model.left[node - labels], score + left
         waiting += 2
     return found, np.float32(math.exp(best))
+
+
+@kernel
+def _of_nearest(model: Model, total: NDArray[np.float32]) -> np.float32:
+    """The logarithm of the leaf where each branch is the more probable one: none with less is the most probable."""
+    labels = len(model.left) + 1
+    node, score = 2 * labels - 2, np.float32(0)
+    while node >= labels:
+        left, right = _branches(model.leaves, node - labels, total)
+        score += max(left, right)
+        node = np.int64(model.left[node - labels] if left > right else model.right[node - labels])
+    return score
+
+
+@kernel
+def _branches(nodes: NDArray[np.float32], node: int, total: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
+    """The logarithms of the probabilities of the two children of an inner node."""
+    sum_ = np.float32(0)
+    for at in range(DIMENSION):
+        sum_ += nodes[np.uint64(node), np.uint64(at)] * total[np.uint64(at)]
+    right = np.float32(np.float64(1.0) / np.float64(np.float32(1) + np.float32(math.exp(-sum_))))
+    return _log(np.float32(1.0 - np.float64(right))), _log(right)
 
 
 @kernel

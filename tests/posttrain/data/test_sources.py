@@ -88,7 +88,7 @@ def test_an_empty_file_is_refused(folder: Path) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="nothing at"):
+    with pytest.raises(Refusal, match="no file of rows in the folder"):
         resolve(str(tmp_path), FIELD, tmp_path)
 
 

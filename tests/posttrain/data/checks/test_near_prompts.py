@@ -145,3 +145,27 @@ def test_members_that_share_all_counted_bits_change_nothing(monkeypatch: pytest.
     monkeypatch.setattr(near_prompts, "FEWEST_BITS", 2)
     monkeypatch.setattr(near_prompts, "MOST_BITS", 2)
     test_exactly_the_pairs_of_that_index_are_found_within_large_families(0.6)
+
+
+def test_sentences_out_of_three_words_take_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of their 5-grams is in many of them: 64 bits of each set tell most that are unlike, and none that is like."""
+    compared = []
+    real = joins.join
+    monkeypatch.setattr(joins, "join", lambda *given: compared.append(real(*given)))
+    random = np.random.default_rng(3)
+    given = [(" ".join(random.choice(WORDS[:3], 20)), "train" if at % 4 else "holdout") for at in range(1200)]
+    given += [(changed(text.split(), 0), "train") for text, _ in given[:100]]
+    held = [text for text, split in given if split == "holdout"]
+    expected = [split == "train" and any(index_of(text, other) >= 0.8 for other in held) for text, split in given]
+    assert hits(rows(*given)) == expected
+    assert sum(expected) >= 25
+    assert compared[0] < 1000  # of 300,000 pairs, of which a rare member proposes 20,000
+
+
+@pytest.mark.parametrize("bits", [0, 1, 1 << 63, 2**64 - 1, 0x0F0F_1234_5678_9ABC])
+def test_bits_are_counted(bits: int) -> None:
+    assert joins.ones(np.uint64(bits)) == bits.bit_count()
+
+
+def test_each_member_turns_the_bit_of_its_lowest_six() -> None:
+    assert joins.parity(np.array([0, 3, 64 + 5, 128], np.uint64)) == 0b101000

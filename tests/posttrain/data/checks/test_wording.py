@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
 from posttrain.data.checks import wording
 from posttrain.data.checks.wording import languages_wrong, scripts_differ
-from posttrain.text.language import UNKNOWN, Language
+from posttrain.text.kernels.heads import NONE
+from posttrain.text.language import UNKNOWN, Told, names
 
 ENGLISH = "The hotel was clean and the staff was very kind to us."
 OTHERS = {
@@ -62,13 +64,18 @@ def test_a_text_of_40_characters_has_a_language():
 
 
 @pytest.mark.parametrize(
-    ("found", "wrong"),
-    [(Language("de", 0.65), True), (Language("de", 0.649), False), (Language("en", 1.0), False), (Language(UNKNOWN, 1.0), False)],
+    ("code", "score", "wrong"),
+    [("de", 0.6501, True), ("de", 0.6499, False), ("en", 1.0, False), ("de", 1.0, True), (UNKNOWN, 1.0, False)],
 )
-def test_a_language_is_one_of_which_the_model_is_sure_and_that_has_a_name(found, wrong, monkeypatch):
+def test_a_language_is_one_of_which_the_model_is_sure_and_that_has_a_name(code, score, wrong, monkeypatch):
     """A score of 0.65 from 40 characters on, of which the blanks at the ends are none."""
-    monkeypatch.setattr(wording, "identify_all", lambda texts: zip(*[found for _ in texts], strict=True))
-    assert languages_wrong([series("x" * 40, "x" * 39, " " + "x" * 39 + "\n")], ["en"]).tolist() == [wrong, False, False]
+    label = [*names(), UNKNOWN].index(code) if code != UNKNOWN else NONE
+    monkeypatch.setattr(
+        wording, "identify_texts",
+        lambda texts: Told(np.full(texts.documents, label, np.int32), np.full(texts.documents, score, np.float32)),
+    )  # fmt: skip
+    given = series("x" * 40, "x" * 39, " " + "x" * 39 + "\n", None, " " + "x" * 40)
+    assert languages_wrong([given], ["en"]).tolist() == [wrong, False, False, False, wrong]
 
 
 def test_a_few_latin_letters_differ_from_no_script():

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from posttrain.text import language
 from posttrain.text.buffers import buffers
+from posttrain.text.kernels import heads
+from posttrain.text.kernels.characters import flags
 from posttrain.text.kernels.compiling import COMPILED
 from posttrain.text.kernels.languages import languages
 from posttrain.text.language import Language, identify, identify_all
@@ -41,6 +43,10 @@ PIECES = [
     "人人",
     "ऐसा",
     "😀",
+    "²",
+    "½",
+    "É",
+    "\u00a0ÉTÉ\u2003",
 ]
 words = st.one_of(st.sampled_from(PIECES), st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
 texts = st.lists(words, max_size=30).map(" ".join)
@@ -50,7 +56,7 @@ def by_kernel(given_texts: Sequence[str]) -> list[tuple[str, float]]:
     model, labels = language._model(), np.empty(len(given_texts), np.int32)
     scores = np.empty(len(given_texts), np.float32)
     given_buffers = buffers(pa.array(given_texts, pa.large_string()))
-    languages(*given_buffers, np.diff(given_buffers.offsets), 0.0, model.model, labels, scores)
+    languages(*given_buffers, model.model, labels, scores)
     return [(model.labels[at], float(score)) for at, score in zip(labels, scores, strict=True)]
 
 
@@ -76,6 +82,13 @@ def test_words_of_all_kinds_of_letters() -> None:
     assert by_kernel(some) == [by_library(text) for text in some]
 
 
+def test_words_that_come_again_have_the_same_vectors() -> None:
+    """Of long words many: what was looked up for them is taken from where it is kept."""
+    long_ones = ["internationalization", "Wissenschaftlerinnen", "непосредственно", "anticonstitutionnellement", "a" * 200]
+    some = [" ".join([*long_ones[: count + 1], *long_ones[: count + 1]]) for count in range(len(long_ones))] * 2
+    assert by_kernel(some) == [by_library(text) for text in some]
+
+
 def plainly(text: str) -> Language:
     """`identify` in the words of its description, with the library."""
     begin = language._LETTER.search(text)
@@ -91,6 +104,21 @@ def plainly(text: str) -> Language:
 
 shouted = texts.map(str.upper)
 long = st.one_of(texts.map(lambda text: f"1. {text.upper() * 9}{text}"), shouted.map(lambda text: text * 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("", heads.NONE), (" 12_\u00a0", heads.NONE), ("² is it", heads.OTHERWISE), ("ÉTÉ", heads.OTHERWISE),
+     ("ÉTé", heads.OTHERWISE), ("É a", 0), ("ABC", 0), ("a²", 0), ("A" * 201 + "É", heads.OTHERWISE),
+     ("A" * 201 + "É a", heads.OTHERWISE), ("a" * 199 + "É" * 700, 0)],
+)  # fmt: skip
+def test_which_texts_the_kernel_leaves_to_python(text: str, label: int) -> None:
+    """Those of which ASCII's letters do not tell whether all are capitals, and those with a sign that may count as a letter."""
+    model, labels, scores = language._model().model, np.empty(1, np.int32), np.empty(1, np.float32)
+    given_buffers = buffers(pa.array([text], pa.large_string()))
+    heads.languages(*given_buffers, flags(), *language.LENGTHS, language.SURE, model, labels, scores)
+    assert min(labels[0], 0) == label
+    assert (scores[0] > 0) == (label == 0)
 
 
 @settings(max_examples=200, deadline=None)
