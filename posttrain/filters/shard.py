@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +124,7 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     scores = scored(Texts(texts, folded), plan.filtering, plan.work, personal)
     passes = passing(metrics, plan.filtering.resolved())
     passes &= score_rules.passing(pl.DataFrame(scores), plan.filtering).to_numpy()
-    forms = folded.texts()
+    forms = folded.views()
     prints = fingerprints(forms)
     hashes = band_hashes(folded, *plan.bands) if plan.bands else None
     columns = {
@@ -163,7 +163,7 @@ def _words(folded: Folded, plan: Plan) -> NDArray[np.int64]:
     return total
 
 
-def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float, declared: str | None) -> pl.Series:
+def _split(texts: Buffers, forms: Sequence[memoryview], lowered: NDArray[np.uint8], share: float, declared: str | None) -> pl.Series:
     """Train or holdout as the file's name says, else by `holdout_mask`: that folds by lower-casing, which need not be done where
     it gives what is there."""
     if declared is not None:

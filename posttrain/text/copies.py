@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def fingerprint(text: str) -> bytes:
     return xxhash.xxh3_128_digest(folded(text))
 
 
-def fingerprints(texts: list[bytes]) -> list[bytes]:
+def fingerprints(texts: Iterable[bytes | memoryview]) -> list[bytes]:
     """XXH3 (128 bits) of texts that are folded already (`kernels.folding.fold`)."""
     return [xxhash.xxh3_128_digest(text) for text in texts]
 
