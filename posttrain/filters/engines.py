@@ -122,6 +122,7 @@ class RayTasks:
 def _start_worker(compiled: Path | None) -> None:
     """Before the first task, whose module imports the kernels."""
     die_with_starter()
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # each process has one core; polars asks when it is first given work
     if compiled:
         keep_compiled(compiled)
 

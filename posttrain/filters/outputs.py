@@ -24,6 +24,7 @@ from posttrain.filters.rules import Told, arrays, broken, passing, reasons
 from posttrain.filters.shard import DOCUMENT, MEASURED, QUARANTINE
 from posttrain.filters.steps import Repeated
 from posttrain.filters.summary import Summary
+from posttrain.runtime.arrow_memory import trimmed
 from posttrain.runtime.writing import replacing
 from posttrain.text.copies import Records
 from posttrain.text.kernels.text import Places
@@ -38,6 +39,7 @@ OUTPUTS = {
 """Columns of kept.parquet, rejected.parquet and quarantine.parquet."""
 FEW_VALUES = ["source", "split", "file"]
 """Columns that a dictionary makes smaller. Texts, identifiers and metrics are nearly all different: to try costs time."""
+TRIM = 8  # tables of 16 MB of text
 DUPLICATE, NEAR, URL = "duplicate", "near_duplicate", "duplicate_url"
 """Reasons that are no rule on a document alone."""
 
@@ -72,7 +74,7 @@ def write_documents(plan: Plan, repeated: Repeated, summary: Summary, out: Path,
     decisions = decided(plan.filtering, repeated, (pl.DataFrame(table.drop(["text", "original"])) for table in pieces.tables()))
     with ExitStack() as stack:
         keep, reject = (stack.enter_context(_parquet(out, name, threads)) for name in ("kept", "rejected"))
-        for table in pieces.tables():
+        for table in trimmed(pieces.tables(), TRIM):
             # Texts stay in Arrow: polars would copy them to filter them, and again to give them back.
             passes, kept, rejected = judged(pl.DataFrame(table.drop(["text", "original"])), decisions, pieces.ids)
             mask = pa.array(passes)
