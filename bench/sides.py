@@ -110,7 +110,7 @@ def run(command: list[str], folder: Path, threads: int | None) -> Measured:
 def call(command: list[str], threads: int | None = None) -> str:
     """Standard output of a process in the repository's root that may download nothing. What it refuses ends this one too."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads)) if threads else {}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode == REFUSED:
         sys.stderr.write(done.stderr)

@@ -35,12 +35,14 @@ def filter(chain: Chain, out: Path) -> Built:
     from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
 
     keep_compiled(compiled := cache_of_user())
-    from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
+    reporter, files, recipe, cores = progress.current(), chain.sources["corpus"], chain.recipe, engines.cores()
+    workers = engines.local_workers(files, cores)
+    if workers > 1:
+        engines.start_of_workers()  # which import what they need while this process does
+    from posttrain.filters.corpus import filter_corpus  # its kernels look for what was kept when imported
     from posttrain.filters.estimate import expected_documents
 
-    reporter, files, recipe, cores = progress.current(), chain.sources["corpus"], chain.recipe, engines.cores()
     reporter.start("filter documents", expected_documents(files))
-    workers = local_workers(files, cores)
     with engines.local(workers, compiled) as engine:
         metrics = filter_corpus(
             files,

@@ -71,12 +71,15 @@ def _anew(
 
     keep_compiled(compiled := cache_of_user())
     from posttrain.data.sources import resolve
-    from posttrain.filters.corpus import filter_corpus, local_workers  # its kernels look for what was kept when imported
-    from posttrain.filters.estimate import expected_documents
 
     files = resolve(source, "DATA", Path(HOME) / "cache")
     most = workers or engines.cores()
-    processes = local_workers(files, most)
+    processes = engines.local_workers(files, most)
+    if engine == "local" and processes > 1:
+        engines.start_of_workers()  # which import what they need while this process does
+    from posttrain.filters.corpus import filter_corpus  # its kernels look for what was kept when imported
+    from posttrain.filters.estimate import expected_documents
+
     chosen: AbstractContextManager[Engine] = engines.ray(address) if engine == "ray" else engines.local(processes, compiled)
     with TerminalProgress(console()) as progress, chosen as opened:
         progress.start("documents", expected_documents(files))

@@ -110,7 +110,7 @@ def held_out(keys: pl.Series, share: float) -> pl.Series:
     return pl.Series("holdout", held_out_bytes(keys.cast(pl.Binary).to_list(), share), dtype=pl.Boolean)
 
 
-def held_out_bytes(keys: Iterable[bytes], share: float) -> list[bool]:
+def held_out_bytes(keys: Iterable[bytes | memoryview], share: float) -> list[bool]:
     """The same of UTF-8."""
     limit = int(share * 2**64)
     return [xxhash.xxh3_64_intdigest(key) < limit for key in keys]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from posttrain.filters.documents import Progress
 from posttrain.filters.engines import Engine
 from posttrain.filters.kept_before import add_kept
 from posttrain.filters.outputs import OUTPUTS, write_documents, write_quarantine
-from posttrain.filters.plan import Plan, state, work_folder
+from posttrain.filters.plan import Plan, work_folder
 from posttrain.filters.ready import make_ready
 from posttrain.filters.repeated_lines import LINES, find_lines
 from posttrain.filters.shard import annotate_file
@@ -26,12 +25,6 @@ from schemas.errors import Refusal
 from schemas.filtering import Filtering
 
 SUMMARY = "summary.json"
-BYTES_OF_A_WORKER = 64 << 20  # of input: less is not worth the seconds in which a process starts
-
-
-def local_workers(files: Sequence[SourceFile], most: int) -> int:
-    """How many processes of this machine a corpus is worth: several only for several files, and not for small ones."""
-    return int(min(most, len(files), 1 + sum(state(file.url)[0] for file in files) // BYTES_OF_A_WORKER))
 
 
 def filter_corpus(
@@ -97,7 +90,7 @@ def _run(plan: Plan, engine: Engine, out: Path, on_progress: Progress) -> dict[s
     counts = _annotate(plan, engine, on_progress)
     repeated = find_repeated(plan, counts["documents"], engine)
     summary = Summary(plan.filtering)
-    write_documents(plan, repeated, summary, out)
+    write_documents(plan, repeated, summary, out, threads=plan.threads > 1 or not engine.here)
     write_quarantine(plan, out)
     metrics = summary.finish(counts, out / SUMMARY)
     add_kept(plan, out / "kept.parquet")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.context
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from posttrain.runtime.child_processes import die_with_parent
-from posttrain.text.kernels.compiling import cache_of_user, keep_compiled
+from posttrain.data.sources import SourceFile
+from posttrain.filters.plan import state
+from posttrain.runtime.child_processes import die_with_starter
+from posttrain.text.kernels.compiling import cache_of_user, keep_compiled, kept_in
 from schemas.errors import Refusal
 
 R = TypeVar("R")
+BYTES_OF_A_WORKER = 64 << 20  # of input: less is not worth the seconds in which a process starts
 Arguments = tuple[Any, ...]
 
 
@@ -39,6 +43,11 @@ class Engine(Protocol):
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_workers(files: Sequence[SourceFile], most: int) -> int:
+    """How many processes of this machine a corpus is worth: several only for several files, and not for small ones."""
+    return int(min(most, len(files), 1 + sum(state(file.url)[0] for file in files) // BYTES_OF_A_WORKER))
 
 
 def attempt(task: Callable[..., R], arguments: Arguments) -> R | Refusal:
@@ -112,7 +121,8 @@ class RayTasks:
 
 def _start_worker(compiled: Path | None) -> None:
     """Before the first task, whose module imports the kernels."""
-    die_with_parent()
+    die_with_starter()
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # each process has one core; polars asks when it is first given work
     if compiled:
         keep_compiled(compiled)
 
@@ -124,7 +134,7 @@ def _start_ray_worker() -> None:
 
 @contextmanager
 def local(workers: int, compiled: Path | None = None) -> Iterator[Engine]:
-    """This process, or so many of their own. They are started afresh: a fork would copy the locks of threads that it has not.
+    """This process, or so many of their own.
 
     Args:
         compiled: folder that keeps compiled kernels; by default they lie beside their sources.
@@ -132,13 +142,44 @@ def local(workers: int, compiled: Path | None = None) -> Iterator[Engine]:
     if workers == 1:
         yield Here()
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (compiled,)) as pool:
-        try:
-            yield Processes(pool)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    try:
+        with ProcessPoolExecutor(workers, start_of_workers(), _start_worker, (compiled,)) as pool:
+            try:
+                yield Processes(pool)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        server: Any = forkserver._forkserver
+        server._stop()  # else it would hold its memory as long as this process lives; nothing public does it
+
+
+def start_of_workers() -> multiprocessing.context.BaseContext:
+    """How processes of a pool start: forked off one that imports what they need, once for all and from now on.
+
+    A fork of this process would copy the locks of threads that it has not. Where there is no such server they start afresh.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["posttrain.filters.worker"])
+    with _environment("NUMBA_CACHE_DIR", kept_in()):
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """A variable for the processes that are started meanwhile; an empty one changes nothing."""
+    before = os.environ.get(name)
+    if value:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from posttrain.filters.plan import FILE_BITS, Plan
 from posttrain.runtime.locks import locked
 from posttrain.runtime.writing import replacing, write_atomically
-from posttrain.text.copies import KEY, keys
+from posttrain.text.copies import KEY, keys, together
 from posttrain.text.near import BAND, band_records
 from schemas.errors import Refusal
 
@@ -89,7 +89,7 @@ def _write(plan: Plan, kept: Path, part: Path, number: int) -> None:
             numbers = number + np.arange(documents.height)
             number += documents.height
             writer.write_table(documents.select(pl.Series("number", numbers), "id", "text").to_arrow().cast(_SCHEMA))
-            prints.append(keys(documents["fingerprint"].to_list(), numbers, np.ones(documents.height, bool)))
+            prints.append(keys(together(documents["fingerprint"]), numbers, np.ones(documents.height, bool)))
             if plan.bands:
                 bands.append(band_records(documents["bands"].explode().to_numpy().reshape(-1, plan.bands[0]), numbers))
     np.save(part / "keys.npy", np.sort(np.concatenate(prints), order=["high", "low", "number"]))

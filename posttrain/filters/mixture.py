@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from posttrain.text.copies import together
 from schemas.errors import Refusal
 from schemas.filter_scores import Mixture
 
@@ -88,7 +89,7 @@ class Sampler:
 
 def _ranges(documents: pl.DataFrame) -> NDArray[np.int64]:
     """The last 16 bits of each fingerprint."""
-    prints = b"".join(documents["fingerprint"].to_list())
+    prints = together(documents["fingerprint"])
     return np.frombuffer(prints, ">u2").reshape(-1, 8)[:, 7].astype(np.int64)
 
 

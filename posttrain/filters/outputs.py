@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,7 @@ from posttrain.filters.rules import Told, arrays, broken, passing, reasons
 from posttrain.filters.shard import DOCUMENT, MEASURED, QUARANTINE
 from posttrain.filters.steps import Repeated
 from posttrain.filters.summary import Summary
+from posttrain.runtime.arrow_memory import trimmed
 from posttrain.runtime.writing import replacing
 from posttrain.text.copies import Records
 from posttrain.text.kernels.text import Places
@@ -37,12 +39,15 @@ OUTPUTS = {
 """Columns of kept.parquet, rejected.parquet and quarantine.parquet."""
 FEW_VALUES = ["source", "split", "file"]
 """Columns that a dictionary makes smaller. Texts, identifiers and metrics are nearly all different: to try costs time."""
+TRIM = 8  # tables of 16 MB of text
 DUPLICATE, NEAR, URL = "duplicate", "near_duplicate", "duplicate_url"
 """Reasons that are no rule on a document alone."""
 
 
 Ids = Callable[[Places], list[str]]
 """The identifiers of some documents by number."""
+Write = Callable[[pl.DataFrame, pa.ChunkedArray | None], None]
+"""Writes some documents, and their texts where the table has these."""
 
 
 class Decisions(NamedTuple):
@@ -54,12 +59,13 @@ class Decisions(NamedTuple):
     """Told of all documents that pass everything else."""
 
 
-def write_documents(plan: Plan, repeated: Repeated, summary: Summary, out: Path) -> None:
+def write_documents(plan: Plan, repeated: Repeated, summary: Summary, out: Path, threads: bool = False) -> None:
     """Write kept.parquet and rejected.parquet.
 
     Args:
         repeated: documents that are repeated, or unlike the corpus.
         summary: is told each batch.
+        threads: whether each table is written by one of its own, while this one decides about the next documents.
 
     Raises:
         Refusal: when the mixture asks for documents that are not there.
@@ -67,8 +73,8 @@ def write_documents(plan: Plan, repeated: Repeated, summary: Summary, out: Path)
     pieces = Pieces(plan)
     decisions = decided(plan.filtering, repeated, (pl.DataFrame(table.drop(["text", "original"])) for table in pieces.tables()))
     with ExitStack() as stack:
-        keep, reject = (stack.enter_context(_parquet(out, name)) for name in ("kept", "rejected"))
-        for table in pieces.tables():
+        keep, reject = (stack.enter_context(_parquet(out, name, threads)) for name in ("kept", "rejected"))
+        for table in trimmed(pieces.tables(), TRIM):
             # Texts stay in Arrow: polars would copy them to filter them, and again to give them back.
             passes, kept, rejected = judged(pl.DataFrame(table.drop(["text", "original"])), decisions, pieces.ids)
             mask = pa.array(passes)
@@ -88,7 +94,7 @@ def write_quarantine(plan: Plan, out: Path) -> None:
 
 
 @contextmanager
-def _parquet(out: Path, name: str) -> Iterator[Any]:
+def _parquet(out: Path, name: str, thread: bool = False) -> Iterator[Write]:
     schema = OUTPUTS[name]
     with replacing(out / f"{name}.parquet") as scratch, pq.ParquetWriter(scratch, schema, use_dictionary=FEW_VALUES) as writer:
 
@@ -98,7 +104,24 @@ def _parquet(out: Path, name: str) -> Iterator[Any]:
                 whole = table if texts is None else table.append_column("text", texts)
                 writer.write_table(whole.select(schema.names).cast(schema))
 
-        yield write
+        with _elsewhere(write) if thread else nullcontext(write) as given:
+            yield given
+
+
+@contextmanager
+def _elsewhere(write: Write) -> Iterator[Write]:
+    """The same, called by a thread of its own, in order; what waits for it is one batch."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: list[Future[None]] = []
+
+        def later(frame: pl.DataFrame, texts: pa.ChunkedArray | None) -> None:
+            pending.append(pool.submit(write, frame, texts))
+            if len(pending) > 1:
+                pending.pop(0).result()
+
+        yield later
+        for each in pending:
+            each.result()
 
 
 def decided(filtering: Filtering, repeated: Repeated, documents: Iterable[pl.DataFrame]) -> Decisions:

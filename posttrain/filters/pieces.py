@@ -91,6 +91,6 @@ class _File:
             if end > start:
                 places = np.searchsorted(self._numbers[at], numbers[start:end])
                 found.append(self._reader.get_batch(at).column(column).take(pa.array(places)))
+                self.forget()  # each time: candidates stand in all places of a file, which would be in memory as a whole
                 start = end
-        self.forget()
         return found

@@ -37,7 +37,7 @@ from schemas.filtering import Filtering
 
 RECORDS_AT_ONCE = 2_000_000  # of 16 or 25 bytes, that a task sorts
 FILE_BITS = 40  # of a document's number are its row, the ones above them its file
-VERSION = 5  # of the pieces: raise it when their content changes
+VERSION = 6  # of the pieces: raise it when their content changes
 
 
 @dataclass(frozen=True)

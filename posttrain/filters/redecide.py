@@ -25,7 +25,7 @@ from posttrain.filters.urls import older, url_keys
 from posttrain.filters.variants import described
 from posttrain.runtime.writing import replacing
 from posttrain.text.buffers import Buffers, buffers
-from posttrain.text.copies import COPY, KEY, Records, copies, keys
+from posttrain.text.copies import COPY, KEY, Records, copies, keys, together
 from posttrain.text.kernels.text import Places
 from posttrain.text.near import AT_ONCE, BAND, band_records, clusters, links, verified
 from schemas.errors import Refusal
@@ -152,7 +152,7 @@ def _repeated(folder: Path, filtering: Filtering, rows: _Rows) -> Repeated:
     for documents in rows:
         numbers = documents["number"].to_numpy()
         passes = passing(arrays(documents), filtering.resolved()) & score_rules.passing(documents, filtering).to_numpy()
-        all_keys.append(keys(documents["fingerprint"].to_list(), numbers, passes))
+        all_keys.append(keys(together(documents["fingerprint"]), numbers, passes))
         if filtering.dedup.url:
             all_urls.append(url_keys(documents["url"].to_list(), numbers, passes))
         if shape and passes.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +28,7 @@ from posttrain.filters.runs import Runs
 from posttrain.filters.scores import COLUMNS, Texts, scored
 from posttrain.filters.urls import url_keys
 from posttrain.filters.variants import changed, described
-from posttrain.runtime.arrow_memory import of_system
+from posttrain.runtime.arrow_memory import of_system, trimmed
 from posttrain.runtime.writing import replacing, write_atomically
 from posttrain.text.buffers import Buffers, arrow, buffers
 from posttrain.text.copies import KEY, Records, fingerprints, keys
@@ -36,6 +36,7 @@ from posttrain.text.kernels.folding import Folded, fold
 from posttrain.text.near import BAND, band_hashes, band_records
 from posttrain.text.personal_data import redact_all
 
+TRIM = 32  # batches of 4 MB of text
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -91,7 +92,8 @@ def _annotate(plan: Plan, number: int, on_batch: Progress) -> dict[str, Any]:
     dropped, words = np.zeros(len(LINE_RULES), np.int64), divergence.none_counted()
     try:
         with _documents(plan.piece("documents", number, "arrow")) as writer:
-            for part in _ahead(lambda batch: annotated(batch, plan, number), batches(plan.files[number]), plan.threads):
+            parts = _ahead(lambda batch: annotated(batch, plan, number), batches(plan.files[number]), plan.threads)
+            for part in trimmed(parts, TRIM):
                 writer.write_table(part.documents)
                 bad.append(part.quarantine)
                 for name, runs in records.items():
@@ -124,7 +126,7 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     scores = scored(Texts(texts, folded), plan.filtering, plan.work, personal)
     passes = passing(metrics, plan.filtering.resolved())
     passes &= score_rules.passing(pl.DataFrame(scores), plan.filtering).to_numpy()
-    forms = folded.texts()
+    forms = folded.views()
     prints = fingerprints(forms)
     hashes = band_hashes(folded, *plan.bands) if plan.bands else None
     columns = {
@@ -140,7 +142,7 @@ def annotated(batch: Batch, plan: Plan, file: int) -> Annotated:
     return Annotated(
         documents=pa.table({name: columns[name].cast(kind) for name, kind in ANNOTATED_TYPES.items()}),
         quarantine=quarantine.to_arrow().cast(QUARANTINE),
-        keys=keys(prints, numbers, passes),
+        keys=keys(b"".join(prints), numbers, passes),
         bands=band_records(hashes[passes], numbers[passes]) if hashes is not None else np.empty(0, BAND),
         urls=url_keys(documents["url"].to_list(), numbers, passes) if plan.filtering.dedup.url else np.empty(0, KEY),
         words=_words(folded, plan),
@@ -163,7 +165,9 @@ def _words(folded: Folded, plan: Plan) -> NDArray[np.int64]:
     return total
 
 
-def _split(texts: Buffers, forms: list[bytes], lowered: NDArray[np.uint8], share: float, declared: str | None) -> pl.Series:
+def _split(
+    texts: Buffers, forms: Sequence[memoryview], lowered: NDArray[np.uint8], share: float, declared: str | None
+) -> pl.Series:
     """Train or holdout as the file's name says, else by `holdout_mask`: that folds by lower-casing, which need not be done where
     it gives what is there."""
     if declared is not None:

@@ -17,7 +17,7 @@ from posttrain.filters.urls import older
 from posttrain.text.buffers import buffers
 from posttrain.text.copies import COPY, Records, copies
 from posttrain.text.kernels.folding import fold
-from posttrain.text.near import clusters, links, verified
+from posttrain.text.near import clusters, joined, links, verified
 
 CANDIDATES_AT_ONCE = 8_000  # documents that a task compares, unless more hang together
 VALUE: Final = np.dtype([("number", "<i8"), ("value", "<f8")])
@@ -132,7 +132,7 @@ def _near(plan: Plan, documents: int, exact_parts: int, engine: Engine) -> Recor
     assert plan.bands
     link_parts = parts_of(documents * plan.bands[0])
     engine.map(link_part, [(plan, part, link_parts, exact_parts) for part in range(link_parts)])
-    pieces = clusters(np.concatenate(plan.pieces("links", link_parts)), CANDIDATES_AT_ONCE)
+    pieces = clusters(joined(plan.pieces("links", link_parts)), CANDIDATES_AT_ONCE)
     for number, piece in enumerate(pieces):
         save(plan.piece("cluster", number), lambda piece=piece: piece)  # type: ignore[misc]
     engine.map(near_part, [(plan, number) for number in range(len(pieces))])

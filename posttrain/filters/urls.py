@@ -30,7 +30,7 @@ def url_keys(urls: Sequence[str | None], numbers: Places, passes: NDArray[np.boo
     if not some.any():
         return np.empty(0, KEY)
     prints = [xxhash.xxh3_128_digest(normal(url).encode()) for url in urls if url]
-    return keys(prints, -numbers[some], passes[some])
+    return keys(b"".join(prints), -numbers[some], passes[some])
 
 
 def older(found: Records) -> Records:

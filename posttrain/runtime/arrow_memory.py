@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pyarrow as pa
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -20,3 +23,14 @@ def of_system() -> Iterator[None]:
         yield
     finally:
         pa.set_memory_pool(before)
+
+
+def trimmed(items: Iterable[T], every: int) -> Iterator[T]:
+    """The same, and after every so many the system has back what is free between what is in use.
+
+    Tables differ in size, so that one does not fit into the gap of another, and such gaps would add up as long as a file is.
+    """
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % every == 0:
+            pa.default_memory_pool().release_unused()

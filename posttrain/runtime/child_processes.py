@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing.connection
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +29,19 @@ def die_with_parent(signal_number: int = signal.SIGTERM) -> None:
     """Where the system can do it (Linux), have this process sent a signal when its parent dies, kill -9 included."""
     if _prctl is not None:
         _prctl(PR_SET_PDEATHSIG, signal_number)
+
+
+def die_with_starter() -> None:
+    """Have this process of `multiprocessing` end when the one that asked for it dies, kill -9 included, whoever forked it."""
+    starter = multiprocessing.parent_process()
+    if starter is None:
+        return
+
+    def wait() -> None:
+        multiprocessing.connection.wait([starter.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def child_of_this_process(signal_number: int = signal.SIGTERM) -> Callable[[], None]:

@@ -7,7 +7,8 @@ at together. Within one, documents are taken in their order; each is compared wi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -49,15 +50,39 @@ def band_records(hashes: NDArray[np.uint64], numbers: Places) -> Records:
 
 
 def links(found: Records) -> Records:
-    """Each document beside the first one with the same band hash."""
+    """Links that join the documents with the same band hash (`forest`)."""
     found = found[np.lexsort((found["number"], found["hash"]))]
     new = np.ones(len(found), bool)
     new[1:] = found["hash"][1:] != found["hash"][:-1]
     first = np.maximum.accumulate(np.where(new, np.arange(len(found)), 0))
     result = np.empty(int((~new).sum()), LINK)
     result["first"], result["other"] = found["number"][first[~new]], found["number"][~new]
-    unique: Records = np.unique(result)
-    return unique
+    return forest(result)
+
+
+def forest(found: Records) -> Records:
+    """The fewest links that join the same documents: the smallest number of a component beside each of its others.
+
+    A document has a link for each band that it shares, so that all links of a corpus are many times as many as its documents.
+    """
+    numbers, parents = _roots(found)
+    inner = np.flatnonzero(parents != np.arange(len(parents)))
+    result = np.empty(len(inner), LINK)
+    result["first"], result["other"] = numbers[parents[inner]], numbers[inner]
+    return result
+
+
+def _roots(found: Records) -> tuple[Places, Places]:
+    """The linked numbers, sorted, and for each the place of the smallest number of its component."""
+    numbers, places = np.unique(np.concatenate([found["first"], found["other"]]), return_inverse=True)
+    parents = np.arange(len(numbers))
+    _join(places[: len(found)], places[len(found) :], parents)
+    return numbers, parents
+
+
+def joined(pieces: Iterable[Records]) -> Records:
+    """The `forest` of the links in all pieces, of which one is in memory at a time."""
+    return reduce(lambda known, piece: forest(np.concatenate([known, piece])), pieces, np.empty(0, LINK))
 
 
 def clusters(found: Records, at_least: int) -> list[Places]:
@@ -69,9 +94,7 @@ def clusters(found: Records, at_least: int) -> list[Places]:
     Returns:
         Sorted numbers; components in the order of their smallest number.
     """
-    numbers, places = np.unique(np.concatenate([found["first"], found["other"]]), return_inverse=True)
-    parents = np.arange(len(numbers))
-    _join(places[: len(found)], places[len(found) :], parents)
+    numbers, parents = _roots(found)
     order = np.argsort(parents, kind="stable")
     last = np.append(parents[order][1:] != parents[order][:-1], True)[: len(order)]  # of its component
     pieces, start = [], 0

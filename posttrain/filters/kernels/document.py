@@ -10,19 +10,18 @@ from numpy.typing import NDArray
 from posttrain.filters.kernels.repeats import repeated_runs, repeated_spans
 from posttrain.text.kernels.characters import BULLET, CLOSER, LETTER, SPACE, STOP, TERMINAL, WIDE, WORD
 from posttrain.text.kernels.compiling import kernel
+from posttrain.text.kernels.folding import is_ascii
 from posttrain.text.kernels.text import (
     ASCII,
     NEWLINE,
     Bytes,
     Codes,
-    Hashes,
     Places,
     decode,
-    hashed,
+    hash_spans,
     lines,
     longest,
     paragraphs,
-    powers_of_base,
     spans,
 )  # fmt: skip
 
@@ -60,19 +59,49 @@ def measure(data: Bytes, offsets: Places, flags: Bytes, out: NDArray[np.float64]
         out: shape (documents, len(COLUMNS)).
     """
     size = longest(offsets[:-1], offsets[1:])
-    codes, kinds = np.zeros(size + _LONGEST_STOP_WORD, np.int32), np.empty(size, np.uint8)
-    prefix, powers = np.empty(size + 1, np.uint64), powers_of_base(size + 1)
+    codes, kinds, places = np.empty(size, np.int32), np.empty(size, np.uint8), np.empty(size + 1, np.int64)
     for each in range(len(offsets) - 1):
-        count = decode(data, offsets[each], offsets[each + 1], flags, codes, kinds, prefix)
-        _symbols(data[offsets[each] : offsets[each + 1]], codes, count, out[each])
-        out[each, 7], out[each, 8] = _known_words(codes, kinds, count)
-        out[each, 9] = _sentences(kinds, count)
-        _words(kinds, count, prefix, powers, out[each])
-        _units(codes, kinds, count, prefix, powers, out[each])
+        text = data[offsets[each] : offsets[each + 1]]
+        if is_ascii(text):  # bytes are code points, and stand where these do
+            for at in range(len(text)):
+                kinds[at] = flags[text[at]]
+            _measure(text, text, kinds[: len(text)], places[:0], out[each])
+        else:
+            count = decode(text, flags, codes, kinds, places)
+            _measure(text, codes[:count], kinds[:count], places, out[each])
 
 
 @kernel
-def _words(kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArray[np.float64]) -> None:
+def _measure(text: Bytes, codes: Codes, kinds: Bytes, places: Places, out: NDArray[np.float64]) -> None:
+    """The row of one document.
+
+    Args:
+        text: its bytes.
+        codes: its code points, of 32 bits, or of 8 where all are ASCII.
+        kinds: their flags.
+        places: where each starts among the bytes; empty where all are ASCII.
+    """
+    count = len(codes)
+    _symbols(text, codes, count, out)
+    out[7], out[8] = _known_words(codes, kinds, count)
+    out[9] = _sentences(kinds, count)
+    _words(text, kinds, count, places, out)
+    _units(text, codes, kinds, count, places, out)
+
+
+@kernel
+def _hashes(text: Bytes, starts: Places, ends: Places, found: int, places: Places) -> NDArray[np.uint64]:
+    """Of some spans of characters."""
+    keys = np.empty(found, np.uint64)
+    if len(places):
+        hash_spans(text, places[starts[:found]], places[ends[:found]], found, keys)
+    else:
+        hash_spans(text, starts, ends, found, keys)
+    return keys
+
+
+@kernel
+def _words(text: Bytes, kinds: Bytes, count: int, places: Places, out: NDArray[np.float64]) -> None:
     """Columns of words; divides by them what `_symbols` counted."""
     room = count // 2 + 2
     starts, ends = np.empty(room, np.int64), np.empty(room, np.int64)
@@ -85,16 +114,14 @@ def _words(kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArra
     out[3] /= of
     out[4] /= of
     out[5] = out[5] / of if found else 0.0
-    keys, covered = np.empty(found, np.uint64), np.empty(9, np.int64)
-    for at in range(found):
-        keys[at] = hashed(prefix, powers, starts[at], ends[at])
-    repeated_runs(keys, starts, ends, found, covered)
+    covered = np.empty(9, np.int64)
+    repeated_runs(_hashes(text, starts, ends, found, places), starts, ends, found, covered)
     for at in range(9):
         out[18 + at] = covered[at] / max(count, 1)
 
 
 @kernel
-def _units(codes: Codes, kinds: Bytes, count: int, prefix: Hashes, powers: Hashes, out: NDArray[np.float64]) -> None:
+def _units(text: Bytes, codes: Codes, kinds: Bytes, count: int, places: Places, out: NDArray[np.float64]) -> None:
     """Columns of lines and of paragraphs."""
     room = count + 2  # every character may be a line break
     starts, ends, after_blank = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.uint8)
@@ -108,20 +135,17 @@ def _units(codes: Codes, kinds: Bytes, count: int, prefix: Hashes, powers: Hashe
         short += end - start <= SHORT
     of = max(found, 1)
     out[10], out[11], out[12], out[13] = bullets / of, trailing / of, punctuated / of, short / of
-    _repeats(starts, ends, found, count, prefix, powers, out[14:16])
+    _repeats(text, starts, ends, found, count, places, out[14:16])
     from_, to = np.empty(found, np.int64), np.empty(found, np.int64)
     blocks = paragraphs(starts, ends, after_blank, found, from_, to)
-    _repeats(from_, to, blocks, count, prefix, powers, out[16:18])
+    _repeats(text, from_, to, blocks, count, places, out[16:18])
 
 
 @kernel
 def _repeats(
-    starts: Places, ends: Places, found: int, count: int, prefix: Hashes, powers: Hashes, out: NDArray[np.float64]
-) -> None:
-    keys = np.empty(found, np.uint64)
-    for at in range(found):
-        keys[at] = hashed(prefix, powers, starts[at], ends[at])
-    repeats, characters = repeated_spans(keys, starts, ends, found)
+    text: Bytes, starts: Places, ends: Places, found: int, count: int, places: Places, out: NDArray[np.float64]
+) -> None:  # fmt: skip
+    repeats, characters = repeated_spans(_hashes(text, starts, ends, found, places), starts, ends, found)
     out[0], out[1] = repeats / max(found, 1), characters / max(count, 1)
 
 
@@ -176,8 +200,8 @@ def _symbols(data: Bytes, codes: Codes, count: int, out: NDArray[np.float64]) ->
 def _known_words(codes: Codes, kinds: Bytes, count: int) -> tuple[int, int]:
     """How often `lorem ipsum` occurs, and how many different stop words, between what are no letters, digits or `_`."""
     starts, ends = np.empty(count // 2 + 2, np.int64), np.empty(count // 2 + 2, np.int64)
-    lorem, found, small = 0, 0, np.empty(count + _LONGEST_STOP_WORD, np.uint8)
-    for at in range(len(small)):
+    lorem, found, small = 0, 0, np.zeros(count + _LONGEST_STOP_WORD, np.uint8)
+    for at in range(count):
         small[at] = np.uint8(min(codes[at], 127) | _SMALL)
     for each in range(spans(kinds, count, WORD, WORD, starts, ends)):
         start, length = starts[each], ends[each] - starts[each]

@@ -47,6 +47,11 @@ def keep_compiled(folder: Path) -> None:
         numba.config.CACHE_DIR = str(place)
 
 
+def kept_in() -> str:
+    """Where this process looks for what was compiled; empty where that is beside the sources."""
+    return str(numba.config.CACHE_DIR) if COMPILED else ""
+
+
 def _is_ours(folder: Path) -> bool:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

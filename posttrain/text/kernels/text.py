@@ -16,7 +16,7 @@ Hashes = NDArray[np.uint64]
 BASE = np.uint64(0x9E3779B97F4A7C15)
 MIXER = np.uint64(0xBF58476D1CE4E5B9)
 NEWLINE, ASCII = 10, 128
-_ONE, _SQUARE, _CUBE, _FOURTH = (np.uint64(int(BASE) ** power % 2**64) for power in (0, 2, 3, 4))
+_EIGHT = 8  # bytes of a number
 
 
 @kernel
@@ -43,43 +43,81 @@ def longest(starts: Places, ends: Places) -> int:
 
 
 @kernel
-def decode(data: Bytes, start: int, end: int, flags: Bytes, codes: Codes, kinds: Bytes, prefix: Hashes) -> int:
-    """Code points and flags of the bytes from `start` to `end`, and polynomial hashes of all beginnings; returns how many.
+def decode(text: Bytes, flags: Bytes, codes: Codes, kinds: Bytes, places: Places) -> int:
+    """Code points and flags of the characters of a text, and where each starts among its bytes; returns how many.
 
-    `prefix[i]` is the hash of the first i characters, modulo 2^64.
+    Args:
+        places: filled with one more, the end of the last character.
     """
-    at, count, value = start, 0, np.uint64(0)
-    prefix[0] = value
-    while at < end:
-        if at + 4 <= end and (data[at] | data[at + 1] | data[at + 2] | data[at + 3]) < ASCII:
-            # Hashes wait for the one before them: here once for four characters.
-            one, two, three, four = data[at], data[at + 1], data[at + 2], data[at + 3]
-            codes[count], codes[count + 1], codes[count + 2], codes[count + 3] = one, two, three, four
-            kinds[count], kinds[count + 1] = flags[one], flags[two]
-            kinds[count + 2], kinds[count + 3] = flags[three], flags[four]
-            first = np.uint64(one) + _ONE
-            second = first * BASE + (np.uint64(two) + _ONE)
-            third = second * BASE + (np.uint64(three) + _ONE)
-            prefix[count + 1], prefix[count + 2] = value * BASE + first, value * _SQUARE + second
-            prefix[count + 3] = value * _CUBE + third
-            value = value * _FOURTH + (third * BASE + (np.uint64(four) + _ONE))
-            prefix[count + 4] = value
+    at, count = 0, 0
+    while at < len(text):
+        if at + 4 <= len(text) and (text[at] | text[at + 1] | text[at + 2] | text[at + 3]) < ASCII:
+            for each in range(4):
+                byte = text[at + each]
+                codes[count + each], kinds[count + each], places[count + each] = byte, flags[byte], at + each
             at, count = at + 4, count + 4
         else:  # and no `continue`, which made all of it half as fast
-            code, at = code_at(data, at)
+            places[count] = at
+            code, at = code_at(text, at)
             codes[count], kinds[count] = code, flags[code]
-            value = value * BASE + np.uint64(code + 1)
             count += 1
-            prefix[count] = value
+    places[count] = len(text)
     return count
+
+
+@kernel
+def hash_spans(text: Bytes, starts: Places, ends: Places, found: int, out: Hashes) -> None:
+    """64-bit hashes of some spans of bytes, none of them empty: of their number, each eight of them, and the last eight.
+
+    How long a word is cannot be foreseen, so all of up to sixteen bytes go one way; a function for them would not be inlined.
+    """
+    for at in range(found):
+        start, end = starts[at], ends[at]
+        length = end - start
+        if length <= 2 * _EIGHT and start + _EIGHT <= len(text) and end >= _EIGHT:
+            beside = np.uint64(8 * (_EIGHT - min(length, _EIGHT)))  # bits that are not of the word, and shifted out
+            value = mixed(np.uint64(length) * BASE ^ _eight(text, start) << beside)
+            out[at] = mixed(value ^ _eight(text, end - _EIGHT) >> beside)
+        else:
+            out[at] = _hash_otherwise(text, start, end)
+
+
+@kernel
+def _hash_otherwise(text: Bytes, start: int, end: int) -> int:
+    """The same of one span that is longer, or so close to an end of the text that eight bytes are too many to read."""
+    length = end - start
+    value, short = np.uint64(length) * BASE, min(length, _EIGHT)
+    if length > 2 * _EIGHT:
+        while start + _EIGHT < end:
+            value, start = mixed(value ^ _eight(text, start)), start + _EIGHT
+        return mixed(value ^ _eight(text, end - _EIGHT))
+    first = last = np.uint64(0)
+    for at in range(short):
+        first |= np.uint64(text[start + at]) << np.uint64(8 * (_EIGHT - short + at))
+        last |= np.uint64(text[end - short + at]) << np.uint64(8 * at)
+    return mixed(mixed(value ^ first) ^ last)
+
+
+@kernel
+def mixed(value: int) -> int:
+    """A number of which each bit depends on all bits of another one, a different one for each."""
+    value = (value ^ (value >> np.uint64(31))) * MIXER
+    return value ^ (value >> np.uint64(29))
+
+
+@kernel
+def _eight(text: Bytes, start: int) -> int:
+    """The number whose eight bytes, the lowest first, stand at a place."""
+    some, value = text[start : start + _EIGHT], np.uint64(0)
+    for at in range(_EIGHT):
+        value |= np.uint64(some[at]) << np.uint64(8 * at)
+    return value
 
 
 @kernel
 def hashed(prefix: Hashes, powers: Hashes, start: int, end: int) -> int:
     """64-bit hash of the characters of a span; `powers[i]` is BASE to the i, modulo 2^64."""
-    value = prefix[end] - prefix[start] * powers[end - start]
-    value = (value ^ (value >> np.uint64(31))) * MIXER
-    return value ^ (value >> np.uint64(29))
+    return mixed(prefix[end] - prefix[start] * powers[end - start])
 
 
 @kernel

@@ -113,6 +113,25 @@ def test_a_pool_of_processes_keeps_the_same_and_writes_the_same_bytes(tmp_path, 
     assert list((tmp_path / "refused").iterdir()) == [tmp_path / "refused" / "quarantine.parquet"]
 
 
+HOUSEKEEPERS = {"jemalloc_bg_thd", "polars-ooc-clea"}  # of libraries; they hold no lock while nothing is done
+THREADS = """
+import os, sys, posttrain.filters.worker
+others = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
+print(*{open(f"/proc/self/task/{each}/comm").read().strip() for each in others})
+print("torch" in sys.modules, "posttrain.filters.steps" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists threads")
+def test_what_processes_are_forked_off_has_the_tasks_and_no_threads_that_work() -> None:
+    """Locks that a thread holds would never be opened in a fork; torch would start some, and take seconds."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=True)
+    threads, modules = found.stdout.splitlines()
+    assert set(threads.split()) <= HOUSEKEEPERS
+    assert modules == "False True"
+
+
 def everything(folder: Path) -> Filtering:
     """Every step that is asked for by a field: an index and a classifier that are made first, a second pass, a mixture."""
     folder.mkdir(exist_ok=True)

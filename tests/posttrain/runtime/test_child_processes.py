@@ -18,6 +18,15 @@ from posttrain.runtime.child_processes import child_of_this_process
 print(subprocess.Popen(["sleep", "60"], preexec_fn=child_of_this_process()).pid, flush=True)
 time.sleep(60)
 """
+# The same by a pool, whose processes are forked off another one, which lives as long as they do.
+POOL = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from posttrain.runtime.child_processes import die_with_starter
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("{}"), die_with_starter)
+print(pool.submit(os.getpid).result(), flush=True)
+time.sleep(60)
+"""
 # Says that it is ready; ends at SIGTERM, or ignores it.
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.{}); print(flush=True); time.sleep(60)"
 
@@ -29,8 +38,9 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
-def test_a_child_dies_with_its_parent_even_by_sigkill():
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+@pytest.mark.parametrize("program", [PARENT, POOL.format("forkserver"), POOL.format("spawn")])
+def test_a_child_dies_with_its_parent_even_by_sigkill(program):
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())
         assert alive(child)
         parent.kill()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
-from posttrain.text.copies import KEY, copies, fingerprint, keys
+from posttrain.text.copies import KEY, copies, fingerprint, keys, together
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_fingerprint_is_128_bits_of_xxh3() -> None:
 def repeated(*documents: tuple[int, str, bool]) -> dict[int, int]:
     """Which document each repeats, of (number, text, passes)."""
     numbers, texts, passes = zip(*documents, strict=True)
-    found = copies(keys([fingerprint(text) for text in texts], np.array(numbers), np.array(passes)))
+    found = copies(keys(b"".join(fingerprint(text) for text in texts), np.array(numbers), np.array(passes)))
     assert found["number"].tolist() == sorted(found["number"])
     return dict(zip(found["number"].tolist(), found["of"].tolist(), strict=True))
 
@@ -60,3 +61,12 @@ def test_order_does_not_matter() -> None:
 
 def test_no_documents() -> None:
     assert len(copies(np.empty(0, KEY))) == 0
+
+
+def test_fingerprints_of_a_column_are_joined_in_its_order_also_of_a_part_of_it() -> None:
+    prints = [fingerprint(text) for text in "abcd"]
+    column = pl.Series(prints, dtype=pl.Binary)
+    assert together(column) == b"".join(prints)
+    assert together(column[1:3]) == prints[1] + prints[2]
+    assert together(column.filter(pl.Series([True, False, False, True]))) == prints[0] + prints[3]
+    assert together(column.head(0)) == b""

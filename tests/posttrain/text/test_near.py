@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.text.buffers import Buffers, buffers
 from posttrain.text.kernels.folding import fold
-from posttrain.text.near import LINK, band_hashes, band_records, clusters, links, verified
+from posttrain.text.near import LINK, band_hashes, band_records, clusters, joined, links, verified
 
 SHAPES = [(14, 8), (9, 13), (20, 13)]
 
@@ -132,3 +132,17 @@ def test_clusters_are_components_in_the_order_of_their_smallest_number() -> None
     assert [piece.tolist() for piece in clusters(found, 4)] == [[1, 2, 5, 7, 8, 9], [3, 4]]
     assert [piece.tolist() for piece in clusters(found[::-1], 100)] == [[1, 2, 3, 4, 5, 7, 8, 9]]
     assert clusters(np.empty(0, LINK), 1) == []
+
+
+def test_links_of_many_bands_are_joined_a_piece_at_a_time_to_one_for_each_document() -> None:
+    """7-8 and 9-7 hang together only by the second piece; 2-5 is told by every band."""
+    pieces = [np.array([(2, 5)] * 14 + [(8, 9), (1, 7)], LINK), np.empty(0, LINK), np.array([(7, 8), (2, 5), (3, 4)], LINK)]
+    found = joined(pieces)
+    assert found.tolist() == [(3, 4), (2, 5), (1, 7), (1, 8), (1, 9)]
+    assert [piece.tolist() for piece in clusters(found, 1)] == [[1, 7, 8, 9], [2, 5], [3, 4]]
+    assert joined([]).tolist() == []
+
+
+def test_documents_that_share_many_bands_have_one_link() -> None:
+    texts = [" ".join(map(str, range(100))) + f" {last}" for last in "abc"]  # J = 96 / 98
+    assert links(band_records(hashes(texts, (20, 13)), np.array([4, 2, 9]))).tolist() == [(2, 4), (2, 9)]
