@@ -22,7 +22,7 @@ from posttrain.runtime.liveness import is_dead, read_note
 from posttrain.runtime.remote import documents
 from posttrain.runtime.store import Store
 from schemas.deployed import ProcessNote
-from tasks.exchange import CHAIN, Exchange
+from tasks.exchange import CHAIN, STARTED, Exchange
 
 UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
 PAGE = 200  # of runs, Prefect's limit
@@ -34,12 +34,14 @@ def reconcile(root: Path, note: Callable[[str], None]) -> int:
     Returns:
         the number of runs that were marked.
     """
-    notes = {path: found for path in documents.matching(root / "runs", "*.process.json") if (found := read_note(path))}
+    found_notes = {path: found for path in documents.matching(root / "runs", "*.process.json") if (found := read_note(path))}
+    # Of the two notes of a process the one that knows what it did comes first.
+    notes = dict(sorted(found_notes.items(), key=lambda each: each[1].what == STARTED))
     freed = [_free(path, found, note) for path, found in notes.items() if is_dead(path, found)]
     known = {found.flow_run for found in notes.values()}
     unnoted = [run for run in _unfinished(root) if str(run.id) not in known]
     for run in unnoted:
-        if why := why_lost(run, root / "runs" / "none"):
+        if why := why_lost(run):
             declare_crashed(run.id, why)
             note(f"run {run.name} is freed: {why}")
             freed.append(True)
@@ -63,7 +65,7 @@ def _mark(flow_run: UUID, path: Path, found: ProcessNote) -> bool:
         return False
     if run.state is None or run.state.is_final():
         return False
-    if found.what != CHAIN and _finished(path, found.what):  # Prefect was away when it ended
+    if found.what not in (CHAIN, STARTED) and _finished(path, found.what):  # Prefect was away when it ended
         insist(lambda client: client.set_flow_run_state(flow_run, Completed(), force=True), "to mark a finished stage")
         return True
     for each in (*_subflows(flow_run), flow_run):

@@ -13,7 +13,7 @@ from flows.deployed.reconcile import reconcile
 from posttrain.runtime.liveness import note_of_this_process
 from posttrain.runtime.writing import write_atomically
 from schemas.deployed import Dispatched, StageOutcome
-from tasks.exchange import CHAIN, Exchange, chain_note
+from tasks.exchange import CHAIN, STARTED, Exchange, chain_note, start_note
 
 
 @flow(name="reconciled")
@@ -55,6 +55,30 @@ def test_a_stage_that_finished_while_prefect_was_away_is_no_crash(client, a_run,
     note(exchange.process, "sft", stage, alive=False)
     assert reconcile(tmp_path, lambda text: None) == 1
     assert client.read_flow_run(stage.id).state.is_completed()
+
+
+def test_a_stage_that_finished_is_no_crash_where_its_process_has_left_both_its_notes(client, a_run, tmp_path):
+    stage = a_run(Running())
+    exchange = Exchange(tmp_path, "run-1", "sft")
+    exchange.note_dispatch(Dispatched(attempt=1, flow_run=str(stage.id)))
+    exchange.end(StageOutcome(attempt=1, kind="finished"))
+    note(start_note(tmp_path, str(stage.id)), STARTED, stage, alive=False)
+    note(exchange.process, "sft", stage, alive=False)
+    assert reconcile(tmp_path, lambda text: None) == 1
+    assert client.read_flow_run(stage.id).state.is_completed()
+    assert not start_note(tmp_path, str(stage.id)).exists()
+
+
+def test_a_process_that_waits_to_begin_is_left_and_one_that_died_so_is_freed(client, a_run, tmp_path, monkeypatch):
+    """However long it has waited: it may be Prefect itself that was away."""
+    monkeypatch.setattr(watch, "PENDING_SECONDS", 0)
+    monkeypatch.setattr(watch, "UNNOTED_SECONDS", 0)
+    alive, dead = a_run(Pending()), a_run(Pending())
+    note(start_note(tmp_path, str(alive.id)), STARTED, alive, alive=True)
+    note(start_note(tmp_path, str(dead.id)), STARTED, dead, alive=False)
+    assert reconcile(tmp_path, lambda text: None) == 1
+    assert client.read_flow_run(alive.id).state.is_pending()
+    assert client.read_flow_run(dead.id).state.is_crashed()
 
 
 def test_runs_that_never_got_a_process_are_freed_after_a_while(client, a_run, tmp_path, monkeypatch):
