@@ -4,8 +4,9 @@
 
 Prefect and MLflow on PostgreSQL where it is installed, a worker for each pool, a tiny recipe of which `sft`, `align` and
 `register` are built anew in every run. A seeded dice says what is killed and in which stage; what is a service is away for some
-seconds and is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/hits.jsonl` has
-a line for each hit at once, `FOLDER/runs.jsonl` one for each run. What `FOLDER/store` has finished before is not built again.
+seconds and is started again, as a supervisor would; a reconciler has chains start again that died. A run that does not complete
+by itself is repeated. `FOLDER/hits.jsonl` has a line for each hit at once, `FOLDER/runs.jsonl` one for each run. What
+`FOLDER/store` has finished before is not built again.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _run(site: ChaosSite, told: Told, dice: random.Random | None, hits: int) -> 
     began, plan = time.monotonic(), _Plan(dice, hits)
     while len(told.states) <= REPETITIONS and "Completed" not in told.states:
         run = site.start(f"chaos-{told.number}")
-        while (state := site.state_of(run)) is None and time.monotonic() - began < RUN_SECONDS:
+        while (state := site.ended(run)) is None and time.monotonic() - began < RUN_SECONDS:
             hit_at = time.monotonic()
             if dice and plan.is_due(site.at_work()) and (hit := _hit(site, dice)):
                 told.hits.append(replace(hit, at=round(hit_at - began, 1)))

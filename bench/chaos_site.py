@@ -17,7 +17,7 @@ from bench.postgres import Databases, databases, programs
 from flows.deployed.api import insist
 from flows.server import free_port
 from flows.serving.services import Service, stop
-from flows.serving.site import mlflow_service, prefect_service, worker_service
+from flows.serving.site import mlflow_service, prefect_service, reconciler_service, worker_service
 from posttrain.data.samples import write_sample
 from posttrain.runtime.liveness import is_dead, read_note
 from schemas.load import validate_recipe
@@ -42,6 +42,8 @@ TINY = {
 REBUILT = ("sft", "align", "register")
 """Stages that every run builds anew."""
 GRACE_SECONDS = 60.0
+RESTART_SECONDS = 60.0
+"""That the reconciler has to start a run again which crashed: twice its period."""
 
 
 class ChaosSite:
@@ -61,8 +63,11 @@ class ChaosSite:
         workers = {
             f"{pool} worker": worker_service(self.store, pool, addresses, limit) for pool, limit in (("cpu", None), ("gpu", 1))
         }
+        workers["reconciler"] = reconciler_service(self.store, addresses)
         own = {"PostgreSQL": databases.service} if databases else {}
         self.services: dict[str, Service] = own | {"Prefect": prefect, "MLflow": mlflow} | workers
+        self.crashed: float | None = None
+        """When the run was first seen to have crashed."""
         self.document = TINY | {"data": _data(root), "registry": {"model": "chaos"}}
 
     def recipe(self, name: str) -> Recipe:
@@ -84,6 +89,15 @@ class ChaosSite:
         except Exception:
             return None
         return state.name if state and state.is_final() else None
+
+    def ended(self, run: UUID) -> str | None:
+        """The same, but that a run which crashed may be started again for a while."""
+        state = self.state_of(run)
+        if state != "Crashed":
+            self.crashed = None
+            return state
+        self.crashed = self.crashed or time.monotonic()
+        return state if time.monotonic() - self.crashed > RESTART_SECONDS else None
 
     def processes(self) -> dict[int, str]:
         """Living processes of runs: what they do, by their ids; of one that has not come to that, that it has started."""
