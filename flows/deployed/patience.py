@@ -6,6 +6,7 @@ begins. It asks again where it has been answered before, at intervals that doubl
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -13,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import anyio
 import httpx
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
@@ -81,7 +81,7 @@ async def _patiently_async(
                 raise
         for _ in range(pause):
             if not _over.is_set():
-                await anyio.sleep(1)
+                await asyncio.sleep(1)
     raise AssertionError
 
 
