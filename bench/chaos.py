@@ -3,9 +3,10 @@
     python -m bench chaos --events 40 --seed 1 --out FOLDER
 
 Prefect and MLflow on PostgreSQL where it is installed, a worker for each pool, a tiny recipe of which `sft`, `align` and
-`register` are built anew in every run. A seeded dice says what is killed and when; what is a service is away for some seconds and
-is started again, as a supervisor would. A run that does not complete by itself is repeated. `FOLDER/hits.jsonl` has a line
-for each hit at once, `FOLDER/runs.jsonl` one for each run. What `FOLDER/store` has finished before is not built again.
+`register` are built anew in every run. A seeded dice says what is killed and in which stage; what is a service is away for some
+seconds and is started again, as a supervisor would; a reconciler has chains start again that died. A run that does not complete
+by itself is repeated. `FOLDER/hits.jsonl` has a line for each hit at once, `FOLDER/runs.jsonl` one for each run. What
+`FOLDER/store` has finished before is not built again.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ TARGETS = {"chain": 2, "stage": 3, "cpu worker": 1, "gpu worker": 2, "Prefect": 
 """What is hit, and how often as a weight."""
 SIGNALS = {"chain": 2, "stage": 2, "cpu worker": 2, "gpu worker": 2, "Prefect": 2, "MLflow": 2, "PostgreSQL": 1}
 """For how many kinds of death the dice decides: kill -9 and SIGTERM, or kill -9 alone."""
-AWAY_SECONDS, GAP_SECONDS = (5.0, 120.0), (4.0, 16.0)
-"""How long a service is away, of which half are shorter than 25 s, and until the next hit."""
+AWAY_SECONDS, LATER_SECONDS = (5.0, 120.0), (0.0, 4.0)
+"""How long a service is away, of which half are shorter than 25 s, and how long a hit comes after its stage was seen at work."""
+BEGINNING, BEGINNING_SECONDS = "the beginning", (0.0, 25.0)
+MOMENTS = {BEGINNING: 1, "sft": 2, "align": 3, "register": 2}
+"""Where a run is when something is hit, in this order, and how often as a weight."""
 RUN_SECONDS, REPETITIONS = 1500.0, 4
 
 
@@ -69,7 +73,6 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench chaos", description=__doc__)
     parser.add_argument("--events", type=int, default=40)
     parser.add_argument("--of-a-run", type=int, nargs=2, default=(2, 5), metavar=("LEAST", "MOST"), help="hits")
-    parser.add_argument("--gap", type=float, nargs=2, default=GAP_SECONDS, metavar=("LEAST", "MOST"), help="seconds between hits")
     parser.add_argument("--seconds", type=float, default=3600, help="start no further run after these")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
@@ -83,7 +86,7 @@ def main(words: list[str]) -> None:
         while (done := sum(len(each.hits) for each in told)) < given.events and time.monotonic() - began < given.seconds:
             number = len(told) + 1
             hits = min(dice.randint(*given.of_a_run), given.events - done)
-            told.append(_run(site, Told(number), dice, hits, tuple(given.gap)))
+            told.append(_run(site, Told(number), dice, hits))
             _write(given.out, _checked(checks, told[-1]))
     print(table(told))
 
@@ -99,28 +102,49 @@ def _undisturbed(site: ChaosSite) -> dict[str, str]:
     return found
 
 
-def _run(site: ChaosSite, told: Told, dice: random.Random | None, hits: int, gap: tuple[float, float] = GAP_SECONDS) -> Told:
+def _run(site: ChaosSite, told: Told, dice: random.Random | None, hits: int) -> Told:
     """One run with its hits, repeated until it completes."""
     for stage in REBUILT:
         shutil.rmtree(site.store / stage, ignore_errors=True)
-    began, left = time.monotonic(), hits
+    began, plan = time.monotonic(), _Plan(dice, hits)
     while len(told.states) <= REPETITIONS and "Completed" not in told.states:
         run = site.start(f"chaos-{told.number}")
-        due = time.monotonic() + (dice.uniform(*gap) if dice else 0)
-        while (state := site.state_of(run)) is None and time.monotonic() - began < RUN_SECONDS:
+        while (state := site.ended(run)) is None and time.monotonic() - began < RUN_SECONDS:
             hit_at = time.monotonic()
-            if dice and left and hit_at > due and (hit := _hit(site, dice)):
+            if dice and plan.is_due(site.at_work()) and (hit := _hit(site, dice)):
                 told.hits.append(replace(hit, at=round(hit_at - began, 1)))
                 _append(site.root / "hits.jsonl", {"run": told.number, **asdict(told.hits[-1])})
-                left -= 1
-                due = time.monotonic() + dice.uniform(*gap)
+                plan.done()
             told.ended += site.keep_up()
-            time.sleep(1)
+            time.sleep(0.5)
         told.states.append(state or "still going on")
         if state is None:
             break
     told.seconds = round(time.monotonic() - began, 1)
     return told
+
+
+class _Plan:
+    """The moments of a run at which something is hit, as the dice has them."""
+
+    def __init__(self, dice: random.Random | None, hits: int) -> None:
+        self.dice, order = dice, list(MOMENTS)
+        self.moments = sorted(dice.choices(order, list(MOMENTS.values()), k=hits), key=order.index) if dice else []
+        self.due: float | None = None
+
+    def is_due(self, at_work: str) -> bool:
+        """Whether the next moment has come: a run that has got beyond it is hit where it is."""
+        if not self.moments or self.dice is None:
+            return False
+        order, beginning = list(MOMENTS), self.moments[0] == BEGINNING
+        reached = order.index(at_work) if at_work in order else 0
+        if self.due is None and reached >= order.index(self.moments[0]):
+            self.due = time.monotonic() + self.dice.uniform(*(BEGINNING_SECONDS if beginning else LATER_SECONDS))
+        return self.due is not None and time.monotonic() >= self.due
+
+    def done(self) -> None:
+        """Go on to the next one."""
+        self.moments, self.due = self.moments[1:], None
 
 
 def _hit(site: ChaosSite, dice: random.Random) -> Hit | None:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -17,11 +17,12 @@ from bench.postgres import Databases, databases, programs
 from flows.deployed.api import insist
 from flows.server import free_port
 from flows.serving.services import Service, stop
-from flows.serving.site import mlflow_service, prefect_service, worker_service
+from flows.serving.site import mlflow_service, prefect_service, reconciler_service, worker_service
 from posttrain.data.samples import write_sample
 from posttrain.runtime.liveness import is_dead, read_note
 from schemas.load import validate_recipe
 from schemas.recipe import Recipe
+from tasks.exchange import CHAIN, STARTED
 
 ROWS = {"corpus": 300, "instructions": 120, "preferences": 120}
 TINY = {
@@ -41,6 +42,8 @@ TINY = {
 REBUILT = ("sft", "align", "register")
 """Stages that every run builds anew."""
 GRACE_SECONDS = 60.0
+RESTART_SECONDS = 60.0
+"""That the reconciler has to start a run again which crashed: twice its period."""
 
 
 class ChaosSite:
@@ -60,8 +63,11 @@ class ChaosSite:
         workers = {
             f"{pool} worker": worker_service(self.store, pool, addresses, limit) for pool, limit in (("cpu", None), ("gpu", 1))
         }
+        workers["reconciler"] = reconciler_service(self.store, addresses)
         own = {"PostgreSQL": databases.service} if databases else {}
         self.services: dict[str, Service] = own | {"Prefect": prefect, "MLflow": mlflow} | workers
+        self.crashed: float | None = None
+        """When the run was first seen to have crashed."""
         self.document = TINY | {"data": _data(root), "registry": {"model": "chaos"}}
 
     def recipe(self, name: str) -> Recipe:
@@ -84,26 +90,35 @@ class ChaosSite:
             return None
         return state.name if state and state.is_final() else None
 
-    def processes(self) -> dict[Path, tuple[str, int]]:
-        """Living processes of runs: what they do, and their ids, by their notes."""
-        found = {}
+    def ended(self, run: UUID) -> str | None:
+        """The same, but that a run which crashed may be started again for a while."""
+        state = self.state_of(run)
+        if state != "Crashed":
+            self.crashed = None
+            return state
+        self.crashed = self.crashed or time.monotonic()
+        return state if time.monotonic() - self.crashed > RESTART_SECONDS else None
+
+    def processes(self) -> dict[int, str]:
+        """Living processes of runs: what they do, by their ids; of one that has not come to that, that it has started."""
+        found: dict[int, str] = {}
         for path in [*(self.store / "runs").glob("*.process.json"), *(self.store / "runs").glob("*/*.process.json")]:
             note = read_note(path)
-            if note and not is_dead(path, note):
-                found[path] = (note.what, note.pid)
+            if note and not is_dead(path, note) and found.get(note.pid, STARTED) == STARTED:
+                found[note.pid] = note.what
         return found
 
     def at_work(self) -> str:
         """Which stage runs."""
-        stages = [what for what, _ in self.processes().values() if what != "post-training"]
-        return stages[0] if stages else "between stages"
+        return next((what for what in self.processes().values() if what not in (CHAIN, STARTED)), "between stages")
 
     def kill_process(self, target: str, how: signal.Signals) -> bool:
         """Signal the process of the chain, or of the stage that runs; whether there was one."""
-        for what, pid in self.processes().values():
-            if (what == "post-training") == (target == "chain"):
-                os.kill(pid, how)
-                return True
+        for pid, what in self.processes().items():
+            if (what == CHAIN) == (target == "chain"):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, how)
+                    return True
         return False
 
     def kill_service(self, name: str, how: signal.Signals) -> None:

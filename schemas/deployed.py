@@ -14,7 +14,7 @@ class ProcessNote(Frozen):
     """Which process works, in a file that it keeps fresh."""
 
     what: str
-    """A stage, or `post-training` for the process that runs the chain."""
+    """A stage, `post-training` for the process that runs the chain, or `started` for one that has not been told what to do."""
     flow_run: str | None
     """Id of its flow run in Prefect; null outside of one."""
     host: str

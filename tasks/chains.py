@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from posttrain.pipeline.chain import Chain
-from posttrain.pipeline.preflight import preflight
+from posttrain.pipeline.preflight import check_names, is_made, preflight
 from posttrain.runtime import progress
 from posttrain.runtime.hub_revision import commit_of
 from posttrain.runtime.store import Store
@@ -91,7 +91,20 @@ def check_once(recipe: Recipe, root: Path) -> None:
         Refusal: for the first thing that cannot work.
     """
     _require_common_registry(recipe, root)
-    preflight(new_chain(recipe, Store(root)), lambda notice: progress.current().note(f"note: {notice}"))
+    check_names(recipe)
+    if is_built(chain := new_chain(recipe, Store(root))):
+        return  # nothing is to be made, so that nothing can go wrong that rows and models decide
+    preflight(chain, lambda notice: progress.current().note(f"note: {notice}"))
+
+
+def is_built(chain: Chain) -> bool:
+    """Whether every stage of a chain is finished in its store; where its inputs cannot be looked at, it is not."""
+    if is_made(chain.recipe.model):
+        return False
+    try:
+        return all(chain.store.finished(chain.identity(stage)) is not None for stage in chain.recipe.stages)
+    except (Refusal, OSError):
+        return False
 
 
 def _require_common_registry(recipe: Recipe, root: Path) -> None:

@@ -4,7 +4,8 @@ RUN/<stage>.dispatch.json    to which attempt the stage was given last, and whic
 RUN/<stage>.process.json     the process that works on it, while it does
 RUN/<stage>.json             how the attempt ended
 
-Beside the folders of the runs lies `<flow run>.process.json`, the process of a chain.
+Beside the folders of the runs lie `<flow run>.process.json`, the process of a chain, and `<flow run>.start.process.json`, the
+same process or that of a stage from its start on, before it knows what it is to do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from tasks.open_runs import run_folder
 Document = TypeVar("Document", bound=BaseModel)
 CHAIN = "post-training"
 """What the process of the chain is called among those of its stages."""
+STARTED = "started"
+"""What a process is called that has not been told what to do."""
 
 
 class StageFailed(Exception):
@@ -68,6 +71,11 @@ class Exchange:
 def chain_note(root: Path, flow_run: str | None) -> Path:
     """Where the process of a chain keeps its note."""
     return root / "runs" / f"{flow_run}.process.json"
+
+
+def start_note(root: Path, flow_run: str) -> Path:
+    """Where a process keeps a note from its start on."""
+    return root / "runs" / f"{flow_run}.start.process.json"
 
 
 def outcome_of(error: Exception, attempt: int) -> StageOutcome:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.chat_templates import of_a_new_model
 from posttrain.evaluation.gates import gates_of
 from posttrain.pipeline.chain import Chain
 from posttrain.report.build import write_report
@@ -18,6 +19,7 @@ from posttrain.runtime.trees import read_regular
 from posttrain.runtime.writing import write_atomically
 from posttrain.training import caution
 from schemas.errors import GateRefused, Refusal
+from schemas.model import ScratchModel
 from schemas.recipe import Recipe
 from schemas.results import Failure, GateReport, Metrics, RunReport, StageReport, TemplateReport
 from schemas.secrets import without_credentials
@@ -81,6 +83,8 @@ def unsealed(chain: Chain, stages: Sequence[str]) -> list[str]:
 
 def note_template(chain: Chain, note: Callable[[str], None]) -> TemplateReport | None:
     """The chat template of a run; `note` is told what preflight tells a person about it, on all rows that were validated."""
+    if isinstance(chain.model, ScratchModel):
+        return of_a_new_model()  # nothing is rendered, and the libraries of models are not needed
     from posttrain.pipeline.preflight import check_chat_template
     from posttrain.pipeline.template_check import template_in_use
 

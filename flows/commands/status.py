@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -28,14 +30,36 @@ def status(
         _print(found)
 
 
-def reconcile(store: StoreOption = HOME, as_json: Json = False) -> None:
+def reconcile(
+    store: StoreOption = HOME,
+    every: Annotated[
+        float | None,
+        typer.Option("--every", metavar="SECONDS", min=1, help="Go on, and have chains start again.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Mark runs as crashed that no process works on any more; each deployed run does it when it begins."""
     root = prepare_remote(store)
     from flows.deployed.reconcile import reconcile as free_dead_runs
 
+    if every:
+        _watch_over(root, every)
     told: list[str] = []
     number = free_dead_runs(root, told.append)
     show({"freed": number, "runs": told}, as_json)
+
+
+def _watch_over(root: Path, every: float) -> NoReturn:
+    """Reconcile until interrupted, through outages of the server."""
+    from flows.deployed.api import PrefectAway
+    from flows.deployed.reconcile import reconcile as free_dead_runs
+
+    while True:
+        try:
+            free_dead_runs(root, lambda line: typer.echo(line, err=True), restart=True)
+        except PrefectAway as away:
+            typer.echo(str(away), err=True)
+        time.sleep(every)
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
 from flows.deployed.api import insist
-from flows.deployed.names import deployment_of, run_name, tags_of
+from flows.deployed.names import STORE, deployment_of, run_name, tags_of
 from flows.deployed.watch import Watch
 from posttrain.pipeline.chain import Chain
 from posttrain.pipeline.stages import WORK
@@ -28,7 +28,7 @@ from schemas.errors import Refusal
 from schemas.recipe import Recipe
 from schemas.results import StageReport
 from tasks.chains import chain_of
-from tasks.exchange import Exchange, StageFailed, opened
+from tasks.exchange import Exchange, StageFailed, opened, start_note
 
 ATTEMPTS = 3  # of a stage in one run of the chain, where its process or its machine dies
 POLL_SECONDS = 2.0
@@ -133,6 +133,7 @@ class _Dispatch:
                     "run_id": self.run_id,
                     "attempt": attempt,
                 },
+                job_variables={"env": {STORE: self.chain.store.address}},
                 timeout=0,
                 flow_run_name=run_name(recipe.name, stage, attempt),
                 tags=tags_of(recipe, stage, self.chain.identity(stage).key),
@@ -151,7 +152,8 @@ class _Dispatch:
     def _wait(self, dispatched: Dispatched) -> StageOutcome | State:
         """How an attempt ended: by itself, or the state in which Prefect has it where it left no outcome."""
         assert dispatched.flow_run
-        watch = Watch(self.exchange.process, UUID(dispatched.flow_run), self.stage)
+        notes = self.exchange.process, start_note(self.chain.store.root, dispatched.flow_run)
+        watch = Watch(notes, UUID(dispatched.flow_run), self.stage)
         try:
             while True:
                 if outcome := self.exchange.outcome(dispatched.attempt):

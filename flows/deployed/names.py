@@ -8,6 +8,8 @@ from tasks.exchange import CHAIN
 DEPLOYMENT = "posttrain"
 """Of every stage, and of the chain for any recipe; a recipe's own deployment has the recipe's name."""
 TAG = "posttrain"
+STORE = "POSTTRAIN_STORE"
+"""Variable of a run's process with its store, for the time in which nobody can ask the server for it."""
 POOLS = {"cpu": "cpu", "gpu": "gpu"}
 """Names of the work pools by kind of machine, where the user gives none."""
 REFUSED, GATE, SKIPPED = "Refused", "GateRefused", "Skipped"

@@ -19,10 +19,10 @@ from prefect.flows import Flow
 from prefect.utilities.callables import parameter_schema
 
 from flows import defaults
-from flows.deployed import automations, chain, stage
+from flows.deployed import automations, chain, engine, stage
 from flows.deployed.api import insist
 from flows.deployed.form import form_of, form_values
-from flows.deployed.names import DEPLOYMENT, POOLS, TAG, deployment_of
+from flows.deployed.names import DEPLOYMENT, POOLS, STORE, TAG, deployment_of
 from flows.filter_corpus import NAME as FILTER
 from flows.filter_corpus import filter_corpus
 from posttrain.pipeline.stages import WORK
@@ -36,7 +36,7 @@ SLUG = "posttrain"
 ENVIRONMENT = {name: value for name, value in defaults.DEFAULTS.items() if not name.startswith("PREFECT_LOGGING")} | {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "posttrain,tasks,flows",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s, after which `patience.py` asks again
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
 }  # fmt: skip
 
@@ -189,7 +189,7 @@ def _register(site: Site, planned: Planned, client: SyncPrefectClient) -> None:
         tags=list(planned.tags),
         parameter_openapi_schema=_form(planned.flow),
         enforce_parameter_schema=planned.flow.name in FOR_PEOPLE,
-        job_variables=_job_variables(site),
+        job_variables=_job_variables(site, planned),
         schedules=list(_schedules(planned, client)),
     )
 
@@ -215,11 +215,11 @@ def _schedules(planned: Planned, client: SyncPrefectClient) -> Iterator[Deployme
         yield DeploymentScheduleCreate(schedule=CronSchedule(cron=planned.cron, timezone="UTC"), slug=SLUG)
 
 
-def _job_variables(site: Site) -> dict[str, Any]:
+def _job_variables(site: Site, planned: Planned) -> dict[str, Any]:
     """Of every run. The worker's process itself starts the run's, which then ends with it."""
-    variables: dict[str, Any] = {"env": dict(ENVIRONMENT)}
-    if site.kind == "process":
-        variables["command"] = f"{site.python} -P -m prefect.engine"
+    of_chain = {STORE: site.store} if planned.flow.name == CHAIN else {}  # a chain says of its stages which store is theirs
+    python = site.python if site.kind == "process" else "python"
+    variables: dict[str, Any] = {"env": ENVIRONMENT | of_chain, "command": f"{python} -P -m {engine.__name__}"}
     if site.image:
         variables["image"] = site.image
     return variables

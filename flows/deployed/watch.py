@@ -21,10 +21,10 @@ UNNOTED_SECONDS = 300.0  # that a process may be without a note, from its start:
 
 
 class Watch:
-    """One flow run of a stage, whose process keeps its note at `note`."""
+    """One flow run of a stage, whose process keeps its notes at `notes`."""
 
-    def __init__(self, note: Path, flow_run: UUID, stage: str) -> None:
-        self.note, self.flow_run, self.stage = note, flow_run, stage
+    def __init__(self, notes: tuple[Path, ...], flow_run: UUID, stage: str) -> None:
+        self.notes, self.flow_run, self.stage = notes, flow_run, stage
         self.answered = self.began = time.monotonic()
         self.told = False
 
@@ -47,7 +47,7 @@ class Watch:
         if run.state is None or run.state.is_final():
             return run.state
         self._tell_untaken(run)
-        return declare_crashed(run.id, why) if (why := why_lost(run, self.note)) else None
+        return declare_crashed(run.id, why) if (why := why_lost(run, *self.notes)) else None
 
     def pass_on_cancellation(self) -> None:
         """Where a person has cancelled the run that waits, and not a machine ended it, the stage is cancelled too."""
@@ -58,8 +58,7 @@ class Watch:
 
     def _tell_outage(self, error: Exception) -> None:
         away = time.monotonic() - self.answered
-        note = read_note(self.note)
-        if away > AWAY_SECONDS and (note is None or is_dead(self.note, note)):
+        if away > AWAY_SECONDS and not any((note := read_note(each)) and not is_dead(each, note) for each in self.notes):
             raise PrefectAway(f"no answer for {away / 60:.0f} minutes, and {self.stage} does not run: {error}") from error
         if not self.told:
             current().note(f"Prefect does not answer; {self.stage} is waited for all the same")
@@ -72,13 +71,18 @@ class Watch:
             self.told = True
 
 
-def why_lost(run: FlowRun, note_path: Path) -> str | None:
-    """Why a run that Prefect takes for unfinished has no process any more, or None where it may have one."""
+def why_lost(run: FlowRun, *notes: Path) -> str | None:
+    """Why a run that Prefect takes for unfinished has no process any more, or None where it may have one.
+
+    Args:
+        notes: where its process would say that it lives; the first that does counts.
+    """
     assert run.state
+    for path in notes:
+        note = read_note(path)
+        if note and note.flow_run == str(run.id):
+            return f"process {note.pid} on {note.host} is dead" if is_dead(path, note) else None
     since = time.time() - run.state.timestamp.timestamp()
-    note = read_note(note_path)
-    if note and note.flow_run == str(run.id):
-        return f"process {note.pid} on {note.host} is dead" if is_dead(note_path, note) else None
     if run.state.is_pending() and since > UNNOTED_SECONDS and since > _preparation(run):
         return f"pending for {since / 60:.0f} minutes, and no process has begun"
     if run.state.is_running() and since > UNNOTED_SECONDS:

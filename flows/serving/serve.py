@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.server import HOST, free_port
 from flows.serving.address import announced
 from flows.serving.services import keep_running, stop
-from flows.serving.site import mlflow_service, passwords, prefect_service, worker_service
+from flows.serving.site import mlflow_service, passwords, prefect_service, reconciler_service, worker_service
 from posttrain.runtime.device import dtype_name
 from posttrain.runtime.gpus import visible_gpus
 from posttrain.runtime.locks import locked_if_free
@@ -57,7 +57,7 @@ def _run(
         say(f"registering {len(recipes)} recipes")
         _register(root, recipes, limit)
         workers = [worker_service(root, pool, addresses, count) for pool, count in (("cpu", None), ("gpu", limit))]
-        for each in workers:
+        for each in (*workers, reconciler_service(root, addresses)):
             services.append(each)
             each.start()
         with announced(root, addresses):

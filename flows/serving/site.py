@@ -11,6 +11,8 @@ from flows.serving.services import Service
 from posttrain.runtime.child_processes import PYTHON, child_environment
 from tasks.tracking import ARTIFACTS, DATABASE
 
+RECONCILE_SECONDS = 30
+
 
 def prefect_service(root: Path, port: int) -> Service:
     """Its database and pages lie in the store; no page of another origin may call it from a browser."""
@@ -55,6 +57,13 @@ def worker_service(root: Path, pool: str, addresses: dict[str, str], limit: int 
         "PREFECT_WORKER_QUERY_SECONDS": "2",
     }
     return Service(f"worker {pool}", [*command, *limited], _environment() | variables, _log(root, f"worker-{pool}"))
+
+
+def reconciler_service(root: Path, addresses: dict[str, str]) -> Service:
+    """It frees what dead runs hold, and has their chains start again."""
+    command = [*PYTHON, "-m", "flows.cli", "reconcile", "--store", str(root), "--every", str(RECONCILE_SECONDS)]
+    variables = {"PREFECT_HOME": str(root / "prefect"), "PREFECT_API_URL": addresses["prefect"]}
+    return Service("reconciler", command, _environment() | variables, _log(root, "reconciler"))
 
 
 def _environment() -> dict[str, str]:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from schemas.errors import Refusal, closest
+from schemas.results import TemplateReport
 
 MAX_BYTES = 64 * 1024  # of a file; the longest templates in public use have some 20 KB
 
@@ -108,3 +109,8 @@ def read_template(given: str | None, field: str) -> str | None:
 def template_digest(text: str) -> str:
     """SHA-256 of a template's text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def of_a_new_model() -> TemplateReport:
+    """A new model's template is the project's own, which takes every chat."""
+    return TemplateReport(origin="default", sha256=template_digest(DEFAULT_CHAT_TEMPLATE))

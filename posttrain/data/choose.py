@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import xxhash
 
-from posttrain.data.packing import Example
+if TYPE_CHECKING:
+    from posttrain.data.packing import Example
 
 SEED = 1  # of the hash: which rows are chosen has nothing to do with which are held out (`split`)
 PARTS = ("prompt", "completion", "chosen", "rejected", "text")

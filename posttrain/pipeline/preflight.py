@@ -43,10 +43,10 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
         Refusal: for the first thing that cannot work. Rows that failed a contract lie in `quarantine/` of the store then.
     """
     recipe = chain.recipe
-    _check_names(recipe)
+    check_names(recipe)
     given = {name: files for name, files in _sources(chain).items() if files}
     with tempfile.TemporaryDirectory() as scratch:
-        if not _is_made(recipe.model):
+        if not is_made(recipe.model):
             _check_models(chain)
         if "corpus" in given:
             from posttrain.filters.documents import check_text
@@ -55,18 +55,18 @@ def preflight(chain: Chain, note: Callable[[str], None] = lambda sentence: None)
             check_text(given["corpus"])
             check_given(chain.recipe.filtering)
         counts = _contract(chain, given, Path(scratch))
-        if _is_made(recipe.model):
+        if is_made(recipe.model):
             _check_models(chain)
         check_chat_template(chain, Path(scratch), note)
         return counts | _forecast_rows(chain, Path(scratch), note)
 
 
-def _is_made(model: Model) -> bool:
+def is_made(model: Model) -> bool:
     """Whether to look at a model makes it, by conversion or with new embeddings: that takes longer than reading the data."""
     return isinstance(model, GgufModel) or getattr(model, "resize_embeddings", False)
 
 
-def _check_names(recipe: Recipe) -> None:
+def check_names(recipe: Recipe) -> None:
     """What needs no look at a model's config or at data: files, devices and functions that are named."""
     if isinstance(recipe.model, GgufModel):
         check_gguf(Path(recipe.model.path).expanduser().resolve())

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.checkpoints.load import tokenizer_as_found
 from posttrain.data.boundaries import MAX_SHIFTED_BOUNDARIES
-from posttrain.data.chat_templates import BUILT_IN, DEFAULT_CHAT_TEMPLATE, template_digest
+from posttrain.data.chat_templates import BUILT_IN, of_a_new_model, template_digest
 from posttrain.data.encode import Conversation, accepts, count_shifted
 from posttrain.data.rendering import rendered
 from posttrain.data.tokenizer import broken_template, prepare_tokenizer, refuses, some_chat, template_of
@@ -44,14 +44,10 @@ class InUse:
     notices: tuple[str, ...] = ()
 
 
-# A new model's template is the project's own, which takes every chat.
-_OF_A_NEW_MODEL = InUse(TemplateReport(origin="default", sha256=template_digest(DEFAULT_CHAT_TEMPLATE)))
-
-
 def template_in_use(chain: Chain) -> InUse:
     """The template of a recipe's model, with what can be said of it from the tokenizer alone."""
     if isinstance(chain.model, ScratchModel):
-        return _OF_A_NEW_MODEL
+        return InUse(of_a_new_model())
     return _read(chain.source, chain.model.chat_template)[1]
 
 

@@ -15,12 +15,14 @@ from prefect.states import Cancelled, Crashed, Running
 
 from flows.deployed import dispatcher, registration
 from flows.deployed.dispatcher import StageCancelled, run_on_pool
+from flows.deployed.names import STORE
 from posttrain.runtime.liveness import note_of_this_process, noted
+from posttrain.runtime.remote import documents
 from schemas.deployed import StageOutcome
 from schemas.errors import GateRefused, Refusal
 from schemas.load import load_recipe
 from tasks.chains import chain_of
-from tasks.exchange import Exchange, StageFailed, outcome_of
+from tasks.exchange import STARTED, Exchange, StageFailed, outcome_of, start_note
 
 STAGE = "validate"
 
@@ -117,6 +119,7 @@ def test_a_finished_stage_is_one_run_with_name_tags_and_parameters(work):
     assert only.name == "tiny validate"
     assert {"posttrain", "recipe:tiny", f"key:{work.report.key}"} < set(only.tags)
     assert only.work_pool_name == "cpu"
+    assert only.job_variables == {"env": {STORE: str(work.store)}}
 
 
 def test_a_stage_that_is_in_the_store_is_not_dispatched(work):
@@ -195,6 +198,18 @@ def test_a_process_that_is_dead_is_not_waited_for(work):
     first, _ = runs_of(work)
     assert first.state.is_crashed()
     assert "is dead" in first.state.message
+
+
+def test_a_process_that_died_before_it_knew_its_stage_is_not_waited_for(work):
+    """The same, while it waited for Prefect or imported: all that it has left is the note of its start."""
+
+    def die(work, client, flow_run) -> None:
+        note = note_of_this_process(STARTED, str(flow_run.id)).model_copy(update={"started": "1"})
+        documents.write(start_note(work.store, str(flow_run.id)), note.model_dump_json())
+
+    Worker(work, die, finish)
+    assert run(work) == work.report
+    assert "is dead" in runs_of(work)[0].state.message
 
 
 def test_a_stage_that_finished_on_another_store_is_refused(work):

@@ -18,6 +18,7 @@ from prefect.events.schemas.automations import Posture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.deployed import api, automations
+from flows.deployed.names import STORE
 from flows.deployed.registration import SLUG, Site, plan, register
 from flows.deployed.removal import remove
 from posttrain.pipeline.stages import WORK
@@ -55,7 +56,9 @@ def test_every_stage_has_a_deployment_on_its_pool_and_the_recipe_its_values(clie
     assert [(each.slug, each.schedule.cron, each.schedule.timezone) for each in of_recipe.schedules] == [
         (SLUG, "0 2 * * *", "UTC")
     ]
-    assert of_recipe.job_variables["command"].endswith(" -P -m prefect.engine")
+    assert of_recipe.job_variables["command"].endswith(" -P -m flows.deployed.engine")
+    assert of_recipe.job_variables["env"][STORE] == str(site.store)
+    assert STORE not in client.read_deployment_by_name("sft/posttrain").job_variables["env"]  # another chain's may be another one
     assert client.read_work_pool(POOLS["gpu"]).concurrency_limit == 2
 
 
