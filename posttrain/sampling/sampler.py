@@ -13,10 +13,12 @@ from torch import nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from posttrain.data.packing import Tokens
+from posttrain.models.parameters import parameter_count
 from posttrain.models.rope import forget_lengths, unscaled_up_to
 from posttrain.models.routing import without_routing
 from posttrain.peft.soft_prompts import generate
 from posttrain.runtime.distributed import gathered, rank, size
+from posttrain.runtime.threads import suited_threads
 from posttrain.sampling.decoding import can_decode, decode, pad_prompts
 from posttrain.scoring.products import fp32_logits
 from posttrain.scoring.scorer import inner_model
@@ -73,7 +75,7 @@ def sample(
     rows = [prompt for prompt in prompts for _ in range(plan.samples)]
     limit = unscaled_up_to(inner_model(model).config)
     alone = limit is not None and max(map(len, rows)) + plan.max_new_tokens > limit
-    with _as_policy(model), fp32_logits(inner_model(model)):
+    with _as_policy(model), fp32_logits(inner_model(model)), suited_threads(parameter_count(model)):
         forget_lengths(inner_model(model))
         if alone:
             responses = _generated(model, rows, plan, on_rows, batch=1)

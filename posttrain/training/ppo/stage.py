@@ -22,6 +22,7 @@ from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.runtime.distributed import is_main
 from posttrain.runtime.peak_memory import measured
 from posttrain.runtime.store import Built
+from posttrain.runtime.threads import suited_threads
 from posttrain.sampling.sampler import sample
 from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import Reference
@@ -85,9 +86,9 @@ def ppo(request: StageRequest, spec: PPO, rows: pl.DataFrame) -> Built:
     refuse_unmeasured("alignment", spec, held_out, "the held-out reward")
     objective = PolicyOptimization(spec, collect, dtype, backbone.reference, standing_for_answers(prompts.tokens))
     parts = apart(spec, lambda: start_parameters(request))
-    metrics = train(
-        new_job(request, spec, scorer, objective, plan_of(spec, seed), rounds=objective, apart=parts, held_out=held_out)
-    )
+    job = new_job(request, spec, scorer, objective, plan_of(spec, seed), rounds=objective, apart=parts, held_out=held_out)
+    with suited_threads(start_parameters(request)):
+        metrics = train(job)
     for sentence in caution.of_ppo(metrics):
         request.progress.note(f"align: {sentence}")
     (request.out / "layout.txt").write_text(layout + "\n")
