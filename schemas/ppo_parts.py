@@ -11,6 +11,9 @@ from schemas.endpoint import Server
 from schemas.fields import AboveZero, NonNegative, Positive, Share
 from schemas.training import Rate
 
+CRITIC_STARTS = ("lora", "full")
+"""Methods of a reward model that began as the policy and that a critic can go on from."""
+
 
 class Critic(Frozen):
     """How the value model learns; `gae` only."""

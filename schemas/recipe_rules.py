@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from schemas.base import refused
 from schemas.judge import EndpointJudge, RewardModelJudge
 from schemas.ppo import PPO, StageReward
+from schemas.ppo_parts import CRITIC_STARTS
 from schemas.recipe import Recipe, policies, policy_of
 from schemas.training import DPO
 
@@ -137,13 +138,13 @@ def _cannot_start_the_critic(recipe: Recipe) -> Problems:
     lacks = {
         "no reward source model": not any(isinstance(source, StageReward) for source in spec.reward),
         "a reward.model of its own": trained is not None and trained.model is not None,
-        f"reward.peft.method {method}": method not in (None, "lora", "full"),
+        f"reward.peft.method {method}": method not in (None, *CRITIC_STARTS),
     }
     for found in (found for found, holds in lacks.items() if holds):
         yield refused(
             where="alignment.critic.init",
             found=f"reward_model, and {found}",
-            allowed="a section reward with peft.method lora or full and model null, whose rewards are maximised",
+            allowed=f"a section reward with peft.method {' or '.join(CRITIC_STARTS)} and model null, whose rewards are maximised",
             remedy="set critic.init=zero",
         )
 

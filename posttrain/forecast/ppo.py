@@ -35,7 +35,7 @@ def ppo_peaks(
 ) -> list[Peak]:
     """The phases of PPO on prompts like these, each answered at full length; `model` is the policy, where the caller has it.
 
-    With `whole_reward` every weight of the run's reward model was trained.
+    With `whole_reward` the run's reward model began as the policy, and every weight of it was trained.
 
     Scores of tokens are what a step holds; values, ratios and advantages are numbers per token beside them.
     """
@@ -61,13 +61,10 @@ def _spread(prompts: Sequence[Example], count: int) -> list[Example]:
 def copies(config: PreTrainedConfig, spec: PPO, whole_reward: bool) -> int:
     """Bytes of base weights that the reward model and a critic of its own cannot share, since the policy or they train them."""
     own_reward = any(isinstance(source, StageReward) for source in spec.sources)
-    if own_reward and whole_reward:
-        own = parameter_count(wrapped(config, Full(method="full")))
-        return FP32 * own * (1 + (_own_critic(spec) and spec.critic.init != "zero"))
-    if METHODS[spec.peft.method].of_base == "none":
-        return 0
-    trained = trainable_count(wrapped(config, spec.peft))
-    return FP32 * trained * (own_reward + _own_critic(spec))
+    trained = 0 if METHODS[spec.peft.method].of_base == "none" else trainable_count(wrapped(config, spec.peft))
+    own = parameter_count(wrapped(config, Full(method="full"))) if own_reward and whole_reward else trained
+    of_critic = trained if spec.critic.init == "zero" else own
+    return FP32 * (own_reward * own + _own_critic(spec) * of_critic)
 
 
 def _own_critic(spec: PPO) -> bool:

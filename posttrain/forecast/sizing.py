@@ -132,7 +132,7 @@ def _stage(
     peft = getattr(spec, "peft", None) or Full(method="full")
     model = rewarding(config, peft) if stage == "reward" else wrapped(config, peft, new_tokens=new_tokens)
     if isinstance(spec, PPO):
-        whole = recipe.reward is not None and recipe.reward.peft.method == "full"
+        whole = recipe.reward is not None and recipe.reward.model is None and recipe.reward.peft.method == "full"
         return model, lengths, ppo_peaks(config, spec, examples, recipe.seed, on, model, new_tokens, whole)
     if stage == "evaluate":
         told = recipe.evaluation

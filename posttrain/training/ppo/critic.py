@@ -20,10 +20,10 @@ from posttrain.training.optimizer import Apart
 from posttrain.training.ppo.actor_critic import add_value_head, is_critic
 from schemas.peft import LoRA
 from schemas.ppo import PPO, StageReward
+from schemas.ppo_parts import CRITIC_STARTS
 from schemas.recipe import Recipe
 
 NEW = LoRA(method="lora")  # what a critic trains that starts from nothing, or from a model of which every weight was trained
-STARTS = ("lora", "full")  # methods of a reward model that a critic can go on from
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ def reward_start(recipe: Recipe, spec: PPO, folder: Path | None) -> RewardStart 
     """The reward model that the recipe has the critic start from; None: a head that says 0. `folder` is this run's."""
     weight = next((source.weight for source in spec.reward if isinstance(source, StageReward)), None)
     trained = recipe.reward
-    fits = trained is not None and trained.model is None and trained.peft.method in STARTS and spec.value_model == "adapter"
+    fits = (
+        trained is not None and trained.model is None and trained.peft.method in CRITIC_STARTS and spec.value_model == "adapter"
+    )
     wanted = fits if spec.critic.init is None else spec.critic.init == "reward_model"
     return RewardStart(folder, weight) if wanted and folder is not None and weight is not None else None
 

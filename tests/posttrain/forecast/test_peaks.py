@@ -18,6 +18,7 @@ from posttrain.forecast.peaks import Training, evaluation_peaks, training_peaks,
 from posttrain.forecast.phases import Arithmetic
 from posttrain.forecast.ppo import ppo_peaks
 from posttrain.models.architectures import auto_class
+from posttrain.models.parameters import trainable_count
 from posttrain.peft.methods import METHODS
 from posttrain.peft.wrap import wrap
 from posttrain.runtime.fake_tensors import LiveBytes
@@ -226,13 +227,16 @@ def test_ppo_is_forecast_to_sample_one_batch_at_a_time(ppo_section):
     assert one.activations == four.activations
 
 
-def test_a_reward_model_of_its_own_weights_stands_beside_the_policy_and_again_below_the_critic(ppo_section):
-    """One that is a LoRA on the policy's weights shares them with it, and so does its critic."""
+@pytest.mark.parametrize("method", ["lora", "last_layers"])
+def test_a_reward_model_of_its_own_weights_stands_beside_the_policy_and_again_below_the_critic(ppo_section, method):
+    """One that is a LoRA shares with the policy what that does not train, and so does its critic, or one that says 0."""
     size = 4 * sum(parameter.numel() for parameter in wrapped(config(), adapted("full")).parameters())
+    moved = {"lora": 0, "last_layers": 4 * trainable_count(wrapped(config(), adapted("last_layers")))}[method]
     for init, copies in (("zero", 1), (None, 2)):
-        spec = ppo_section(reward={"source": "model"}, value_model="adapter", critic={"init": init}, peft={"method": "lora"})
+        peft = adapted(method).model_dump()
+        spec = ppo_section(reward={"source": "model"}, value_model="adapter", critic={"init": init}, peft=peft)
         shared, own = (ppo_peaks(config(), spec, examples(1), 0, CPU, whole_reward=whole) for whole in (False, True))
-        assert [b.weights - a.weights for a, b in zip(shared, own, strict=True)] == [copies * size] * len(own)
+        assert [b.weights - a.weights for a, b in zip(shared, own, strict=True)] == [copies * (size - moved)] * len(own)
 
 
 SHAPE = {"source": "scratch", "hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 4, "intermediate_size": 1376,
