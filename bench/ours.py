@@ -21,6 +21,7 @@ from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
 from posttrain.scoring.scorer import Scorer
 from posttrain.scoring.token_budget import scoring_tokens
+from posttrain.training.half_precision import hold_frozen
 from posttrain.training.loop import CURVE, Job, train
 from posttrain.training.objectives import LanguageModelling, Preference
 from schemas.recipe import Compute
@@ -59,10 +60,14 @@ def examples_of(workload: Workload, folder: Path) -> list[Example]:
 def scorer_of(workload: Workload, folder: Path) -> Scorer:
     """The initial policy, wrapped as the workload says."""
     device = torch.device(workload.device)
-    peft = Full(method="full") if workload.full else LoRA(method="lora", **workload.lora)
-    wrapped = wrap(load_model(Policy(str(folder / "model")), device), peft, 0, "bench")
+    wrapped = wrap(load_model(Policy(str(folder / "model")), device), peft_of(workload), 0, "bench")
     start_adapter(wrapped)
     return Scorer(wrapped, device, DTYPES[workload.dtype]).eval()
+
+
+def peft_of(workload: Workload) -> Full | LoRA:
+    """What is trained."""
+    return Full(method="full") if workload.full else LoRA(method="lora", **workload.lora)
 
 
 def measure(workload: Workload, folder: Path, out: Path) -> Measured:
@@ -72,6 +77,7 @@ def measure(workload: Workload, folder: Path, out: Path) -> Measured:
     layout.apply(scorer)
     began = clocks()
     objective = objective_of(workload, scorer, examples)
+    hold_frozen(scorer.model, peft_of(workload), scorer.dtype)
     ended, before_training = clocks(), peak_gb()
     processor = ProcessorTime()
     train(

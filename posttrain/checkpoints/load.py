@@ -21,6 +21,7 @@ from posttrain.models.parameters import parameter_count
 from posttrain.models.policy import Policy, adapter_beside
 from posttrain.models.shards import refuse_outside_shards
 from posttrain.models.sound_config import refuse_larger_than_files, refuse_unsound, refuse_unsound_file
+from posttrain.runtime.cpu_products import fast_cpu_products
 from posttrain.runtime.progress import working
 from schemas.errors import Refusal
 from schemas.model import ScratchModel
@@ -45,6 +46,7 @@ def scratch_model(spec: ScratchModel, tokenizer: PreTrainedTokenizerBase, seed: 
 
     A decoder of an encoder-decoder starts from the padding token, as T5's does (arXiv 1910.10683).
     """
+    fast_cpu_products()
     torch.manual_seed(seed)
     config = scratch_config(spec, len(tokenizer))
     config.bos_token_id, config.eos_token_id, config.pad_token_id = None, tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -137,6 +139,7 @@ def load_base(policy: Policy, **options: Any) -> Any:
     """
     if Path(policy.base).is_dir():
         refuse_outside_shards(Path(policy.base), f"model ({_name(policy)})")
+    fast_cpu_products()
     config, exact = load_config(policy), "quantization_config" not in options
     check_size(policy, config)
     options = {"dtype": torch.float32} | options

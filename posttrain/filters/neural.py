@@ -77,6 +77,9 @@ def _place(config: Any, label: str | int | None) -> int:
 def _loaded(folder: str, kind: str, where: str) -> tuple[Any, Any]:
     import transformers
 
+    from posttrain.runtime.cpu_products import fast_cpu_products
+
+    fast_cpu_products()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = getattr(transformers, kind).from_pretrained(folder, local_files_only=True, dtype="float32")

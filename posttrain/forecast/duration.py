@@ -25,6 +25,7 @@ from posttrain.forecast.phases import Arithmetic
 from posttrain.models.architectures import auto_class
 from posttrain.models.parameters import parameter_count
 from posttrain.peft.wrap import wrap
+from posttrain.runtime.cpu_products import fast_cpu_products
 from posttrain.sampling.sampler import Sampling, sample
 from posttrain.scoring.layout_choice import take_first_layout
 from posttrain.scoring.scorer import Scorer
@@ -92,6 +93,7 @@ def measured_rates(
         on: where and in what arithmetic.
         tokenizer: of the model, for prompt tuning from a text.
     """
+    fast_cpu_products()
     model, share = _as_much_as_fits(load, config, on.device)
     few = _usual(examples)
     tokens = sum(example.length for example in few)

@@ -30,6 +30,7 @@ from posttrain.peft.merge import merge
 from posttrain.peft.methods import ENCODER, METHODS
 from posttrain.peft.wrap import load_adapter, save_trained
 from posttrain.rewards.scorer import SCORE, new_score, put_on, score_names, take_off
+from posttrain.runtime.cpu_products import fast_cpu_products
 from posttrain.scoring.scorer import inner_model
 from schemas.peft import Peft
 
@@ -144,6 +145,7 @@ def load_reward(folder: Path, base: nn.Module | None = None) -> nn.Module:
 
 def _read(place: Path, kind: Any, options: dict[str, Any]) -> nn.Module:
     """What `kind` makes of a checkpoint whose config is sound: a registered one may be anybody's."""
+    fast_cpu_products()
     source = Policy(str(place))
     config = load_config(source)
     check_size(source, config, kind)

@@ -19,6 +19,7 @@ from posttrain.checkpoints.finite import refuse_not_finite
 from posttrain.checkpoints.load import check_size, load_config, loading, place_of, tokenizer_as_found
 from posttrain.losses.reward import init_score
 from posttrain.models.policy import Policy
+from posttrain.runtime.cpu_products import fast_cpu_products
 from schemas.errors import Refusal
 from schemas.reward import ScratchEncoder
 
@@ -54,6 +55,7 @@ def scratch_encoder(
     spec: ScratchEncoder, tokenizer: PreTrainedTokenizerBase, max_length: int, device: torch.device, seed: int
 ) -> Encoder:
     """A randomly initialised encoder for this tokenizer; the seed fixes every weight."""
+    fast_cpu_products()
     torch.manual_seed(seed)
     pad: Any = tokenizer.pad_token_id
     model: Any = AutoModelForSequenceClassification.from_config(encoder_config(spec, len(tokenizer), max_length, pad))
@@ -68,6 +70,7 @@ def load_encoder(policy: Policy, device: torch.device, seed: int) -> Encoder:
         Refusal: when the checkpoint cannot be read, has sizes that its files do not hold, is not finite, or lacks more than the
             head and what pools for it.
     """
+    fast_cpu_products()
     check_size(policy, load_config(policy), AutoModelForSequenceClassification)
     torch.manual_seed(seed)
     model, info = loading(

@@ -119,6 +119,10 @@ def bfloat16_gain() -> float:
     """How many times as fast as in float32 this CPU multiplies matrices in bfloat16, by processor time."""
     import torch
 
+    from posttrain.runtime.cpu_products import fast_cpu_products
+
+    fast_cpu_products()
+
     def seconds(dtype: torch.dtype) -> float:
         left, right = (torch.ones(PRODUCT, PRODUCT, dtype=dtype) for _ in range(2))
 
