@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -49,8 +50,9 @@ def main(folder: Path, mode: str, result: Path) -> None:
         C4QualityFilter(filter_no_terminal_punct=False),
         FineWebQualityFilter(),
     ]
-    clock, cpu = time.monotonic(), time.process_time()
     out = folder / f"peer-{mode}"
+    shutil.rmtree(out, ignore_errors=True)  # an executor skips what its logs call done, so a second round would take no time
+    clock, cpu = time.monotonic(), time.process_time()
     run(
         mode,
         out,
