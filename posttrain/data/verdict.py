@@ -19,8 +19,8 @@ FAULTS: Final = {
     "conflict": "rows that contradict another row (A>B and B>A, or one answer with both labels)",
     "reversed_scores": "pairs whose scores contradict the label",
     "length_bias": "of pairs with the longer answer chosen (ties count half)",
-    "length_auc": "of comparisons of a good with a bad answer in which the good one is longer (area under the ROC curve, where one "
-    "half says nothing)",
+    "length_auc": "of comparisons of a good with a bad answer in which the good one is longer (area under the ROC curve, where "
+    "one half says nothing)",
     "one_label": "of the labels are the same",
     "max_drop_rate": "rows dropped",
 }
