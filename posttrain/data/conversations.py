@@ -8,7 +8,7 @@ from typing import Any, Final
 import polars as pl
 
 from posttrain.data.comparisons import COMPARISONS
-from posttrain.data.messages import Message, WrongType, as_prompt, extra_of, headed, messages, text
+from posttrain.data.messages import Message, WrongType, as_prompt, extra_of, headed, messages, text, written_json
 from posttrain.data.pairs import PAIRS, answer, instructed
 from posttrain.data.rankings import RANKINGS
 from posttrain.data.shapes import Build, Elsewhere, Record, Shape
@@ -88,7 +88,11 @@ SHAPES: tuple[Shape, ...] = (
 def several_answers(row: Mapping[str, Any]) -> tuple[Shape, ...]:
     """The shapes of preferences that a row with these columns has; the answers of a ranking are a list."""
     named = (shape for shape in (*PAIRS, *COMPARISONS) if shape.found(row))
-    listed = (shape for shape in RANKINGS if any(isinstance(row[name], list) for name in (shape.found(row) or {}).values()))
+    listed = (
+        shape
+        for shape in RANKINGS
+        if any(isinstance(written_json(row[name]), list) for name in (shape.found(row) or {}).values())
+    )
     return (*named, *listed)
 
 

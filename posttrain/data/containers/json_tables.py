@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from posttrain.data.split import DECLARED
+
+WRAPPERS: Final = ("data", "rows", "examples", "records", "items", "instances")
 TURN: Final = ("role", "from", "content", "value")  # of a message: a list of such is one value, not one for each row
 
 
@@ -17,7 +20,8 @@ def by_columns(fields: dict[str, Any]) -> list[dict[str, Any]] | None:
     Raises:
         Uneven: when rows are missing in some columns.
 
-    `{"a": [1, 2], "b": [3, 4]}`; `{"a": {"0": 1, "1": 2}, …}`; `{"0": {"a": 1}, …}`; `{"columns": ["a"], "data": [[1], [2]]}`.
+    `{"a": [1, 2], "b": [3, 4]}`; `{"a": {"0": 1, "1": 2}, …}`; `{"0": {"a": 1}, …}`; `{"columns": ["a"], "data": [[1], [2]]}`;
+    and such tables inside `data` or by split, as a `DatasetDict` is written: `{"train": {"a": [1, 2]}, "test": {"a": [3]}}`.
     """
     values = list(fields.values())
     if not values:
@@ -29,13 +33,26 @@ def by_columns(fields: dict[str, Any]) -> list[dict[str, Any]] | None:
         if all(each and all(name.isdigit() for name in each) for each in values):
             _refuse_uneven(fields)
             return [{name: column[at] for name, column in fields.items()} for at in values[0]]
-        return values if all(name.isdigit() for name in fields) else None
+        return values if all(name.isdigit() for name in fields) else _of_tables(fields)
     if not all(isinstance(each, list) for each in values):
         return None
     if any(isinstance(each, dict) and each.keys() & set(TURN) for column in values for each in column[:1]):
         return None
     _refuse_uneven(fields)
     return [dict(zip(fields, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _of_tables(fields: dict[str, dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """The rows of tables whose names say that they are some, each with its split where it has one."""
+    if not all(name in WRAPPERS or name in DECLARED for name in fields):
+        return None
+    found: list[dict[str, Any]] = []
+    for name, table in fields.items():
+        rows = by_columns(table)
+        if rows is None:
+            return None
+        found += [row | {"split": name} for row in rows] if name in DECLARED else rows
+    return found
 
 
 def _fits(names: list[Any], row: list[Any]) -> bool:

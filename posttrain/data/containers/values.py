@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from posttrain.data import bounds
-from posttrain.data.containers.json_tables import Uneven, by_columns
+from posttrain.data.containers.json_tables import WRAPPERS, Uneven, by_columns
 from posttrain.data.containers.json_text import Fault, excerpt, parse, slip, trailing, unfinished
 from posttrain.data.containers.lines import DoubledKeys
 from posttrain.data.containers.rows import BrokenStream, Reading, Row
@@ -24,7 +24,6 @@ CHUNK: Final = 1 << 16  # bytes
 LONGEST_FIELD: Final = bounds.LONGEST_ARRAY // 4  # bytes of one column of a file that is laid out by columns
 SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
 DECODER: Final = json.JSONDecoder(parse_constant=lambda name: None)
-WRAPPERS: Final = ("data", "rows", "examples", "records", "items", "instances")
 REWRITE: Final = "correct it there, or write JSON lines, one object a line, of which a bad one costs only itself"
 JOINED: Final = "remove the commas at the ends of lines, or put [ ] around all"
 
