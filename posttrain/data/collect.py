@@ -77,7 +77,7 @@ class Collector:
                 yield table
 
     def _of_file(self, file: SourceFile) -> Iterator[pl.DataFrame]:
-        refused = 0
+        refused, before = 0, self.tally.read
 
         def bad(row: BadRow) -> None:
             nonlocal refused
@@ -98,6 +98,8 @@ class Collector:
         # Every row that was read is in a record, or was refused.
         made = self.tally.taken - taken
         assert read == made + refused, f"{read} rows of {file.name} read: {made} in records and {refused} refused"
+        if self.tally.read + read == before and len(self._files) > 1:  # of one file the refusal says so
+            self._note(f"{file.name} has no rows")
         self.tally.read += read
 
     def _batches(self, file: SourceFile) -> Iterator[list[Row] | Lines]:

@@ -113,18 +113,22 @@ def refuse_unread(unread: Mapping[str, int], where: str) -> None:
     )
 
 
-def wrong_columns(present: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
+def example(needs: Iterable[str], yours: str = "yours") -> str:
+    """How the columns of a shape are named in `columns`."""
+    return f"{{{', '.join(f'{need}: {yours}' for need in needs)}}}"
+
+
+def wrong_columns(present: Sequence[str], shapes: Sequence[tuple[str, ...]], plainest: tuple[str, ...]) -> str:
     """What would complete the shape of which the most columns are there: renames, and columns to add.
 
     Args:
         present: columns of the rows.
         shapes: the columns that each shape needs, by one name each.
+        plainest: those of the shape that is shown where none is near.
     """
     best = max(shapes, key=lambda needs: _nearness(needs, present))
     if not any(meant(need, present) for need in best):
-        return (
-            "name your columns in `columns`, known names first, such as {prompt: " + (present[0] if present else "question") + "}"
-        )
+        return f"name your columns in `columns`, known names first, as {example(plainest)}"
     names = {need: near for need in best if need not in present and (near := meant(need, present))}
     steps = [f"rename `{near}` to `{need}`" for need, near in names.items()]
     if names:

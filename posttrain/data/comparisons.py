@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from posttrain.data.messages import WrongType, messages, written_json
+from posttrain.data.messages import WrongType, kind, messages, written_json
 from posttrain.data.pairs import instructed, pair, score
 from posttrain.data.shapes import Build, Record, Shape
 from schemas.reading import Reading
@@ -14,6 +14,8 @@ ARENA: Final = {
     "model_a": 1.0, "model_b": -1.0, "tie": 0.0, "tie (bothbad)": 0.0, "both_bad": 0.0, "a": 1.0, "b": -1.0, "response_a": 1.0,
     "response_b": -1.0,
 }  # fmt: skip
+
+LONGEST_SHOWN: Final = 40  # characters of a verdict that is none
 
 
 def compared(prompt: object, first: object, second: object, lead: float, marks: tuple[float, float] | None = None) -> Record:
@@ -34,8 +36,12 @@ def compared(prompt: object, first: object, second: object, lead: float, marks: 
 def _number(row: dict[str, Any], name: str, low: float, high: float) -> float:
     value = score(row, name)
     if value is None or not low <= value <= high:
-        raise WrongType(f"`{name}` is {row[name]!r}, not a number from {low:g} to {high:g}")
+        raise WrongType(f"`{name}` is {_shown(row[name])}, not a number from {low:g} to {high:g}")
     return value
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:LONGEST_SHOWN] if isinstance(value, str | int | float) else kind(value)
 
 
 def _alpaca_eval(row: dict[str, Any], reading: Reading) -> Record:
@@ -83,7 +89,7 @@ def _arena(row: dict[str, Any], reading: Reading) -> Record:
 def _winner(value: object) -> float:
     lead = ARENA.get(value.strip().lower()) if isinstance(value, str) else None
     if lead is None:
-        raise WrongType(f"`winner` is {value!r}, not one of {', '.join(ARENA)}")
+        raise WrongType(f"`winner` is {_shown(value)}, not one of {', '.join(ARENA)}")
     return lead
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any, Final
 
 import polars as pl
 
 from posttrain.data import conversations
-from posttrain.data.comparisons import COMPARISONS
 from posttrain.data.messages import WrongType, kind
-from posttrain.data.pairs import PAIRS
-from posttrain.data.shapes import Build, Record, Shape, Usual
+from posttrain.data.shapes import Build, Elsewhere, Record, Shape, Usual
 from schemas.messages import MESSAGES
 from schemas.reading import Reading
 
@@ -79,18 +77,15 @@ SHAPES: tuple[Shape, ...] = tuple(
 )
 
 
-def hint(columns: Collection[str]) -> str | None:
+def hint(row: Mapping[str, Any]) -> Elsewhere | None:
     """Where rows with these columns belong, if not here."""
-    if any(shape.found(columns) for shape in (*PAIRS, *COMPARISONS)):
-        return "these rows have two answers to a prompt: name the file in data.preferences, of which loss kto takes both sides"
-    if any(shape.found(columns) for shape in conversations.SHAPES):
-        return f"no column says which answers are good ({LABEL.replace('|', ', ')}): name it in columns, as {{label: yours}}"
+    if shapes := conversations.several_answers(row):
+        two = "these rows have several answers to a prompt: name the file in data.preferences, of which loss kto takes both sides"
+        return Elsewhere(two, shapes)
+    if any(shape.found(row) for shape in conversations.SHAPES):
+        names = LABEL.replace("|", ", ")
+        return Elsewhere(f"no column says which answers are good ({names}): name it in columns, as {{label: yours}}")
     return None
-
-
-def is_labelled(columns: Collection[str]) -> bool:
-    """Whether columns are those of unpaired feedback."""
-    return any(shape.found(columns) for shape in SHAPES)
 
 
 def unpaired(table: pl.DataFrame) -> pl.DataFrame:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from posttrain.data.columns import CONTEXT, EMPTY, MEDIA, check_columns, plain_name, prepared, refuse_unread, wrong_columns
+from posttrain.data.columns import (
+    CONTEXT,
+    EMPTY,
+    MEDIA,
+    check_columns,
+    example,
+    plain_name,
+    prepared,
+    refuse_unread,
+    wrong_columns,
+)
 from posttrain.data.context import in_context
 from posttrain.data.messages import WrongType
 from posttrain.data.readers import UNREAD, BadRow, OnBad, Row
-from posttrain.data.shapes import Record, Shape, Tally
+from posttrain.data.shapes import Elsewhere, Record, Shape, Tally
 from schemas.errors import Refusal
 from schemas.reading import Reading
 
 MOST_COLUMNS: Final = 200  # names of columns that are remembered, and shown where no shape fits
 
-Hint = Callable[[Collection[str]], str | None]
+Hint = Callable[[Mapping[str, Any]], Elsewhere | None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class FileRows:
         on_bad: takes the rows that cannot be used.
         reading: what the recipe says about the columns.
         tally: takes what is to be said beside the records.
-        hint: from columns that fit no shape to where such rows belong, or None.
+        hint: from the columns of a row that fit no shape to where such rows belong, or None.
         carries: whether columns that no shape reads are what rewards go by, under any name, so that only media are refused.
 
     Raises:
@@ -84,7 +94,7 @@ class FileRows:
         self.carries = carries
         self.file, self.shapes, self.on_bad, self.reading, self.tally, self.hint = file, shapes, on_bad, reading, tally, hint
         self.columns: dict[str, None] = {}  # of rows without a shape; a set that keeps the order of the file
-        self.inside: dict[str, dict[str, Any]] = {}  # objects in the first of these rows
+        self.first: dict[str, Any] = {}  # of these rows
         self.unread: Counter[str] = Counter()
         self.matched = False
         self.gathered: list[Row] = []
@@ -103,7 +113,7 @@ class FileRows:
         fit = self.fit(named)
         if fit is None:
             if not self.columns:
-                self.inside = {name: value for name, value in row.items() if isinstance(value, dict)}
+                self.first = dict(row)
             if len(self.columns) < MOST_COLUMNS:
                 self.columns |= dict.fromkeys(row)
             self.on_bad(BadRow(self.file, number, f"missing_columns: found {', '.join(row) or 'none'}", _json(row)))
@@ -144,6 +154,19 @@ class FileRows:
         refuse_unread(self.unread, self.file)
         if self.columns and not self.matched:
             raise self._no_shape()
+        for said, count in self._overlooked().items():
+            self.tally.notes[f"{said}, to train on these; here they are not read ({{count}} rows)"] += count
+
+    def _overlooked(self) -> dict[str, int]:
+        """Where rows belong that have, with columns that are not read, a shape of another data set; and how many they are."""
+        found: dict[str, int] = {}
+        for fit in filter(None, self.known.values()):
+            unread = {name: self.unread[name] for name in fit.unread if self.unread[name]}
+            hint = self.hint(dict.fromkeys((*fit.read, *unread))) if unread else None
+            most = max((len(shape.needs) for shape in hint.shapes), default=0) if hint else 0
+            if hint and most > len(fit.read):
+                found[hint.said] = max(unread.values())
+        return found
 
     def fit(self, row: dict[str, Any]) -> Fit | None:
         """The shape of a row, known from its columns and which of them are null."""
@@ -194,25 +217,36 @@ class FileRows:
 
     def _no_shape(self) -> Refusal:
         present = list(self.columns)
-        if hint := self.hint(present) or self.hint([plain_name(name) for name in present]):
-            remedy = hint
+        row = dict.fromkeys(present) | self.first
+        if hint := self.hint(row) or self.hint({plain_name(name): value for name, value in row.items()}):
+            remedy = hint.said
         elif deeper := self._deeper():
             remedy = deeper
-        elif present == ["data"]:
-            remedy = "the columns are inside `data`: name them in columns, such as {prompt: data.prompt, chosen: data.chosen}"
         else:
-            remedy = wrong_columns(present, [tuple(names[0] for names in shape.names) for shape in self.shapes])
+            needs = [tuple(names[0] for names in shape.names) for shape in self.shapes]
+            remedy = wrong_columns(present, needs, self._plainest())
         allowed = "; or ".join(dict.fromkeys(" + ".join(shape.needs) for shape in self.shapes))
         return Refusal(where=self.file, found=f"columns {', '.join(present)}", allowed=allowed, remedy=remedy)
 
     def _deeper(self) -> str | None:
         """Where a column holds an object with the columns of a shape, as pages of the hub's rows do: how to name these."""
-        for name, columns in self.inside.items():
-            for shape in self.shapes:
+        inside = {name: value for name, value in self.first.items() if isinstance(value, dict)}
+        for name, columns in inside.items():
+            hint = self.hint(columns)
+            for shape in (*self.shapes, *(hint.shapes if hint else ())):
                 if found := shape.found(columns):
                     mapping = ", ".join(f"{known}: {name}.{column}" for known, column in found.items())
-                    return f"the columns are inside `{name}`: name them in columns: {{{mapping}}}"
+                    named = f"the columns are inside `{name}`: name them in columns: {{{mapping}}}"
+                    return f"{hint.said}; {named}" if hint and shape not in self.shapes else named
+        if len(self.first) == len(inside) == 1:
+            (name,) = inside
+            return f"the columns are inside `{name}`: name them in columns, as {example(self._plainest(), f'{name}.yours')}"
         return None
+
+    def _plainest(self) -> tuple[str, ...]:
+        """The columns of the first shape of text that has a prompt by that name."""
+        plain = next(shape for shape in self.shapes if shape.usual and shape.names[0][0] == "prompt")
+        return tuple(names[0] for names in plain.names)
 
 
 def unread_columns(row: dict[str, Any], names: Sequence[str]) -> str | None:

@@ -19,6 +19,15 @@ from schemas.sources import DataSource
 # Data sets that have one split for each use name them so: HuggingFaceH4/ultrafeedback_binarized has train_prefs, train_sft, ….
 USES: Final = {"data.preferences": "prefs", "data.instructions": "sft"}
 
+KNOWN: Final = (
+    ("scripts are no longer supported", "needs a script that would run here",
+     "name its revision refs/convert/parquet, which the hub makes of it"),
+    ("Couldn't infer the same data file format", "has splits in several formats",
+     "name the config of one of them, or download its files and name their folder"),
+)  # fmt: skip
+"""What `datasets` says, what is the matter, and what to do."""
+ELSE: Final = "correct name, config or revision; a private one needs HF_TOKEN, a machine without a network a download before"
+
 
 class HubFile(NamedTuple):
     """One file of a data set; the fields are those of a `SourceFile`."""
@@ -82,14 +91,13 @@ def _splits(source: DataSource, commit: str, where: str) -> tuple[str, Mapping[s
 
 def _unknown(source: DataSource, error: Exception, where: str) -> Refusal:
     said = " ".join(str(error).split())
-    scripted = "scripts are no longer supported" in said
+    unknown = "cannot be read", ELSE
+    reason, remedy = next(((reason, remedy) for sign, reason, remedy in KNOWN if sign in said), unknown)
     return Refusal(
         where=where,
-        found=f"{source.address}, {'which needs a script that would run here' if scripted else 'which cannot be read'}: {said}",
+        found=f"{source.address}, which {reason}: {said}",
         allowed="a data set of files (JSON lines, JSON, CSV, Parquet, Arrow), on the hub or in its local cache",
-        remedy="name its revision refs/convert/parquet, which the hub makes of it"
-        if scripted
-        else "correct name, config or revision; a private one needs HF_TOKEN, a machine without a network a download before",
+        remedy=remedy,
     )
 
 

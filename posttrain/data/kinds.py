@@ -25,7 +25,7 @@ class Kind:
     columns: dict[str, pl.DataType | type[pl.DataType]]
     checks: tuple[RowCheck, ...]
     shapes: tuple[Shape, ...]
-    hint: Hint = lambda columns: None
+    hint: Hint = lambda row: None
     carries: bool = False
     across: tuple[Callable[[], Across], ...] = (Repeats,)
     """What finds the hits of those checks that need all rows."""
@@ -53,5 +53,5 @@ KINDS: Final = {
     "preferences": Kind(preferences.COLUMNS, contract.PREFERENCE_CHECKS, preferences.SHAPES, preferences.hint),
     "feedback": Kind(feedback.COLUMNS, contract.FEEDBACK_CHECKS, feedback.SHAPES, feedback.hint),
     "instructions": Kind(conversations.COLUMNS, contract.CONVERSATION_CHECKS, conversations.SHAPES, conversations.hint),
-    "prompts": Kind(prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES, carries=True),
+    "prompts": Kind(prompts.COLUMNS, contract.PROMPT_CHECKS, prompts.SHAPES, prompts.hint, carries=True),
 }

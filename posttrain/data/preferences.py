@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import polars as pl
 
+from posttrain.data import conversations, feedback
 from posttrain.data.comparisons import COMPARISONS
-from posttrain.data.feedback import is_labelled
 from posttrain.data.pairs import PAIRS
 from posttrain.data.rankings import RANKINGS
-from posttrain.data.shapes import Shape
+from posttrain.data.shapes import Elsewhere, Shape
 from schemas.messages import MESSAGES
 
 COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
@@ -27,16 +27,20 @@ COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "split": pl.String,
     "extra": pl.String,
 }
-ONE_ANSWER: Final = (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "response"), ("text",),
-                     ("instruction", "output"), ("input", "output"), ("question", "answer"))  # fmt: skip
 # Before the rest: shapes with `chosen` and `rejected` say themselves which answer is better.
 SHAPES: tuple[Shape, ...] = (*PAIRS, *COMPARISONS, *RANKINGS)
 
 
-def hint(columns: Collection[str]) -> str | None:
+def hint(row: Mapping[str, Any]) -> Elsewhere | None:
     """Where rows with these columns belong, if not here."""
-    if not any(set(columns) >= set(needs) for needs in ONE_ANSWER):
-        return None
-    if is_labelled(columns):
-        return "these rows have one answer each and its label: name the file in data.feedback, which loss kto trains on"
-    return "these rows have one answer each, and pairs need two: name the file in data.instructions"
+    if shapes := _found(feedback.SHAPES, row):
+        said = "these rows have one answer each and its label: name the file in data.feedback, which loss kto trains on"
+        return Elsewhere(said, shapes)
+    if shapes := _found(conversations.SHAPES, row):
+        said = "these rows have one answer each, and pairs need two: name the file in data.instructions"
+        return Elsewhere(said, shapes)
+    return None
+
+
+def _found(shapes: tuple[Shape, ...], row: Mapping[str, Any]) -> tuple[Shape, ...]:
+    return tuple(shape for shape in shapes if shape.found(row))

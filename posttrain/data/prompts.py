@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import polars as pl
 
+from posttrain.data.conversations import several_answers
 from posttrain.data.messages import Message, WrongType, as_prompt, headed, messages, text
 from posttrain.data.pairs import instructed
-from posttrain.data.shapes import Record, Shape
+from posttrain.data.shapes import Elsewhere, Record, Shape
 from posttrain.data.usual import usual_prompt
 from schemas.messages import MESSAGES
 from schemas.reading import Reading
@@ -71,3 +72,12 @@ SHAPES: tuple[Shape, ...] = (
     Shape("input", ("input",), lambda row, reading: _asked(as_prompt(row["input"], "input")), (), "text, or messages"),
     Shape("text with headings", ("text",), _headed, (), "the turns of `### Human:`, `### Assistant:` (Guanaco)"),
 )  # fmt: skip
+
+
+def hint(row: Mapping[str, Any]) -> Elsewhere | None:
+    """Where rows with these columns belong, if not here."""
+    if not (shapes := several_answers(row)):
+        return None
+    said = "these rows have several answers to a prompt: name the file in data.preferences, whose prompts are asked where there "
+    said += "is no data.prompts"
+    return Elsewhere(said, shapes)

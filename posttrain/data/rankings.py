@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, cast
 
-from posttrain.data.messages import WrongType, kind
+from posttrain.data.messages import WrongType, kind, written_json
 from posttrain.data.pairs import instructed, pair, score
 from posttrain.data.shapes import Build, Record, Shape
 from schemas.reading import Reading
@@ -55,7 +55,7 @@ def _listed(prompt: str, answers: str) -> Build:
     """A list of objects, each with an answer and its score or rank; a rank of 1 is the best."""
 
     def build(row: dict[str, Any], reading: Reading) -> list[Record]:
-        listed = row[answers]
+        listed = written_json(row[answers])
         if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
             raise WrongType(f"`{answers}` is {kind(listed)}, not a list of objects with `response` and a score")
         marked = [Marked(mark, _answer(each), _fine(each)) for each in listed if (mark := _mark(each)) is not None]
@@ -98,7 +98,7 @@ def _columns(answers: str, marks: str, sign: int) -> Build:
     """Answers in one list and their scores, or their ranks (`sign` -1), in another."""
 
     def build(row: dict[str, Any], reading: Reading) -> list[Record]:
-        texts, numbers = row[answers], row[marks]
+        texts, numbers = written_json(row[answers]), written_json(row[marks])
         if not isinstance(texts, list) or not isinstance(numbers, list) or len(texts) != len(numbers) or len(texts) < 2:
             raise WrongType(f"`{answers}` and `{marks}` are not two lists of one length, of two or more")
         marked = [(score({marks: number}, marks), text) for number, text in zip(numbers, texts, strict=True)]

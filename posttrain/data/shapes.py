@@ -68,6 +68,14 @@ class Shape:
         return None if None in pairs.values() else {known: str(name) for known, name in pairs.items()}
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Rows that belong into another data set: what is said of them, and the shapes that they may have there."""
+
+    said: str
+    shapes: tuple[Shape, ...] = ()
+
+
 @dataclass
 class Tally:
     """What is said about a data set beside its rows."""

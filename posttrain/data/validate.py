@@ -157,7 +157,7 @@ def examine(
     summary |= {"notices": notes} if notes else {}
     summary |= {"waived": dict(limits.waive)} if limits.waive else {}
     summary |= {"repaired": {each: {"rows": n, "examples": list(mended.places(each))} for each, n in mended.counts.items()}}
-    return Outcome(clean.rows, bad.tally, summary, tuple(each for each in findings if each.failed))
+    return Outcome(clean.rows, bad.tally, summary, tuple(each for each in findings if each.failed), tuple(f.name for f in files))
 
 
 @dataclass(frozen=True)

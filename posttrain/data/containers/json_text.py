@@ -14,6 +14,8 @@ BOM: Final = b"\xef\xbb\xbf"
 ESCAPED_QUOTE: Final = b"\\u0022"  # written out again it is `\"`
 # What Python's and JavaScript's writers leave where a number is none; JSON has no word for it.
 NOT_FINITE: Final = re.compile(rb"\bNaN\b|\bInfinity\b")
+PRINTED: Final = re.compile(rb"\s*\{\s*'")
+PYTHON: Final = "single quotes around text, as Python prints objects, where JSON has double ones"
 TOKENS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 CUT_NUMBER: Final = re.compile(r"\.|[eE][+-]?")
 
@@ -51,7 +53,23 @@ def fault(text: bytes, error: ValueError) -> str:
         text.decode()
     except UnicodeDecodeError as encoding:
         return f"not_utf8: byte {encoding.start + 1} of the line"
-    return f"not_json: {error}"
+    said = PYTHON if PRINTED.match(text) else error
+    return f"not_json: {said}"
+
+
+def slip(text: str, error: json.JSONDecodeError) -> tuple[str, str | None]:
+    """What a parser stumbles over in the words of who wrote it, and what to do; None where only that person knows."""
+    found = text[error.pos : error.pos + 1]
+    if found and found in "]}" and text[: error.pos].rstrip().endswith(","):
+        return trailing(found)
+    if found == "'":
+        return PYTHON, "write it with a JSON writer, such as json.dumps in Python"
+    return error.msg, None
+
+
+def trailing(bracket: str) -> tuple[str, str]:
+    """The same of a comma that is the last before a bracket."""
+    return f"a trailing comma before {bracket}", f"remove the comma before {bracket}"
 
 
 def unfinished(text: str, error: json.JSONDecodeError) -> bool:

@@ -134,11 +134,20 @@ class Reading:
                 remedy="rename or remove one of them",
             )
 
-    def unreadable(self, kind: str, why: object) -> Refusal:
+    def uneven(self, found: str) -> Refusal:
+        """The refusal of a table by columns whose columns do not have the same rows."""
+        return Refusal(
+            where=self.name,
+            found=found,
+            allowed="one value of each column for each row",
+            remedy="write null where a row has none, or write one object a row",
+        )
+
+    def unreadable(self, kind: str, why: object, remedy: str = "download or write it again") -> Refusal:
         """The refusal of a file that is not what it seems to be."""
         return Refusal(
             where=self.name,
             found=f"content that is not {kind}: {why}",
             allowed=f"a complete file of {kind}",
-            remedy="download or write it again",
+            remedy=remedy,
         )

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from posttrain.data import bounds
-from posttrain.data.containers.json_text import Fault, excerpt, parse, unfinished
+from posttrain.data.containers.json_tables import WRAPPERS, Uneven, by_columns
+from posttrain.data.containers.json_text import Fault, excerpt, parse, slip, trailing, unfinished
 from posttrain.data.containers.lines import DoubledKeys
 from posttrain.data.containers.rows import BrokenStream, Reading, Row
 from posttrain.data.split import DECLARED
@@ -23,16 +24,16 @@ CHUNK: Final = 1 << 16  # bytes
 LONGEST_FIELD: Final = bounds.LONGEST_ARRAY // 4  # bytes of one column of a file that is laid out by columns
 SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
 DECODER: Final = json.JSONDecoder(parse_constant=lambda name: None)
-WRAPPERS: Final = ("data", "rows", "examples", "records", "items", "instances")
-TURN: Final = ("role", "from", "content", "value")  # of a message: a list of such is one value, not one for each row
+REWRITE: Final = "correct it there, or write JSON lines, one object a line, of which a bad one costs only itself"
+JOINED: Final = "remove the commas at the ends of lines, or put [ ] around all"
 
 
 class Stop(Exception):
-    """The text cannot be read on from here: what is wrong, and whether more of it would help."""
+    """The text cannot be read on from here: what is wrong, whether more of it would help, and what to do."""
 
-    def __init__(self, why: str, cut: bool = False) -> None:
+    def __init__(self, why: str, cut: bool = False, remedy: str | None = None) -> None:
         super().__init__(why)
-        self.cut = cut
+        self.cut, self.remedy = cut, remedy
 
 
 class Text:
@@ -94,7 +95,8 @@ class Text:
             except json.JSONDecodeError as error:
                 if not unfinished(self._text, error):
                     self._at = error.pos
-                    raise Stop(error.msg) from error
+                    why, remedy = slip(self._text, error)
+                    raise Stop(why, remedy=remedy) from error
                 if len(self._text) - self._at > longest:
                     raise Stop(f"a value of over {longest} bytes") from error
                 if not self._more(max(CHUNK, len(self._text) - self._at)):
@@ -146,7 +148,9 @@ class _Values:
             yield from self._elements()
         elif self.text.peek() == "{":
             yield from self._document()
-        while self.text.peek():
+        while found := self.text.peek():
+            if found == ",":
+                raise Stop("a comma between objects that are in no array", remedy=JOINED)
             yield from self._element()
 
     def _elements(self, also: dict[str, Any] | None = None) -> Iterator[Row]:
@@ -157,8 +161,21 @@ class _Values:
             return
         while True:
             yield from self._element(also)
-            if self.text.take(",]") == "]":
+            if self._ends("]"):
                 return
+
+    def _ends(self, bracket: str) -> bool:
+        """Whether the bracket comes next, not a comma and something else.
+
+        Raises:
+            Stop: when a comma comes before the bracket, or neither comes.
+        """
+        if self.text.take(f",{bracket}") == bracket:
+            return True
+        if self.text.peek() == bracket:
+            why, remedy = trailing(bracket)
+            raise Stop(why, remedy=remedy)
+        return False
 
     def _element(self, also: dict[str, Any] | None = None) -> Iterator[Row]:
         """The next value as a row; `also` are columns that it has, whatever it says itself."""
@@ -190,7 +207,7 @@ class _Values:
                 yield from self._elements({"split": name} if name in DECLARED else None)
             else:
                 fields[name] = self._field()
-            closed = self.text.take(",}") == "}"
+            closed = self._ends("}")
         if not streamed:
             yield from self._of_fields(fields)
         elif fields:
@@ -204,34 +221,13 @@ class _Values:
             raise Stop(str(fault)) from None
 
     def _of_fields(self, fields: dict[str, Any]) -> Iterator[Row]:
-        rows = by_columns(fields)
+        try:
+            rows = by_columns(fields)
+        except Uneven as uneven:
+            raise self.reading.uneven(str(uneven)) from None
         for row in [fields] if rows is None else rows:
             self.count += 1
             yield self.count, row
-
-
-def by_columns(fields: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of an object that holds whole columns or named rows, as pandas writes them; None where it is one row itself.
-
-    `{"a": [1, 2], "b": [3, 4]}`; `{"a": {"0": 1, "1": 2}, …}`; `{"0": {"a": 1}, …}`; `{"columns": ["a"], "data": [[1], [2]]}`.
-    """
-    values = list(fields.values())
-    if not values:
-        return None
-    names, table = fields.get("columns"), fields.get("data")
-    if isinstance(names, list) and isinstance(table, list):
-        fits = all(isinstance(row, list) and len(row) == len(names) for row in table)
-        return [dict(zip(names, row, strict=True)) for row in table] if fits else None
-    if all(isinstance(each, dict) for each in values):
-        inner = [each.keys() for each in values]
-        if inner[0] and all(name.isdigit() for name in inner[0]) and all(keys == inner[0] for keys in inner):
-            return [{name: column[at] for name, column in fields.items()} for at in inner[0]]
-        return values if all(name.isdigit() for name in fields) else None
-    if not all(isinstance(each, list) for each in values) or len({len(each) for each in values}) != 1:
-        return None
-    if any(isinstance(each, dict) and each.keys() & set(TURN) for column in values for each in column[:1]):
-        return None
-    return [dict(zip(fields, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def read_values(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:
@@ -250,5 +246,5 @@ def read_values(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:
             reading.broken(values.count + 1, values.text.byte, str(stop))
         else:
             place = f"{stop} at byte {values.text.byte:,}, in row {values.count + 1:,}"
-            raise reading.unreadable("JSON", f"{place}; in JSON lines, one object a line, a bad one costs only itself") from None
+            raise reading.unreadable("JSON", place, stop.remedy or REWRITE) from None
     values.doubled.tell()

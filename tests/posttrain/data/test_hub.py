@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -48,6 +52,15 @@ for field, source in json.loads(sys.argv[1]):
         rows = {file.name: [row for _, row in read_rows(file, print)] for file in files}
         print(json.dumps({"splits": {f.name: f.split for f in files}, "rows": rows, "digest": source_digest(files)}))
 """
+FIRST_ROW = """
+import json
+from pathlib import Path
+from posttrain.data.readers import read_rows
+from posttrain.data.sources import resolve
+from schemas.sources import DataSource
+for file in resolve(DataSource(name="someone/pairs"), "data.preferences", Path("cache")):
+    print(json.dumps([file.name, file.split, next(iter(read_rows(file, print)))]))
+"""
 ASKED = {
     "pairs": ("data.preferences", {}),
     "instructions": ("data.instructions", {}),
@@ -79,6 +92,8 @@ class Hub(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     folder: Path
+    sent: dict[str, int]
+    """Bytes of each file that were asked for."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -92,7 +107,8 @@ class Hub(BaseHTTPRequestHandler):
         elif path.startswith(f"{api}/tree/{COMMIT}"):
             self._say(self._tree(path.removeprefix(f"{api}/tree/{COMMIT}").strip("/")))
         elif path.startswith(files) and (self.folder / path.removeprefix(files)).is_file():
-            self._send((self.folder / path.removeprefix(files)).read_bytes())
+            sent = self._send((self.folder / path.removeprefix(files)).read_bytes())
+            self.sent[path.removeprefix(files)] = self.sent.get(path.removeprefix(files), 0) + sent
         else:
             missing = "EntryNotFound" if NAME in path else "RepoNotFound"
             self._say({"error": missing}, 404, {"X-Error-Code": missing, "X-Repo-Commit": COMMIT})
@@ -116,7 +132,7 @@ class Hub(BaseHTTPRequestHandler):
     def _say(self, answer: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self._send(json.dumps(answer).encode(), status, {"Content-Type": "application/json", **(headers or {})})
 
-    def _send(self, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def _send(self, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> int:
         wanted = self.headers.get("Range", "")
         total = len(content)
         if wanted and status == 200:
@@ -128,33 +144,45 @@ class Hub(BaseHTTPRequestHandler):
         for name, value in {**named, **(headers or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        return 0 if self.command == "HEAD" else self.wfile.write(content)
 
     def log_message(self, *words) -> None:
         """Say nothing."""
 
 
 def ask(home: Path, settings: dict[str, str]) -> dict[str, dict]:
-    """All in a process of its own: the clients take address, cache and offline mode when they are imported."""
+    """What is said of each of `ASKED`."""
     asked = [(field, {"name": NAME} | source) for field, source in ASKED.values()]
+    lines = said(home, settings, CHILD, json.dumps(asked))
+    return dict(zip(ASKED, map(json.loads, lines[-len(ASKED) :]), strict=True))
+
+
+def said(home: Path, settings: dict[str, str], program: str, *words: str) -> list[str]:
+    """In a process of its own: the clients take address, cache and offline mode when they are imported."""
     paths = os.pathsep.join([str(ROOT), *sys.path])
     own = {"HF_HOME": str(home), "HF_HUB_CACHE": str(home), "PYTHONPATH": paths, "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-c", CHILD, json.dumps(asked)]
+    command = [sys.executable, "-c", program, *words]
     done = subprocess.run(command, env=os.environ | own | settings, capture_output=True, text=True, cwd=home)
     assert done.returncode == 0, done.stderr
-    return dict(zip(ASKED, map(json.loads, done.stdout.splitlines()[-len(ASKED) :]), strict=True))
+    return done.stdout.splitlines()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[type[Hub], dict[str, str]]]:
+    """A hub with the folder as its data set, and the settings by which a process reaches it."""
+    hub = type("Served", (Hub,), {"folder": folder, "sent": {}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), hub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield hub, {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")
 def online(repository, tmp_path_factory) -> dict[str, dict]:
     """What is said by a process that reaches the hub."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Served", (Hub,), {"folder": repository}))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    settings = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
-    yield ask(tmp_path_factory.mktemp("online"), settings)
-    server.shutdown()
-    server.server_close()
+    with served(repository) as (_, settings):
+        return ask(tmp_path_factory.mktemp("online"), settings)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +206,34 @@ def test_a_data_set_is_streamed_by_the_splits_of_its_card(online):
     assert {row["split"] for row in found["rows"][test]} == {"holdout"}
 
 
+def columns(rows: list[dict]) -> bytes:
+    """As Parquet in small groups."""
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=10, compression="none")
+    return sink.getvalue()
+
+
+def lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize(
+    ("ending", "written"), [("jsonl", lines), ("jsonl.gz", lambda rows: gzip.compress(lines(rows), 0)), ("parquet", columns)]
+)
+def test_the_first_row_costs_a_part_of_its_file(tmp_path, ending, written):
+    """Of 24 MiB: what is read comes in ranges, and no file is stored."""
+    folder, home, name = tmp_path / "pairs", tmp_path / "home", f"data/test-00000-of-00001.{ending}"
+    rows = [{"prompt": f"{at}", "text": os.urandom(12 << 10).hex()} for at in range(1_000)]
+    (folder / "data").mkdir(parents=True)
+    home.mkdir()
+    (folder / name).write_bytes(written(rows))
+    with served(folder) as (hub, settings):
+        ((found, split, (number, row)),) = map(json.loads, said(home, settings, FIRST_ROW))
+    assert (found, split, number, row["text"]) == (name, "holdout", 1, rows[0]["text"])
+    assert 0 < hub.sent[name] < 16 << 20
+    assert sum(each.stat().st_size for each in home.rglob("*") if each.is_file()) < 1 << 20
+
+
 def test_the_local_cache_gives_the_same_files_and_digests(online, offline):
     for asked in ("pairs", "instructions", "split", "config"):
         assert online[asked] == offline[asked]
@@ -196,3 +252,16 @@ def test_what_is_not_there_is_refused_with_what_is(request, reached, asked):
     assert refusal["where"].startswith("data.preferences")
     said = "train_prefs, test_prefs, train_sft" if asked == "no such split" else "correct name, config or revision"
     assert said in refusal["allowed"] + refusal["remedy"]
+
+
+def test_splits_in_several_formats_have_a_remedy(tmp_path):
+    folder, home = tmp_path / "pairs", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    for name, written in (("train.jsonl", lines), ("test.parquet", columns)):
+        (folder / name).write_bytes(written([{"prompt": "q"}]))
+    with served(folder) as (_, settings):
+        (line,) = said(home, settings, CHILD, json.dumps([["data.preferences", {"name": NAME}]]))
+    refusal = json.loads(line)
+    assert f"{NAME}, which has splits in several formats: " in refusal["found"]
+    assert refusal["remedy"] == "name the config of one of them, or download its files and name their folder"

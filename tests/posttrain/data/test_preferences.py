@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_ultrafeedback_takes_the_best_against_the_worst() -> None:
         {"response": "unscored", "overall_score": None},
     ]
     record, _ = one({"instruction": "q", "completions": completions, "models": []})
+    assert one({"instruction": "q", "completions": json.dumps(completions), "models": []})[0] == record
     assert record is not None
     assert (record["prompt"], record["chosen"], record["rejected"]) == ([Q], [assistant("best")], [assistant("worst")])
     assert (record["score_chosen"], record["score_rejected"]) == (8.0, 1.5)

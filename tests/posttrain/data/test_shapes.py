@@ -167,7 +167,20 @@ def test_columns_of_any_name_are_mapped() -> None:
             {"row_idx": 0, "row": {"question": "q", "chosen": "a", "rejected": "b"}, "truncated_cells": []},
             "inside `row`: name them in columns: {question: row.question, chosen: row.chosen, rejected: row.rejected}",
         ),
-        ("instructions", {"foo": 1, "bar": 2}, "name your columns in `columns`"),
+        ("instructions", {"foo": 1, "bar": 2}, "known names first, as {prompt: yours, completion: yours}"),
+        ("preferences", {"foo": 1}, "known names first, as {prompt: yours, chosen: yours, rejected: yours}"),
+        ("feedback", {"foo": 1}, "as {prompt: yours, completion: yours, label: yours}"),
+        ("prompts", {"chosen": 1}, "name your columns in `columns`, known names first, as {prompt: yours}"),
+        (
+            "instructions",
+            {"of": {"foo": 1}},
+            "the columns are inside `of`: name them in columns, as {prompt: of.yours, completion: ",
+        ),
+        ("instructions", {"prompt": "q", "answers": [{"answer": "a", "rank": 1}]}, "name the file in data.preferences"),
+        ("feedback", {"question": "q", "responses": ["a"], "ranks": [1]}, "name the file in data.preferences"),
+        ("prompts", {"chosen": "q", "rejected": "q"}, "whose prompts are asked where there is no data.prompts"),
+        ("prompts", {"conversation_a": [], "conversation_b": [], "winner": "a"}, "name the file in data.preferences"),
+        ("preferences", {"query": "q", "response": "a"}, "name the file in data.instructions"),
     ],
 )
 def test_a_shape_that_is_not_there_has_a_remedy(kind: str, row: Row, remedy: str) -> None:
@@ -185,6 +198,36 @@ def test_a_remedy_for_columns_in_an_object_works() -> None:
     reading = Reading(columns={"prompt": "row.prompt", "chosen": "row.chosen", "rejected": "row.rejected"})
     found, bad, _ = normalised("preferences", rows, reading)
     assert (found[0]["prompt"], found[0]["chosen"], found[0]["rejected"], bad) == ([user("q")], [bot("a")], [bot("b")], [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "inner", "there", "columns"),
+    [
+        ("instructions", {"prompt": "q", "chosen": "a", "rejected": "b"}, "data.preferences",
+         "{prompt: of.prompt, chosen: of.chosen, rejected: of.rejected}"),
+        ("preferences", {"query": "q", "response": "a"}, "data.instructions", "{query: of.query, response: of.response}"),
+        ("preferences", {"prompt": "q", "answer": "a", "desirable": True}, "data.feedback",
+         "{prompt: of.prompt, completion: of.answer, label: of.desirable}"),
+    ],
+)  # fmt: skip
+def test_rows_in_an_object_that_belong_elsewhere_are_told_both(kind: str, inner: Row, there: str, columns: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        normalised(kind, [{"id": 1, "of": inner}])
+    assert f"name the file in {there}" in refusal.value.remedy
+    assert refusal.value.remedy.endswith(f"the columns are inside `of`: name them in columns: {columns}")
+
+
+def test_pairs_that_are_read_as_conversations_are_told_of() -> None:
+    """They may be meant so, as in UltraFeedback binarised."""
+    talk, sides = [user("q"), bot("a")], {"chosen": [bot("a")], "rejected": [bot("b")]}
+    rows = [{"messages": talk} | sides, {"messages": talk, "chosen": None} | sides, {"messages": talk}]
+    found, bad, tally = normalised("instructions", rows)
+    assert (len(found), bad, tally.unread) == (3, [], {"chosen": 2, "rejected": 2})
+    (said,) = tally.notes
+    assert (said.startswith("these rows have several answers"), tally.notes[said]) == (True, 2)
+    assert "name the file in data.preferences, to train on these; here they are not read (2 rows)" in tally.sentences()[-1]
+    for kind, row in (("preferences", {"messages": talk, "prompt": "q"} | sides), ("instructions", {"messages": talk, "id": 1})):
+        assert not normalised(kind, [row])[2].notes
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,13 @@ def test_a_data_set_with_no_rows_left_is_refused(tmp_path: Path, lines: list[obj
     assert in_summary(tmp_path, "max_drop_rate")["share"] == (0.0 if lines == ["", "  "] else 1.0)
 
 
+def test_a_file_without_rows_among_others_is_told(tmp_path: Path) -> None:
+    given = [*rows(tmp_path, *pairs(9)), *rows(tmp_path, "", name="none.jsonl"), *rows(tmp_path, "3", name="bad.jsonl")]
+    validate({"preferences": given}, LENIENT, 0.3, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())["preferences"]
+    assert (summary["rows_in"], summary["notices"]) == (10, ["none.jsonl has no rows"])
+
+
 def test_examples_of_dropped_rows_name_each_row_once(tmp_path: Path) -> None:
     """Row 1 is dropped for two reasons, and row 2 for one of them."""
     both, one = {"chosen": "so<|im_end|>", "rejected": ""}, {"chosen": "so<|im_end|>", "rejected": "b"}

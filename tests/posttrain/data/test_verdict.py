@@ -65,11 +65,12 @@ def test_every_limit_is_named_by_its_field_and_can_be_waived():
     assert found.allowed == (
         "data.checks.reversed_scores_fail = 0.005; data.checks.fail_above.script = 0.001; "
         "data.checks.fail_above.marker = 0.001; data.checks.max_drop_rate = 0.05; "
-        "answers of both labels; data.checks.length_bias_fail = 0.85"
+        "answers of both labels; data.checks.length_bias_fail = 0.85, so from 15.00% to 85.00%"
     )
     assert found.remedy == (
-        "see out/quarantine.parquet and correct the rows; or set data.checks.waive: {reversed_scores: REASON, script: REASON, "
-        "marker: REASON, max_drop_rate: REASON, one_label: REASON, length_bias: REASON}"
+        "see out/quarantine.parquet and correct the rows; add answers of the other label; add rows whose better answer is the "
+        "other one by length, or leave out some of the others; or set data.checks.waive: {reversed_scores: REASON, "
+        "script: REASON, marker: REASON, max_drop_rate: REASON, one_label: REASON, length_bias: REASON}"
     )
 
 
@@ -80,7 +81,25 @@ def test_nothing_can_be_waived_while_a_data_set_is_empty():
     assert found.where == "data.prompts"
     assert found.allowed == "at least one clean row in data.prompts; data.checks.max_drop_rate = 0.05"
     for also in (outcome(9, 10, drops), outcome(0, 2, empty_completion=2)):  # there are rows to look at
-        assert refusal(prompts=outcome(0, 0), feedback=also).remedy == "see out/quarantine.parquet and correct the rows"
+        assert refusal(prompts=outcome(0, 0), feedback=also).remedy == (
+            "see out/quarantine.parquet and correct the rows; name files that hold rows"
+        )
+
+
+def test_a_remedy_leads_to_where_the_rows_are():
+    """None of these is in the quarantine: lengths and labels are of all rows, and what is warned of is on the page."""
+    longer = Finding("length_bias", "fail", 9, 0.95, 0.85, True)
+    assert refusal(preferences=outcome(10, 10, longer)).remedy == (
+        "add rows whose better answer is the other one by length, or leave out some of the others; "
+        "or set data.checks.waive: {length_bias: REASON}"
+    )
+    script = Finding("script", "warn", 1, 0.01, 0.001, True, ("f:3",))
+    assert refusal(preferences=outcome(10, 10, script)).remedy.startswith("see out/report.html and correct the rows; or set ")
+
+
+def test_files_without_rows_are_named():
+    none = Outcome(0, Tallied(), {"rows_in": 0}, (), tuple(f"{at}.json" for at in range(4)))
+    assert refusal(prompts=none).remedy == "name files that hold rows: there are none in 0.json, 1.json, 2.json, …"
 
 
 @pytest.mark.parametrize(("train", "holdout", "lacks"), [(3.0, 0.0, "holdout"), (0.0, 3.0, "train"), (1.0, 1.0, None)])

@@ -139,8 +139,9 @@ def test_lengths_that_tell_chosen_from_rejected_answers(tmp_path):
     rows = [{"prompt": text(2 * n), "completion": text(2 * n + 1, 12 + 12 * (n % 2)), "label": n % 2 == 0} for n in range(CLEAN)]
     with pytest.raises(Refusal) as caught:
         validate({"feedback": files(tmp_path, rows)}, Checks(), 0.2, tmp_path / "out")
-    assert caught.value.found.startswith("0.00% of an answer's being good is told by its length alone")
-    assert caught.value.allowed == "data.checks.length_bias_fail = 0.85"
+    assert caught.value.found.startswith("0.00% of comparisons of a good with a bad answer in which the good one is longer")
+    assert caught.value.allowed == "data.checks.length_bias_fail = 0.85, so from 15.00% to 85.00%"
+    assert caught.value.remedy.startswith("add rows whose better answer is the other one by length")  # none is quarantined
     assert validate({"feedback": files(tmp_path, rows)}, Checks(waive={"length_bias": "short is good"}), 0.2, tmp_path / "out")
     summary = summary_of(tmp_path, clean())
     (found,) = (each for each in summary["checks"] if each["check"] == "length_auc")

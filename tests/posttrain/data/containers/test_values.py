@@ -81,6 +81,39 @@ def test_what_is_not_json_is_refused_by_byte_and_row(tmp_path, text, said):
     assert said in refusal.value.found
 
 
+SLIPS = {
+    "at the end of an array": ('[{"a": 1},\n{"a": 2} ,\n]', "a trailing comma before ] at byte 23, in row 3", "remove the comma"),
+    "at the end of a row": ('[{"a": 1},\n{"a": [2], }]', "a trailing comma before } at byte 23, in row 2", "remove the comma"),
+    "at the end of a list": ('[{"a": 1},\n{"a": [2,]}]', "a trailing comma before ] at byte 21, in row 2", "remove the comma"),
+    "after the rows": ('{\n"data": [{"a": 1}],\n}', "a trailing comma before } at byte 23, in row 2", "remove the comma"),
+    "at the ends of lines": ('{"a": 1},\n{"a": 2},\n', "a comma between objects that are in no array at byte 9, in row 2", "[ ]"),
+    "what Python prints": ("[{'a': 1}]", "single quotes around text, as Python prints objects", "json.dumps"),
+    "anything else": ('[{"a": 1}, {"a" 2}]', "Expecting ':' delimiter at byte 17, in row 2", "JSON lines, one object a line"),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 16])
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips_of_who_wrote_the_file_have_a_remedy(tmp_path, monkeypatch, slip, chunk):
+    """However the text is cut into pieces on the way."""
+    monkeypatch.setattr("posttrain.data.containers.values.CHUNK", chunk)
+    text, said, remedy = SLIPS[slip]
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(Refusal, match="content that is not JSON") as refusal:
+        read(tmp_path / "x.json")
+    assert said in refusal.value.found
+    assert remedy in refusal.value.remedy
+
+
+def test_a_line_that_python_printed_is_called_so(tmp_path):
+    (tmp_path / "x.jsonl").write_text("{'a': 1}\n" + '{"a": 2}\n')
+    rows, bad, _ = read(tmp_path / "x.jsonl")
+    assert rows == [(2, {"a": 2})]
+    assert [each.reason for each in bad] == [
+        "not_json: single quotes around text, as Python prints objects, where JSON has double ones"
+    ]
+
+
 @pytest.mark.parametrize("cut", [9, 10, 25, 38, 40, 58])
 def test_an_array_that_breaks_off_is_refused_or_kept_to_there(tmp_path, cut):
     """41 bytes a row and its comma."""
