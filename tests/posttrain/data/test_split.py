@@ -1,12 +1,14 @@
-"""The holdout is decided by the text alone."""
+"""The holdout is decided by the text alone, unless a row or its file declares a split."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import polars as pl
 import pytest
 import xxhash
 
-from posttrain.data.split import assign, folded, holdout_mask
+from posttrain.data.split import DeclaredSplits, assign, folded, holdout_mask
 
 TEXTS = pl.Series([f"question {number}?" for number in range(2000)])
 
@@ -79,3 +81,38 @@ def test_declared_splits_win_and_unknown_names_are_hashed() -> None:
     keys = pl.Series(["a"] * 6)
     assert assign(declared, keys, 0.0).to_list() == ["train", "holdout", "holdout", "train", "train", "train"]
     assert assign(declared, keys, 1.0).to_list() == ["train", "holdout", "holdout", "train", "holdout", "holdout"]
+
+
+@pytest.mark.parametrize(
+    ("side", "row", "split"),
+    [
+        (None, {"split": "Test"}, "Test"),
+        (None, {"split": "odd"}, "odd"),
+        (None, {"split": 3}, None),
+        ("train", {}, "train"),
+        ("train", {"split": None}, "train"),
+        ("train", {"split": "odd"}, "train"),
+        ("train", {"split": 3}, "train"),
+        ("train", {"split": " TEST "}, " TEST "),  # held out where one of both says so
+        ("holdout", {}, "holdout"),
+        ("holdout", {"split": "train"}, "holdout"),
+        ("holdout", {"split": "validation"}, "validation"),
+    ],
+)
+def test_a_row_is_declared_by_its_file_and_by_itself(side: str | None, row: dict[str, Any], split: str | None) -> None:
+    assert DeclaredSplits(side).apply({"a": 1} | row) == {"a": 1, "split": split}
+
+
+def test_a_row_that_nothing_declares_stays_as_it_is() -> None:
+    assert DeclaredSplits(None).apply({"a": 1}) == {"a": 1}
+
+
+def test_splits_that_are_no_names_are_counted_with_the_first_of_them() -> None:
+    """Neither a name that is not known nor a missing one is counted."""
+    splits = DeclaredSplits("train")
+    for row in ({"split": "odd"}, {"split": None}, {}):
+        splits.apply(row)
+    assert splits.note("f") is None
+    for value in (3, False, [1]):
+        splits.apply({"split": value})
+    assert splits.note("f") == "f: `split` is no name of a split in 3 rows (such as 3): it is not read there"
