@@ -93,6 +93,16 @@ def test_a_data_set_that_fails_by_its_lengths_fails_once():
     ]  # fmt: skip
 
 
+def test_ties_count_one_half_over_all_pieces():
+    """Of 8 pairs 3 have the longer answer chosen and 2 are tied: 4 of 8. Without any pair there is no bias."""
+    lengths = Lengths(["chosen", "rejected"])
+    assert lengths.bias(Checks()).share == 0.5
+    for chosen, rejected in (([9, 5, 2], [1, 5, 7]), ([8, 3, 3, 4, 1], [2, 1, 3, 6, 2])):
+        lengths.add(pl.DataFrame({"chosen": chosen, "rejected": rejected}))
+    assert (lengths.rows, lengths.longer, lengths.tied) == (8, 3, 2)
+    assert lengths.bias(Checks()) == Finding("length_bias", "warn", 3, 0.5, 0.65, False)
+
+
 def test_answers_of_one_label_fail_and_there_is_nothing_to_tell_apart():
     lengths = feedback({5: 3}, {})
     assert lengths.told_apart(Checks()) is None
