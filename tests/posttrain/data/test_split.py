@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import polars as pl
@@ -36,6 +37,15 @@ def test_a_text_is_held_out_where_its_hash_is_in_the_lowest_share() -> None:
     """xxh3 of the folded text, as another implementation of the rule: hash / 2^64 < share."""
     expected = [xxhash.xxh3_64_intdigest(text.encode()) / 2**64 < 0.1 for text in TEXTS]
     assert holdout_mask(TEXTS, 0.1).to_list() == expected
+
+
+def test_a_hash_at_the_share_is_not_held_out() -> None:
+    """The hash of this text is a number that floats have, so that a share can be exactly at it."""
+    text = pl.Series(["question 346?"])
+    share = 1623364470679230464 / 2**64
+    assert share * 2**64 == xxhash.xxh3_64_intdigest(b"question 346?")
+    assert holdout_mask(text, share).to_list() == [False]
+    assert holdout_mask(text, math.nextafter(share, 1)).to_list() == [True]
 
 
 def test_the_rule_never_changes() -> None:
