@@ -50,6 +50,7 @@ def one(row: dict[str, Any]) -> tuple[dict[str, Any] | None, list[BadRow]]:
         ({"instruction": "Add.", "input": "1+1", "output": "2"}, [user("Add.\n\n1+1")], [assistant("2")]),
         ({"instruction": "Hi.", "input": "", "output": "Ho."}, [user("Hi.")], [assistant("Ho.")]),
         ({"instruction": "Hi.", "output": "Ho."}, [user("Hi.")], [assistant("Ho.")]),
+        ({"text": "### Human: q\n### Assistant: a"}, [user("q")], [assistant("a")]),
         ({"messages": [user("q")]}, [], [user("q")]),
         ({"prompt": "q", "completion": None}, [user("q")], []),
         ({"messages": None}, [], []),
@@ -126,6 +127,10 @@ def test_a_declared_split_is_kept() -> None:
             "wrong_type: `messages[1].content[0]` is a number, not a part with text",
         ),
         ({"instruction": True, "output": "a"}, "wrong_type: `instruction` is true or false, not text"),
+        (
+            {"text": None},
+            "wrong_type: `text` has no turn that opens with `### Human:` or `### Assistant:`; documents go to data.corpus",
+        ),
     ],
 )
 def test_a_wrong_type_costs_its_row(row: dict[str, Any], reason: str) -> None:
