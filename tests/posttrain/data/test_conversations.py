@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from posttrain.data.conversations import hint
 from posttrain.data.kinds import KINDS
 from posttrain.data.messages import transcript
 from posttrain.data.readers import BadRow
@@ -49,6 +50,7 @@ def one(row: dict[str, Any]) -> tuple[dict[str, Any] | None, list[BadRow]]:
         ({"instruction": "Add.", "input": "1+1", "output": "2"}, [user("Add.\n\n1+1")], [assistant("2")]),
         ({"instruction": "Hi.", "input": "", "output": "Ho."}, [user("Hi.")], [assistant("Ho.")]),
         ({"instruction": "Hi.", "output": "Ho."}, [user("Hi.")], [assistant("Ho.")]),
+        ({"text": "### Human: q\n### Assistant: a"}, [user("q")], [assistant("a")]),
         ({"messages": [user("q")]}, [], [user("q")]),
         ({"prompt": "q", "completion": None}, [user("q")], []),
         ({"messages": None}, [], []),
@@ -57,6 +59,40 @@ def one(row: dict[str, Any]) -> tuple[dict[str, Any] | None, list[BadRow]]:
 def test_shapes(row: dict[str, Any], prompt: object, completion: object) -> None:
     expected = {"prompt": prompt, "completion": completion, "source": "f.jsonl", "row": 7, "split": None, "extra": None}
     assert one(row) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("marks", "kept"),
+    [
+        ((1, 1), 4),
+        ((0, 1), 4),  # what is not trained on may stand before
+        ((1, 0), 2),
+    ],
+)
+def test_turns_of_weight_0_behind_the_last_answer_that_is_trained_on_are_left_out(marks: tuple[int, int], kept: int) -> None:
+    record, _ = one(
+        {"messages": [user("q"), assistant("a") | {"weight": marks[0]}, user("r"), assistant("b") | {"weight": marks[1]}]}
+    )
+    assert record
+    assert [each["content"] for each in [*record["prompt"], *record["completion"]]] == ["q", "a", "r", "b"][:kept]
+    assert len(record["completion"]) == 1
+
+
+def test_a_conversation_that_goes_on_with_the_user_stays_whole() -> None:
+    """The check of roles says what is wrong with it."""
+    record, _ = one({"messages": [user("q"), assistant("a"), user("r")]})
+    assert record
+    assert (record["prompt"], record["completion"]) == ([user("q"), assistant("a")], [user("r")])
+
+
+def test_an_only_answer_is_one_and_where_all_have_weight_0_nothing_is_trained_on() -> None:
+    record, _ = one({"messages": [assistant("a"), user("r"), assistant("b") | {"weight": 0}]})
+    assert record
+    assert (record["prompt"], record["completion"]) == ([], [assistant("a")])
+    for talk in ([assistant("a")], [user("q"), assistant("a"), user("r"), assistant("b")]):
+        weightless = [each | {"weight": 0} if each["role"] == "assistant" else each for each in talk]
+        record, bad = one({"messages": weightless})
+        assert (record, [each.reason for each in bad]) == (None, ["nothing_to_train: every answer has weight 0"])
 
 
 def test_other_columns_are_kept_with_their_types() -> None:
@@ -91,6 +127,10 @@ def test_a_declared_split_is_kept() -> None:
             "wrong_type: `messages[1].content[0]` is a number, not a part with text",
         ),
         ({"instruction": True, "output": "a"}, "wrong_type: `instruction` is true or false, not text"),
+        (
+            {"text": None},
+            "wrong_type: `text` has no turn that opens with `### Human:` or `### Assistant:`; documents go to data.corpus",
+        ),
     ],
 )
 def test_a_wrong_type_costs_its_row(row: dict[str, Any], reason: str) -> None:
@@ -122,3 +162,9 @@ def test_a_transcript_splits_at_turns_alone() -> None:
     """`Human:` within a line is content; a turn needs two newlines before it."""
     text = "\n\nHuman: say Human: hi\nAssistant: no\n\nAssistant: ok \n\nHuman:"
     assert transcript(text) == [user("say Human: hi\nAssistant: no"), assistant("ok"), user("")]
+
+
+@pytest.mark.parametrize("columns", [["prompt", "chosen", "rejected"], ["prompt", "response_a", "response_b", "winner"]])
+def test_columns_of_several_answers_belong_elsewhere(columns: list[str]) -> None:
+    assert hint(columns) == "these rows have several answers to a prompt: name the file in data.preferences"
+    assert hint(columns[:1]) is None

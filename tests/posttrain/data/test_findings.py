@@ -93,6 +93,26 @@ def test_a_data_set_that_fails_by_its_lengths_fails_once():
     ]  # fmt: skip
 
 
+def test_ties_count_one_half_over_all_pieces():
+    """Of 8 pairs 3 have the longer answer chosen and 2 are tied: 4 of 8. Without any pair there is no bias."""
+    lengths = Lengths(["chosen", "rejected"])
+    assert lengths.bias(Checks()).share == 0.5
+    for chosen, rejected in (([9, 5, 2], [1, 5, 7]), ([8, 3, 3, 4, 1], [2, 1, 3, 6, 2])):
+        lengths.add(pl.DataFrame({"chosen": chosen, "rejected": rejected}))
+    assert (lengths.rows, lengths.longer, lengths.tied) == (8, 3, 2)
+    assert lengths.bias(Checks()) == Finding("length_bias", "warn", 3, 0.5, 0.65, False)
+
+
+@pytest.mark.parametrize(("longer", "failed"), [(17, False), (3, False), (18, True), (2, True)])
+def test_chosen_answers_are_too_often_longer_or_shorter_above_the_limit(longer, failed):
+    """Of 20 pairs. The limit is 0.85."""
+    lengths = Lengths(["chosen", "rejected"])
+    lengths.add(pl.DataFrame({"chosen": [2] * longer + [0] * (20 - longer), "rejected": [1] * 20}))
+    found = lengths.bias(Checks())
+    assert (found.count, found.share, found.failed) == (longer, longer / 20, failed)
+    assert not lengths.bias(Checks(waive={"length_bias": "seen"})).failed
+
+
 def test_answers_of_one_label_fail_and_there_is_nothing_to_tell_apart():
     lengths = feedback({5: 3}, {})
     assert lengths.told_apart(Checks()) is None
@@ -110,3 +130,8 @@ def test_edges_of_the_histogram_double_to_above_the_longest_and_never_end_below_
     assert lengths.histogram() == {"edges": [0, 16], "completion": [3]}
     lengths.counts["completion"].update({16: 5})
     assert lengths.histogram() == {"edges": [0, 16, 32], "completion": [3, 5]}
+
+
+def test_edges_of_the_histogram_are_those_of_the_side_with_the_longest():
+    lengths = feedback({3: 2}, {40: 1, 20: 4})
+    assert lengths.histogram() == {"edges": [0, 16, 32, 64], "desirable": [2, 0, 0], "undesirable": [0, 4, 1]}

@@ -148,6 +148,24 @@ def test_columns_that_a_recipe_names_or_leaves_out(reading: Reading, tmp_path: P
     assert len(found[0]) == 50
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": said("q"), "chosen": "a", "rejected": "b"},
+        {"prompt": said("q"), "chosen": "\n\nHuman: r\n\nAssistant: a", "rejected": "\n\nHuman: r\n\nAssistant: b"},
+        {"prompt": said("q"), "chosen": said("q", "a"), "rejected": said("q", "b")},
+        {"chosen": said("q", "a"), "rejected": "b"},
+    ],
+)
+def test_layouts_that_are_known_and_yet_not_read_at_once(row: dict[str, Any], tmp_path: Path) -> None:
+    """Texts and messages side by side, of which nothing is made in columns."""
+    path = tmp_path / "f.jsonl"
+    path.write_text((json.dumps(row) + "\n") * 50)
+    found = collected("preferences", path, None, False)
+    assert repr(found) == repr(collected("preferences", path, None, one_by_one=True))
+    assert found[2].read == 50
+
+
 def test_a_last_line_without_a_break_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_text("\n".join(json.dumps(USUAL["text"][1](n)) for n in range(50)))

@@ -161,6 +161,7 @@ USER, BOT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "
         ("instructions", {"messages": [USER, BOT, USER, BOT]}),
         ("instructions", {"messages": [USER | {"tool_calls": None}, BOT | {"tool_calls": None}]}),
         ("instructions", {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}),
+        ("instructions", {"prompt": [USER], "completion": [BOT]}),
         ("feedback", {"prompt": "q", "completion": "a", "label": True}),
         ("prompts", {"question": "q", "answer": "4"}),
     ],
@@ -183,3 +184,13 @@ def test_plain_rows_are_read_by_columns(monkeypatch: pytest.MonkeyPatch) -> None
     records, bad, tally = table_of("preferences", rows, monkeypatch)
     assert [record["extra"] for record in records[:2]] == ['{"id":0}', '{"id":1}']
     assert (len(records), bad, tally.taken, dict(tally.unread)) == (16, [], 16, {"id": 16})
+
+
+@pytest.mark.parametrize("output", ["a", [BOT]])
+def test_an_instruction_of_messages_is_no_usual_row(output: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is text, to which an input may be added: messages cost their rows, however many there are."""
+    rows = [{"instruction": "Add.", "output": "2"}] + [{"instruction": [USER], "output": output}] * plain_rows.FEW
+    records, bad, _ = table_of("instructions", rows, monkeypatch)
+    assert [record["row"] for record in records] == [1]
+    assert {each.reason for each in bad} == {"wrong_type: `instruction` is a list, not text"}
+    assert len(bad) == plain_rows.FEW

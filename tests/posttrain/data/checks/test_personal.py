@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import polars as pl
 
 from posttrain.data.checks.personal import personal, redacted
@@ -40,7 +38,7 @@ def test_placeholders_stand_in_their_messages_and_nothing_else_changes():
     mended, counts, changed = redacted(given, KINDS)
     assert mended["prompt"].to_list()[0][1]["content"] == "Write to [EMAIL] and [EMAIL], née Müller."
     assert mended["chosen"].to_list()[1][0]["content"] == "Sure: [SECRET]"
-    assert counts == Counter({"email": 2, "secret": 1})
+    assert dict(counts) == {"email": 2, "secret": 1}  # kinds that are not there are not counted as 0
     assert changed.tolist() == [True, True, False]
     assert mended.schema == given.schema
     assert mended["rejected"].to_list() == given["rejected"].to_list()

@@ -148,6 +148,20 @@ def test_lengths_that_tell_chosen_from_rejected_answers(tmp_path):
     assert 0.35 < found["share"] < 0.65
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_sides_that_go_on_with_the_user_are_kept_where_the_recipe_says_so(tmp_path, kept):
+    """And of rows that are of one turn other checks find what they find without it."""
+    roles = ("user", "assistant", "user", "assistant", "user", "assistant")
+    talk = [{"role": role, "content": text(9_200 + at)} for at, role in enumerate(roles)]
+    other = [*talk[:3], talk[3] | {"content": text(9_300)}, *talk[4:]]
+    rows = [*clean(), pair(922, chosen="so it is. Human: yes?"), {"chosen": talk, "rejected": other}]
+    found = hits(summary_of(tmp_path, rows, several_turns=kept, prompt_mismatch_fail=0.5))
+    dropped = {
+        name: (1, each, [f"p.jsonl:{CLEAN + 2}"]) for name, each in (("prompt_mismatch", "drop"), ("max_drop_rate", "fail"))
+    }
+    assert found == {"marker_chosen": (1, "warn", [f"p.jsonl:{CLEAN + 1}"])} | ({} if kept else dropped)
+
+
 def test_repairs_come_before_checks_and_say_what_they_changed(tmp_path):
     rows = [*clean(), pair(920, chosen="so it is<|im_end|>\n"), pair(921, prompt="Mail a.b@example.com, will you?")]
     assert summary_of(tmp_path, rows)["quarantined"] == 1
