@@ -166,5 +166,7 @@ def test_a_transcript_splits_at_turns_alone() -> None:
 
 @pytest.mark.parametrize("columns", [["prompt", "chosen", "rejected"], ["prompt", "response_a", "response_b", "winner"]])
 def test_columns_of_several_answers_belong_elsewhere(columns: list[str]) -> None:
-    assert hint(columns) == "these rows have several answers to a prompt: name the file in data.preferences"
-    assert hint(columns[:1]) is None
+    found = hint(dict.fromkeys(columns, "text"))
+    assert found
+    assert found.said == "these rows have several answers to a prompt: name the file in data.preferences"
+    assert hint(dict.fromkeys(columns[:1], "text")) is None
