@@ -88,7 +88,7 @@ def is_cut(text: bytes) -> bool:
         json.loads(said)
     except json.JSONDecodeError as error:
         return unfinished(said, error)
-    except RecursionError:
+    except (RecursionError, ValueError):  # nested too deeply, or a number of over 4,300 digits
         pass
     return False
 

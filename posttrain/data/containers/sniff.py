@@ -209,7 +209,7 @@ def _objects(start: bytes, whole: bool) -> Form:
         # A fault in the first line is a bad row among JSON lines; text that goes on is an object of several lines.
         first = len(line.decode(errors="replace"))
         return "values" if (not whole and unfinished(text, error)) or (error.pos > first and not _has_row(rest)) else "lines"
-    except RecursionError:
+    except (RecursionError, ValueError):  # nested too deeply, or a number of over 4,300 digits
         return "lines"
     return "values" if end > 0 else "lines"
 

@@ -104,6 +104,8 @@ class Text:
                     raise Stop("the file ends in the middle of a value", cut=True) from error
             except RecursionError:
                 raise Stop("a value that is nested too deeply") from None
+            except ValueError:  # Python's own limit
+                raise Stop("a number of over 4,300 digits") from None
 
     def _more(self, count: int) -> bool:
         """Read on, and forget what lies behind; False at the end."""
@@ -206,7 +208,10 @@ class _Values:
                 streamed = True
                 yield from self._elements({"split": name} if name in DECLARED else None)
             else:
-                fields[name] = self._field()
+                found = self._field()
+                if name in fields and isinstance(found, (dict, list)):  # of a table or a split all rows would be lost
+                    raise Stop(f"`{name}` twice in one object", remedy="give all of its rows under one name")
+                fields[name] = found
             closed = self._ends("}")
         if not streamed:
             yield from self._of_fields(fields)

@@ -55,3 +55,52 @@ def test_columns_without_the_same_rows_are_refused(tmp_path, table):
         read(tmp_path / "x.json")
     assert (refusal.value.where, refusal.value.found) == ("x.json", said)
     assert refusal.value.remedy.startswith("write null where a row has none")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [], "tags": ["x"]},
+        {"messages": [None, TURN], "tools": []},
+        {"conversation": [{"input": "a"}, {"input": "b"}], "tags": ["x"]},
+        {"scores": {"1": 3, "2": 4}, "votes": {"1": 1}},
+    ],
+)
+def test_a_row_whose_lists_differ_in_length_is_no_table(tmp_path, row):
+    """Rows behind it are read as before."""
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(row, indent=1) + "\n" + json.dumps({"prompt": "q"}, indent=1))
+    assert read(path) == [row, {"prompt": "q"}]
+
+
+def test_tables_within_tables_end_somewhere(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"data":' * 600 + '{"a": ["x"]}' + "}" * 600)
+    assert len(read(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('{"columns": [{"name": "a"}], "data": [["x"]]}', "which is no name"),
+        ('{"columns": ["a", "a"], "data": [["x", "y"]]}', "a name that comes twice"),
+        ('{"train": {"a": ["x"]}, "train": {"a": ["y"]}}', "`train` twice in one object"),
+        ('{"a": ["x"], "a": ["y"]}', "`a` twice in one object"),
+        ('[{"a": ' + "9" * 5000 + "}]", "a number of over 4,300 digits"),
+    ],
+)
+def test_tables_in_which_rows_would_be_lost_are_refused(tmp_path, written, said):
+    path = tmp_path / "x.json"
+    path.write_text(written)
+    with pytest.raises(Refusal) as refused:
+        read(path)
+    assert said in str(refused.value)
+
+
+def test_a_number_of_many_digits_costs_its_row(tmp_path):
+    path = tmp_path / "x.jsonl"
+    for lines in (['{"a": 9}', '{"a": ' + "9" * 5000 + "}"], ['{"a": ' + "9" * 5000 + "}", '{"a": 9}']):
+        path.write_text("\n".join(lines) + "\n")
+        bad: list = []
+        rows = [row for _, row in read_rows(SourceFile(path.name, str(path)), bad.append)]
+        assert (rows, len(bad)) == ([{"a": 9}], 1)
