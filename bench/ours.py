@@ -17,11 +17,10 @@ from posttrain.data.packing import Example, Tokens
 from posttrain.models.policy import Policy
 from posttrain.peft.wrap import wrap
 from posttrain.runtime.progress import Quiet
-from posttrain.scoring.layout_choice import choose_layout
 from posttrain.scoring.reference import score_branches
 from posttrain.scoring.scorer import Scorer
 from posttrain.scoring.token_budget import scoring_tokens
-from posttrain.training.half_precision import hold_frozen
+from posttrain.training.fit import ready
 from posttrain.training.loop import CURVE, Job, train
 from posttrain.training.objectives import LanguageModelling, Preference
 from schemas.recipe import Compute
@@ -73,11 +72,9 @@ def peft_of(workload: Workload) -> Full | LoRA:
 def measure(workload: Workload, folder: Path, out: Path) -> Measured:
     """Train all steps; `out` is an empty folder for the curve."""
     scorer, examples = scorer_of(workload, folder), examples_of(workload, folder)
-    layout = choose_layout(scorer, examples)
-    layout.apply(scorer)
+    layout = ready(scorer, peft_of(workload), examples)
     began = clocks()
     objective = objective_of(workload, scorer, examples)
-    hold_frozen(scorer.model, peft_of(workload), scorer.dtype)
     ended, before_training = clocks(), peak_gb()
     processor = ProcessorTime()
     train(
@@ -102,7 +99,7 @@ def measure(workload: Workload, folder: Path, out: Path) -> Measured:
         peak_gb=peak_gb(),
         before_training_gb=before_training,
         gpu_gb=torch.cuda.max_memory_allocated() / 1e9 if workload.device == "cuda" else None,
-        note=str(layout),
+        note=layout,
     )
 
 

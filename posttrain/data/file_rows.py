@@ -159,14 +159,20 @@ class FileRows:
 
     def _overlooked(self) -> dict[str, int]:
         """Where rows belong that have, with columns that are not read, a shape of another data set; and how many they are."""
-        found: dict[str, int] = {}
+        found: dict[tuple[str, frozenset[str]], int] = {}
         for fit in filter(None, self.known.values()):
-            unread = {name: self.unread[name] for name in fit.unread if self.unread[name]}
-            hint = self.hint(dict.fromkeys((*fit.read, *unread))) if unread else None
-            most = max((len(shape.needs) for shape in hint.shapes), default=0) if hint else 0
-            if hint and most > len(fit.read):
-                found[hint.said] = max(unread.values())
-        return found
+            unread = {name for name in fit.unread if self.unread[name]}
+            row = dict.fromkeys((*fit.read, *unread))
+            if not unread or not (hint := self.hint(row)) or not hint.shapes:
+                continue
+            shape = max(hint.shapes, key=lambda each: len(each.needs))
+            asked = unread.intersection((shape.found(row) or {}).values())
+            if asked and len(shape.needs) > len(fit.read):
+                found[hint.said, frozenset(asked)] = min(self.unread[name] for name in asked)
+        counts: Counter[str] = Counter()
+        for (said, _), rows in found.items():
+            counts[said] += rows
+        return counts
 
     def fit(self, row: dict[str, Any]) -> Fit | None:
         """The shape of a row, known from its columns and which of them are null."""

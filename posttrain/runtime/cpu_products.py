@@ -63,6 +63,9 @@ def _addmm(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha
 
 
 def _addmm_in_place(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    if beta == 1 and left.shape[1] >= DEEP and _gains(left, right) and added.dtype is torch.float32:
+    made = torch.Size((left.shape[0], right.shape[-1]))
+    if added.shape != made:  # `add_` would spread one row over all, and `out` would be resized
+        raise RuntimeError(f"Bad in-place call: input tensor size {[*added.shape]} and output tensor size {[*made]} should match")
+    if beta == 1 and left.shape[1] >= DEEP and added.dtype is torch.float32 and _gains(left, right):
         return added.add_(_product(left, right), alpha=alpha)
     return torch.addmm(added, left, right, beta=beta, alpha=alpha, out=added)

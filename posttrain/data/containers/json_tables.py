@@ -8,9 +8,7 @@ from posttrain.data.split import DECLARED
 
 WRAPPERS: Final = ("data", "rows", "examples", "records", "items", "instances")
 TURN: Final = ("role", "from", "content", "value")  # of a message: a list of such is one value, not one for each row
-
 CELLS: Final = (str, int, float, list)  # as which a column begins; a list of objects, of nothing or of null may be one value
-
 DEEPEST: Final = 2  # tables within each other, as a split within `data`
 
 

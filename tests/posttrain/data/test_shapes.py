@@ -231,6 +231,19 @@ def test_pairs_that_are_read_as_conversations_are_told_of() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "count"),
+    [
+        ([{"id": "1"}] * 9 + [{"id": "1", "chosen": "x", "rejected": "y"}], 1),  # a column that all have says nothing
+        ([{"chosen": "x"}] * 9 + [{"chosen": "x", "rejected": "y"}], 1),
+        ([{"chosen": "x", "rejected": "y"}] * 5 + [{"response_a": "x", "response_b": "y", "winner": "model_a"}] * 2, 7),
+    ],
+)
+def test_rows_that_have_several_answers_are_counted(rows: list[dict[str, str]], count: int) -> None:
+    _, _, tally = normalised("instructions", [{"prompt": "q", "completion": "a"} | row for row in rows])
+    assert list(tally.notes.values()) == [count]
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>", "written by a chat template (<|im_start|>)"),

@@ -78,7 +78,8 @@ def test_other_numbers_are_torch_s_own(replaced, dtype):
         (lambda: torch.ones(300, 200) @ torch.ones(300, 200), "shapes cannot be multiplied"),
         (lambda: torch.mm(torch.ones(200), torch.ones(200, 200)), "must be a matrix"),
         (lambda: torch.mm(torch.ones(200, 300), torch.ones(300, 400).double()), "same dtype"),
-        (lambda: torch.ones(2, 2).addmm_(torch.ones(200, 300), torch.ones(300, 200)), "size of tensor a"),
+        (lambda: torch.ones(2, 2).addmm_(torch.ones(200, 300), torch.ones(300, 200)), "should match"),
+        (lambda: torch.ones(1000, 2000).addmm_(torch.ones(1, 600), torch.ones(600, 2000)), "should match"),
         (lambda: torch.nn.functional.linear(torch.ones(200, 300), torch.ones(400, 300), torch.ones(7)), "size|expand"),
     ],
 )
