@@ -83,10 +83,19 @@ def pack(examples: Sequence[Example], width: int | None = None, token_cost: int 
     return _place(examples, *(_laid(lengths, width) if width else _cheapest(lengths, token_cost)))
 
 
-def in_one_row(examples: Sequence[Example]) -> Packed:
-    """Lay examples one after the other, in their order and without padding."""
+def in_one_row(examples: Sequence[Example], padding: int = 0) -> Packed:
+    """Lay examples one after the other, in their order, with `padding` at the end."""
     ends = np.cumsum([example.length for example in examples]).tolist()
-    return _place(examples, [0] * len(examples), [0, *ends[:-1]], ends[-1])
+    return _place(examples, [0] * len(examples), [0, *ends[:-1]], ends[-1] + padding)
+
+
+def padding_to_common_width(tokens: int) -> int:
+    """What a row lacks to the next of eight widths between two powers of two: an eighth of the row at most.
+
+    A library that makes code for each shape of a product, such as oneDNN, then finds it made, and an allocator finds blocks of the
+    same size: without, SmolLM2-135M's training grew by 20 MB with every new width, and by half a gigabyte in 20 passes.
+    """
+    return -tokens % max(1, 2 ** (tokens.bit_length() - 4))
 
 
 def _place(examples: Sequence[Example], rows: Sequence[int], starts: Sequence[int], width: int) -> Packed:

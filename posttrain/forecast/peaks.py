@@ -108,7 +108,7 @@ def rewarding(config: PreTrainedConfig, peft: Peft) -> nn.Module:
 
 def training_peaks(stage: Training, on: Arithmetic, model: nn.Module | None = None) -> list[Peak]:
     """The phases of a training stage: start-up check, scores where it has any, steps; `model`: `stage.model()`, if it is made."""
-    budget = (rollout_tokens if stage.rollouts else training_tokens)(model or stage.model(), on.device)
+    budget = (rollout_tokens if stage.rollouts else training_tokens)(model or stage.model(), on.device, on.dtype)
     least = getattr(stage.peft, "layers", 0)
     peaks = peaks_of(stage.config, lambda config: _traced(replace(stage, config=config), on, budget), least)
     if stage.quantization:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from posttrain.data.packing import PADDING, Example, in_one_row, pack
+from posttrain.data.packing import PADDING, Example, in_one_row, pack, padding_to_common_width
 from posttrain.models.blocks import core
 from posttrain.models.routing import balance, with_routing
 from posttrain.peft.soft_prompts import prompted
@@ -52,8 +52,9 @@ def packed(
 ) -> Located:
     """Rows of `width` tokens; by default of the width that costs this model least."""
     if model.config._attn_implementation == SEGMENTS:
-        batch = in_one_row(examples).to(device)
-        visible: dict[str, Any] = {"attention_mask": NO_MASK.to(device), "segments": segments_of(examples)}
+        padding = padding_to_common_width(sum(example.length for example in examples))
+        batch = in_one_row(examples, padding).to(device)
+        visible: dict[str, Any] = {"attention_mask": NO_MASK.to(device), "segments": segments_of(examples, padding)}
     else:
         batch = pack(examples, width, token_cost=6 * model.config.get_text_config().hidden_size).to(device)
         visible = {"attention_mask": attention_mask(model.config, batch)}

@@ -35,8 +35,11 @@ class Segments:
     """By run of queries: the pieces that it sees, in the order of their positions. Its queries are the last of these tokens."""
 
 
-def segments_of(examples: Sequence[Example]) -> Segments:
-    """The segments of examples that stand one after the other: prompt and first branch are one run of queries."""
+def segments_of(examples: Sequence[Example], padding: int = 0) -> Segments:
+    """The segments of examples that stand one after the other: prompt and first branch are one run of queries.
+
+    Padding at the end is one more run, which sees itself.
+    """
     found = Segments([], [], [])
     for example in examples:
         prompt = len(found.pieces)
@@ -44,6 +47,10 @@ def segments_of(examples: Sequence[Example]) -> Segments:
         for number, branch in enumerate(example.branches, 1):
             found.queries.append(len(branch) + (len(example.prompt) if number == 1 else 0))
             found.sees.append((prompt, prompt + number))
+    if padding:
+        found.sees.append((len(found.pieces), len(found.pieces) + 1))
+        found.pieces.extend([padding, 0])
+        found.queries.append(padding)
     return found
 
 

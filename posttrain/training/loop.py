@@ -79,7 +79,8 @@ class Job:
     @functools.cached_property
     def budget(self) -> int:
         """Tokens per micro-batch."""
-        return (training_tokens if self.rounds is None else rollout_tokens)(self.scorer.model, self.scorer.device)
+        tokens = training_tokens if self.rounds is None else rollout_tokens
+        return tokens(self.scorer.model, self.scorer.device, self.scorer.dtype)
 
     def loss(self, forward: torch.nn.Module, rows: Sequence[int]) -> tuple[Tensor, Sums]:
         """The objective's loss and metrics on some rows, summed over units, scored by `forward`."""

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from posttrain.data.packing import Example, micro_batches, pack, prompt_groups
+from posttrain.data.packing import Example, in_one_row, micro_batches, pack, padding_to_common_width, prompt_groups
 from posttrain.scoring.attention_mask import visible_keys
 
 
@@ -134,3 +134,21 @@ def test_the_cheapest_width_weighs_padding_against_attention():
 def test_examples_with_one_prompt_share_a_number_wherever_they_are():
     examples = [Example(prompt, ((5,),)) for prompt in ((1, 2), (3,), (1, 2), (1,), (3,))]
     assert prompt_groups(examples) == [0, 1, 0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "padding"), [(1, 0), (15, 0), (16, 0), (17, 1), (31, 1), (300, 20), (513, 63), (576, 0), (1000, 24)]
+)
+def test_padding_to_a_common_width_by_hand(tokens, padding):
+    """Between 16 and 32 widths are 2 apart, between 256 and 512 they are 32, between 512 and 1,024 they are 64."""
+    assert padding_to_common_width(tokens) == padding
+
+
+def test_there_are_eight_widths_between_two_powers_of_two():
+    assert len({tokens + padding_to_common_width(tokens) for tokens in range(257, 513)}) == 8
+
+
+def test_padding_in_one_row_belongs_to_no_example():
+    row = in_one_row([PAIR], padding=3)
+    assert row.owner.tolist() == [[0] * 8 + [-1] * 3]
+    assert (row.at.tolist(), row.targets.tolist()) == ([2, 3, 2, 5, 6], [21, 22, 31, 32, 33])

@@ -26,16 +26,25 @@ def test_segments_of_a_pair_and_a_single_by_hand():
     assert found.sees == [(0, 1), (0, 2), (3, 4)]
 
 
+def test_padding_is_one_more_run_that_sees_itself():
+    found = segments_of([example(3, 2)], padding=4)
+    assert (found.pieces, found.queries, found.sees) == ([3, 2, 4, 0], [5, 4], [(0, 1), (2, 3)])
+
+
 @pytest.mark.parametrize("window", [None, 3, 100])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_equals_attention_under_a_mask_in_value_and_gradient(window, kv_heads):
+@pytest.mark.parametrize("padding", [0, 5])
+def test_equals_attention_under_a_mask_in_value_and_gradient(window, kv_heads, padding):
     torch.manual_seed(0)
     examples = [example(3, 2, 4), example(5, 1), example(1, 7, 2, 3)]
     tokens = sum(e.length for e in examples)
-    query, key, value = (torch.randn(1, heads, tokens, 8, requires_grad=True) for heads in (4, kv_heads, kv_heads))
-    outer, mask = torch.randn(1, 4, tokens, 8), visible_keys(in_one_row(examples), window)
-    ours, _ = segment_attention(None, query, key, value, None, sliding_window=window, segments=segments_of(examples))
-    masked = scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    query, key, value = (torch.randn(1, heads, tokens + padding, 8, requires_grad=True) for heads in (4, kv_heads, kv_heads))
+    outer, mask = torch.randn(1, 4, tokens, 8), visible_keys(in_one_row(examples, padding), window)
+    segments = segments_of(examples, padding)
+    ours, _ = segment_attention(None, query, key, value, None, sliding_window=window, segments=segments)
+    assert ours.shape == (1, tokens + padding, 4, 8)
+    ours = ours[:, :tokens]
+    masked = scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)[:, :, :tokens]
     torch.testing.assert_close(ours.transpose(1, 2), masked, atol=1e-5, rtol=1e-5)
     for a, b in zip(
         torch.autograd.grad((ours.transpose(1, 2) * outer).sum(), (query, key, value)),

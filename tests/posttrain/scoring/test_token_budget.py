@@ -18,8 +18,8 @@ def llama(layers: int, tied: bool = True) -> LlamaConfig:
                        num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=tied)  # fmt: skip
 
 
-def tokens(config, peft=None) -> int:
-    return training_tokens(wrapped(config, peft or Full(method="full")), CPU)
+def tokens(config, peft=None, dtype=torch.float32) -> int:
+    return training_tokens(wrapped(config, peft or Full(method="full")), CPU, dtype)
 
 
 def test_a_deep_model_gets_as_many_tokens_as_its_activations_leave_room_for():
@@ -37,6 +37,11 @@ def test_a_small_model_fills_the_pass_and_a_large_one_gets_fewer_rows():
     assert tokens(llama(80)) == 512
 
 
+def test_half_precision_wants_longer_passes_of_a_large_model_alone():
+    assert tokens(llama(80), dtype=torch.bfloat16) == tokens(llama(80), dtype=torch.float16) == 768
+    assert tokens(llama(20), dtype=torch.bfloat16) == tokens(llama(20))
+
+
 def test_an_adapter_leaves_the_budget_about_as_it_is():
     assert tokens(llama(20), LoRA(method="lora", r=4)) in (896, 1024)
 
@@ -46,10 +51,11 @@ def test_an_encoder_decoder_counts_both_stacks():
     token: 3,119 of them fit."""
     with torch.device("meta"):
         model = auto_class(config := T5Config(num_layers=2)).from_config(config)
-    assert training_tokens(model, CPU) == 3072
+    assert training_tokens(model, CPU, torch.float32) == 3072
 
 
 def test_rollouts_take_no_more_than_training_and_a_gpu_takes_its_own():
     model = wrapped(llama(80), Full(method="full"))
-    assert rollout_tokens(model, CPU) == 512
-    assert (training_tokens(model, CUDA), rollout_tokens(model, CUDA), scoring_tokens(CUDA)) == (16384, 16384, 65536)
+    assert rollout_tokens(model, CPU, torch.float32) == 512
+    assert training_tokens(model, CUDA, torch.bfloat16) == rollout_tokens(model, CUDA, torch.bfloat16) == 16384
+    assert scoring_tokens(CUDA) == 65536

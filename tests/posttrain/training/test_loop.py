@@ -34,7 +34,7 @@ def test_micro_batches_add_up_to_the_gradient_of_one_big_batch(job, tiny_llama, 
     plan = by_rows(6, 6, 4, seed=0)
 
     def run(name: str, budget: int) -> Job:
-        monkeypatch.setattr(loop, "training_tokens", lambda model, device: budget)
+        monkeypatch.setattr(loop, "training_tokens", lambda model, device, dtype: budget)
         made = job(name, kind=kind, plan=plan, scorer=Scorer(tiny_llama().train(), CPU))
         train(made)
         return made
