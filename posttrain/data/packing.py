@@ -92,10 +92,10 @@ def in_one_row(examples: Sequence[Example], padding: int = 0) -> Packed:
 def padding_to_common_width(tokens: int) -> int:
     """What a row lacks to the next of eight widths between two powers of two: an eighth of the row at most.
 
-    A library that makes code for each shape of a product, such as oneDNN, then finds it made, and an allocator finds blocks of the
-    same size: without, SmolLM2-135M's training grew by 20 MB with every new width, and by half a gigabyte in 20 passes.
+    A library that makes code for each shape of a product, such as oneDNN, then finds it made, and an allocator finds blocks of
+    the same size: without, SmolLM2-135M's training grew by 20 MB with every new width, and by half a gigabyte in 20 passes.
     """
-    return -tokens % max(1, 2 ** (tokens.bit_length() - 4))
+    return -tokens % (1 << max(0, tokens.bit_length() - 4))
 
 
 def _place(examples: Sequence[Example], rows: Sequence[int], starts: Sequence[int], width: int) -> Packed:
