@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain.pipeline.preflight import preflight
+from posttrain.runtime.garbage import importing
 from posttrain.runtime.progress import working
 from posttrain.runtime.store import Store
 from schemas.recipe import Recipe
@@ -19,13 +20,14 @@ def examine(recipe: Recipe, store: Store) -> dict[str, Any]:
     """
     chain = new_chain(pinned(recipe, store.root), store)
     notices: list[str] = []
-    with working("checking recipe and data"):
-        counts = preflight(chain, notices.append)
-    from posttrain.forecast.sizing import learning_rates_of, memory_of, size_of
-    from posttrain.forecast.stage_times import times_of
-    from posttrain.pipeline.lengths import first_rows
-    from posttrain.runtime.device import bfloat16_hint, trains_elsewhere
-    from posttrain.training.caution import of_recipe
+    with importing():  # of torch and transformers at the first look at the model, and of the forecasts
+        with working("checking recipe and data"):
+            counts = preflight(chain, notices.append)
+        from posttrain.forecast.sizing import learning_rates_of, memory_of, size_of
+        from posttrain.forecast.stage_times import times_of
+        from posttrain.pipeline.lengths import first_rows
+        from posttrain.runtime.device import bfloat16_hint, trains_elsewhere
+        from posttrain.training.caution import of_recipe
 
     found: dict[str, Any] = {"recipe": recipe.name, "stages": list(recipe.stages), "data": counts, "model": size_of(chain.model)}
     if hint := bfloat16_hint(recipe.compute, found["model"]["parameters"]):

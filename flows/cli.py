@@ -28,6 +28,7 @@ from flows.commands.store import app as store
 from flows.commands.sweep import sweep
 from flows.commands.trigger import trigger
 from flows.commands.validate import validate
+from posttrain.runtime.garbage import unsearched_at_exit
 from posttrain.runtime.redaction import clean
 from schemas.errors import GateRefused, Refusal
 
@@ -62,6 +63,7 @@ app.add_typer(store, name="store")
 
 def main() -> None:
     """Entry point: user errors become one message and an exit code; a crash keeps its traceback."""
+    unsearched_at_exit()
     answer.begin()
     try:
         app(standalone_mode=True)

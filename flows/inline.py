@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.server import ensure_server, private_folder
+from posttrain.runtime.garbage import importing
 from posttrain.runtime.progress import current, working
 from posttrain.runtime.store import Store
 from posttrain.training.caution import of_recipe
@@ -36,14 +37,15 @@ def run_each(recipes: Sequence[Recipe], store: Path) -> Iterator[tuple[RunReport
     """
     Store(store).require_writable()
     recipes = [pinned(recipe, store) for recipe in recipes]
-    with working("checking recipe and data"):
-        for recipe in recipes:
-            check_once(recipe, store)
-    for warning in dict.fromkeys(each for recipe in recipes for each in of_recipe(recipe)):
-        current().note(f"warning: {warning}")
-    _make_prefect_home(store)
-    with working("starting Prefect and MLflow"):
-        ensure_server(_import_slow_parts)
+    with importing():  # of torch at the first look at a model, and of Prefect and MLflow
+        with working("checking recipe and data"):
+            for recipe in recipes:
+                check_once(recipe, store)
+        for warning in dict.fromkeys(each for recipe in recipes for each in of_recipe(recipe)):
+            current().note(f"warning: {warning}")
+        _make_prefect_home(store)
+        with working("starting Prefect and MLflow"):
+            ensure_server(_import_slow_parts)
     with _without_heartbeats():
         from flows.post_training import PromotionRefused, RunFailed, post_training
 

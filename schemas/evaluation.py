@@ -186,7 +186,7 @@ class Registry(Frozen):
     """Registered name of the stage reward's model, whose `champion` is the most accurate one on held-out pairs; null: none."""
     promote_on: Literal["win_rate_vs_sft", "win_rate_vs_base", "preference_accuracy", "validation_loss"] | None = None
     """What decides: a champion must be beaten in it head to head on the same held-out rows; null: passing the gates is enough."""
-    hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")] | None = None
+    hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$")] | None = None
     """Repository of the Hugging Face hub that gets a version when it becomes champion, private where it is new; the token is
     `HF_TOKEN` of the environment. Null: nothing leaves."""
     export: tuple[Literal["gguf", "awq", "fp8"], ...] = ()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-
 from flows.commands.shared import HOME, Json, Override, Recipe, StoreOption, console, prepare, show
 from flows.live import TerminalProgress
+from posttrain.runtime.garbage import importing
 from posttrain.runtime.progress import reporting
 from posttrain.runtime.store import Store
 from schemas.load import load_recipe
@@ -15,8 +14,8 @@ def check(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, a
     """Validate recipe, inputs and model, and forecast memory and time; trains nothing."""
     loaded = load_recipe(recipe, overrides)
     root = prepare(store)
-    gc.set_threshold(100_000)  # importing torch and transformers makes a million objects that stay: not looked through each time
-    from flows.check import examine
+    with importing():
+        from flows.check import examine
 
     with TerminalProgress(console()) as progress, reporting(progress):
         found = examine(loaded, Store(root))

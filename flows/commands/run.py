@@ -6,6 +6,7 @@ from flows.commands.shared import HOME, Json, Override, Recipe, StoreOption, ans
 from flows.console import show_report
 from flows.interrupt import watched
 from flows.terminal import PlainConsole
+from posttrain.runtime.garbage import importing
 from schemas.load import load_recipe
 from schemas.text import visible_json
 
@@ -16,7 +17,8 @@ def run(recipe: Recipe, overrides: Override = [], store: StoreOption = HOME, as_
     root = prepare(store)
     with stdout_kept_for_result() as result:
         with watched(root, console()):
-            from flows.inline import run_inline
+            with importing():
+                from flows.inline import run_inline
 
             report, error = run_inline(loaded, root)
         if as_json:

@@ -11,6 +11,7 @@ from flows.commands.shared import HOME, Json, StoreOption, answer, console, prep
 from flows.console import show_sweep
 from flows.interrupt import watched
 from flows.terminal import PlainConsole
+from posttrain.runtime.garbage import importing
 from schemas.sweep import load_sweep
 from schemas.text import visible_json
 
@@ -25,7 +26,8 @@ def sweep(
     root = prepare(store)
     with stdout_kept_for_result() as result:
         with watched(root, console()):
-            from flows.sweep import run_sweep
+            with importing():
+                from flows.sweep import run_sweep
 
             report = run_sweep(loaded, planned, root)
         if as_json:

@@ -18,6 +18,7 @@ from prefect.exceptions import TerminationSignal
 from flows.deployed import patience
 from flows.deployed.names import STORE
 from posttrain.runtime.child_processes import die_with_parent
+from posttrain.runtime.garbage import unsearched_at_exit
 from posttrain.runtime.liveness import note_of_this_process, noted
 from posttrain.runtime.store import Store
 from tasks.exchange import STARTED, start_note
@@ -26,6 +27,7 @@ from tasks.exchange import STARTED, start_note
 def main() -> None:
     """Run the flow run that PREFECT__FLOW_RUN_ID names; the process ends with the worker that started it."""
     die_with_parent()
+    unsearched_at_exit()
     signal.signal(signal.SIGTERM, _end)  # the first process of a container has no default that would end it
     patience.install()
     try:

@@ -31,6 +31,7 @@ from posttrain.peft.delta import load_delta
 from posttrain.peft.rounding import allowed_difference
 from posttrain.peft.wrap import PEFT_CONFIG
 from posttrain.runtime.child_processes import PYTHON, child_environment
+from posttrain.runtime.garbage import unsearched_at_exit
 from posttrain.runtime.writing import write_atomically
 from schemas.errors import Refusal
 from schemas.results import Metrics
@@ -173,6 +174,7 @@ def _load(place: Path | str, revision: str = "main") -> Any:
 
 
 if __name__ == "__main__":
+    unsearched_at_exit()
     logging.disable_progress_bar()
     where = Path(sys.argv[1])
     write_atomically(where / FOUND, json.dumps([asdict(each) for each in compare(where)], indent=1))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import polars as pl
@@ -18,23 +16,11 @@ from posttrain.data.plain_rows import by_columns, of_messages
 from posttrain.data.readers import BadRow, Lines, Meter, OnNote, Row, limited, read_rows
 from posttrain.data.shapes import Record, Tally
 from posttrain.data.sources import SourceFile
+from posttrain.runtime.garbage import uncollected
 from schemas.messages import MESSAGES
 
 CHUNK: Final = 20_000  # rows that are held as Python objects at a time
 BYTES: Final = 32 << 20  # that these may have in their file
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without collections of cycles, of which rows have none: each would look at all rows that are held, which takes as long as
-    reading them."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 class Collector:

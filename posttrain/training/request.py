@@ -6,7 +6,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from posttrain.models.policy import Policy
 from posttrain.runtime.progress import Progress, current
@@ -17,6 +17,9 @@ from schemas.recipe import STAGES, Recipe
 
 class StageRequest(Frozen):
     """One training stage, with all that it needs."""
+
+    # Nobody reads descriptions of its fields, and Python would look for them through the thousands of modules that torch has.
+    model_config = ConfigDict(use_attribute_docstrings=False)
 
     stage: str
     """Name of the stage."""

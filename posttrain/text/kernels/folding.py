@@ -59,7 +59,8 @@ def fold(data: Bytes, offsets: Places) -> Folded:
     count = len(offsets) - 1
     out = np.empty(2 * int(offsets[-1] - offsets[0]), np.uint8)
     starts, ends, lowered = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.uint8)
-    used = _fold_all(data, offsets, table(), flags(), out, starts, ends, lowered) if COMPILED else 0
+    to = _needed(data[offsets[0] : offsets[-1]])
+    used = _fold_all(data, offsets, to, flags(), out, starts, ends, lowered) if COMPILED else 0
     rest = np.flatnonzero(ends == OTHERWISE) if COMPILED else np.arange(count)
     if not len(rest):
         return Folded(out[:used], starts, ends, lowered)
@@ -67,6 +68,11 @@ def fold(data: Bytes, offsets: Places) -> Folded:
     bounds = used + np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)])
     starts[rest], ends[rest] = bounds[:-1], bounds[1:]
     return Folded(np.concatenate([out[:used], np.frombuffer(b"".join(texts), np.uint8)]), starts, ends, lowered)
+
+
+def _needed(data: Bytes) -> Codes:
+    """The table; an empty one for ASCII, which is folded without it: making it takes as long as folding thousands of prompts."""
+    return table() if data.max(initial=0) >= ASCII else np.empty(0, np.int32)
 
 
 _TO_BLANK = str.maketrans(dict.fromkeys(SPACES, " "))

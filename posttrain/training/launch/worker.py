@@ -18,6 +18,7 @@ from posttrain.runtime import redaction
 from posttrain.runtime.child_processes import die_with_parent
 from posttrain.runtime.device import resolve_device
 from posttrain.runtime.distributed import is_main, process_group
+from posttrain.runtime.garbage import unsearched_at_exit
 from posttrain.runtime.locks import locked
 from posttrain.runtime.partial import CHECKPOINT
 from posttrain.runtime.progress import Progress, Quiet, reporting
@@ -28,6 +29,7 @@ from posttrain.training.request import StageRequest, carry_out
 def main(path: Path) -> None:
     """Carry out the request that lies at `path` together with the other processes of the group."""
     redaction.install()
+    unsearched_at_exit()
     die_with_parent(signal.SIGKILL)  # workers lead groups of their own, so that a kill of the launcher's does not reach them
     request = StageRequest.model_validate_json(path.read_text())
     with _reported(path.with_name(FAILURE)), ExitStack() as stack:

@@ -90,6 +90,15 @@ def test_a_slice_of_an_array_is_measured_like_a_copy_of_it() -> None:
     assert folding.fold(*some).texts() == [b"the cat. the cat.", "é".encode()]
 
 
+def test_only_what_is_not_ascii_needs_the_table_of_code_points() -> None:
+    folding.table.cache_clear()
+    corpus = pa.array(["É", "The  CAT.", "sat", "É"], pa.large_string())
+    assert folding.fold(*buffers(corpus[1:3])).texts() == [b"the cat.", b"sat"]
+    assert folding.table.cache_info().currsize == 0
+    assert folding.fold(*buffers(corpus[2:])).texts() == [b"sat", "é".encode()]
+    assert folding.table.cache_info().currsize == folding.COMPILED
+
+
 @checked
 @given(st.lists(st.floats(-1, 30, width=16), max_size=60))
 def test_numbers_in_bins(values: list[float]) -> None:
