@@ -25,6 +25,7 @@ from posttrain.data.packing import Example
 from posttrain.data.readers import BadRow, Row, read_rows
 from posttrain.data.sources import SourceFile, kind_of
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
+from posttrain.filters.documents import COLUMNS, has_text
 from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
 from posttrain.scoring.scorer import longest_of
@@ -180,7 +181,7 @@ def _few(rows_of: Sequence[Iterable[T]]) -> Iterator[T]:
 
 
 def _documents(files: Sequence[SourceFile]) -> list[str]:
-    columns = _few([read_rows(file, _ignore) for file in files])
+    columns = _few([read_rows(file, _ignore, known=COLUMNS, fits=has_text) for file in files])
     return [row["text"] for _, row in columns if isinstance(row.get("text"), str)]
 
 

@@ -100,7 +100,7 @@ def _bracket(text: str, error: json.JSONDecodeError, start: int, before: str) ->
         return None
     if before == ":":
         return NO_VALUE
-    inner = open_brackets(text[start : error.pos])[-1:]
+    inner = open_brackets(text[start : error.pos])[-1:] or (before if before in CLOSE else "")
     if not inner:
         return f"a {found} too many", f"remove that {found}"
     if CLOSE[inner] != found:

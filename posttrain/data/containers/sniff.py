@@ -219,7 +219,7 @@ def _objects(start: bytes, whole: bool) -> Form:
         _, end = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
         # A fault in the first line is a bad row among JSON lines; text that goes on is an object of several lines.
-        goes_on = error.pos > len(said) or open_brackets(said)
+        goes_on = error.pos > len(said) or (rest.strip() and open_brackets(said))
         return "values" if (not whole and unfinished(text, error)) or (goes_on and not _has_row(rest)) else "lines"
     except (RecursionError, ValueError):  # nested too deeply, or a number of over 4,300 digits
         return "lines"

@@ -117,6 +117,17 @@ def test_closing_brackets_behind_the_end_are_named(tmp_path: Path) -> None:
         assert (said in refused.value.found, refused.value.remedy.startswith("remove that ")) == (True, True)
 
 
+def test_a_bracket_that_closes_another_is_named_where_rows_are_read_on_the_way(tmp_path: Path) -> None:
+    for text, said in {'{"data":\n[{"a": 1}}}': "'}' where , or ] belongs", "{\n]": "] where } belongs"}.items():
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(Refusal) as refused:
+            read(tmp_path / "x.json")
+        assert said in refused.value.found
+    for text in ("{]\n", "{]"):
+        (tmp_path / "x.jsonl").write_text(text)
+        assert [each.row for each in read(tmp_path / "x.jsonl")[1]] == [1]
+
+
 @pytest.mark.parametrize("text", [b'[{"a": 1},\xff]', b'[{"a": 1} \xff]', b'{"a":\n\xff"b"}'])
 def test_bytes_that_are_no_text_are_named_as_such(tmp_path: Path, text: bytes) -> None:
     """Not as the half of a surrogate pair that stands for them inside."""
