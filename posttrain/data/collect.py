@@ -91,10 +91,10 @@ class Collector:
     def _batches(self, file: SourceFile) -> Iterator[list[Row] | Lines]:
         """Rows of the file, or JSON lines that are not parsed yet."""
         meter, held, start = Meter(), list[Row](), 0
-        known = self._kind.known(file.reading)
+        known, fits = self._kind.known(file.reading), self._kind.fits(file.reading)
         for row in read_rows(
             file, self._unreadable, known=known, keep_incomplete=self._keep, note=self._note, meter=meter,
-            whole=True,
+            whole=True, fits=fits,
         ):  # fmt: skip
             if isinstance(row, Lines):
                 yield row

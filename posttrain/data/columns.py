@@ -16,8 +16,10 @@ TOOLS: Final = ("tools",)
 CONTEXT: Final = (*SYSTEM, *HISTORY, *TOOLS)
 """Columns beside a prompt that stand before it in the conversation; every shape reads them."""
 MEDIA: Final = ("images", "image", "videos", "video", "audios", "audio")
+LABELS: Final = ("label", "kto_tag", "desirable")
+"""Of feedback: of TRL and ms-swift, of LLaMA-Factory, and in the words of the paper."""
 MEANINGFUL: Final = {
-    "label": "it says which answers are good, and data.feedback is for such rows",
+    **dict.fromkeys(LABELS, "it says which answers are good, and data.feedback is for such rows"),
     "weight": "it says how much a row counts",
     "reasoning_content": "it is a part of the answer",
     **dict.fromkeys(SYSTEM, "it is a message before the prompt"),

@@ -7,10 +7,9 @@ from typing import Any, Final
 
 import polars as pl
 
-from posttrain.data.comparisons import COMPARISONS
-from posttrain.data.messages import Message, WrongType, as_prompt, extra_of, headed, messages, text, written_json
-from posttrain.data.pairs import PAIRS, answer, instructed
-from posttrain.data.rankings import RANKINGS
+from posttrain.data.answers import several_answers, undecided
+from posttrain.data.messages import Message, WrongType, as_prompt, extra_of, headed, messages, text
+from posttrain.data.pairs import answer, instructed
 from posttrain.data.shapes import Build, Elsewhere, Record, Shape
 from posttrain.data.usual import usual_answer, usual_conversation
 from posttrain.data.usual_columns import conversation
@@ -85,18 +84,9 @@ SHAPES: tuple[Shape, ...] = (
 )  # fmt: skip
 
 
-def several_answers(row: Mapping[str, Any]) -> tuple[Shape, ...]:
-    """The shapes of preferences that a row with these columns has; the answers of a ranking are a list."""
-    named = (shape for shape in (*PAIRS, *COMPARISONS) if shape.found(row))
-    listed = (
-        shape
-        for shape in RANKINGS
-        if any(isinstance(written_json(row[name]), list) for name in (shape.found(row) or {}).values())
-    )
-    return (*named, *listed)
-
-
 def hint(row: Mapping[str, Any]) -> Elsewhere | None:
     """Where rows with these columns belong, if not here."""
-    shapes = several_answers(row)
-    return Elsewhere("these rows have several answers to a prompt: name the file in data.preferences", shapes) if shapes else None
+    if shapes := several_answers(row):
+        return Elsewhere("these rows have several answers to a prompt: name the file in data.preferences", shapes, True)
+    said = undecided(row)
+    return Elsewhere(said) if said else None

@@ -8,6 +8,8 @@ from typing import Any, Final
 import polars as pl
 
 from posttrain.data import conversations
+from posttrain.data.answers import several_answers, undecided
+from posttrain.data.columns import LABELS
 from posttrain.data.messages import WrongType, kind
 from posttrain.data.shapes import Build, Elsewhere, Record, Shape, Usual
 from schemas.messages import MESSAGES
@@ -22,7 +24,7 @@ COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "split": pl.String,
     "extra": pl.String,
 }
-LABEL: Final = "label|kto_tag|desirable"  # of TRL and ms-swift, of LLaMA-Factory, and in the words of the paper
+LABEL: Final = "|".join(LABELS)
 MEANS: Final = {
     **dict.fromkeys(("true", "1", "1.0", "desirable", "chosen", "good", "yes", "up", "thumbs_up", "liked"), True),
     **dict.fromkeys(("false", "0", "0.0", "undesirable", "rejected", "bad", "no", "down", "thumbs_down", "disliked"), False),
@@ -79,9 +81,11 @@ SHAPES: tuple[Shape, ...] = tuple(
 
 def hint(row: Mapping[str, Any]) -> Elsewhere | None:
     """Where rows with these columns belong, if not here."""
-    if shapes := conversations.several_answers(row):
+    if shapes := several_answers(row):
         two = "these rows have several answers to a prompt: name the file in data.preferences, of which loss kto takes both sides"
-        return Elsewhere(two, shapes)
+        return Elsewhere(two, shapes, True)
+    if said := undecided(row, labelled=True):
+        return Elsewhere(said)
     if any(shape.found(row) for shape in conversations.SHAPES):
         names = LABEL.replace("|", ", ")
         return Elsewhere(f"no column says which answers are good ({names}): name it in columns, as {{label: yours}}")

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from posttrain.data.columns import (
-    CONTEXT,
-    EMPTY,
-    MEDIA,
-    check_columns,
-    example,
-    plain_name,
-    prepared,
-    refuse_unread,
-    wrong_columns,
-)
+from posttrain.data.columns import CONTEXT, EMPTY, MEDIA, check_columns, prepared, refuse_unread
+from posttrain.data.containers.rows import shown
 from posttrain.data.context import in_context
 from posttrain.data.messages import WrongType
 from posttrain.data.readers import UNREAD, BadRow, OnBad, Row
+from posttrain.data.remedies import Hint, Shapeless, fitting
 from posttrain.data.shapes import Elsewhere, Record, Shape, Tally
-from schemas.errors import Refusal
 from schemas.reading import Reading
 
-MOST_COLUMNS: Final = 200  # names of columns that are remembered, and shown where no shape fits
-
-Hint = Callable[[Mapping[str, Any]], Elsewhere | None]
+MOST_LAYOUTS: Final = 200  # columns of rows whose shape is remembered
 
 
 @dataclass(frozen=True)
@@ -56,13 +45,13 @@ class Fit:
 
 def _fitting(shapes: Sequence[Shape], there: Collection[str], columns: Collection[str]) -> Fit | None:
     """The first shape whose needs are there, for a row with these columns."""
-    for shape in shapes:
-        if (found := shape.found(there)) is not None:
-            read = frozenset(found.values())
-            unread = tuple(name for name in columns if name not in read and name not in (*shape.also, *CONTEXT, "split"))
-            renamed = {known: name for known, name in found.items() if known != name}
-            return Fit(shape, read, renamed, unread, any(name in columns for name in CONTEXT))
-    return None
+    if not (first := fitting(shapes, there)):
+        return None
+    shape, found = first
+    read = frozenset(found.values())
+    unread = tuple(name for name in columns if name not in read and name not in (*shape.also, *CONTEXT, "split"))
+    renamed = {known: name for known, name in found.items() if known != name}
+    return Fit(shape, read, renamed, unread, any(name in columns for name in CONTEXT))
 
 
 class FileRows:
@@ -93,8 +82,7 @@ class FileRows:
             check_columns(reading, (name for shape in shapes for name in shape.claims), file)
         self.carries = carries
         self.file, self.shapes, self.on_bad, self.reading, self.tally, self.hint = file, shapes, on_bad, reading, tally, hint
-        self.columns: dict[str, None] = {}  # of rows without a shape; a set that keeps the order of the file
-        self.first: dict[str, Any] = {}  # of these rows
+        self.shapeless = Shapeless(shapes, hint, reading)
         self.unread: Counter[str] = Counter()
         self.matched = False
         self.gathered: list[Row] = []
@@ -102,6 +90,8 @@ class FileRows:
         self.renames = bool(reading.columns or reading.ignore)
         self.last: tuple[tuple[str, ...] | None, Fit | None] = None, None
         self.known: dict[tuple[tuple[str, ...], tuple[bool, ...]], Fit | None] = {}
+        # By the columns that are read and those that are not: where rows say more.
+        self.elsewhere: dict[tuple[frozenset[str], tuple[str, ...]], Elsewhere] = {}
 
     def take(self, number: int, row: dict[str, Any]) -> Iterator[Record]:
         """The records that are complete with this row."""
@@ -112,11 +102,8 @@ class FileRows:
         """As `take`, for a row under the names that shapes know."""
         fit = self.fit(named)
         if fit is None:
-            if not self.columns:
-                self.first = dict(row)
-            if len(self.columns) < MOST_COLUMNS:
-                self.columns |= dict.fromkeys(row)
-            self.on_bad(BadRow(self.file, number, f"missing_columns: found {', '.join(row) or 'none'}", _json(row)))
+            self.shapeless.take(row)
+            self.on_bad(BadRow(self.file, number, f"missing_columns: found {shown(row) or 'none'}", _json(row)))
             return
         for name in fit.unread:
             if named[name] not in EMPTY and self.counts(name):
@@ -152,23 +139,20 @@ class FileRows:
             yield from self._together()
         self.tally.unread.update(self.unread)
         refuse_unread(self.unread, self.file)
-        if self.columns and not self.matched:
-            raise self._no_shape()
+        if self.shapeless.names and not self.matched:
+            raise self.shapeless.refusal(self.file)
         for said, count in self._overlooked().items():
             self.tally.notes[f"{said}, to train on these; here they are not read ({{count}} rows)"] += count
 
     def _overlooked(self) -> dict[str, int]:
-        """Where rows belong that have, with columns that are not read, a shape of another data set; and how many they are."""
+        """Where rows belong that say more in another data set, by columns that are not read; and how many they are."""
         found: dict[tuple[str, frozenset[str]], int] = {}
-        for fit in filter(None, self.known.values()):
-            unread = {name for name in fit.unread if self.unread[name]}
-            row = dict.fromkeys((*fit.read, *unread))
-            if not unread or not (hint := self.hint(row)) or not hint.shapes:
-                continue
+        for (read, unread), hint in self.elsewhere.items():
             shape = max(hint.shapes, key=lambda each: len(each.needs))
-            asked = unread.intersection((shape.found(row) or {}).values())
-            if asked and len(shape.needs) > len(fit.read):
-                found[hint.said, frozenset(asked)] = min(self.unread[name] for name in asked)
+            columns = shape.found((*read, *unread)) or {}
+            asked = frozenset(columns.values()).intersection(unread)
+            if rows := min((self.unread[name] for name in asked), default=0):
+                found[hint.said, asked] = rows
         counts: Counter[str] = Counter()
         for (said, _), rows in found.items():
             counts[said] += rows
@@ -181,13 +165,22 @@ class FileRows:
             return self.last[1]
         key = names, tuple(value is not None for value in row.values())
         if key not in self.known:
-            if len(self.known) > MOST_COLUMNS:  # rows that each have columns of their own
+            if len(self.known) > MOST_LAYOUTS:  # rows that each have columns of their own
                 self.known.clear()
+                self.elsewhere.clear()
             there = {name for name, held in zip(*key, strict=True) if held}
             self.known[key] = _fitting(self.shapes, there, row.keys()) or _fitting(self.shapes, row.keys(), row.keys())
+            self._look_elsewhere(self.known[key], row)
         if all(key[1]):
             self.last = names, self.known[key]
         return self.known[key]
+
+    def _look_elsewhere(self, fit: Fit | None, row: dict[str, Any]) -> None:
+        """Remember where rows with these columns say more, by the first of them."""
+        if fit and fit.unread and not self.carries:
+            hint = self.hint({name: value for name, value in row.items() if name in fit.read or name in fit.unread})
+            if hint and hint.richer:
+                self.elsewhere[fit.read, fit.unread] = hint
 
     def _together(self) -> Iterator[Record]:
         assert self.gathering
@@ -220,39 +213,6 @@ class FileRows:
                 self.tally.notes[note] += 1
             record |= {"source": self.file, "row": number, "split": split, "extra": extra}
             yield record
-
-    def _no_shape(self) -> Refusal:
-        present = list(self.columns)
-        row = dict.fromkeys(present) | self.first
-        if hint := self.hint(row) or self.hint({plain_name(name): value for name, value in row.items()}):
-            remedy = hint.said
-        elif deeper := self._deeper():
-            remedy = deeper
-        else:
-            needs = [tuple(names[0] for names in shape.names) for shape in self.shapes]
-            remedy = wrong_columns(present, needs, self._plainest())
-        allowed = "; or ".join(dict.fromkeys(" + ".join(shape.needs) for shape in self.shapes))
-        return Refusal(where=self.file, found=f"columns {', '.join(present)}", allowed=allowed, remedy=remedy)
-
-    def _deeper(self) -> str | None:
-        """Where a column holds an object with the columns of a shape, as pages of the hub's rows do: how to name these."""
-        inside = {name: value for name, value in self.first.items() if isinstance(value, dict)}
-        for name, columns in inside.items():
-            hint = self.hint(columns)
-            for shape in (*self.shapes, *(hint.shapes if hint else ())):
-                if found := shape.found(columns):
-                    mapping = ", ".join(f"{known}: {name}.{column}" for known, column in found.items())
-                    named = f"the columns are inside `{name}`: name them in columns: {{{mapping}}}"
-                    return f"{hint.said}; {named}" if hint and shape not in self.shapes else named
-        if len(self.first) == len(inside) == 1:
-            (name,) = inside
-            return f"the columns are inside `{name}`: name them in columns, as {example(self._plainest(), f'{name}.yours')}"
-        return None
-
-    def _plainest(self) -> tuple[str, ...]:
-        """The columns of the first shape of text that has a prompt by that name."""
-        plain = next(shape for shape in self.shapes if shape.usual and shape.names[0][0] == "prompt")
-        return tuple(names[0] for names in plain.names)
 
 
 def unread_columns(row: dict[str, Any], names: Sequence[str]) -> str | None:

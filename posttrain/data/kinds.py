@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -12,8 +12,9 @@ from posttrain.data import contract, conversations, feedback, preferences, promp
 from posttrain.data.across import Across, Repeats
 from posttrain.data.columns import MEANINGFUL
 from posttrain.data.contract import RowCheck
-from posttrain.data.file_rows import FileRows, Hint
+from posttrain.data.file_rows import FileRows
 from posttrain.data.readers import OnBad, Row
+from posttrain.data.remedies import Hint, readable
 from posttrain.data.shapes import Record, Shape, Tally
 from schemas.reading import AS_READ, Reading
 
@@ -34,6 +35,10 @@ class Kind:
         """Columns that its rows may be made of, by the names that they have in the file, and those that may not be left out."""
         mapped = (name.split(".")[0] for name in reading.columns.values())
         return frozenset(MEANINGFUL).union(mapped, *(shape.claims for shape in self.shapes))
+
+    def fits(self, reading: Reading) -> Callable[[dict[str, Any]], bool]:
+        """Whether something can be made of a row of its files."""
+        return lambda row: readable(self.shapes, row, reading)
 
     def rows_of(self, file: str, on_bad: OnBad, reading: Reading, tally: Tally) -> FileRows:
         """What makes records of the rows of a file."""

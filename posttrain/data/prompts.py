@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from posttrain.data.conversations import several_answers
+from posttrain.data.answers import several_answers, undecided
 from posttrain.data.messages import Message, WrongType, as_prompt, headed, messages, text
 from posttrain.data.pairs import instructed
 from posttrain.data.shapes import Elsewhere, Record, Shape
@@ -77,7 +77,8 @@ SHAPES: tuple[Shape, ...] = (
 def hint(row: Mapping[str, Any]) -> Elsewhere | None:
     """Where rows with these columns belong, if not here."""
     if not (shapes := several_answers(row)):
-        return None
+        lacking = undecided(row)
+        return Elsewhere(lacking) if lacking else None
     said = "these rows have several answers to a prompt: name the file in data.preferences, whose prompts are asked where there "
     said += "is no data.prompts"
     return Elsewhere(said, shapes)

@@ -126,7 +126,8 @@ def _mean(row: dict[str, Any], *names: str) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-_LISTS: Final = "responses|answers|completions|candidates"
+LISTS: Final = ("responses", "answers", "completions", "candidates")
+_LISTS: Final = "|".join(LISTS)
 _OTHER_MARKS: Final = ("correctness", "coherence", "complexity", "verbosity")
 _OBJECTS: Final = (
     Shape("HelpSteer and HelpSteer2", ("prompt", "response", "helpfulness"), _help_steer, _OTHER_MARKS,
@@ -144,3 +145,15 @@ RANKINGS: Final = (
           _columns("responses", "ranks", -1), (), "prompt; pairs of the responses by their ranks, 1 the best"),
     *_OBJECTS,
 )  # fmt: skip
+
+
+def are_marked(row: Mapping[str, Any], shape: Shape) -> bool:
+    """Whether a row has the columns of a ranking, with lists of answers and marks in them."""
+    found = shape.found(row)
+    if found is None or shape.gathers is not None:
+        return found is not None
+    lists = [value for name in found.values() if isinstance(value := written_json(row[name]), list)]
+    if shape not in _OBJECTS:
+        return len(lists) > 1
+    objects = [each for answers in lists for each in answers if isinstance(each, dict)]
+    return any(each.get(name) is not None for each in objects for name in ("rank", *MARKS))

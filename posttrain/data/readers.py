@@ -52,6 +52,7 @@ READERS: Final[dict[sniff.Form, Callable[[Reading, Any], Iterator[Row]]]] = {
 def read_rows(
     file: SourceFile, on_bad: OnBad, *, columns: frozenset[str] | None = None, known: frozenset[str] = frozenset(),
     keep_incomplete: bool = False, note: OnNote = unheard, meter: Meter | None = None, whole: Literal[False] = False,
+    fits: Callable[[dict[str, Any]], bool] | None = None,
 ) -> Iterator[Row]: ...  # fmt: skip
 
 
@@ -59,6 +60,7 @@ def read_rows(
 def read_rows(
     file: SourceFile, on_bad: OnBad, *, columns: frozenset[str] | None = None, known: frozenset[str] = frozenset(),
     keep_incomplete: bool = False, note: OnNote = unheard, meter: Meter | None = None, whole: bool,
+    fits: Callable[[dict[str, Any]], bool] | None = None,
 ) -> Iterator[Row | Lines]: ...  # fmt: skip
 
 
@@ -72,6 +74,7 @@ def read_rows(
     note: OnNote = unheard,
     meter: Meter | None = None,
     whole: bool = False,
+    fits: Callable[[dict[str, Any]], bool] | None = None,
 ) -> Iterator[Row | Lines]:
     """Row number (1-based) and columns of each readable row, streamed in bounded memory.
 
@@ -81,7 +84,7 @@ def read_rows(
     Args:
         file: what to read.
         on_bad: is given each row that cannot be read, for at most `MOST_BAD` rows.
-        columns, known, keep_incomplete, note, meter, whole: as in `containers.rows.Reading`.
+        columns, known, keep_incomplete, note, meter, whole, fits: as in `containers.rows.Reading`.
 
     Raises:
         Refusal: when the file is of no kind that is read, is damaged or breaks off, is in another encoding than UTF-8 or UTF-16,
@@ -92,7 +95,7 @@ def read_rows(
         note(sentence)
     with fsspec.open(file.url, "rb") as stream:
         reading = Reading(
-            file.name, limited(file, on_bad), note, columns, known, keep_incomplete, said.extractor, said.page_seconds,
+            file.name, limited(file, on_bad), note, columns, known, fits, keep_incomplete, said.extractor, said.page_seconds,
             whole, getattr(stream, "size", None), meter or Meter(),
         )  # fmt: skip
         try:

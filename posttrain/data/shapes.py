@@ -7,15 +7,17 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from posttrain.data.columns import CONTEXT
+from posttrain.data.containers.rows import shown
 from schemas.reading import Reading
 
+MOST_UNREAD: Final = 20  # columns that have a sentence of their own
 Record = dict[str, Any]
 Build = Callable[[dict[str, Any], Reading], Record | list[Record]]
 Usual = Callable[[dict[str, Any]], Record | None]
@@ -74,6 +76,8 @@ class Elsewhere:
 
     said: str
     shapes: tuple[Shape, ...] = ()
+    richer: bool = False
+    """Whether they say more there, so that a person is told of it where they are read here, too."""
 
 
 @dataclass
@@ -98,9 +102,12 @@ class Tally:
 
     def sentences(self) -> list[str]:
         """Everything that a person should know, the columns first."""
+        named = list(self.unread.items())
         said = [
             f"column `{name}` is not read ({count:,} rows), but by functions that take rows: list it in `ignore`, or name it in "
             "`columns`"
-            for name, count in self.unread.items()
+            for name, count in named[:MOST_UNREAD]
         ]
+        if more := [name for name, _ in named[MOST_UNREAD:]]:
+            said.append(f"{len(more):,} more columns are not read, but by functions that take rows: {shown(more)}")
         return said + [note.format(count=f"{count:,}") for note, count in self.notes.items()]

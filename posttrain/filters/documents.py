@@ -54,7 +54,7 @@ class Batch:
 def check_text(files: Iterable[SourceFile]) -> None:
     """Refuse a file that has no text column, reading only its first rows."""
     for file in files:
-        _with_text(file, read_rows(file, lambda bad: None, columns=COLUMNS))
+        _with_text(file, read_rows(file, lambda bad: None, columns=COLUMNS, known=COLUMNS, fits=has_text))
 
 
 def batches(file: SourceFile) -> Iterator[Batch]:
@@ -69,7 +69,7 @@ def batches(file: SourceFile) -> Iterator[Batch]:
         batch.bad.append(bad)
 
     try:
-        for row, columns in _with_text(file, read_rows(file, on_bad, columns=COLUMNS)):
+        for row, columns in _with_text(file, read_rows(file, on_bad, columns=COLUMNS, known=COLUMNS, fits=has_text)):
             batch.add(row, columns, file.name)
             if batch.full:
                 yield batch
@@ -79,6 +79,11 @@ def batches(file: SourceFile) -> Iterator[Batch]:
         raise
     if batch.rows or batch.bad:
         yield batch
+
+
+def has_text(row: dict[str, Any]) -> bool:
+    """Whether a row is a document."""
+    return isinstance(row.get("text"), str)
 
 
 def _with_text(file: SourceFile, rows: Iterator[Row]) -> Iterator[Row]:

@@ -20,11 +20,12 @@ from posttrain.checkpoints.load import load_tokenizer
 from posttrain.data.encode import accepted, encode_conversations, encode_prompts
 from posttrain.data.encode_documents import encode_documents
 from posttrain.data.feedback import unpaired
-from posttrain.data.kinds import KINDS
+from posttrain.data.kinds import KINDS, Kind
 from posttrain.data.packing import Example
-from posttrain.data.readers import BadRow, read_rows
+from posttrain.data.readers import BadRow, Row, read_rows
 from posttrain.data.sources import SourceFile, kind_of
 from posttrain.data.tokenizer import prepare_tokenizer, train_tokenizer
+from posttrain.filters.documents import COLUMNS, has_text
 from posttrain.models.positions import UNLIMITED
 from posttrain.pipeline.chain import Chain
 from posttrain.scoring.scorer import longest_of
@@ -180,14 +181,18 @@ def _few(rows_of: Sequence[Iterable[T]]) -> Iterator[T]:
 
 
 def _documents(files: Sequence[SourceFile]) -> list[str]:
-    columns = _few([read_rows(file, _ignore) for file in files])
+    columns = _few([read_rows(file, _ignore, known=COLUMNS, fits=has_text) for file in files])
     return [row["text"] for _, row in columns if isinstance(row.get("text"), str)]
 
 
 def _table(name: str, files: Sequence[SourceFile]) -> pl.DataFrame:
     kind = KINDS[name]
-    few = list(_few([kind.normalise(read_rows(file, _ignore), file.name, _ignore, file.reading) for file in files]))
+    few = list(_few([kind.normalise(_rows(file, kind), file.name, _ignore, file.reading) for file in files]))
     return pl.DataFrame(pyarrow.Table.from_pylist(few, pl.DataFrame(schema=kind.columns).to_arrow().schema))
+
+
+def _rows(file: SourceFile, kind: Kind) -> Iterator[Row]:
+    return read_rows(file, _ignore, known=kind.known(file.reading), fits=kind.fits(file.reading))
 
 
 def _size(file: SourceFile) -> int:

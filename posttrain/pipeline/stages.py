@@ -165,11 +165,11 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "pp
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=9, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        version=10, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(
-        version=7, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
+        version=8, fields=_rules, inputs=_corpus, task="tasks.data:filter", pool="cpu", encodes=False,
         writes=("kept.parquet", "rejected.parquet", "quarantine.parquet", "summary.json"),
     ),
     "pretrain": StageWork(

@@ -9,19 +9,28 @@ from typing import Any, Final
 import orjson
 
 from posttrain.data.containers.rows import LONGEST_VALUE
+from posttrain.data.containers.slips import slip_of_line
 
 BOM: Final = b"\xef\xbb\xbf"
 ESCAPED_QUOTE: Final = b"\\u0022"  # written out again it is `\"`
 # What Python's and JavaScript's writers leave where a number is none; JSON has no word for it.
 NOT_FINITE: Final = re.compile(rb"\bNaN\b|\bInfinity\b")
-PRINTED: Final = re.compile(rb"\s*\{\s*'")
-PYTHON: Final = "single quotes around text, as Python prints objects, where JSON has double ones"
 TOKENS: Final = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 CUT_NUMBER: Final = re.compile(r"\.|[eE][+-]?")
 
 
 class Fault(ValueError):
-    """Text that is not JSON, or not UTF-8; says so as ``code: detail``."""
+    """Text that is not JSON, or not UTF-8.
+
+    Args:
+        said: ``code: detail`` of a row that is such a text, with the place in it.
+        why: what is wrong, without the place.
+        remedy: what to do, or None where only who wrote it knows.
+    """
+
+    def __init__(self, said: str, why: str, remedy: str | None) -> None:
+        super().__init__(said)
+        self.why, self.remedy = why, remedy
 
 
 def parse(text: bytes) -> Any:
@@ -38,7 +47,7 @@ def parse(text: bytes) -> Any:
                 return _lenient(text)
             except (ValueError, RecursionError):
                 pass
-        raise Fault(fault(text, error)) from None
+        raise _fault(text, error) from None
 
 
 def _lenient(text: bytes) -> Any:
@@ -47,36 +56,21 @@ def _lenient(text: bytes) -> Any:
     return value
 
 
-def fault(text: bytes, error: ValueError) -> str:
+def _fault(text: bytes, error: ValueError) -> Fault:
     """Which of the two things is wrong with a text: its encoding or its syntax."""
     try:
-        text.decode()
+        why, place, remedy = slip_of_line(text.decode(), str(error))
     except UnicodeDecodeError as encoding:
-        return f"not_utf8: byte {encoding.start + 1} of the line"
-    said = PYTHON if PRINTED.match(text) else error
-    return f"not_json: {said}"
-
-
-def slip(text: str, error: json.JSONDecodeError) -> tuple[str, str | None]:
-    """What a parser stumbles over in the words of who wrote it, and what to do; None where only that person knows."""
-    found = text[error.pos : error.pos + 1]
-    if found and found in "]}" and text[: error.pos].rstrip().endswith(","):
-        return trailing(found)
-    if found == "'":
-        return PYTHON, "write it with a JSON writer, such as json.dumps in Python"
-    return error.msg, None
-
-
-def trailing(bracket: str) -> tuple[str, str]:
-    """The same of a comma that is the last before a bracket."""
-    return f"a trailing comma before {bracket}", f"remove the comma before {bracket}"
+        return Fault(f"not_utf8: byte {encoding.start + 1} of the line", "text that is not UTF-8", "write the file as UTF-8")
+    return Fault(f"not_json: {why}{place}{f'; {remedy}' if remedy else ''}", why, remedy)
 
 
 def unfinished(text: str, error: json.JSONDecodeError) -> bool:
     """Whether the text would have to go on: JSON that is cut, not JSON that is wrong."""
     rest = text[error.pos :]
     cut = any(token.startswith(rest) for token in TOKENS) or CUT_NUMBER.fullmatch(rest)
-    return bool(cut) or error.msg.startswith("Unterminated string") or (error.msg.startswith("Invalid \\") and len(rest) < 6)
+    escape = error.msg.startswith("Invalid \\u") and len(rest) < 6
+    return bool(cut) or escape or error.msg.startswith("Unterminated string")
 
 
 def is_cut(text: bytes) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from schemas.errors import Refusal
 
 LONGEST_VALUE: Final = 200  # characters of a bad row that are kept
 KEEP: Final = "data.checks.incomplete: keep"
+MOST_NAMES: Final = 30  # that a message shows
+LONGEST_NAME: Final = 60  # characters
 
 Row = tuple[int, dict[str, Any]]
 """Number of the row in its file, from 1 (of the line, in JSON lines), and its columns."""
@@ -45,6 +48,12 @@ class BadRow:
     def code(self) -> str:
         """The machine-readable part of the reason."""
         return self.reason.split(":", 1)[0]
+
+
+def shown(names: Collection[str]) -> str:
+    """Names for a message, which many or long ones would hide."""
+    some = ", ".join(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in islice(names, MOST_NAMES))
+    return some if len(names) <= MOST_NAMES else f"{some}, and {len(names) - MOST_NAMES:,} more"
 
 
 OnBad = Callable[[BadRow], None]
@@ -85,6 +94,8 @@ class Reading:
     """Columns that are asked for; None for all. Parquet and Arrow read no others."""
     known: frozenset[str] = frozenset()
     """Columns that shapes of rows know: what is read of a file with very many."""
+    fits: Callable[[dict[str, Any]], bool] | None = None
+    """Whether something can be made of a row: tells rows from tables that look alike. None where nobody can say."""
     keep_incomplete: bool = False
     """Whether what stands before a break is read, instead of the file being refused."""
     extractor: str = "trafilatura"
@@ -140,7 +151,7 @@ class Reading:
             where=self.name,
             found=found,
             allowed="one value of each column for each row",
-            remedy="write null where a row has none, or write one object a row",
+            remedy="write null where a row has none, leave out columns without values, or write one object a row",
         )
 
     def unreadable(self, kind: str, why: object, remedy: str = "download or write it again") -> Refusal:

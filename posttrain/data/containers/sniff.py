@@ -12,6 +12,7 @@ import orjson
 from posttrain.data.bounds import LONGEST_ROW
 from posttrain.data.containers.json_text import BOM, unfinished
 from posttrain.data.containers.rows import BrokenStream
+from posttrain.data.containers.slips import open_brackets
 from schemas.errors import Refusal
 
 Form = Literal["lines", "values", "csv", "tsv", "parquet", "arrow", "warc"]
@@ -45,6 +46,7 @@ TAR: Final = 257  # where a tar archive says that it is one
 MOST_BINARY: Final = 0.02  # share of control characters above which bytes are no text
 CONTROL: Final = bytes(sorted(set(range(32)) - set(b"\t\n\r\f\x1b\b")))
 WRONG_LINES: Final = 0.1  # share of lines that are not UTF-8 from which the file is in another encoding
+LEADING: Final = re.compile(rb"(?:(?://|#)[^\n]*\n\s*|/\*.*?\*/\s*)+", re.DOTALL)  # comments
 HEADER: Final = re.compile(rb"\A[\"']?[\w .-]+[\"']?(?:[,\t;|][\"']?[\w .-]*[\"']?)+\s*\Z")
 
 
@@ -166,10 +168,13 @@ def text_form(name: str, head: bytes, whole: bool, suffix: str) -> Form:
     Raises:
         Refusal: for CSV under another name, since what its first line means would be a guess.
     """
-    start = head.replace(BOM, b"").lstrip()
+    text = head.replace(BOM, b"").lstrip()
+    start = _behind_comments(text)
     if start.startswith(b"["):
         return "lines" if _is_value(start.split(b"\n", 1)[0]) and not _in_one_piece(start, whole) else "values"
     if start.startswith(b"{"):
+        if start != text and _is_value(start.split(b"\n", 1)[0]):
+            return "lines"
         too_long = len(head) >= LONGEST_ROW and b"\n" not in start
         return "lines" if too_long and suffix in (".jsonl", ".ndjson") else _objects(start, whole)
     if suffix in (".csv", ".tsv"):
@@ -182,6 +187,13 @@ def text_form(name: str, head: bytes, whole: bool, suffix: str) -> Form:
             remedy="name it .csv or .tsv if its first line holds the names of the columns",
         )
     return "lines"
+
+
+def _behind_comments(text: bytes) -> bytes:
+    """The text behind the comments with which it begins, where JSON follows: they are told when it is read."""
+    found = LEADING.match(text)
+    rest = text[found.end() :] if found else text
+    return rest if looks_like_json(rest) else text
 
 
 def _is_value(line: bytes) -> bool:
@@ -201,17 +213,29 @@ def _objects(start: bytes, whole: bool) -> Form:
     """JSON lines, or objects that are spread over lines, joined without a newline, or hold all rows inside one."""
     line, _, rest = start.partition(b"\n")
     if _is_value(line):
-        return "lines" if rest.strip() or not whole else "values"
-    text = start.decode(errors="replace")
+        return "lines" if (rest.strip() and not _goes_on(rest)) or not whole else "values"
+    text, said = start.decode(errors="replace"), line.decode(errors="replace")
     try:
         _, end = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
         # A fault in the first line is a bad row among JSON lines; text that goes on is an object of several lines.
-        first = len(line.decode(errors="replace"))
-        return "values" if (not whole and unfinished(text, error)) or (error.pos > first and not _has_row(rest)) else "lines"
+        goes_on = error.pos > len(said) or (rest.strip() and open_brackets(said))
+        return "values" if (not whole and unfinished(text, error)) or (goes_on and not _has_row(rest)) else "lines"
     except (RecursionError, ValueError):  # nested too deeply, or a number of over 4,300 digits
         return "lines"
-    return "values" if end > 0 else "lines"
+    behind = said[end:].strip()  # nothing behind an object alone that only another parser refuses
+    return "values" if end > len(said) or behind.startswith(("{", "[", ",")) or (behind and not _has_row(rest)) else "lines"
+
+
+def _goes_on(rest: bytes) -> bool:
+    """Whether objects follow that are spread over lines."""
+    text = rest.decode(errors="replace").lstrip()
+    if not text.startswith("{") or _has_row(rest):
+        return False
+    try:
+        return json.JSONDecoder().raw_decode(text)[1] > len(text.partition("\n")[0])
+    except (RecursionError, ValueError):
+        return False
 
 
 def _has_row(rest: bytes) -> bool:

@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from posttrain.data import bounds
-from posttrain.data.containers.json_tables import WRAPPERS, Uneven, by_columns
-from posttrain.data.containers.json_text import Fault, excerpt, parse, slip, trailing, unfinished
+from posttrain.data.containers.json_tables import WRAPPERS, Look, Uneven, rows_beside, table_of
+from posttrain.data.containers.json_text import Fault, excerpt, parse, unfinished
 from posttrain.data.containers.lines import DoubledKeys
-from posttrain.data.containers.rows import BrokenStream, Reading, Row
+from posttrain.data.containers.rows import BrokenStream, Reading, Row, shown
+from posttrain.data.containers.slips import LONGEST, slip, trailing
 from posttrain.data.split import DECLARED
 
 CHUNK: Final = 1 << 16  # bytes
 LONGEST_FIELD: Final = bounds.LONGEST_ARRAY // 4  # bytes of one column of a file that is laid out by columns
+AHEAD: Final = 2 * LONGEST  # characters that tell what is wrong
 SPACE: Final = re.compile(r"[ \t\r\n\ufeff]*")
 DECODER: Final = json.JSONDecoder(parse_constant=lambda name: None)
 REWRITE: Final = "correct it there, or write JSON lines, one object a line, of which a bad one costs only itself"
@@ -43,6 +45,7 @@ class Text:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._text, self._at, self._dropped, self._ended = "", 0, 0, False
+        self._last = ""  # character that was taken
 
     @property
     def byte(self) -> int:
@@ -72,11 +75,39 @@ class Text:
             Stop: when it is another.
         """
         found = self.peek()
-        if not found or found not in expected:
-            wanted = " or ".join(expected)
-            raise Stop(f"{repr(found) if found else 'the end'} where {wanted} belongs", cut=not found)
-        self._at += 1
+        if not found:
+            raise Stop(f"the end where {' or '.join(expected)} belongs", cut=True)
+        if found not in expected:
+            raise self._misplaced(found, expected)
+        self._at, self._last = self._at + 1, found
         return found
+
+    def name(self) -> bytes:
+        """The bytes of the next value, which is the name of a field.
+
+        Raises:
+            Stop: when it is no text; as `value` does.
+        """
+        if (found := self.peek()) and found != '"':
+            raise self._stop(json.JSONDecodeError("Expecting property name", self._text, self._at))
+        return self.value(LONGEST_FIELD)
+
+    def _misplaced(self, found: str, expected: str) -> Stop:
+        """What stands where only one of some characters may."""
+        stop = self._stop(json.JSONDecodeError("Expecting ',' delimiter", self._text, self._at))
+        plain = f"{found!r} where {' or '.join(expected)} belongs"
+        if found in '"{[]},':
+            return Stop(plain, remedy=stop.remedy if "," in expected else None)
+        return Stop(plain) if stop.remedy is None else stop
+
+    def _stop(self, error: json.JSONDecodeError) -> Stop:
+        """What is wrong where a parser stumbles, told by what follows there."""
+        at = error.pos - self._at
+        while len(self._text) - self._at - at < AHEAD and self._more(CHUNK):
+            pass
+        why, remedy = slip(self._text, json.JSONDecodeError(error.msg, self._text, self._at + at), self._at, self._last)
+        self._at += at
+        return Stop(why, remedy=remedy)
 
     def value(self, longest: int) -> bytes:
         """The bytes of the next value.
@@ -90,13 +121,11 @@ class Text:
                 _, end = DECODER.raw_decode(self._text, self._at)
                 if end == len(self._text) and self._more(CHUNK):  # a number may go on
                     continue
-                found, self._at = _raw(self._text[self._at : end]), end
+                found, self._at, self._last = _raw(self._text[self._at : end]), end, self._text[end - 1]
                 return found
             except json.JSONDecodeError as error:
                 if not unfinished(self._text, error):
-                    self._at = error.pos
-                    why, remedy = slip(self._text, error)
-                    raise Stop(why, remedy=remedy) from error
+                    raise self._stop(error) from error
                 if len(self._text) - self._at > longest:
                     raise Stop(f"a value of over {longest} bytes") from error
                 if not self._more(max(CHUNK, len(self._text) - self._at)):
@@ -133,6 +162,14 @@ def _raw(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def _parsed(raw: bytes) -> Any:
+    """The value of a part of an object, of which no row is left where it is none."""
+    try:
+        return parse(raw)
+    except Fault as fault:
+        raise Stop(fault.why, remedy=fault.remedy) from None
+
+
 class _Values:
     """The rows of one such file."""
 
@@ -158,8 +195,7 @@ class _Values:
     def _elements(self, also: dict[str, Any] | None = None) -> Iterator[Row]:
         """The elements of an array."""
         self.text.take("[")
-        if self.text.peek() == "]":
-            self.text.take("]")
+        if self.text.peek() == "]" and self.text.take("]"):
             return
         while True:
             yield from self._element(also)
@@ -197,42 +233,51 @@ class _Values:
 
     def _document(self) -> Iterator[Row]:
         """The first object: a row, or one that holds rows: in `data`, under the name of a split, or column by column."""
-        fields: dict[str, Any] = {}
-        streamed = False
+        fields, streamed = dict[str, Any](), False
         self.text.take("{")
         closed = self.text.peek() == "}" and bool(self.text.take("}"))
         while not closed:
-            name = self._field()
+            name = _parsed(self.text.name())
             self.text.take(":")
-            if self.text.peek() == "[" and (name in WRAPPERS or name in DECLARED) and self.text.peek_inside() == "{":
+            if self._holds_rows(name, fields):
                 streamed = True
                 yield from self._elements({"split": name} if name in DECLARED else None)
             else:
-                found = self._field()
+                found = _parsed(self.text.value(LONGEST_FIELD))
                 if name in fields and isinstance(found, (dict, list)):  # of a table or a split all rows would be lost
                     raise Stop(f"`{name}` twice in one object", remedy="give all of its rows under one name")
                 fields[name] = found
             closed = self._ends("}")
-        if not streamed:
-            yield from self._of_fields(fields)
-        elif fields:
-            self.reading.note(f"{self.reading.name}: {', '.join(fields)} beside the rows is not read")
+        yield from self._of_fields(fields, streamed)
 
-    def _field(self) -> Any:
-        raw = self.text.value(LONGEST_FIELD)
-        try:
-            return parse(raw)
-        except Fault as fault:
-            raise Stop(str(fault)) from None
+    def _holds_rows(self, name: Any, before: dict[str, Any]) -> bool:
+        """Whether the value that comes next is an array of rows, and what comes before it is not a row already."""
+        if not (name in WRAPPERS or name in DECLARED) or self.text.peek() != "[" or self.text.peek_inside() != "{":
+            return False
+        return self.reading.fits is None or not before or not self.reading.fits(before)
 
-    def _of_fields(self, fields: dict[str, Any]) -> Iterator[Row]:
+    def _of_fields(self, fields: dict[str, Any], streamed: bool) -> Iterator[Row]:
+        """The rows of an object, but for those that were given while it was read."""
+        look = Look(self.reading.known, self.reading.fits, self._at_the_end())
         try:
-            rows = by_columns(fields)
+            table = rows_beside(fields, look) if streamed else table_of(fields, look)
         except Uneven as uneven:
             raise self.reading.uneven(str(uneven)) from None
-        for row in [fields] if rows is None else rows:
+        for row in [fields] if table is None else table.rows:
             self.count += 1
-            yield self.count, row
+            if isinstance(row, dict):
+                yield self.count, row
+            else:
+                self.reading.bad(self.count, "not_an_object", excerpt(json.dumps(row).encode()))
+        if table and table.beside:
+            self.reading.note(f"{self.reading.name}: {shown(table.beside)} beside the rows is not read")
+
+    def _at_the_end(self) -> bool:
+        """Whether nothing follows; what breaks there is told once what came before has been given."""
+        try:
+            return not self.text.peek()
+        except BrokenStream:
+            return False
 
 
 def read_values(reading: Reading, stream: io.BufferedReader) -> Iterator[Row]:

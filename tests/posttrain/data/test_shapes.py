@@ -151,7 +151,7 @@ def test_columns_of_any_name_are_mapped() -> None:
 @pytest.mark.parametrize(
     ("kind", "row", "remedy"),
     [
-        ("instructions", {"prompt": "q", "response_0": "a", "response_1": "b"}, "add `completion`"),
+        ("instructions", {"prompt": "q", "response_0": "a", "response_1": "b"}, "and no verdict: add `better_response_id`"),
         (
             "preferences",
             {"Prompt": "q", "Chosen": "a", "Rejected": "b"},
@@ -188,7 +188,7 @@ def test_a_shape_that_is_not_there_has_a_remedy(kind: str, row: Row, remedy: str
     with pytest.raises(Refusal) as refusal:
         normalised(kind, [row])
     assert remedy in refusal.value.remedy
-    assert "response_" not in refusal.value.remedy
+    assert ": response_" not in refusal.value.remedy
 
 
 def test_a_remedy_for_columns_in_an_object_works() -> None:

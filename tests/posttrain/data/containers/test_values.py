@@ -70,7 +70,7 @@ def test_what_is_no_object_or_no_text_costs_itself(tmp_path):
     [
         ('[{"a": 1},\n{"a": 2} {"a": 3}]', "'{' where , or ] belongs at byte 21, in row 3"),
         ('[{"a": 1},\n{"a" 2}]', "Expecting ':' delimiter at byte 17, in row 2"),
-        ('{"data": [{"é": 1},\n{"a": tru], "license": "MIT"}', "Expecting value at byte 28, in row 2"),
+        ('{"data": [{"é": 1},\n{"a": tru], "license": "MIT"}', "`tru`, which is no value of JSON at byte 28, in row 2"),
         ("[" * 5000, "nested too deeply at byte 2, in row 1"),
     ],
 )
@@ -110,7 +110,8 @@ def test_a_line_that_python_printed_is_called_so(tmp_path):
     rows, bad, _ = read(tmp_path / "x.jsonl")
     assert rows == [(2, {"a": 2})]
     assert [each.reason for each in bad] == [
-        "not_json: single quotes around text, as Python prints objects, where JSON has double ones"
+        "not_json: single quotes around text, as Python prints objects, where JSON has double ones at character 2; "
+        "write it with a JSON writer, such as json.dumps in Python"
     ]
 
 
