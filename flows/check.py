@@ -35,7 +35,7 @@ def examine(recipe: Recipe, store: Store) -> dict[str, Any]:
     rows = first_rows(chain)
     found["learning_rates"] = learning_rates_of(chain)
     with working("forecasting memory"):
-        found["memory"] = memory_of(chain, rows)
+        found["memory"] = memory_of(chain, rows, counts)
     if trains_elsewhere(recipe):
         notices.append("seconds are not forecast: they are measured on a device that trains, and there is no CUDA here")
     else:

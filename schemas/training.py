@@ -48,8 +48,9 @@ class Optimization(Frozen):
     """Gradients are scaled down to this global norm."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of each block and compute it again in the backward pass: less memory, about a third more time."""
-    validations: Positive = 8
-    """Times that the validation loss is measured, evenly spread over the steps, the last one after the last step."""
+    validations: Positive | None = None
+    """Times that the validation loss is measured, evenly spread over the steps, the last one after the last step; null = 8, down
+    to 4 where they would take more than a tenth of training's time and nothing stops early."""
     early_stop: EarlyStop | None = None
     """Stop when the validation loss no longer falls; null = take every step."""
     keep: Literal["last", "best"] | None = None

@@ -40,7 +40,7 @@ def ppo_peaks(
     Scores of tokens are what a step holds; values, ratios and advantages are numbers per token beside them.
     """
     response = np.zeros(spec.max_new_tokens, np.int32)
-    answers = [Example(each.prompt, (response,) * spec.samples) for each in _spread(prompts, spec.rollouts // spec.samples)]
+    answers = [Example(each.prompt, (response,) * spec.samples) for each in spread(prompts, spec.rollouts // spec.samples)]
     plan = by_rows(len(answers), max(1, len(answers) // spec.minibatches), 1, seed)
     compared, objective = spec.kl_place is not None, LanguageModelling(answers)
     stage = Training(config, spec, spec.peft, objective, plan, compared=compared, rollouts=True, new_tokens=new_tokens)
@@ -51,7 +51,7 @@ def ppo_peaks(
     return [replace(peak, weights=peak.weights + beside, activations=critic * peak.activations) for peak in (*steps, *sampling)]
 
 
-def _spread(prompts: Sequence[Example], count: int) -> list[Example]:
+def spread(prompts: Sequence[Example], count: int) -> list[Example]:
     """At most `count` prompts, the longest first and spread over all lengths: a file may be sorted, and rollouts are shuffled."""
     by_length = sorted(prompts, key=lambda each: len(each.prompt), reverse=True)
     few = min(count, len(by_length))

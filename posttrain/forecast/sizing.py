@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from posttrain.checkpoints.load import load_config, parameters_of, scratch_confi
 from posttrain.data.packing import Example
 from posttrain.forecast.peaks import HALF, Training, evaluation_peaks, rewarding, training_peaks, wrapped
 from posttrain.forecast.phases import Arithmetic, Peak
-from posttrain.forecast.ppo import ppo_peaks
+from posttrain.forecast.ppo import ppo_peaks, spread
 from posttrain.losses.preference import VARIANTS
 from posttrain.models.architectures import readable
 from posttrain.models.blocks import architecture
@@ -74,10 +75,11 @@ def size_of(model: Model) -> dict[str, int]:
     }
 
 
-def memory_of(chain: Chain, rows: FirstRows) -> dict[str, dict[str, Any]]:
+def memory_of(chain: Chain, rows: FirstRows, data: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """By stage that computes: device, parameters, the share that is trained, and the predicted peak of memory with its parts.
 
     `peak_memory_gb` is what the stage's metric of this name should show, in 10⁹ bytes: per process, and on CUDA of the device.
+    `data` are the counts of the data contract, where it was read.
     """
     recipe, compute = chain.recipe, chain.recipe.compute
     beside = resident_bytes() + BESIDE  # before this adds to it
@@ -87,7 +89,7 @@ def memory_of(chain: Chain, rows: FirstRows) -> dict[str, dict[str, Any]]:
     found = {}
     for stage in (stage for stage in recipe.stages if WORK[stage].tokens):
         of = _reward_config(chain, config) if stage == "reward" else config
-        model, lengths, peaks = _stage(stage, recipe, of, rows, on, chain.new_tokens(stage))
+        model, lengths, peaks = _stage(stage, recipe, of, rows, on, chain.new_tokens(stage), data)
         text = Peak("encoding the rows", data=_text(stage, recipe, rows))
         found[stage] = {
             "device": str(on.device),
@@ -123,8 +125,9 @@ def _text(stage: str, recipe: Recipe, rows: FirstRows) -> int:
 
 
 def _stage(
-    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: FirstRows, on: Arithmetic, new_tokens: tuple[int, ...]
-) -> tuple[nn.Module, str, list[Peak]]:
+    stage: str, recipe: Recipe, config: PreTrainedConfig, rows: FirstRows, on: Arithmetic, new_tokens: tuple[int, ...],
+    data: Mapping[str, float],
+) -> tuple[nn.Module, str, list[Peak]]:  # fmt: skip
     """Model of a stage, its rows in words, and its phases; it trains the embeddings of `new_tokens` where its method can."""
     spec: Any = prompts_section(recipe) if stage == "evaluate" else recipe.section(stage)
     encoded_as = prompts_section(recipe) if isinstance(spec, PPO) else spec
@@ -138,8 +141,9 @@ def _stage(
         told = recipe.evaluation
         limit = held_out_limit(recipe, config)
         examples, lengths = rows.held_out(prompts_section(recipe), limit, config.is_encoder_decoder)
+        asked = min(told.prompts, math.ceil(rows.number(recipe.prompts_table, "holdout", data)) or told.prompts)
         # The longest prompts are sampled together.
-        each = sorted((min(len(e.prompt), limit - told.max_new_tokens) for e in examples), reverse=True)[: told.prompts]
+        each = (min(len(example.prompt), limit - told.max_new_tokens) for example in spread(examples, asked))
         prompts = [length for length in each for _ in range(told.samples)][:BATCH]
         return model, lengths, evaluation_peaks(config, prompts, told.max_new_tokens, examples, on)
     compared = isinstance(spec, DPO) and (spec.unpaired or VARIANTS[spec.loss].reference)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from posttrain.pipeline.stages import WORK
 from posttrain.runtime.device import resolve_device, resolve_dtype
 from posttrain.sampling.sampler import BATCH
 from posttrain.training.fit import VALIDATION_EXAMPLES
+from posttrain.training.validation import MOST, validations_of
 from schemas.model import ScratchModel
 from schemas.ppo import PPO
 from schemas.recipe import Recipe, policies
@@ -114,10 +115,9 @@ class Data:
     limit: int
     """Tokens of a held-out row that evaluation reads."""
 
-    def number(self, table: str, split: str) -> float:
-        """Rows of a split: counted by the contract, else the share of all rows that it has by the recipe."""
-        share = self.recipe.data.holdout if split == "holdout" else 1 - self.recipe.data.holdout
-        return self.counts.get(f"{table}_{split}", share * self.rows.numbers.get(table, 0))
+    def number(self, table: str, split: Literal["train", "holdout"]) -> float:
+        """Rows of a split."""
+        return self.rows.number(table, split, self.counts)
 
     def mean(self, section: Any, part: Callable[[Example], float] = lambda example: example.length) -> float:
         """Mean tokens of a section's rows, or of a part of each."""
@@ -128,14 +128,16 @@ class Data:
         """Passes over the training rows of a table, and over some held-out ones at each validation."""
         length = self.mean(section)
         held_out = min(VALIDATION_EXAMPLES, self.number(table, "holdout"))
-        return Passed(section.validations * held_out * length, section.epochs * self.number(table, "train") * length)
+        trained = section.epochs * self.number(table, "train")
+        return Passed(validations_of(section, trained, held_out) * held_out * length, trained * length)
 
 
 def pretrain(data: Data) -> Passed:
     """The tokens of the recipe, and some held-out pieces at each validation."""
     spec = data.recipe.pretrain
     assert isinstance(spec, Pretrain)
-    return Passed(spec.validations * VALIDATION_EXAMPLES * data.mean(spec), spec.tokens)
+    length = data.mean(spec)
+    return Passed(validations_of(spec, spec.tokens / length, VALIDATION_EXAMPLES) * VALIDATION_EXAMPLES * length, spec.tokens)
 
 
 def sft(data: Data) -> Passed:
@@ -171,7 +173,7 @@ def _kto(data: Data, spec: DPO) -> Passed:
     train, held_out = (sides * data.number(table, split) for split in ("train", "holdout"))
     held_out = min(VALIDATION_EXAMPLES, held_out)
     reference = train + held_out + spec.epochs * train + held_out
-    elsewhere = spec.epochs * train + 2 * spec.validations * held_out
+    elsewhere = spec.epochs * train + 2 * validations_of(spec, spec.epochs * train, held_out) * held_out
     return Passed((reference + elsewhere) * length, spec.epochs * train * length)
 
 
@@ -182,7 +184,7 @@ def _ppo(data: Data, spec: PPO) -> Passed:
     """
     prompt = data.mean(prompts_section(data.recipe), lambda example: len(example.prompt))
     held_out = min(spec.held_out_prompts, data.number(data.recipe.prompts_table, "holdout"))
-    asked = (1 + min(spec.validations, spec.iterations)) * held_out
+    asked = (1 + min(spec.validations or MOST, spec.iterations)) * held_out
     drawn = (spec.iterations * spec.rollouts + asked) * spec.max_new_tokens
     length = spec.iterations * spec.rollouts * (prompt / spec.samples + spec.max_new_tokens)
     critic = 2 if spec.advantage == "gae" and spec.value_model == "adapter" else 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import fsspec
 import numpy as np
@@ -76,6 +76,12 @@ class FirstRows:
         if not isinstance(model, ScratchModel):
             return load_tokenizer(self.chain.source)
         return prepare_tokenizer(train_tokenizer(self.documents, model.vocab_size))
+
+    def number(self, table: str, split: Literal["train", "holdout"], counts: Mapping[str, float]) -> float:
+        """Rows of a split: as the contract counted them, else the share of the file's lines that it has by the recipe."""
+        held_out = self.chain.recipe.data.holdout
+        share = held_out if split == "holdout" else 1 - held_out
+        return counts.get(f"{table}_{split}", share * self.numbers.get(table, 0))
 
     def examples(self, spec: Spec, encoder_decoder: bool) -> tuple[Sequence[Example], str]:
         """Examples of a stage, and in words where their lengths come from."""

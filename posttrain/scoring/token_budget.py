@@ -3,7 +3,8 @@
 On a CPU products are as fast from some 512 rows on, and more tokens only cost memory that the system has to give page by page: a
 training step of SmolLM2-135M took 1.17 times as long at 1,024 tokens as at 512, and 1.7 times the memory; scoring was 17% slower
 at 16,384 tokens than at 2,048. Where the overhead of each operation counts, longer passes gain: with small models, and with half
-precision, whose products take half the time (768 tokens for 512: 13% less time, 0.4 GB more; in fp32 7% less and 0.6 GB more).
+precision, whose products take half the time (768 tokens for 512: 13% less time and 0.4 GB more; in fp32 7% less and 0.6 GB more).
+640 are between: SmolLM2-135M then trains within 3 GB.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from posttrain.models.blocks import bare
 from posttrain.models.parameters import parameter_count
 
 TRAINING = {"cpu": 4096, "cuda": 16384}  # at most
-LEAST = {torch.float32: 512, torch.bfloat16: 768, torch.float16: 768}
+LEAST = {torch.float32: 512, torch.bfloat16: 640, torch.float16: 640}
 ROLLOUTS = {"cpu": 1024, "cuda": 16384}  # of sampled responses: on a CPU as fast, and a fifth less memory (bench/NOTES.md)
 SCORING = {"cpu": 2048, "cuda": 65536}  # without gradients
 ACTIVATIONS = 2**30  # bytes that they may take on a CPU, about

@@ -40,6 +40,7 @@ from posttrain.training.validation import (
     loss_at_start,
     mean_loss,
     validation_steps,
+    validations_of,
 )
 from schemas.recipe import Compute
 from schemas.training import Optimization
@@ -75,6 +76,14 @@ class Job:
     def judged(self) -> Judged:
         """The number by which weights are told from each other."""
         return LOSS if self.held_out is None else REWARD
+
+    @property
+    def validations(self) -> int:
+        """How often held-out examples are measured, where there are any."""
+        if self.validation is None and self.held_out is None:
+            return 0
+        held_out = len(self.validation.examples) if self.validation else 0
+        return validations_of(self.spec, sum(map(len, self.plan)), held_out)
 
     @functools.cached_property
     def budget(self) -> int:
@@ -129,8 +138,7 @@ class _Run:
         self.curve = Curve(job.out / CURVE, self.position.step)
         self.lengths = self._lengths()
         self.metrics: dict[str, Tensor] = {}
-        measured = job.validation is not None or job.held_out is not None
-        self.validations = at_ends(validation_steps(len(job.plan), job.spec.validations if measured else 0), job.rounds)
+        self.validations = at_ends(validation_steps(len(job.plan), job.validations), job.rounds)
         self.saved_at = time.monotonic()
 
     @property

@@ -35,6 +35,10 @@ class Judged:
 LOSS = Judged("validation_loss", 1.0, "the lowest validation loss")
 REWARD = Judged("held_out_reward", -1.0, "the highest held-out reward")
 
+MOST, LEAST = 8, 4
+SHARE = 0.1  # of training's time
+FORWARD = 1 / 3  # what a row takes without a backward pass, as a part of what it takes with one
+
 HeldOut = Callable[[], dict[str, float]]
 """Answers held-out prompts with the policy as it is; returns `held_out_reward` and what else it measured."""
 
@@ -68,6 +72,22 @@ def loss_at_start(scorer: Scorer, objective: Objective, budget: int, on_rows: Ca
         on_rows(len(objective.examples))
         return known
     return mean_loss(scorer, objective, budget, on_rows)
+
+
+def validations_of(spec: Optimization, trained: float, held_out: float) -> int:
+    """How often to measure: as the recipe says, or by what it costs.
+
+    Args:
+        spec: of the stage.
+        trained: rows that all steps train on, one row as often as it is trained on.
+        held_out: rows behind each measurement.
+    """
+    if spec.validations is not None:
+        return spec.validations
+    if spec.early_stop is not None:  # its patience counts them
+        return MOST
+    affordable = SHARE * trained / (FORWARD * held_out) if held_out else MOST
+    return max(LEAST, min(MOST, int(affordable)))
 
 
 def validation_steps(steps: int, validations: int) -> frozenset[int]:

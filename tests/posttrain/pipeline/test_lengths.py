@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import polars as pl
@@ -63,9 +64,20 @@ def test_the_bound_is_that_of_evaluation(checkpoint):
 def test_check_says_how_long_the_rows_of_evaluation_are(rows, checkpoint, store):
     """With 400 tokens allowed the long row counts in full but for what is cut."""
     chain = Chain(recipe(str(checkpoint), max_length=400), store)
-    memory = memory_of(chain, rows)
+    memory = memory_of(chain, replace(rows, chain=chain), {})
     assert "of 400 that are read" in memory["evaluate"]["rows"]
     assert "that are read" not in memory["align"]["rows"]
+
+
+def test_evaluation_holds_no_more_prompts_than_are_held_out(rows, checkpoint, store):
+    """Eight are asked for: the cache of eight answers takes more than that of the two rows that the contract counted."""
+    chain = Chain(recipe(str(checkpoint), max_length=400, max_new_tokens=300), store)
+
+    def activations(**counts) -> float:
+        return memory_of(chain, replace(rows, chain=chain), counts)["evaluate"]["parts_gb"]["activations"]
+
+    assert activations(preferences_holdout=2.0) < 0.6 * activations(preferences_holdout=8.0)
+    assert activations(preferences_holdout=20.0) == activations(preferences_holdout=8.0)
 
 
 def test_every_file_is_among_the_first_rows(checkpoint, store, tmp_path):

@@ -12,8 +12,16 @@ from posttrain.runtime.partial import CHECKPOINT
 from posttrain.training.checkpoint import Position
 from posttrain.training.loop import train
 from posttrain.training.objectives import LanguageModelling
-from posttrain.training.validation import enter_loss, exhausted, is_lowest, loss_at_start, mean_loss, validation_steps
-from schemas.training import EarlyStop
+from posttrain.training.validation import (
+    enter_loss,
+    exhausted,
+    is_lowest,
+    loss_at_start,
+    mean_loss,
+    validation_steps,
+    validations_of,
+)
+from schemas.training import SFT, EarlyStop
 
 NAN, INF = float("nan"), float("inf")
 
@@ -67,6 +75,22 @@ def test_mean_loss_by_hand(scorer, objective):
 )
 def test_validations_are_spread_evenly_and_end_with_the_last_step(steps, validations, expected):
     assert validation_steps(steps, validations) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "trained", "held_out", "expected"),
+    [
+        ({}, 1000, 30, 8),  # a measurement costs 10 rows: 10 are a tenth of 1,000
+        ({}, 600, 30, 6),
+        ({}, 308, 24, 4),  # 3.85
+        ({}, 100, 128, 4),
+        ({}, 100, 0, 8),
+        ({"early_stop": {"patience": 2}}, 308, 24, 8),
+        ({"validations": 12}, 308, 24, 12),
+    ],
+)
+def test_measuring_takes_a_tenth_of_the_time_unless_the_recipe_says_how_often(given, trained, held_out, expected):
+    assert validations_of(SFT(**given), trained, held_out) == expected
 
 
 def test_the_recipe_says_how_often_to_validate(job, objective, points):
