@@ -71,7 +71,7 @@ def test_check_says_how_long_the_rows_of_evaluation_are(rows, checkpoint, store)
 
 def test_evaluation_holds_no_more_prompts_than_are_held_out(rows, checkpoint, store):
     """Eight are asked for: the cache of eight answers takes more than that of the two rows that the contract counted."""
-    chain = Chain(recipe(str(checkpoint), max_length=400, max_new_tokens=300), store)
+    chain = Chain(recipe(str(checkpoint), max_length=2000, max_new_tokens=1500, samples=16), store)
 
     def activations(**counts) -> float:
         return memory_of(chain, replace(rows, chain=chain), counts)["evaluate"]["parts_gb"]["activations"]
