@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.commands.shared import prepare
 from flows.serving.address import served_address
+from posttrain.runtime.store import Store
 from schemas.errors import Refusal
 
 
@@ -18,7 +19,7 @@ def prepare_remote(store: str) -> Path:
     Raises:
         Refusal: when there is neither, or it does not answer.
     """
-    if "PREFECT_API_URL" not in os.environ and (address := served_address(Path(store).expanduser())):
+    if "PREFECT_API_URL" not in os.environ and (address := served_address(Store(store).root)):
         os.environ["PREFECT_API_URL"] = address
     if "PREFECT_API_URL" not in os.environ:
         raise Refusal(

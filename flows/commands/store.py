@@ -32,10 +32,7 @@ def ls(store: StoreOption = HOME, tracking: Tracking = None, as_json: Json = Fal
         return
     _print(entries, versions)
     PlainConsole().print(f"{decimal(_bytes(entries))} in {len(entries)} folders of {root}")
-    if (address := Store(root).address) != str(root):
-        console().print(
-            f"this is what this machine has of {address}; what goes here is copied from there when it is needed again"
-        )
+    _say_what_is_copied(root)
 
 
 @app.command("verify")
@@ -85,6 +82,14 @@ def gc(
     _print(may_go, versions)
     said = f"removed {decimal(_bytes(gone))}" if delete else f"{decimal(_bytes(may_go))} may go: repeat with --delete"
     console().print(said if may_go else f"nothing in {root} may go")
+    _say_what_is_copied(root)
+
+
+def _say_what_is_copied(root: Path) -> None:
+    """Of a bucket only the copy is looked at: no machine knows what the others need."""
+    if (address := Store(root).address) != str(root):
+        said = f"this is the copy that this machine has of {address}; what goes here is copied from there when it is needed again"
+        console().print(said, soft_wrap=True)
 
 
 def _versions(root: Path, tracking: str | None) -> dict[Key, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -16,6 +15,7 @@ from posttrain.pipeline.machine_check import check_machine
 from posttrain.pipeline.stages import WORK
 from posttrain.runtime import redaction
 from posttrain.runtime.gpus import own_gpus
+from posttrain.runtime.store import Store
 from schemas.deployed import StageOutcome
 from schemas.recipe import Recipe
 from schemas.results import StageReport
@@ -51,7 +51,7 @@ def _run(stage: str, task: StageTask, recipe: Recipe, store: str, run_id: str, a
 
     What ends the process, a signal for one, is no outcome: the chain sees that the run crashed, and starts it again.
     """
-    exchange = Exchange(Path(store), run_id, stage)
+    exchange = Exchange(Store(store).root, run_id, stage)
     with at_work(stage, exchange.process):
         try:
             report = _carry_out(stage, task, recipe, store, run_id)

@@ -5,8 +5,10 @@ A machine here is a process with a local folder of its own; what they share besi
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -23,6 +25,7 @@ from schemas.results import RunReport
 QUICKSTART = Path(__file__).parents[2] / "deployments" / "recipes" / "quickstart.yaml"
 STAGES = ["validate", "filter", "pretrain", "sft", "align", "evaluate", "register"]
 LATER = ("evaluate", "register")
+YEAR = 365 * 86400
 
 
 def _wait(met, seconds: float = 120) -> None:
@@ -89,6 +92,47 @@ def test_a_run_on_a_bucket_is_reused_by_another_machine(machine, put, tiny, warm
     assert built(two) == []
     assert helpers.weights(two, "align") == helpers.weights(one, "align") == helpers.weights(finished.report, "align")
     assert not [name for name in machine.objects() if ".lease" in name or ".partial" in name]
+
+
+@pytest.fixture
+def aged(machine, put, finished):
+    """The store as a machine has it that has reused every result in a run, a year ago, and left an attempt then."""
+    put()
+    store = Store(machine.address)
+    assert all(store._side.pull(store.folder(entry.stage, entry.key)) for entry in inventory(Store(finished.store)))
+    shutil.copytree(finished.store / "runs" / finished.report.run_id, store.root / "runs" / finished.report.run_id)
+    attempt = store.root / "sft" / f"{'0' * 32}.partial"
+    attempt.mkdir()
+    (attempt / "curve.jsonl").write_text("{}\n")
+    then = time.time() - YEAR
+    for path in store.root.rglob("*"):
+        os.utime(path, (then, then))
+    return store
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["registered", "of no registry"])
+def test_gc_takes_what_nothing_needs_from_the_copy_of_the_machine_and_all_stays_in_the_bucket(
+    machine, aged, finished, tiny, warm, tmp_path, known
+):
+    """What has gone is copied again when it is needed."""
+    there = machine.objects()
+    own = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{(finished.store if known else tmp_path) / 'tracking' / 'mlflow.db'}"}
+    variables = {name: own[name] for name in machine.variables("")}
+    words = ("store", "gc", "--store", machine.address, "--delete", *(() if known else ("--unregistered",)))
+    listed = warm(*words[:4], *words[5:], cwd=tiny.folder, **variables)
+    assert "the copy that this machine has" in listed.stderr
+    done = warm(*words, "--json", cwd=tiny.folder, **variables)
+    assert done.returncode == 0, done.stderr
+    gone = json.loads(done.stdout)["entries"]
+    assert all(each["removed"] for each in gone)
+    assert [each["state"] for each in gone].count("partial") == 1
+    assert {each["stage"] for each in gone if each["state"] == "finished"} == (set() if known else set(STAGES))
+    assert {entry.stage for entry in inventory(aged)} == (set(STAGES) if known else set())
+    assert machine.objects() == there
+    assert all(aged._side.pull(aged.folder(stage.name, stage.key)) for stage in finished.report.stages)
+    verified = warm("store", "verify", "--store", machine.address, "--json", cwd=tiny.folder, **variables)
+    assert json.loads(verified.stdout)["results"] == len(STAGES)
+    assert json.loads(verified.stdout)["damaged"] == []
 
 
 def test_models_are_not_registered_in_a_file_of_one_machine(machine, tiny, call, monkeypatch, helpers):

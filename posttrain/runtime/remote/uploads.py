@@ -165,7 +165,7 @@ def _require_whole(folder: Path, manifest: dict[str, FileEntry]) -> None:
 
 def drop(bucket: Bucket, partial: Path) -> None:
     """Forget the checkpoints of a stage that is finished."""
-    with suppress(Exception):  # `posttrain store gc` finds them
+    with suppress(Exception):  # the bucket's own rules delete what is old
         bucket.delete([name for name, _ in bucket.names(f"{_name(partial)}/")])
 
 
