@@ -227,8 +227,15 @@ PAIRS: Final = (
           "query; response; rejected_response"),
     Shape("Stack Exchange paired", ("question|prompt", "chosen|response_j", "rejected|response_k"), _paired("question"), _MARKS,
           "question; response_j; response_k"),
-    Shape("solutions", ("prompt|problem|question|instruction",
-                        "chosen|right|correct|right_solutions|correct_solutions|right_answers|correct_answers",
-                        "rejected|wrong|incorrect|wrong_solutions|incorrect_solutions|wrong_answers|incorrect_answers"),
-          _paired("prompt"), _MARKS, "the prompt; one pair each, the shorter list from its start again"),
 )  # fmt: skip
+SOLUTIONS: Final = Shape(
+    "solutions",
+    (
+        "prompt|problem|question|instruction",
+        "chosen|right|correct|right_solutions|correct_solutions|right_answers|correct_answers",
+        "rejected|wrong|incorrect|wrong_solutions|incorrect_solutions|wrong_answers|incorrect_answers",
+    ),
+    _paired("prompt"),
+    _MARKS,
+    "the prompt; one pair each, the shorter list from its start again",
+)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from posttrain.data.split import DECLARED
+from posttrain.data.split import DECLARED, in_part
 
 WRAPPERS: Final = ("data", "rows", "examples", "records", "items", "instances")
 TURN: Final = ("role", "from", "content", "value")  # of a message: a list of such is one value, not one for each row
@@ -161,7 +161,7 @@ def _part(name: str, value: Any, look: Look, sure: bool) -> Table | None:
 def _with_splits(parts: dict[str, Table]) -> list[Any]:
     """The rows of all, with the split that the name of a part says."""
     return [
-        row | {"split": name} if name in DECLARED and isinstance(row, dict) else row
+        in_part(row, name) if name in DECLARED and isinstance(row, dict) else row
         for name, table in parts.items()
         for row in table.rows
     ]

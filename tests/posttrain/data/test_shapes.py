@@ -280,3 +280,23 @@ def test_several_pairs_of_a_row_count_as_what_they_are(tmp_path: Path) -> None:
 
 def test_the_documentation_shows_the_table() -> None:
     assert shapes_table().strip() in DOCS.read_text(encoding="utf-8")
+
+
+def test_two_columns_of_system_messages_must_say_the_same() -> None:
+    row = {"prompt": "q", "completion": "a", "system": "Be brief."}
+    found, bad, _ = normalised("instructions", [row | {"system_prompt": " Be brief.\n"}, row | {"system_prompt": " "}])
+    assert ([len(record["prompt"]) for record in found], bad) == ([2, 2], [])
+    _, bad, _ = normalised("instructions", [row | {"system_message": "Be long."}])
+    assert bad == ["wrong_type: `system` and `system_message` are two system messages that differ"]
+
+
+@pytest.mark.parametrize("field", ["images", "audio", "video"])
+def test_a_field_of_a_message_that_is_no_text_is_named_and_can_be_ignored(field: str) -> None:
+    rows = [{"messages": [user("q") | {field: ["x.png"]}, bot("a")]}, {"messages": [user("r") | {field: []}, bot("b")]}]
+    found, bad, _ = normalised("instructions", rows)
+    assert (len(found), bad) == (
+        1,
+        [f"not_text: `messages[0].{field}` is no text, and is not read; `ignore: [{field}]` drops it"],
+    )
+    found, bad, _ = normalised("instructions", rows, Reading(ignore=(field,)))
+    assert (len(found), bad) == (2, [])

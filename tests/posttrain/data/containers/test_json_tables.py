@@ -104,3 +104,17 @@ def test_a_number_of_many_digits_costs_its_row(tmp_path):
         bad: list = []
         rows = [row for _, row in read_rows(SourceFile(path.name, str(path)), bad.append)]
         assert (rows, len(bad)) == ([{"a": 9}], 1)
+
+
+HELD = {"a": "x", "split": "test"}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{"train": [HELD]}, {"train": {"a": ["x"], "split": ["test"]}}, {"train": {"test": [{"a": "x"}]}}, {"train": {"0": HELD}}],
+    ids=["rows", "columns", "within", "numbers"],
+)
+def test_a_row_that_says_it_is_held_out_stays_so_in_a_part_for_training(tmp_path, table):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(table))
+    assert read(path) == [HELD]
