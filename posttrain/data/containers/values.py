@@ -262,7 +262,7 @@ class _Values:
         try:
             table = rows_beside(fields, look) if streamed else table_of(fields, look)
         except Uneven as uneven:
-            raise self.reading.uneven(str(uneven)) from None
+            raise self.reading.uneven(str(uneven), uneven.remedy) from None
         for row in [fields] if table is None else table.rows:
             self.count += 1
             if isinstance(row, dict):

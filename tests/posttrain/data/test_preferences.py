@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from posttrain.data.kinds import KINDS
 from posttrain.data.readers import BadRow
+from posttrain.data.shapes import Tally
 from schemas.errors import Refusal
 
 normalise = KINDS["preferences"].normalise
@@ -219,3 +222,31 @@ ARENA = {"prompt": '["q"]', "response_a": '["a"]', "response_b": '["b"]', "winne
 def test_a_verdict_between_two_answers_is_none(row: dict[str, Any], name: str) -> None:
     record, bad = one(row)
     assert (record, bad) == (None, [f"wrong_type: `{name}` is {row[name]!r}, not 0 or 1"])
+
+
+def test_scores_may_be_decimals_as_databases_write_them() -> None:
+    record, bad = one(
+        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": Decimal("8.5"), "score_rejected": Decimal(1)}
+    )
+    assert record is not None
+    assert (record["score_chosen"], record["score_rejected"], bad) == (8.5, 1.0, [])
+
+
+def test_of_scores_under_several_names_the_others_are_not_left_out_in_silence() -> None:
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 5, "score_rejected": 1}
+    rows = [pair | {"chosen_rating": 1, "rejected_rating": 5}, pair | {"chosen_rating": "5.0", "rejected_rating": None}, pair]
+    tally = Tally()
+    found = list(normalise(enumerate(rows, 1), "f.jsonl", lambda bad: None, tally=tally))
+    assert [record["score_chosen"] for record in found] == [5.0, 5.0, 5.0]
+    assert [(note[:64], count) for note, count in tally.notes.items()] == [
+        ("{count} pairs have scores under several names that differ: the f", 1)
+    ]
+
+
+@pytest.mark.parametrize("written", [lambda value: value, json.dumps], ids=["object", "json"])
+def test_completions_may_stand_in_columns(written: Callable[[object], object]) -> None:
+    """As `datasets` keeps a `Sequence` of objects."""
+    columns = {"response": ["b", "a"], "overall_score": [3, "9"], "annotations": [None, None]}
+    record, bad = one({"instruction": "q", "completions": written(columns)})
+    assert record is not None
+    assert (record["prompt"], record["chosen"], record["rejected"], bad) == ([Q], [A], [B], [])

@@ -118,3 +118,12 @@ def test_a_row_that_says_it_is_held_out_stays_so_in_a_part_for_training(tmp_path
     path = tmp_path / "x.json"
     path.write_text(json.dumps(table))
     assert read(path) == [HELD]
+
+
+@pytest.mark.parametrize("columns", [["a", "a"], [["a", "b"], ["a", "c"]]])
+def test_columns_without_names_of_their_own_are_told_what_to_do_about_names(tmp_path, columns):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"columns": columns, "data": [[1, 2]]}))
+    with pytest.raises(Refusal) as refusal:
+        read(path)
+    assert refusal.value.remedy == "give each column a name of its own, as text, or write one object a row"
