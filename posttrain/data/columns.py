@@ -132,8 +132,8 @@ def wrong_columns(present: Sequence[str], shapes: Sequence[tuple[str, ...]], pla
     known = {near for need in best if (near := meant(need, present))}
     if not known:
         return f"name your columns in `columns`, known names first, as {example(plainest)}"
-    if known <= {meant(need, present) for need in plainest}:  # no more of it is there than of that which most people have
-        best = plainest
+    if len(known) == 1:  # a prompt, say, of which a list of answers is not the likeliest to be missing because it is one column
+        best = next(needs for needs in shapes if any(meant(need, present) for need in needs))
     names = {need: near for need in best if need not in present and (near := meant(need, present))}
     steps = [f"rename `{near}` to `{need}`" for need, near in names.items()]
     if names:

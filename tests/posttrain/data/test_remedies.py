@@ -149,6 +149,12 @@ def test_rows_are_readable_where_something_can_be_made_of_them() -> None:
         ),
         (
             "preferences",
+            {"instruction": "q", "won": "a", "lost": "b"},
+            "add `chosen`, `rejected`, or name yours in columns, as {chosen: yours, rejected: yours}",
+            {"chosen": "won", "rejected": "lost"},
+        ),
+        (
+            "preferences",
             {"prompt": "q", "accepted": "a", "rejected": "b"},
             "add `chosen`, or name yours in columns, as {chosen: yours}",
             {"chosen": "accepted"},
