@@ -20,6 +20,7 @@ from posttrain.data.readers import BadRow
 from posttrain.data.source_files import missing_note
 from posttrain.data.sources import SourceFile, resolve
 from schemas.errors import Refusal
+from schemas.reading import Reading
 from schemas.sources import DataSource
 
 TALK = [{"role": "user", "content": "Is it far?"}, {"role": "assistant", "content": "Two miles."}]
@@ -220,3 +221,15 @@ def test_messages_that_begin_with_their_content_and_break_off_are_no_text(tmp_pa
 def test_a_word_for_no_tools_is_none(tools: str, tmp_path: Path) -> None:
     table, bad = read("instructions", {"messages": TALK, "tools": tools}, folder=tmp_path)
     assert (said(table, "prompt"), bad) == ([[("user", "Is it far?")]], [])
+
+
+@pytest.mark.parametrize("field", ["images", "audio", "video"])
+def test_a_field_of_a_message_that_is_no_text_is_named_and_can_be_ignored(field: str, tmp_path: Path) -> None:
+    rows = {"messages": [TALK[0] | {field: ["x.png"]}, TALK[1]]}, {"messages": [TALK[0] | {field: []}, TALK[1]]}
+    table, bad = read("instructions", *rows, folder=tmp_path)
+    reason = f"not_text: `messages[0].{field}` is no text, and is not read; `ignore: [{field}]` drops it"
+    assert (table.height, [each.reason for each in bad]) == (1, [reason])
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = SourceFile("x", str(tmp_path / "rows.jsonl"), reading=Reading(ignore=(field,)))
+    table, bad, _ = collect(KINDS["instructions"], [source])
+    assert (table.height, bad) == (2, [])

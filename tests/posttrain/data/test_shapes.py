@@ -288,15 +288,3 @@ def test_two_columns_of_system_messages_must_say_the_same() -> None:
     assert ([len(record["prompt"]) for record in found], bad) == ([2, 2], [])
     _, bad, _ = normalised("instructions", [row | {"system_message": "Be long."}])
     assert bad == ["wrong_type: `system` and `system_message` are two system messages that differ"]
-
-
-@pytest.mark.parametrize("field", ["images", "audio", "video"])
-def test_a_field_of_a_message_that_is_no_text_is_named_and_can_be_ignored(field: str) -> None:
-    rows = [{"messages": [user("q") | {field: ["x.png"]}, bot("a")]}, {"messages": [user("r") | {field: []}, bot("b")]}]
-    found, bad, _ = normalised("instructions", rows)
-    assert (len(found), bad) == (
-        1,
-        [f"not_text: `messages[0].{field}` is no text, and is not read; `ignore: [{field}]` drops it"],
-    )
-    found, bad, _ = normalised("instructions", rows, Reading(ignore=(field,)))
-    assert (len(found), bad) == (2, [])
