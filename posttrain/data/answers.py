@@ -8,7 +8,7 @@ from typing import Any, Final
 from posttrain.data.columns import NUMBERED
 from posttrain.data.comparisons import COMPARISONS
 from posttrain.data.messages import written_json
-from posttrain.data.pairs import PAIRS
+from posttrain.data.pairs import PAIRS, SOLUTIONS
 from posttrain.data.rankings import ANSWERS, LISTS, RANKINGS, are_marked
 from posttrain.data.shapes import Shape
 
@@ -23,7 +23,7 @@ PROMPTS: Final = (*ASKED, "problem", "context")
 
 def several_answers(row: Mapping[str, Any]) -> tuple[Shape, ...]:
     """The shapes of preferences that a row with these columns has; the answers of a ranking are a list, and have marks."""
-    named = (shape for shape in (*PAIRS, *COMPARISONS) if shape.found(row))
+    named = (shape for shape in (*PAIRS, SOLUTIONS, *COMPARISONS) if shape.found(row))
     return (*named, *(shape for shape in RANKINGS if are_marked(row, shape)))
 
 

@@ -24,7 +24,7 @@ MEANINGFUL: Final = {
     "reasoning_content": "it is a part of the answer",
     **dict.fromkeys(SYSTEM, "it is a message before the prompt"),
     **dict.fromkeys(HISTORY, "it holds the turns before the prompt"),
-    **dict.fromkeys(TOOLS, "the answers call them"),
+    **dict.fromkeys((*TOOLS, "functions"), "the answers call them"),
     **dict.fromkeys(MEDIA, "the prompt is about them, and text alone is read"),
 }
 """Columns without which a row means something else, with the reason."""
@@ -129,15 +129,20 @@ def wrong_columns(present: Sequence[str], shapes: Sequence[tuple[str, ...]], pla
         plainest: those of the shape that is shown where none is near.
     """
     best = max(shapes, key=lambda needs: _nearness(needs, present))
-    if not any(meant(need, present) for need in best):
+    known = {near for need in best if (near := meant(need, present))}
+    if not known:
         return f"name your columns in `columns`, known names first, as {example(plainest)}"
+    if len(known) == 1:  # a prompt, say, of which a list of answers is not the likeliest to be missing because it is one column
+        best = next(needs for needs in shapes if any(meant(need, present) for need in needs))
     names = {need: near for need in best if need not in present and (near := meant(need, present))}
     steps = [f"rename `{near}` to `{need}`" for need, near in names.items()]
     if names:
         mapping = ", ".join(f"{need}: {near}" for need, near in names.items())
         steps[-1] += f" (or set columns: {{{mapping}}})"
-    missing = [f"`{need}`" for need in best if need not in present and need not in names]
-    steps += [f"add {', '.join(missing)}"] if missing else []
+    missing = [need for need in best if need not in present and need not in names]
+    rest = [name for name in present if name not in (*best, *names.values(), *CONTEXT, "split")]
+    mapped = f", or name yours in columns, as {example(missing)}" if rest else ""
+    steps += [f"add {', '.join(f'`{need}`' for need in missing)}{mapped}"] if missing else []
     return ", ".join(steps) or f"write {', '.join(f'`{need}`' for need in best)} in each row: no row has all of them"
 
 

@@ -40,6 +40,14 @@ def _number(row: dict[str, Any], name: str, low: float, high: float) -> float:
     return value
 
 
+def _yes(row: dict[str, Any], name: str) -> bool:
+    """Of a verdict by number: 1, not 0; what lies between is neither."""
+    value = score(row, name)
+    if value not in (0, 1):
+        raise WrongType(f"`{name}` is {_shown(row[name])}, not 0 or 1")
+    return value == 1
+
+
 def _shown(value: object) -> str:
     return repr(value)[:LONGEST_SHOWN] if isinstance(value, str | int | float) else kind(value)
 
@@ -55,8 +63,7 @@ def _chosen_by_number(verdict: str) -> Build:
     """`verdict` is 0 or 1, the number of the better response."""
 
     def build(row: dict[str, Any], reading: Reading) -> Record:
-        value = _number(row, verdict, 0, 1)
-        made = compared(row["prompt"], row["response_0"], row["response_1"], 1 if value == 0 else -1)
+        made = compared(row["prompt"], row["response_0"], row["response_1"], -1 if _yes(row, verdict) else 1)
         return made | {"score_chosen": None, "score_rejected": None}
 
     return build
@@ -64,7 +71,7 @@ def _chosen_by_number(verdict: str) -> Build:
 
 def _human_refs(row: dict[str, Any], reading: Reading) -> Record:
     """SHP: `labels` is 1 where answer A had more votes; a row whose votes say otherwise is found by its scores."""
-    lead = 1 if _number(row, "labels", 0, 1) == 1 else -1
+    lead = 1 if _yes(row, "labels") else -1
     votes = score(row, "score_A"), score(row, "score_B")
     made = compared(row["history"], row["human_ref_A"], row["human_ref_B"], lead)
     chosen, rejected = votes if lead > 0 else votes[::-1]
@@ -102,7 +109,7 @@ def _answered(first: str, second: str) -> Build:
 
 def _winner_columns(row: dict[str, Any], reading: Reading) -> Record:
     """Arena's competition: turns as lists of texts, and a column of 0 and 1 for each verdict."""
-    lead = _number(row, "winner_model_a", 0, 1) - _number(row, "winner_model_b", 0, 1)
+    lead = _yes(row, "winner_model_a") - _yes(row, "winner_model_b")
     prompts, first, second = (_texts(row[name], name) for name in ("prompt", "response_a", "response_b"))
     if not len(prompts) == len(first) == len(second):
         raise WrongType("`prompt`, `response_a` and `response_b` have different numbers of turns")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 from posttrain.data.columns import EMPTY, HISTORY, SYSTEM, TOOLS
 from posttrain.data.messages import Message, WrongType, as_prompt, kind, messages, text, with_extra, written_json
+
+NO_TOOLS: Final = frozenset({"", "null", "none", "nan"})  # text in the place of an empty list
 
 
 def in_context(record: dict[str, Any], row: dict[str, Any], needs: Collection[str]) -> dict[str, Any]:
@@ -15,19 +17,28 @@ def in_context(record: dict[str, Any], row: dict[str, Any], needs: Collection[st
     Raises:
         WrongType: when one of them cannot be read, or the row has two different system messages.
     """
-    system = next((row[name] for name in SYSTEM if name not in needs and row.get(name)), None)
+    systems = [name for name in SYSTEM if name not in needs and row.get(name)]
     history, tools = (row.get(name) if name not in needs else None for (name,) in (HISTORY, TOOLS))
     history, tools = (None if value in EMPTY else value for value in (history, tools))
-    if system is None and history is None and tools is None:
+    if not systems and history is None and tools is None:
         return record
     prompt = list(record["prompt"])
     lead = prompt[:1] if prompt and prompt[0]["role"] == "system" else []
-    said = (text(system, "system") or "").strip()
+    said = _system(row, systems)
     if said and lead and lead[0]["content"].strip() != said:
         raise WrongType("`system` and the system message of the prompt differ")
     before = lead or ([{"role": "system", "content": said}] if said else [])
     whole = [*before, *(earlier(history) if history is not None else []), *prompt[len(lead) :]]
     return record | {"prompt": with_tools(whole, tools)}
+
+
+def _system(row: dict[str, Any], names: Sequence[str]) -> str:
+    """What the columns of system messages say."""
+    said = {name: (text(row[name], name) or "").strip() for name in names}
+    (first, one), *others = [(name, each) for name, each in said.items() if each] or [("", "")]
+    if odd := next((name for name, each in others if each != one), None):
+        raise WrongType(f"`{first}` and `{odd}` are two system messages that differ")
+    return one
 
 
 def earlier(history: object) -> list[Message]:
@@ -58,7 +69,7 @@ def with_tools(prompt: list[Message], tools: object) -> list[Message]:
         WrongType: when they are no list of objects.
     """
     listed = written_json(tools)
-    if listed in EMPTY or not prompt:
+    if listed in EMPTY or not prompt or (isinstance(listed, str) and listed.strip().lower() in NO_TOOLS):
         return prompt
     if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
         raise WrongType(f"`tools` is {kind(listed)}, not a list of tools")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
-from posttrain.data.dialects import listed, mark
+from posttrain.data.columns import EMPTY, MEDIA
+from posttrain.data.dialects import listed, mark, printed
 
 Message = dict[str, str]
 """`role` and `content`, and `extra` where there is more that a chat template may read: a JSON object as text."""
@@ -49,7 +49,8 @@ TRAINED: Final = ("weight", "loss", "train")  # fields that say whether a turn i
 TEXT_PARTS: Final = ("text", "input_text", "output_text")
 OPENERS: Final = frozenset("[{ \t\r\n")  # with which text may start that is a list of messages
 WRITTEN_LIST: Final = re.compile(r"""\s*(?:\[\s*)?\{\s*["'](?:role|from|content|value)["']""")
-CUT_LIST: Final = re.compile(rf"""\s*\[\s*\{{\s*["'](?:role|from)["']\s*:\s*["'](?:{"|".join(ROLES)})["']""", re.I)
+_SPEAKS: Final = rf"""["'](?:role|from)["']\s*:\s*["'](?:{"|".join(ROLES)})["']"""
+CUT_LIST: Final = re.compile(rf"""\s*\[\s*\{{\s*(?:["'](?:content|value)["']\s*:\s*["'].*)?{_SPEAKS}""", re.I | re.S)
 
 
 class WrongType(ValueError):
@@ -106,8 +107,8 @@ def written(value: object, field: str) -> object:
         read = orjson.loads(value)
     except orjson.JSONDecodeError:
         try:
-            read = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            read = printed(value)
+        except ValueError:
             if CUT_LIST.match(value) and not value.rstrip().endswith("]"):
                 raise WrongType(f"`{field}` is a list of messages as text that breaks off", "cut_messages") from None
             return value
@@ -173,7 +174,9 @@ def _part(part: object, field: str) -> str:
 
 def _extra(value: Mapping[str, Any], field: str) -> dict[str, Any]:
     """The other fields of a message that count, by the names of chat templates; null and empty ones are left out."""
-    extra = {known: found for name, known in KEPT.items() if (found := value.get(name)) not in (None, "", [], {})}
+    if media := next((name for name in MEDIA if value.get(name) not in EMPTY), None):
+        raise WrongType(f"`{field}.{media}` is no text, and is not read; `ignore: [{media}]` drops it", "not_text")
+    extra = {known: found for name, known in KEPT.items() if (found := value.get(name)) not in EMPTY}
     if "tool_calls" in extra:
         extra["tool_calls"] = _calls(extra["tool_calls"], field)
     if (call := value.get("function_call")) and "tool_calls" not in extra:  # OpenAI's older name for one call

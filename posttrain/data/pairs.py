@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from typing import Any, Final
 
 from posttrain.data.columns import EMPTY
@@ -28,6 +29,7 @@ NO_INPUT: Final = frozenset({"", "noinput", "<noinput>", "no input", "<no input>
 NO_SCORE: Final = frozenset({"", "n/a", "na", "none", "null", "-"})  # text in the place of a score that nobody gave
 LARGEST: Final = sys.float_info.max  # of a score; a whole number may be larger
 QUOTED: Final = 20  # characters from which a prompt at the start of both answers is no coincidence
+MARKED: Final = f"{{count}} pairs have scores under several names that differ: the first of {', '.join(SCORES['chosen'])} counts"
 STRIPPED: Final = "the prompt was cut off the start of both answers of {count} pairs, which repeat it"
 
 
@@ -94,6 +96,8 @@ def score(row: dict[str, Any], *names: str) -> float | None:
     """
     for name in names:
         value = row.get(name)
+        if isinstance(value, Decimal):
+            value = float(value)
         if isinstance(value, str):
             value = _number(value, name)
         if value is None or value != value:
@@ -124,11 +128,18 @@ def instructed(row: dict[str, Any], *about: str) -> object:
     return f"{asked}\n\n{text(given, more)}" if asked else text(given, more)
 
 
-def scores(row: dict[str, Any]) -> dict[str, float | None]:
-    """Both sides' scores under whatever name."""
+def scores(row: dict[str, Any]) -> dict[str, Any]:
+    """Both sides' scores under whatever name; and a note where a side has several that differ."""
     if _NAMES.isdisjoint(row):
         return dict(_NO_SCORES)
-    return {f"score_{side}": score(row, *names) for side, names in SCORES.items()}
+    found: dict[str, Any] = {f"score_{side}": score(row, *names) for side, names in SCORES.items()}
+    return found | ({"note": MARKED} if any(len(_given(row, names)) > 1 for names in SCORES.values()) else {})
+
+
+def _given(row: dict[str, Any], names: tuple[str, ...]) -> set[float]:
+    """The different scores of a side that is scored under several names."""
+    there = [name for name in names if row.get(name) is not None]
+    return {value for name in there if (value := score(row, name)) is not None} if len(there) > 1 else set()
 
 
 def several(prompt: object, chosen: object, rejected: object) -> list[Record]:
@@ -163,7 +174,7 @@ def _paired(prompt: str) -> Build:
         if alone and "prompt" not in row:  # where it is null, the contract says so
             missing = "there is no prompt, neither as a column nor in front of the answers: name its column `prompt` in `columns`"
             raise WrongType(missing, "missing_prompt")
-        return [record | marks for record in made]
+        return [marks | record for record in made]
 
     return build
 
@@ -227,8 +238,15 @@ PAIRS: Final = (
           "query; response; rejected_response"),
     Shape("Stack Exchange paired", ("question|prompt", "chosen|response_j", "rejected|response_k"), _paired("question"), _MARKS,
           "question; response_j; response_k"),
-    Shape("solutions", ("prompt|problem|question|instruction",
-                        "chosen|right|correct|right_solutions|correct_solutions|right_answers|correct_answers",
-                        "rejected|wrong|incorrect|wrong_solutions|incorrect_solutions|wrong_answers|incorrect_answers"),
-          _paired("prompt"), _MARKS, "the prompt; one pair each, the shorter list from its start again"),
 )  # fmt: skip
+SOLUTIONS: Final = Shape(
+    "solutions",
+    (
+        "prompt|problem|question|instruction",
+        "chosen|right|correct|right_solutions|correct_solutions|right_answers|correct_answers",
+        "rejected|wrong|incorrect|wrong_solutions|incorrect_solutions|wrong_answers|incorrect_answers",
+    ),
+    _paired("prompt"),
+    _MARKS,
+    "the prompt; one pair each, the shorter list from its start again",
+)

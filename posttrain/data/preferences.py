@@ -9,7 +9,7 @@ import polars as pl
 
 from posttrain.data import conversations, feedback
 from posttrain.data.comparisons import COMPARISONS
-from posttrain.data.pairs import PAIRS
+from posttrain.data.pairs import PAIRS, SOLUTIONS
 from posttrain.data.rankings import RANKINGS
 from posttrain.data.shapes import Elsewhere, Shape
 from schemas.messages import MESSAGES
@@ -27,8 +27,9 @@ COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "split": pl.String,
     "extra": pl.String,
 }
-# Before the rest: shapes with `chosen` and `rejected` say themselves which answer is better.
-SHAPES: tuple[Shape, ...] = (*PAIRS, *COMPARISONS, *RANKINGS)
+# Before the rest: shapes with `chosen` and `rejected` say themselves which answer is better. UltraFeedback has lists of right and
+# wrong answers beside its scored completions, for those who scored them.
+SHAPES: tuple[Shape, ...] = (*PAIRS, *COMPARISONS, *RANKINGS[:-1], SOLUTIONS, RANKINGS[-1])
 
 
 def hint(row: Mapping[str, Any]) -> Elsewhere | None:

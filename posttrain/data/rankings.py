@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, cast
 
+from posttrain.data.dialects import listed
 from posttrain.data.messages import WrongType, kind, written_json
 from posttrain.data.pairs import instructed, pair, score
 from posttrain.data.shapes import Build, Record, Shape
@@ -55,16 +56,22 @@ def _listed(prompt: str, answers: str) -> Build:
     """A list of objects, each with an answer and its score or rank; a rank of 1 is the best."""
 
     def build(row: dict[str, Any], reading: Reading) -> list[Record]:
-        listed = written_json(row[answers])
-        if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-            raise WrongType(f"`{answers}` is {kind(listed)}, not a list of objects with `response` and a score")
-        marked = [Marked(mark, _answer(each), _fine(each)) for each in listed if (mark := _mark(each)) is not None]
+        given = _list_of(row[answers])
+        if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+            raise WrongType(f"`{answers}` is {kind(given)}, not a list of objects with `response` and a score")
+        marked = [Marked(mark, _answer(each), _fine(each)) for each in given if (mark := _mark(each)) is not None]
         if len(marked) < 2:
             raise WrongType(f"`{answers}` has {len(marked)} answers with a score, not two or more")
         asked = instructed(row) if prompt == "instruction" else row[prompt]
         return ranked(asked, marked, reading.ranking)
 
     return build
+
+
+def _list_of(value: object) -> object:
+    """A list of objects, as JSON or by columns too."""
+    value = written_json(value)
+    return listed(value) if isinstance(value, Mapping) else value
 
 
 def _mark(each: dict[str, Any]) -> float | None:
@@ -152,7 +159,7 @@ def are_marked(row: Mapping[str, Any], shape: Shape) -> bool:
     found = shape.found(row)
     if found is None or shape.gathers is not None:
         return found is not None
-    lists = [value for name in found.values() if isinstance(value := written_json(row[name]), list)]
+    lists = [value for name in found.values() if isinstance(value := _list_of(row[name]), list)]
     if shape not in _OBJECTS:
         return len(lists) > 1
     objects = [each for answers in lists for each in answers if isinstance(each, dict)]

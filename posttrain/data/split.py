@@ -77,6 +77,16 @@ def named(declared: pl.Series) -> pl.Series:
     return declared.str.strip_chars().str.to_lowercase().replace_strict(DECLARED, default=None, return_dtype=pl.String)
 
 
+def in_part(row: dict[str, Any], name: str) -> dict[str, Any]:
+    """The row of a part of that name, such as `train` of a `DatasetDict`: held out where the part says so, or the row itself."""
+    said = row.get("split")
+    return row if isinstance(said, str) and _holds_out(said) else row | {"split": name}
+
+
+def _holds_out(name: str) -> bool:
+    return DECLARED.get(name.strip().lower()) == "holdout"
+
+
 class DeclaredSplits:
     """The split that each row of a file declares: as the file's name and its column `split` say, held out where one of them does.
 
@@ -95,7 +105,7 @@ class DeclaredSplits:
         if said is not None and not isinstance(said, str):
             self._unnamed, self._example = self._unnamed + 1, self._example or repr(said)
             said = None
-        held = said is not None and DECLARED.get(said.strip().lower()) == "holdout"
+        held = said is not None and _holds_out(said)
         return row | {"split": said if held else self._side or said}
 
     def note(self, name: str) -> str | None:

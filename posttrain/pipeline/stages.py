@@ -165,7 +165,7 @@ _ALGORITHMS = {"dpo": f"{_TRAINERS}.dpo:dpo", "kto": f"{_TRAINERS}.kto:kto", "pp
 
 WORK: dict[str, StageWork] = {
     "validate": StageWork(
-        version=10, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
+        version=11, fields=_checks, inputs=_tables, task="tasks.data:validate", pool="cpu", encodes=False,
         writes=(*(f"{name}.parquet" for name in CONTRACTS), "quarantine.parquet", "summary.json"),
     ),
     "filter": StageWork(

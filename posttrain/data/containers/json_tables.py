@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from posttrain.data.split import DECLARED
+from posttrain.data.split import DECLARED, in_part
 
 WRAPPERS: Final = ("data", "rows", "examples", "records", "items", "instances")
 TURN: Final = ("role", "from", "content", "value")  # of a message: a list of such is one value, not one for each row
@@ -18,12 +18,17 @@ CELLS: Final = (str, int, float, list)  # as which a column begins; a list of ob
 DEEPEST: Final = 3  # tables within each other, as `data` within a split within `data`
 NAMED: Final = 5  # columns, in a message
 LONGEST_NAME: Final = 60  # characters, in the same
+NAMES: Final = "give each column a name of its own, as text, or write one object a row"
 EMPTY: Final[tuple[Any, ...]] = (None, [], {})
 Fields = dict[str, Any]
 
 
 class Uneven(ValueError):
-    """Columns of which no rows can be made, since they do not have the same rows."""
+    """Columns of which no rows can be made, since they do not have the same rows; and what to do, if not what that asks for."""
+
+    def __init__(self, why: str, remedy: str | None = None) -> None:
+        super().__init__(why)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _part(name: str, value: Any, look: Look, sure: bool) -> Table | None:
 def _with_splits(parts: dict[str, Table]) -> list[Any]:
     """The rows of all, with the split that the name of a part says."""
     return [
-        row | {"split": name} if name in DECLARED and isinstance(row, dict) else row
+        in_part(row, name) if name in DECLARED and isinstance(row, dict) else row
         for name, table in parts.items()
         for row in table.rows
     ]
@@ -223,9 +228,9 @@ def _by_numbers(fields: Fields, look: Look) -> Table | None:
 def _refuse_names(names: list[Any]) -> None:
     """Raises `Uneven` when the columns of a table have no names, or one twice."""
     if odd := next((name for name in names if not isinstance(name, str)), None):
-        raise Uneven(f"`columns` with {str(odd)[:LONGEST_NAME]}, which is no name")
+        raise Uneven(f"`columns` with {str(odd)[:LONGEST_NAME]}, which is no name", NAMES)
     if len(set(names)) < len(names):
-        raise Uneven("`columns` with a name that comes twice")
+        raise Uneven("`columns` with a name that comes twice", NAMES)
 
 
 def _fits(names: list[Any], row: list[Any]) -> bool:

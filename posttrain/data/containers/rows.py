@@ -145,13 +145,13 @@ class Reading:
                 remedy="rename or remove one of them",
             )
 
-    def uneven(self, found: str) -> Refusal:
+    def uneven(self, found: str, remedy: str | None = None) -> Refusal:
         """The refusal of a table by columns whose columns do not have the same rows."""
         return Refusal(
             where=self.name,
             found=found,
             allowed="one value of each column for each row",
-            remedy="write null where a row has none, leave out columns without values, or write one object a row",
+            remedy=remedy or "write null where a row has none, leave out columns without values, or write one object a row",
         )
 
     def unreadable(self, kind: str, why: object, remedy: str = "download or write it again") -> Refusal:

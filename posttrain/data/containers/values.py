@@ -19,7 +19,7 @@ from posttrain.data.containers.json_text import Fault, excerpt, parse, unfinishe
 from posttrain.data.containers.lines import DoubledKeys
 from posttrain.data.containers.rows import BrokenStream, Reading, Row, shown
 from posttrain.data.containers.slips import LONGEST, slip, trailing
-from posttrain.data.split import DECLARED
+from posttrain.data.split import DECLARED, in_part
 
 CHUNK: Final = 1 << 16  # bytes
 LONGEST_FIELD: Final = bounds.LONGEST_ARRAY // 4  # bytes of one column of a file that is laid out by columns
@@ -192,13 +192,13 @@ class _Values:
                 raise Stop("a comma between objects that are in no array", remedy=JOINED)
             yield from self._element()
 
-    def _elements(self, also: dict[str, Any] | None = None) -> Iterator[Row]:
-        """The elements of an array."""
+    def _elements(self, part: str | None = None) -> Iterator[Row]:
+        """The elements of an array, which may be the part of that name."""
         self.text.take("[")
         if self.text.peek() == "]" and self.text.take("]"):
             return
         while True:
-            yield from self._element(also)
+            yield from self._element(part)
             if self._ends("]"):
                 return
 
@@ -215,8 +215,8 @@ class _Values:
             raise Stop(why, remedy=remedy)
         return False
 
-    def _element(self, also: dict[str, Any] | None = None) -> Iterator[Row]:
-        """The next value as a row; `also` are columns that it has, whatever it says itself."""
+    def _element(self, part: str | None = None) -> Iterator[Row]:
+        """The next value as a row."""
         raw = self.text.value(bounds.LONGEST_ROW)
         self.count += 1
         self.reading.meter.count += len(raw)
@@ -227,7 +227,7 @@ class _Values:
             return
         if isinstance(value, dict):
             self.doubled.look(self.count, raw, value)
-            yield self.count, value | (also or {})
+            yield self.count, value if part is None else in_part(value, part)
         else:
             self.reading.bad(self.count, "not_an_object", excerpt(raw))
 
@@ -241,7 +241,7 @@ class _Values:
             self.text.take(":")
             if self._holds_rows(name, fields):
                 streamed = True
-                yield from self._elements({"split": name} if name in DECLARED else None)
+                yield from self._elements(name if name in DECLARED else None)
             else:
                 found = _parsed(self.text.value(LONGEST_FIELD))
                 if name in fields and isinstance(found, (dict, list)):  # of a table or a split all rows would be lost
@@ -262,7 +262,7 @@ class _Values:
         try:
             table = rows_beside(fields, look) if streamed else table_of(fields, look)
         except Uneven as uneven:
-            raise self.reading.uneven(str(uneven)) from None
+            raise self.reading.uneven(str(uneven), uneven.remedy) from None
         for row in [fields] if table is None else table.rows:
             self.count += 1
             if isinstance(row, dict):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from posttrain.data.readers import BadRow
 from posttrain.data.source_files import missing_note
 from posttrain.data.sources import SourceFile, resolve
 from schemas.errors import Refusal
+from schemas.reading import Reading
 from schemas.sources import DataSource
 
 TALK = [{"role": "user", "content": "Is it far?"}, {"role": "assistant", "content": "Two miles."}]
@@ -182,3 +184,52 @@ def test_a_folder_without_rows_is_not_said_to_be_missing(tmp_path: Path) -> None
         resolve(DataSource(path=str(tmp_path)), "data.instructions", tmp_path)
     assert caught.value.found == f"no file of rows in the folder {str(tmp_path)!r}"
     assert caught.value.remedy == "put files of these kinds there, or name another folder"
+
+
+LONG = 'An answer of more than a line of numpy, {with} {braces}, it\'s said, and a "quotation" \\ in it.'
+
+
+@pytest.mark.parametrize("answer", ["Two miles.", LONG, "} {'role': 'user'", "nan", "array([1], dtype=object)"])
+def test_an_array_of_messages_as_pandas_writes_it_into_a_table_is_read(answer: str, tmp_path: Path) -> None:
+    """numpy puts no comma between objects, on one line or on several."""
+    talk = [{"content": "Is it far?", "role": "user"}, {"content": answer, "role": "assistant"}]
+    table, bad = read(
+        "preferences", {"prompt": "q", "chosen": str(np.array(talk, object)), "rejected": str(TALK)}, folder=tmp_path
+    )
+    assert (said(table, "chosen"), bad) == ([[("assistant", answer)]], [])
+    assert said(table, "prompt") == [[("user", "Is it far?")]]
+
+
+def test_arrays_and_gaps_inside_of_messages_are_read(tmp_path: Path) -> None:
+    call = {"name": "distance", "arguments": {}}
+    talk = [TALK[0] | {"weight": float("nan")}, TALK[1] | {"tool_calls": np.array([call, call], object), "n": np.array([1, 2])}]
+    table, bad = read("instructions", {"messages": str(talk)}, folder=tmp_path)
+    assert (said(table, "completion"), bad) == ([[("assistant", "Two miles.")]], [])
+    assert json.loads(table["completion"][0][0]["extra"])["tool_calls"][1]["function"] == call
+
+
+def test_messages_that_begin_with_their_content_and_break_off_are_no_text(tmp_path: Path) -> None:
+    whole = json.dumps([{"content": "q", "role": "user"}, {"content": "a long one", "role": "assistant"}])
+    _, bad = read("preferences", {"prompt": "q", "chosen": whole[:-30], "rejected": "b"}, folder=tmp_path)
+    assert [each.reason for each in bad] == ["cut_messages: `chosen` is a list of messages as text that breaks off"]
+    data = '[{"content": "x"}, {"content": "y", "by": '
+    table, bad = read("preferences", {"prompt": "q", "chosen": data, "rejected": "b"}, folder=tmp_path)
+    assert (said(table, "chosen"), bad) == ([[("assistant", data)]], [])
+
+
+@pytest.mark.parametrize("tools", ["null", " None ", "nan", " ", "[]"])
+def test_a_word_for_no_tools_is_none(tools: str, tmp_path: Path) -> None:
+    table, bad = read("instructions", {"messages": TALK, "tools": tools}, folder=tmp_path)
+    assert (said(table, "prompt"), bad) == ([[("user", "Is it far?")]], [])
+
+
+@pytest.mark.parametrize("field", ["images", "audio", "video"])
+def test_a_field_of_a_message_that_is_no_text_is_named_and_can_be_ignored(field: str, tmp_path: Path) -> None:
+    rows = {"messages": [TALK[0] | {field: ["x.png"]}, TALK[1]]}, {"messages": [TALK[0] | {field: []}, TALK[1]]}
+    table, bad = read("instructions", *rows, folder=tmp_path)
+    reason = f"not_text: `messages[0].{field}` is no text, and is not read; `ignore: [{field}]` drops it"
+    assert (table.height, [each.reason for each in bad]) == (1, [reason])
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = SourceFile("x", str(tmp_path / "rows.jsonl"), reading=Reading(ignore=(field,)))
+    table, bad, _ = collect(KINDS["instructions"], [source])
+    assert (table.height, bad) == (2, [])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from posttrain.data.kinds import KINDS
 from posttrain.data.readers import BadRow
+from posttrain.data.shapes import Tally
 from schemas.errors import Refusal
 
 normalise = KINDS["preferences"].normalise
@@ -182,3 +185,68 @@ def test_columns_of_which_no_row_has_all_are_named() -> None:
     with pytest.raises(Refusal) as refusal:
         list(normalise([(1, {"prompt": "a", "rejected": "b"}), (2, {"chosen": "c"})], "f.jsonl", lambda bad: None))
     assert refusal.value.remedy == "write `prompt`, `chosen`, `rejected` in each row: no row has all of them"
+
+
+SCORED = [{"response": "a", "overall_score": 9}, {"response": "b", "overall_score": 3}]
+
+
+@pytest.mark.parametrize("known", [["None"], ["Paris.", "It is Paris."]])
+def test_the_answers_that_ultrafeedback_was_scored_by_are_no_sides(known: list[str]) -> None:
+    """Only its questions from TruthfulQA have some; what was scored are the completions."""
+    row = {"instruction": "q", "completions": SCORED, "correct_answers": known, "incorrect_answers": known}
+    record, bad = one(row)
+    assert record is not None
+    assert (record["prompt"], record["chosen"], record["rejected"], bad) == ([Q], [A], [B], [])
+    assert [shape.name for shape in KINDS["preferences"].shapes if shape.found(row)] == ["UltraFeedback", "solutions"]
+
+
+def test_right_and_wrong_answers_beside_plain_ones_are_the_sides() -> None:
+    record, bad = one({"question": "q", "answers": ["a", "b"], "correct_answers": ["a"], "incorrect_answers": ["b"]})
+    assert record is not None
+    assert (record["chosen"], record["rejected"], bad) == ([A], [B], [])
+
+
+ANSWERS = {"prompt": "q", "response_0": "a", "response_1": "b"}
+ARENA = {"prompt": '["q"]', "response_a": '["a"]', "response_b": '["b"]', "winner_model_b": 0}
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        (ANSWERS | {"better_response_id": 0.5}, "better_response_id"),
+        (ANSWERS | {"safer_response_id": "0.01"}, "safer_response_id"),
+        ({"history": "q", "human_ref_A": "a", "human_ref_B": "b", "labels": 0.9}, "labels"),
+        (ARENA | {"winner_model_a": 0.5}, "winner_model_a"),
+    ],
+)
+def test_a_verdict_between_two_answers_is_none(row: dict[str, Any], name: str) -> None:
+    record, bad = one(row)
+    assert (record, bad) == (None, [f"wrong_type: `{name}` is {row[name]!r}, not 0 or 1"])
+
+
+def test_scores_may_be_decimals_as_databases_write_them() -> None:
+    record, bad = one(
+        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": Decimal("8.5"), "score_rejected": Decimal(1)}
+    )
+    assert record is not None
+    assert (record["score_chosen"], record["score_rejected"], bad) == (8.5, 1.0, [])
+
+
+def test_of_scores_under_several_names_the_others_are_not_left_out_in_silence() -> None:
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 5, "score_rejected": 1}
+    rows = [pair | {"chosen_rating": 1, "rejected_rating": 5}, pair | {"chosen_rating": "5.0", "rejected_rating": None}, pair]
+    tally = Tally()
+    found = list(normalise(enumerate(rows, 1), "f.jsonl", lambda bad: None, tally=tally))
+    assert [record["score_chosen"] for record in found] == [5.0, 5.0, 5.0]
+    assert [(note[:64], count) for note, count in tally.notes.items()] == [
+        ("{count} pairs have scores under several names that differ: the f", 1)
+    ]
+
+
+@pytest.mark.parametrize("written", [lambda value: value, json.dumps], ids=["object", "json"])
+def test_completions_may_stand_in_columns(written: Callable[[object], object]) -> None:
+    """As `datasets` keeps a `Sequence` of objects."""
+    columns = {"response": ["b", "a"], "overall_score": [3, "9"], "annotations": [None, None]}
+    record, bad = one({"instruction": "q", "completions": written(columns)})
+    assert record is not None
+    assert (record["prompt"], record["chosen"], record["rejected"], bad) == ([Q], [A], [B], [])

@@ -136,3 +136,55 @@ def test_rows_are_readable_where_something_can_be_made_of_them() -> None:
     steered = {"prompt": "q", "response": "a", "helpfulness": 3}
     assert readable(shapes, steered, AS_READ)
     assert not readable(shapes, steered | {"response": ["a"]}, AS_READ)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "remedy", "columns"),
+    [
+        (
+            "preferences",
+            {"prompt": "q", "best": "a", "worst": "b"},
+            "add `chosen`, `rejected`, or name yours in columns, as {chosen: yours, rejected: yours}",
+            {"chosen": "best", "rejected": "worst"},
+        ),
+        (
+            "preferences",
+            {"instruction": "q", "won": "a", "lost": "b"},
+            "add `chosen`, `rejected`, or name yours in columns, as {chosen: yours, rejected: yours}",
+            {"chosen": "won", "rejected": "lost"},
+        ),
+        (
+            "preferences",
+            {"prompt": "q", "accepted": "a", "rejected": "b"},
+            "add `chosen`, or name yours in columns, as {chosen: yours}",
+            {"chosen": "accepted"},
+        ),
+        (
+            "preferences",
+            {"prompt": "q", "response_a": "a", "response_b": "b", "preference": "B"},
+            "add `winner`, or name yours in columns, as {winner: yours}",
+            {"winner": "preference"},
+        ),
+        (
+            "instructions",
+            {"prompt": "q", "solution": "a", "system": "s"},
+            "add `completion`, or name yours in columns, as {completion: yours}",
+            {"completion": "solution"},
+        ),
+    ],
+)
+def test_columns_of_other_names_are_to_be_named(
+    kind: str, row: dict[str, Any], remedy: str, columns: dict[str, str], tmp_path: Path
+) -> None:
+    """A ranking needs fewer columns than a pair, and is not what rows with a prompt and two answers were meant to be."""
+    assert refused(tmp_path, [row], kind).remedy == remedy
+    rows = KINDS[kind].normalise([(1, row)], "f.jsonl", lambda bad: None, Reading(columns=columns))
+    assert len(list(rows)) == 1
+
+
+def test_functions_are_tools_by_an_older_name() -> None:
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "functions": [{"name": "f"}]}
+    with pytest.raises(Refusal, match="`functions` in 1 rows: the answers call them"):
+        list(KINDS["instructions"].normalise([(1, row)], "f.jsonl", lambda bad: None))
+    (record,) = KINDS["instructions"].normalise([(1, row)], "f.jsonl", lambda bad: None, Reading(columns={"tools": "functions"}))
+    assert "extra" in record["prompt"][0]

@@ -280,3 +280,11 @@ def test_several_pairs_of_a_row_count_as_what_they_are(tmp_path: Path) -> None:
 
 def test_the_documentation_shows_the_table() -> None:
     assert shapes_table().strip() in DOCS.read_text(encoding="utf-8")
+
+
+def test_two_columns_of_system_messages_must_say_the_same() -> None:
+    row = {"prompt": "q", "completion": "a", "system": "Be brief."}
+    found, bad, _ = normalised("instructions", [row | {"system_prompt": " Be brief.\n"}, row | {"system_prompt": " "}])
+    assert ([len(record["prompt"]) for record in found], bad) == ([2, 2], [])
+    _, bad, _ = normalised("instructions", [row | {"system_message": "Be long."}])
+    assert bad == ["wrong_type: `system` and `system_message` are two system messages that differ"]

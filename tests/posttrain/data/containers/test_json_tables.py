@@ -104,3 +104,26 @@ def test_a_number_of_many_digits_costs_its_row(tmp_path):
         bad: list = []
         rows = [row for _, row in read_rows(SourceFile(path.name, str(path)), bad.append)]
         assert (rows, len(bad)) == ([{"a": 9}], 1)
+
+
+HELD = {"a": "x", "split": "test"}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{"train": [HELD]}, {"train": {"a": ["x"], "split": ["test"]}}, {"train": {"test": [{"a": "x"}]}}, {"train": {"0": HELD}}],
+    ids=["rows", "columns", "within", "numbers"],
+)
+def test_a_row_that_says_it_is_held_out_stays_so_in_a_part_for_training(tmp_path, table):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(table))
+    assert read(path) == [HELD]
+
+
+@pytest.mark.parametrize("columns", [["a", "a"], [["a", "b"], ["a", "c"]]])
+def test_columns_without_names_of_their_own_are_told_what_to_do_about_names(tmp_path, columns):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"columns": columns, "data": [[1, 2]]}))
+    with pytest.raises(Refusal) as refusal:
+        read(path)
+    assert refusal.value.remedy == "give each column a name of its own, as text, or write one object a row"
