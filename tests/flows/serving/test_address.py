@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.serving.address import announced
 from posttrain.runtime.remote import place
@@ -28,7 +29,8 @@ def test_the_server_of_a_store_is_found_by_the_address_of_the_store_while_it_is_
 ):
     root = Store(address).root
     root.mkdir(parents=True, exist_ok=True)
-    with announced(root, {"prefect": prefect_url}):
+    own = {PREFECT_API_URL: prefect_url}  # Prefect read its variables when an earlier test imported it
+    with announced(root, {"prefect": prefect_url}), temporary_settings(own):
         found = call("status", "--store", address, "--json")
     assert found.code == 0, found.err
     assert os.environ["PREFECT_API_URL"] == prefect_url
