@@ -4,7 +4,7 @@ On a CPU products are as fast from some 512 rows on, and more tokens only cost m
 training step of SmolLM2-135M took 1.17 times as long at 1,024 tokens as at 512, and 1.7 times the memory; scoring was 17% slower
 at 16,384 tokens than at 2,048. Where the overhead of each operation counts, longer passes gain: with small models, and with half
 precision, whose products take half the time (768 tokens for 512: 13% less time and 0.4 GB more; in fp32 7% less and 0.6 GB more).
-640 are between: SmolLM2-135M then trains within 3 GB.
+640 are between: a run of SmolLM2-135M peaks at 3.05 GB with them.
 """
 
 from __future__ import annotations
