@@ -11,7 +11,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from posttrain.data.packing import Example, in_one_row
 from posttrain.scoring.attention_mask import visible_keys
+from posttrain.scoring.scorer import Scorer
 from posttrain.scoring.segment_attention import SEGMENTS, segment_attention, segments_of
+
+CPU = torch.device("cpu")
 
 
 def example(prompt: int, *branches: int) -> Example:
@@ -62,3 +65,17 @@ def test_a_model_in_segments_generates_and_is_saved_as_one_without(tiny_llama, t
     assert torch.equal(model.generate(ids, max_new_tokens=5, do_sample=False), expected)
     model.save_pretrained(tmp_path)
     assert SEGMENTS not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
+
+
+def test_rows_of_many_lengths_reach_the_model_in_a_few_widths_and_score_the_same(tiny_llama):
+    """From 40 to 60 tokens: 40, 44, 48, 52, 56 and 60."""
+    model = tiny_llama()
+    rows = [Example(np.arange(2, 12, dtype=np.int32), (np.arange(2, 2 + n, dtype=np.int32),)) for n in range(30, 51)]
+    expected = [Scorer(model, CPU, layout="plain")([row]).logprobs for row in rows]
+    widths: set[int] = set()
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, given: widths.add(given[0].shape[1]))
+    model.set_attn_implementation(SEGMENTS)
+    scored = [Scorer(model, CPU)([row]).logprobs for row in rows]
+    assert widths == {40, 44, 48, 52, 56, 60}
+    for one, other in zip(scored, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from posttrain.runtime.partial import CHECKPOINT
+from posttrain.training.batches import by_rows
 from posttrain.training.checkpoint import Position
 from posttrain.training.loop import train
 from posttrain.training.objectives import LanguageModelling
@@ -97,6 +98,13 @@ def test_the_recipe_says_how_often_to_validate(job, objective, points):
     made = job(validation=objective(), spec={"validations": 3})
     train(made)
     assert [point["step"] for point in points(made.out) if "validation_loss" in point] == [0, 3, 6, 9]
+
+
+def test_without_a_word_it_follows_from_the_rows_of_all_steps_and_those_held_out(job, objective, points):
+    """20 steps of 6 rows are 120; measuring 6 costs as much as 2 of them: six times are a tenth."""
+    made = job(validation=objective(), plan=by_rows(6, 6, 20, seed=0))
+    train(made)
+    assert [point["step"] for point in points(made.out) if "validation_loss" in point] == [0, 4, 7, 10, 14, 17, 20]
 
 
 @pytest.mark.parametrize(
